@@ -1,0 +1,121 @@
+"""What the probing room hands on: frozen records, no behaviour.
+
+``ProbeResult`` is one probe of a target by a module; ``TargetState`` is what the target said of itself at that time.
+"""
+
+from dataclasses import dataclass
+from typing import Final, Literal, get_args
+
+from exporter.probe.timeline import Timeline
+
+Result = Literal[
+    "ok",
+    "skipped_busy",
+    "skipped_unloaded",
+    "resolve",
+    "connect",
+    "tls",
+    "timeout_connect",
+    "timeout_first_token",
+    "timeout_stalled",
+    "timeout_total",
+    "loading",
+    "auth",
+    "rate_limited",
+    "no_model",
+    "http_4xx",
+    "http_5xx",
+    "protocol",
+    "truncated",
+    "empty",
+    "server_error",
+    "too_large",
+]
+RESULTS: Final[tuple[Result, ...]] = get_args(Result)
+SKIPPED: Final[frozenset[Result]] = frozenset({"skipped_busy", "skipped_unloaded"})
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What the target is, as its own API says it; strings are as the server sent them, cut where they are published."""
+
+    backend: str
+    backend_version: str | None = None
+    model: str | None = None
+    quantization: str | None = None
+    parameters: int | None = None
+    weight_bytes: int | None = None
+    context_length: int | None = None
+    model_root: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TargetState:
+    """One look at a target by reads that cost it nothing; ``None`` where its backend has no way to tell.
+
+    Ratios are 0 to 1. ``generated_tokens_per_second`` is the production throughput between this look and the one before,
+    the probes' own tokens taken out.
+    """
+
+    target: str
+    url: str
+    at_seconds: float
+    up: bool
+    loading: bool = False
+    identity: Identity | None = None
+    model_resident: bool | None = None
+    requests_running: float | None = None
+    requests_waiting: float | None = None
+    kv_cache_usage: float | None = None
+    generated_tokens_per_second: float | None = None
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Measurements:
+    """The numbers of one probe; seconds, tokens per second, tokens. ``None`` where undefined or not measured."""
+
+    tokens_per_second: float | None = None
+    end_to_end_tokens_per_second: float | None = None
+    ttft_seconds: float | None = None
+    time_to_first_answer_seconds: float | None = None
+    prefill_tokens_per_second: float | None = None
+    server_tokens_per_second: float | None = None
+    aggregate_tokens_per_second: float | None = None
+    gaps: tuple[tuple[float, int], ...] = ()
+    """(seconds per token, tokens) of each gap between chunks that were stamped apart."""
+    prompt_tokens: int | None = None
+    cached_tokens: int | None = None
+    reasoning_tokens: int | None = None
+    output_tokens: int | None = None
+    token_count_exact: bool | None = None
+    stream_buffered: bool | None = None
+    clock_error_seconds: float | None = None
+    phases: tuple[tuple[str, float], ...] = ()
+    """(phase, seconds) in the order resolve, connect, tls, queue, first_token, decode, total; only those that happened."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeResult:
+    """One probe: its result, what was measured, and what it cost. A failed or skipped one has no measurements of speed."""
+
+    target: str
+    module: str
+    result: Result
+    error: str
+    at_seconds: float
+    """Unix time at which the probe was due to start."""
+    interval_seconds: float
+    """How often the module is meant to run on this target now, stretched by its budget or a pause."""
+    concurrency: int = 1
+    model: str | None = None
+    measurements: Measurements = Measurements()
+    cold_start: bool = False
+    model_load_seconds: float | None = None
+    prompt_tokens_spent: int = 0
+    output_tokens_spent: int = 0
+    busy_seconds: float = 0.0
+    state: TargetState | None = None
+    timelines: tuple[Timeline, ...] = ()
+    log: tuple[str, ...] = ()
+    """Lines a person can follow: what was asked, what was answered, when. Never a key, never the prompt's text."""

@@ -1,0 +1,87 @@
+"""The marks of one streaming request: instants and counts as they were observed, no formulas.
+
+Every instant is monotonic time in nanoseconds (``time.monotonic_ns()``); ``None`` where it did not happen. An instant of
+something received is the time at which its last byte arrived in the kernel where that could be read, else the time right
+after the read; ``late_ns`` says how far apart the two may be.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Kind = Literal["answer", "reasoning"]
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Token counts that the server reported for one request."""
+
+    prompt: int | None = None
+    output: int | None = None
+    cached: int | None = None
+    reasoning: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ServerTimings:
+    """What the server itself says of one request (llama.cpp ``timings``, Ollama ``*_duration``); seconds and tokens/s."""
+
+    decode_tokens_per_second: float | None = None
+    prefill_tokens_per_second: float | None = None
+    prefill_seconds: float | None = None
+    load_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """What one event of a stream says, in the terms that all dialects share. Empty for an event that says nothing.
+
+    ``output_tokens`` is the server's own running count of generated tokens up to and including this event, where the
+    server gives one for each chunk; ``final`` marks the event after which the dialect expects nothing more.
+    """
+
+    answer: str = ""
+    reasoning: str = ""
+    output_tokens: int | None = None
+    usage: Usage | None = None
+    server: ServerTimings | None = None
+    finish_reason: str | None = None
+    model: str | None = None
+    error: str | None = None
+    final: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """One event that carried generated text: when it arrived, how much text, and the server's running token count."""
+
+    at_ns: int
+    kind: Kind
+    characters: int
+    output_tokens: int | None = None
+    late_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Timeline:
+    """One request from the moment that it was due to the end of its stream.
+
+    ``started_ns`` is when the probe's turn came; the wait before it is not the server's. ``reads`` counts the reads from
+    the socket in which text arrived, ``coalesced`` those chunks that shared a read with a later one and so have no
+    arrival time of their own.
+    """
+
+    started_ns: int
+    resolved_ns: int | None = None
+    connected_ns: int | None = None
+    secured_ns: int | None = None
+    sent_ns: int | None = None
+    headers_ns: int | None = None
+    chunks: tuple[Chunk, ...] = ()
+    end_ns: int | None = None
+    finish_reason: str | None = None
+    usage: Usage | None = None
+    server: ServerTimings | None = None
+    model: str | None = None
+    reads: int = 0
+    coalesced: int = 0
+    clock_error_ns: int | None = None
