@@ -259,7 +259,7 @@ def expected_of(scenario: str | None, known: Circumstances, profiles: Profiles) 
     return band.min, band.max
 
 
-def judge(  # noqa: PLR0913 - what is judged, by what, under which circumstances: each is a different room's
+def judge(
     tokens_per_second: float | None,
     *,
     bounds: Bounds,
