@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import uvicorn
 from starlette.applications import Starlette
@@ -23,9 +23,9 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 OWNER: Final = "llm-probe-exporter"
-WORDS: Final = " the lamp turned slowly over dark water while a small boat came home with its nets full of light".split(
-    " "
-)[1:]
+WORDS: Final = tuple(
+    "the lamp turned slowly over dark water while a small boat came home with nets full of light".split()
+)
 MOST_TOKENS: Final = 4096
 
 
@@ -108,7 +108,7 @@ def _usage(prompt_tokens: int, output_tokens: int) -> dict[str, int]:
 
 
 def _event(simulation: Simulation, choices: list[dict[str, Any]], usage: dict[str, int] | None = None) -> bytes:
-    chunk = {"object": "chat.completion.chunk", "model": simulation.model, "choices": choices}
+    chunk: dict[str, Any] = {"object": "chat.completion.chunk", "model": simulation.model, "choices": choices}
     if usage is not None:
         chunk["usage"] = usage
     return b"data: " + json.dumps(chunk).encode() + b"\n\n"
@@ -127,7 +127,7 @@ class SimulatedServers:
         """Each simulation with the URL on which it answers."""
         return tuple((each, f"http://127.0.0.1:{sock.getsockname()[1]}") for each, sock in self._sockets)
 
-    def __enter__(self) -> "SimulatedServers":
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 

@@ -1,0 +1,76 @@
+# Every target makes what it needs: a fresh machine with Python 3.11+, git and make is enough.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+CODE   := exporter tests grafana
+
+.DEFAULT_GOAL := help
+.PHONY: help demo run test check format lint types promtool test-real bench fuzz grafana docs audit sbom image build clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=…")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.runtime: $(VENV)/bin/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.runtime
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+$(VENV)/.real: $(VENV)/.dev
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,real]'
+	@touch $@
+
+demo: $(VENV)/.runtime ## run the daemon against simulated inference servers: http://127.0.0.1:9937/
+	$(BIN)/llm-probe-exporter demo
+
+run: $(VENV)/.runtime ## run the daemon: it finds the inference servers of this machine
+	$(BIN)/llm-probe-exporter serve
+
+test: $(VENV)/.dev ## run the tests that need no service
+	$(BIN)/python -m pytest -q -m "not real"
+
+check: $(VENV)/.dev lint types grafana-check promtool test ## format, lint, types, generated files, rules, tests
+
+format: $(VENV)/.dev ## format the code
+	$(BIN)/ruff format $(CODE)
+	$(BIN)/ruff check --fix $(CODE)
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff format --check $(CODE)
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/yamllint --strict .
+
+types: $(VENV)/.dev
+	$(BIN)/mypy
+
+grafana: $(VENV)/.dev ## write dashboards, rules and runbook anew from their source
+	$(BIN)/python grafana/build.py
+
+.PHONY: grafana-check
+grafana-check: $(VENV)/.dev
+	$(BIN)/python grafana/build.py --check
+
+promtool: ## check and test the alert rules, where promtool is installed
+	@if command -v promtool >/dev/null; then \
+		promtool check rules deploy/prometheus/rules/*.yml && promtool test rules deploy/prometheus/tests/*.yml; \
+	else echo "promtool is not installed: the rules were not checked"; fi
+
+test-real: $(VENV)/.real ## run the tests against real parts: llama-server, Prometheus, Docker, systemd, Chromium
+	$(BIN)/python -m pytest -q -m real
+
+bench: $(VENV)/.dev ## measure the exporter against servers that keep exact time (minutes)
+	$(BIN)/python tests/bench/truth.py
+	$(BIN)/python tests/bench/scrape.py
+	$(BIN)/python tests/bench/cache.py
+
+build: $(VENV)/.dev ## build the wheel and the source package
+	$(BIN)/python -m build
+
+clean: ## remove what was made here
+	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,109 @@
+"""The rooms of the product, held by walking the imports of every file."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent / "exporter"
+
+# Data flows from left to right, and a room imports only from rooms before it (and from itself).
+ORDER = (
+    {"rocm_version"},
+    {"settings"},
+    {"schedule"},
+    {"probe", "host", "cache", "containers"},
+    {"snapshot"},
+    {"tiers"},
+    {"metrics"},
+    {"web"},
+    {"demo", "discovery", "present"},
+    {"daemon"},
+    {"cli"},
+    {"__main__"},
+)
+RANK = {room: rank for rank, rooms in enumerate(ORDER) for room in rooms}
+# Judging is pure arithmetic on plain numbers: the snapshot holds its results, so its records are known to both sides.
+LEAVES = {"tiers"}
+OBSERVING = ORDER[3]
+
+DOORS = {
+    "httpx": {"probe"},
+    "httpcore": {"probe"},
+    "docker": {"containers"},
+    "apscheduler": {"schedule"},
+    "pydantic": {"settings"},
+    "pydantic_settings": {"settings"},
+    "yaml": {"settings"},
+    "prometheus_client": {"metrics", "web"},
+    "starlette": {"web", "demo"},
+    "uvicorn": {"web", "demo"},
+    "jinja2": {"web"},
+    "bcrypt": {"web"},
+    "click": {"cli"},
+    "rich": {"cli"},
+}
+PURE = ("probe/stream.py", "probe/measure.py", "tiers.py", "probe/timeline.py", "probe/result.py", "metrics.py")
+CLOCKS_AND_THREADS = {"time", "threading", "datetime", "socket", "subprocess"}
+
+
+def imports_of(path: Path) -> Iterator[tuple[str, bool]]:
+    """The modules that a file imports, and whether only for the type checker."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    typing_only = {
+        id(node)
+        for block in ast.walk(tree)
+        if isinstance(block, ast.If) and ast.unparse(block.test) == "TYPE_CHECKING"
+        for node in ast.walk(block)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield alias.name, id(node) in typing_only
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module, id(node) in typing_only
+            if node.module == "exporter":
+                for alias in node.names:
+                    yield f"exporter.{alias.name}", id(node) in typing_only
+
+
+def room_of(path: Path) -> str:
+    """The room of a file: its folder or, at the top, its name."""
+    relative = path.relative_to(ROOT)
+    return relative.parts[0].removesuffix(".py")
+
+
+FILES = sorted(ROOT.rglob("*.py"))
+SOURCES = [path for path in FILES if path != ROOT / "__init__.py"]
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_point_left_to_right(path: Path) -> None:
+    """A file imports only rooms before its own, and observing rooms don't know each other."""
+    room = room_of(path)
+    assert room in RANK, f"{path} is in no room: give it one in ORDER"
+    for module, _ in imports_of(path):
+        parts = module.split(".")
+        if parts[0] != "exporter" or len(parts) == 1 or parts[1] == "__version__":
+            continue
+        other = parts[1]
+        if other == room or other in LEAVES or other not in RANK:
+            continue
+        assert RANK[other] < RANK[room], f"{room} imports {other}, which lies to its right"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_each_third_party_package_has_one_door(path: Path) -> None:
+    """A package is imported only in the room that owns it, so that it can be exchanged there."""
+    for module, typing_only in imports_of(path):
+        allowed = DOORS.get(module.split(".")[0])
+        if allowed is not None and not typing_only:
+            assert room_of(path) in allowed, f"{path.relative_to(ROOT)} imports {module}"
+
+
+@pytest.mark.parametrize("name", PURE)
+def test_pure_files_use_no_clock_thread_or_socket(name: str) -> None:
+    """Formulas get time as numbers, so that any script of instants can be tried on them."""
+    imported = {module.split(".")[0] for module, _ in imports_of(ROOT / name)}
+    assert imported.isdisjoint(CLOCKS_AND_THREADS)
