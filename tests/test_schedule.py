@@ -1,0 +1,141 @@
+"""The schedule: a fixed grid, one run at a time, and jobs that come and go."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from exporter.schedule import Job, Schedule, phase_of
+
+
+@pytest.fixture
+def schedule() -> Iterator[Schedule]:
+    """A started schedule that is stopped afterwards."""
+    running = Schedule()
+    running.start()
+    yield running
+    running.stop()
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 10.0) -> bool:
+    """True as soon as the condition holds, False when it doesn't within the time."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if condition():
+            return True
+        time.sleep(0.01)
+    return False
+
+
+def test_phases_are_fixed_and_differ() -> None:
+    """A name has the same phase in every run, and a thousand names lie all over the interval."""
+    phases = [phase_of(f"probe:target-{number}:default") for number in range(1000)]
+    assert phases == [phase_of(f"probe:target-{number}:default") for number in range(1000)]
+    tenths = [sum(1 for phase in phases if number <= phase * 10 < number + 1) for number in range(10)]
+    assert min(tenths) > 60
+
+
+def test_a_job_runs_again_and_again_on_its_grid(schedule: Schedule) -> None:
+    """The runs keep the grid of the first: their distances don't add up."""
+    starts: list[float] = []
+    schedule.replace([Job("a", 1.0, lambda: starts.append(time.monotonic()), at_once=True)])
+    assert wait_for(lambda: len(starts) >= 3)
+    assert schedule.delay_seconds is not None
+
+
+def test_a_job_never_runs_twice_at_once_and_holds_no_other_up(schedule: Schedule) -> None:
+    """While one job hangs, it isn't started again, and its neighbour goes on."""
+    hanging, release = threading.Event(), threading.Event()
+    entered: list[int] = []
+    ticks: list[int] = []
+
+    def hang() -> None:
+        entered.append(1)
+        hanging.set()
+        release.wait(20)
+
+    schedule.replace([Job("hangs", 1.0, hang, at_once=True), Job("ticks", 1.0, lambda: ticks.append(1), at_once=True)])
+    assert hanging.wait(10)
+    assert wait_for(lambda: len(ticks) >= 3)
+    assert len(entered) == 1
+    release.set()
+
+
+def test_replace_ends_what_is_missing_and_keeps_what_stays(schedule: Schedule) -> None:
+    """A job that is no longer wanted stops; one that stays gets its new function without a new phase."""
+    seen: list[str] = []
+    schedule.replace(
+        [
+            Job("stays", 1.0, lambda: seen.append("old"), at_once=True),
+            Job("leaves", 1.0, lambda: seen.append("left"), at_once=True),
+        ]
+    )
+    assert wait_for(lambda: {"old", "left"} <= set(seen))
+    schedule.replace([Job("stays", 1.0, lambda: seen.append("new"))])
+    seen.clear()
+    assert wait_for(lambda: seen.count("new") >= 2)
+    assert "left" not in seen
+
+
+def test_two_jobs_of_one_name_are_refused(schedule: Schedule) -> None:
+    """A double name would silently lose a job, so it is an error that names it."""
+    with pytest.raises(ValueError, match="two jobs are named 'a'"):
+        schedule.replace([Job("a", 1.0, lambda: None), Job("a", 2.0, lambda: None)])
+
+
+def test_run_soon_runs_a_job_before_its_time(schedule: Schedule) -> None:
+    """A job of a long interval runs when asked for, and an unknown one is told."""
+    ran = threading.Event()
+    schedule.replace([Job("rare", 3600.0, ran.set)])
+    ran.clear()
+    assert schedule.run_soon("rare")
+    assert ran.wait(10)
+    assert not schedule.run_soon("nobody")
+
+
+def test_a_failing_job_is_logged_and_runs_again(schedule: Schedule, caplog: pytest.LogCaptureFixture) -> None:
+    """An exception in a job ends that run, not the job."""
+    runs: list[int] = []
+
+    def fail() -> None:
+        runs.append(1)
+        raise RuntimeError("broken")
+
+    schedule.replace([Job("fails", 1.0, fail, at_once=True)])
+    assert wait_for(lambda: len(runs) >= 2)
+    assert "job fails failed" in caplog.text
+
+
+def test_a_step_of_the_clock_puts_the_jobs_on_the_new_time(
+    schedule: Schedule, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """After the wall clock moved, follow_clock says so once and the jobs go on."""
+    ticks: list[int] = []
+    schedule.replace([Job("ticks", 1.0, lambda: ticks.append(1), at_once=True)])
+    assert wait_for(lambda: bool(ticks))
+    assert not schedule.follow_clock()
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() - 3600)
+    assert schedule.follow_clock()
+    assert not schedule.follow_clock()
+    assert "the clock stepped by -3600 s" in caplog.text
+    ticks.clear()
+    assert wait_for(lambda: bool(ticks))
+    assert schedule.alive()
+
+
+def test_a_schedule_that_doesnt_beat_is_not_alive(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Health follows the scheduler's own beat, on the monotonic clock."""
+    beats: list[int] = []
+    running = Schedule(on_beat=lambda: beats.append(1))
+    running.start()
+    try:
+        assert wait_for(lambda: bool(beats))
+        assert running.alive()
+        later = time.monotonic() + 60
+        monkeypatch.setattr(time, "monotonic", lambda: later)
+        assert not running.alive()
+    finally:
+        monkeypatch.undo()
+        running.stop()
