@@ -1,0 +1,149 @@
+"""Which servers to watch when nobody named them: candidates in, targets out, each with its reason.
+
+Candidates are the ports on which inference servers usually listen on this machine, and the containers that look like one.
+What answers as an inference server becomes a target; it stays one while it is down, so that its going down is seen.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import urlsplit
+
+from exporter.probe.result import Identity
+
+# vLLM, llama.cpp, Ollama, text-generation-webui, LM Studio, SGLang, in this order.
+LOCAL_PORTS: Final = (8000, 8080, 11434, 5000, 1234, 30000)
+# Long enough for a night's maintenance, short enough that a server tried once doesn't haunt the dashboards for a week.
+FORGET_SECONDS: Final = 24 * 3600.0
+# Something else that listens on such a port is asked again, in case it makes room for an inference server.
+ASK_AGAIN_SECONDS: Final = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A place where a server may be: URLs to try in this order, the name that a target of it gets, and why it is one."""
+
+    name: str
+    urls: tuple[str, ...]
+    why: str
+    container: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a URL answered: an identity, or the reason why it is not taken for an inference server (never both).
+
+    ``listening`` is False where nothing is there at all.
+    """
+
+    identity: Identity | None = None
+    why_not: str = ""
+    listening: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A server that became a target."""
+
+    name: str
+    url: str
+    why: str
+    identity: Identity
+    container: str | None
+    last_seen: float
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A place that did not become a target, and why; ``at`` is when it was asked."""
+
+    url: str
+    why_not: str
+    listening: bool
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """The outcome of one round of discovery; the next round starts from it."""
+
+    found: tuple[Found, ...] = ()
+    seen: tuple[Seen, ...] = ()
+
+
+def local_candidates(own_port: int | None = None) -> tuple[Candidate, ...]:
+    """The usual ports of this machine, without the exporter's own."""
+    return tuple(
+        Candidate(f"localhost:{port}", (f"http://127.0.0.1:{port}",), f"port {port} is usual for an inference server")
+        for port in LOCAL_PORTS
+        if port != own_port
+    )
+
+
+def place_of(url: str) -> tuple[str, int]:
+    """Host and port of a URL, with all names of this machine made one."""
+    parts = urlsplit(url)
+    host = (parts.hostname or "").lower()
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    return ("127.0.0.1" if host in {"localhost", "::1", "0.0.0.0"} else host), port  # noqa: S104 - compared, not bound
+
+
+def survey(
+    candidates: Iterable[Candidate],
+    taken: Iterable[str],
+    before: Survey,
+    ask: Callable[[str], Answer],
+    now: float,
+) -> Survey:
+    """Ask every candidate that is not a target already, and say what became of each.
+
+    ``taken`` are the URLs of configured targets, ``ask`` reads from one URL (it must be harmless and bounded), ``now`` is
+    Unix time in seconds. A container's server that is no longer a candidate is forgotten at once, one on a local port after
+    a day without an answer.
+    """
+    places = {place_of(url): "it is configured as a target" for url in taken}
+    known = {each.name: each for each in before.found}
+    asked = {each.url: each for each in before.seen}
+    found: list[Found] = []
+    seen: list[Seen] = []
+    # Containers first: their targets have better names than a port has.
+    for candidate in sorted(candidates, key=lambda each: each.container is None):
+        outcome = _ask_in_turn(candidate, places, asked, ask, now)
+        if isinstance(outcome, Found):
+            found.append(outcome)
+            places[place_of(outcome.url)] = f"it is the target {outcome.name}"
+            continue
+        old = known.get(candidate.name)
+        if old and now - old.last_seen < FORGET_SECONDS and place_of(old.url) not in places:
+            found.append(old)
+            places[place_of(old.url)] = f"it is the target {old.name}"
+        else:
+            seen.extend(outcome)
+    return Survey(tuple(found), tuple(seen))
+
+
+def _ask_in_turn(
+    candidate: Candidate,
+    places: Mapping[tuple[str, int], str],
+    asked: Mapping[str, Seen],
+    ask: Callable[[str], Answer],
+    now: float,
+) -> Found | list[Seen]:
+    refusals: list[Seen] = []
+    for url in candidate.urls:
+        if (reason := places.get(place_of(url))) is not None:
+            refusals.append(Seen(url, reason, listening=True, at=now))
+            continue
+        last = asked.get(url)
+        if last and last.listening and now - last.at < ASK_AGAIN_SECONDS and not _was_taken(last):
+            refusals.append(last)
+            continue
+        answer = ask(url)
+        if answer.identity is not None:
+            return Found(candidate.name, url, candidate.why, answer.identity, candidate.container, now)
+        refusals.append(Seen(url, answer.why_not, answer.listening, now))
+    return refusals
+
+
+def _was_taken(seen: Seen) -> bool:
+    return seen.why_not.startswith("it is ")

@@ -1,0 +1,124 @@
+"""Discovery as a pure decision: candidates and their answers in, targets and reasons out."""
+
+from collections.abc import Mapping
+
+from exporter.discovery import (
+    ASK_AGAIN_SECONDS,
+    FORGET_SECONDS,
+    Answer,
+    Candidate,
+    Survey,
+    local_candidates,
+    place_of,
+    survey,
+)
+from exporter.probe.result import Identity
+
+VLLM = Identity("vllm", model="tiny")
+OLLAMA = Identity("ollama")
+NOBODY = Answer(why_not="nothing listens there")
+NGINX = Answer(why_not="answers, but not as an inference server", listening=True)
+
+
+class World:
+    """Answers by URL, and the record of who was asked."""
+
+    def __init__(self, answers: Mapping[str, Answer]) -> None:
+        self.answers = dict(answers)
+        self.asked: list[str] = []
+
+    def ask(self, url: str) -> Answer:
+        self.asked.append(url)
+        return self.answers.get(url, NOBODY)
+
+
+def test_the_exporters_own_port_is_no_candidate() -> None:
+    """An exporter that listens on a usual port doesn't probe itself."""
+    urls = [candidate.urls[0] for candidate in local_candidates(own_port=8080)]
+    assert "http://127.0.0.1:8000" in urls
+    assert "http://127.0.0.1:8080" not in urls
+
+
+def test_a_server_that_answers_becomes_a_target() -> None:
+    """What answers on a usual port is found under a stable name, the rest is seen with its reason."""
+    world = World({"http://127.0.0.1:8000": Answer(VLLM), "http://127.0.0.1:8080": NGINX})
+    result = survey(local_candidates(), (), Survey(), world.ask, now=0)
+    assert [(each.name, each.url, each.identity) for each in result.found] == [
+        ("localhost:8000", "http://127.0.0.1:8000", VLLM)
+    ]
+    reasons = {each.url: each.why_not for each in result.seen}
+    assert reasons["http://127.0.0.1:8080"] == "answers, but not as an inference server"
+    assert reasons["http://127.0.0.1:11434"] == "nothing listens there"
+
+
+def test_a_server_that_starts_later_is_found_in_a_later_round() -> None:
+    """Where nothing listened an hour ago, every round asks again."""
+    world = World({})
+    first = survey(local_candidates(), (), Survey(), world.ask, now=0)
+    assert first.found == ()
+    world.answers["http://127.0.0.1:11434"] = Answer(OLLAMA)
+    second = survey(local_candidates(), (), first, world.ask, now=3600)
+    assert [each.name for each in second.found] == ["localhost:11434"]
+
+
+def test_a_found_server_that_goes_down_stays_a_target_for_a_day() -> None:
+    """Going down must be seen, so the target stays; after a day without an answer it is forgotten."""
+    world = World({"http://127.0.0.1:8000": Answer(VLLM)})
+    up = survey(local_candidates(), (), Survey(), world.ask, now=0)
+    world.answers.clear()
+    down = survey(local_candidates(), (), up, world.ask, now=FORGET_SECONDS - 1)
+    assert down.found == up.found
+    gone = survey(local_candidates(), (), down, world.ask, now=FORGET_SECONDS)
+    assert gone.found == ()
+
+
+def test_a_container_names_the_target_of_its_published_port() -> None:
+    """One server that is a container and a local port is one target, with the container's name."""
+    container = Candidate("vllm-prod", ("http://127.0.0.1:8000",), "container", container="vllm-prod")
+    world = World({"http://127.0.0.1:8000": Answer(VLLM)})
+    result = survey([*local_candidates(), container], (), Survey(), world.ask, now=0)
+    assert [(each.name, each.container) for each in result.found] == [("vllm-prod", "vllm-prod")]
+    assert world.asked.count("http://127.0.0.1:8000") == 1
+
+
+def test_the_first_url_of_a_container_that_answers_is_used() -> None:
+    """A container's addresses are tried in their order."""
+    container = Candidate("ollama", ("http://172.17.0.2:11434", "http://127.0.0.1:11434"), "container", "ollama")
+    world = World({"http://127.0.0.1:11434": Answer(OLLAMA)})
+    result = survey([container], (), Survey(), world.ask, now=0)
+    assert [each.url for each in result.found] == ["http://127.0.0.1:11434"]
+
+
+def test_a_container_that_is_gone_takes_its_target_with_it() -> None:
+    """Without its candidate a target has nothing left to probe."""
+    container = Candidate("ollama", ("http://172.17.0.2:11434",), "container", "ollama")
+    world = World({"http://172.17.0.2:11434": Answer(OLLAMA)})
+    before = survey([container], (), Survey(), world.ask, now=0)
+    assert len(before.found) == 1
+    assert survey([], (), before, world.ask, now=1).found == ()
+
+
+def test_a_configured_target_is_not_found_a_second_time() -> None:
+    """The user's own name for a server wins, by whatever name of this machine it is written."""
+    world = World({"http://127.0.0.1:8000": Answer(VLLM)})
+    result = survey(local_candidates(), ("http://localhost:8000/",), Survey(), world.ask, now=0)
+    assert result.found == ()
+    assert "it is configured as a target" in {each.why_not for each in result.seen}
+    assert "http://127.0.0.1:8000" not in world.asked
+
+
+def test_another_service_is_not_bothered_every_round() -> None:
+    """Something else that listens on a usual port is asked again only after a while."""
+    world = World({"http://127.0.0.1:8080": NGINX})
+    first = survey(local_candidates(), (), Survey(), world.ask, now=0)
+    second = survey(local_candidates(), (), first, world.ask, now=60)
+    assert world.asked.count("http://127.0.0.1:8080") == 1
+    third = survey(local_candidates(), (), second, world.ask, now=ASK_AGAIN_SECONDS)
+    assert world.asked.count("http://127.0.0.1:8080") == 2
+    assert {each.url for each in third.seen} == {each.url for each in first.seen}
+
+
+def test_all_names_of_this_machine_are_one_place() -> None:
+    """localhost, its addresses and a scheme's own port compare equal."""
+    assert place_of("http://localhost") == place_of("http://127.0.0.1:80") == place_of("http://[::1]:80/v1")
+    assert place_of("https://example.org") == ("example.org", 443)
