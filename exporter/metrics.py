@@ -1,0 +1,774 @@
+"""Every metric that this exporter has, in one table (``SECTIONS``), and the two ways from a view to an exposition.
+
+A row says a metric's name, type, help and labels, and reads its samples from an observation. ``SnapshotCollector`` hands
+them to the client library; ``Exposition`` writes the same bytes itself: an observation becomes text once, when it is
+published, and a scrape only joins. A value that is None or not finite is absent, in both.
+"""
+
+import logging
+import platform
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any, Final, Literal
+
+from prometheus_client import Metric, generate_latest
+from prometheus_client.openmetrics import exposition as openmetrics
+from prometheus_client.process_collector import ProcessCollector
+from prometheus_client.utils import floatToGoString
+
+import exporter
+from exporter.probe.result import RESULTS, Measurements, TargetState
+from exporter.snapshot import (
+    INTER_TOKEN_BOUNDS,
+    TTFT_BOUNDS,
+    CollectorRun,
+    ExporterState,
+    Histogram,
+    ModelHistograms,
+    Record,
+    Snapshot,
+    TargetInfo,
+    View,
+    finite,
+    printable,
+)
+from exporter.tiers import TIERS, Judgement
+
+log = logging.getLogger(__name__)
+
+TEXT: Final = "text/plain; version=0.0.4; charset=utf-8"
+OPENMETRICS: Final = "application/openmetrics-text; version=1.0.0; charset=utf-8"
+
+Names = tuple[str, ...]
+Sample = tuple[Names, float | Histogram | None]
+"""The values of a family's own labels, in their order, and the value."""
+Samples = Iterable[Sample]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where families are read from: one piece of exposition for each key of a kind, made of one or more observations.
+
+    ``kinds`` are those whose publication changes a piece; ``labels`` name the parts of the key. A source without labels is
+    one piece of all that its kinds hold.
+    """
+
+    kinds: tuple[str, ...]
+    labels: Names
+    keys: Callable[[View], Iterable[Names]]
+    parts: Callable[[View, Names], tuple[Any, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """One row of the table. ``labels`` come after those of the source's key; ``read`` takes the source's parts."""
+
+    name: str
+    type: Literal["gauge", "counter", "histogram"]
+    help: str
+    source: Source
+    labels: Names
+    read: Callable[..., Samples]
+    bounds: tuple[float, ...] = ()
+
+    @property
+    def all_labels(self) -> Names:
+        """Those of the key, then its own."""
+        return self.source.labels + self.labels
+
+    def metric(self) -> Metric:
+        """The family in the client library's terms, still without samples."""
+        return Metric(self.name.removesuffix("_total") if self.type == "counter" else self.name, self.help, self.type)
+
+
+def _each(kind: str) -> Callable[[View], Iterable[Names]]:
+    return lambda view: sorted(view.of(kind))
+
+
+def _single(kind: str) -> Source:
+    return Source((kind,), (), lambda view: view.of(kind), lambda view, names: (view.of(kind)[names],))
+
+
+def _by(kind: str, *labels: str) -> Source:
+    return Source((kind,), labels, _each(kind), lambda view, names: (view.of(kind)[names],))
+
+
+PROBES: Final = Source(
+    ("record", "judgement"),
+    ("target", "module"),
+    _each("record"),
+    lambda view, names: (view.of("record")[names], view.of("judgement").get(names)),
+)
+TARGETS: Final = _by("target", "target")
+INFOS: Final = _by("info", "target")
+_OWN: Final = "exposition"
+COLLECTORS: Final = Source(
+    ("collector",),
+    ("collector",),
+    lambda view: sorted(names for names in view.of("collector") if names != (_OWN,)),
+    lambda view, names: (view.of("collector")[names],),
+)
+DAEMON: Final = _single("exporter")
+BUILD: Final = Source((), (), lambda _: ((),), lambda _, __: ())
+
+_OF_A_TARGET: Final = (PROBES, TARGETS, INFOS)
+
+
+# What follows reads a sample or two from an observation; a row of the table stays one line.
+
+
+def _one(value: float | None) -> Samples:
+    return (((), value),)
+
+
+def _gauge(source: Source, name: str, text: str, read: Callable[..., Samples], *labels: str) -> Family:
+    return Family(name, "gauge", text, source, labels, read)
+
+
+def _record(name: str, text: str, read: Callable[[Record], Samples], *labels: str) -> Family:
+    return Family(name, "gauge", text, PROBES, labels, lambda record, _judgement: read(record))
+
+
+def _record_counter(name: str, text: str, read: Callable[[Record], Samples], *labels: str) -> Family:
+    return Family(name, "counter", text, PROBES, labels, lambda record, _judgement: read(record))
+
+
+def _measured(name: str, text: str, read: Callable[[Measurements], float | None]) -> Family:
+    """Of the last probe that ran, when it was good; by model."""
+
+    def samples(record: Record, _judgement: Judgement | None) -> Samples:
+        return () if record.figures is None else (((_model(record),), read(record.figures)),)
+
+    return Family(name, "gauge", text, PROBES, ("model",), samples)
+
+
+def _ran(name: str, text: str, read: Callable[[Measurements], float | None]) -> Family:
+    """Of the last probe that ran, good or not."""
+    return _record(name, text, lambda record: () if record.ran is None else _one(read(record.ran.measurements)))
+
+
+def _histogram(name: str, text: str, bounds: tuple[float, ...], read: Callable[[ModelHistograms], Histogram]) -> Family:
+    def samples(record: Record, _judgement: Judgement | None) -> Samples:
+        # One that has observed nothing says nothing.
+        return [((each.model,), read(each)) for each in record.histograms if any(read(each).counts)]
+
+    return Family(name, "histogram", text, PROBES, ("model",), samples, bounds)
+
+
+def _judged(name: str, text: str, read: Callable[[Judgement], Samples], *labels: str) -> Family:
+    """Known as soon as a judgement is."""
+    return Family(
+        name, "gauge", text, PROBES, labels, lambda _, judgement: () if judgement is None else read(judgement)
+    )
+
+
+def _speed_judged(name: str, text: str, read: Callable[[Record, Judgement], Samples], *labels: str) -> Family:
+    """Known only as long as the speed that was judged is: a failed probe takes it away before it is judged again."""
+
+    def samples(record: Record, judgement: Judgement | None) -> Samples:
+        has_speed = record.figures is not None and finite(record.figures.tokens_per_second) is not None
+        return read(record, judgement) if judgement is not None and has_speed else ()
+
+    return Family(name, "gauge", text, PROBES, labels, samples)
+
+
+def _target(name: str, text: str, read: Callable[[TargetState], float | None]) -> Family:
+    return _gauge(TARGETS, name, text, lambda state: _one(read(state)))
+
+
+def _model(record: Record) -> str:
+    return (record.ran and record.ran.model) or ""
+
+
+def _phases(record: Record) -> Samples:
+    return () if record.ran is None else [((phase,), seconds) for phase, seconds in record.ran.measurements.phases]
+
+
+def _tokens(record: Record) -> Samples:
+    if record.ran is None:
+        return ()
+    m, model = record.ran.measurements, _model(record)
+    counts = {
+        "prompt": m.prompt_tokens,
+        "cached": m.cached_tokens,
+        "reasoning": m.reasoning_tokens,
+        "output": m.output_tokens,
+    }
+    return [((kind, model), count) for kind, count in counts.items()]
+
+
+def _results(record: Record) -> Samples:
+    return [((result,), count) for result, count in zip(RESULTS, record.totals.results, strict=True)]
+
+
+def _spent(record: Record) -> Samples:
+    return [(("prompt",), record.totals.prompt_tokens), (("output",), record.totals.output_tokens)]
+
+
+def _info(info: TargetInfo) -> Samples:
+    return [
+        (
+            (
+                info.url,
+                info.backend,
+                info.backend_version,
+                info.model,
+                info.quantization,
+                info.container,
+                info.image,
+                info.scenario,
+                info.hardware,
+            ),
+            1,
+        )
+    ]
+
+
+def _tier(_record: Record, judgement: Judgement) -> Samples:
+    return [((tier,), tier == judgement.tier) for tier in TIERS] if judgement.tier else ()
+
+
+def _energy(record: Record, judgement: Judgement) -> Samples:
+    return [((_model(record),), judgement.energy_joules_per_token)]
+
+
+def _thresholds(judgement: Judgement) -> Samples:
+    limits = judgement.thresholds
+    return [(("excellent",), limits.excellent), (("good",), limits.good), (("acceptable",), limits.acceptable)]
+
+
+def _expected(judgement: Judgement) -> Samples:
+    scenario = judgement.scenario or ""
+    return [(("min", scenario), judgement.expected_min), (("max", scenario), judgement.expected_max)]
+
+
+def _build() -> Samples:
+    return [((exporter.__version__, platform.python_version()), 1)]
+
+
+def _states(state: ExporterState) -> Samples:
+    return [((name,), count) for name, count in state.targets_by_state]
+
+
+ONE_PROBE: Final = (
+    _record(
+        "llm_probe_success",
+        "1 when the last probe that ran finished and passed its checks, else 0. A skipped probe leaves it as it was.",
+        lambda r: _one(r.success),
+    ),
+    _measured(
+        "llm_probe_tokens_per_second",
+        "Decode speed of the last successful probe: tokens after the first text chunk / (last text chunk - first text"
+        " chunk). The tiers apply to this. Absent where too few tokens followed or the stream came in a burst.",
+        lambda m: m.tokens_per_second,
+    ),
+    _measured(
+        "llm_probe_end_to_end_tokens_per_second",
+        "Output tokens / (last text chunk - request sent).",
+        lambda m: m.end_to_end_tokens_per_second,
+    ),
+    _measured(
+        "llm_probe_ttft_seconds",
+        "Time to first token of the last successful probe: request sent to first chunk with generated text, reasoning or"
+        " answer.",
+        lambda m: m.ttft_seconds,
+    ),
+    _measured(
+        "llm_probe_time_to_first_answer_seconds",
+        "Request sent to first chunk of the answer itself; later than the TTFT on models that think first.",
+        lambda m: m.time_to_first_answer_seconds,
+    ),
+    _measured(
+        "llm_probe_prefill_tokens_per_second",
+        "Uncached prompt tokens / prefill time: the server's own timing where it gives one, else / TTFT.",
+        lambda m: m.prefill_tokens_per_second,
+    ),
+    _histogram(
+        "llm_probe_time_to_first_token_seconds",
+        "TTFT of successful probes over time; probes that waited for a model to load are left out.",
+        TTFT_BOUNDS,
+        lambda h: h.ttft,
+    ),
+    _histogram(
+        "llm_probe_inter_token_seconds",
+        "Seconds per token, gap by gap, each gap counted once per token in it. The tiers' bounds are bucket bounds.",
+        INTER_TOKEN_BOUNDS,
+        lambda h: h.inter_token,
+    ),
+    _record(
+        "llm_probe_phase_seconds",
+        "Phases of the last probe that ran: resolve, connect, tls, queue (waited for its turn here), first_token, decode,"
+        " total.",
+        _phases,
+        "phase",
+    ),
+    _record(
+        "llm_probe_tokens",
+        "Tokens of the last probe that ran, by kind: prompt, cached, reasoning, output.",
+        _tokens,
+        "kind",
+        "model",
+    ),
+    _ran(
+        "llm_probe_token_count_exact",
+        "1 where the server counted the tokens, 0 where they were estimated from the chunks.",
+        lambda m: m.token_count_exact,
+    ),
+    _ran(
+        "llm_probe_stream_buffered",
+        "1 where the text came in a burst (a buffering proxy, a server that fakes streaming): no speed can be measured.",
+        lambda m: m.stream_buffered,
+    ),
+    _measured(
+        "llm_probe_server_tokens_per_second",
+        "What the server itself says of the decode speed of the same request.",
+        lambda m: m.server_tokens_per_second,
+    ),
+    _record(
+        "llm_probe_cold_start",
+        "1 where the last probe that ran had to wait for the model to load; such a probe gives no speed.",
+        lambda r: () if r.ran is None else _one(r.ran.cold_start),
+    ),
+    _record(
+        "llm_probe_model_load_seconds",
+        "How long the last probe that ran waited for the model to load, where the server says so or a load was seen.",
+        lambda r: () if r.ran is None else _one(r.ran.model_load_seconds),
+    ),
+    _record(
+        "llm_probe_concurrency",
+        "Streams that the module runs at once.",
+        lambda r: _one(r.plan.concurrency),
+    ),
+    _measured(
+        "llm_probe_aggregate_tokens_per_second",
+        "Over all concurrent streams: their tokens / the time in which they ran.",
+        lambda m: m.aggregate_tokens_per_second,
+    ),
+    _speed_judged(
+        "llm_probe_energy_joules_per_token",
+        "GPU power sampled during decode / speed, where the GPU is local and has a power sensor.",
+        _energy,
+        "model",
+    ),
+    _record(
+        "llm_probe_interval_seconds",
+        "How often the module is meant to run now; staleness rules read it.",
+        lambda r: _one(r.interval_seconds),
+    ),
+    _record(
+        "llm_probe_last_run_timestamp_seconds",
+        "Unix time of the last probe that ran.",
+        lambda r: _one(r.totals.last_run_seconds),
+    ),
+    _record(
+        "llm_probe_last_success_timestamp_seconds",
+        "Unix time of the last successful probe.",
+        lambda r: _one(r.totals.last_success_seconds),
+    ),
+    _ran(
+        "llm_probe_clock_error_seconds",
+        "The measurement's own error bar: how much later than its arrival a chunk of the last probe was read, at most.",
+        lambda m: m.clock_error_seconds,
+    ),
+    _record_counter(
+        "llm_probes_total",
+        "Every probe by result: ok; skipped_busy and skipped_unloaded, which did not run; the rest failed.",
+        _results,
+        "result",
+    ),
+    _record_counter(
+        "llm_probe_consumed_tokens_total",
+        "What probing has cost the server in tokens, by kind: prompt, output.",
+        _spent,
+        "kind",
+    ),
+    _record_counter(
+        "llm_probe_busy_seconds_total",
+        "Seconds in which a probe ran: its rate is the probe's share of the server's time.",
+        lambda r: _one(r.totals.busy_seconds),
+    ),
+)
+
+THE_TARGET: Final = (
+    _gauge(
+        INFOS,
+        "llm_target_info",
+        "What the target is; always 1, to be joined on.",
+        _info,
+        *("url", "backend", "backend_version", "model", "quantization", "container", "image", "scenario", "hardware"),
+    ),
+    _target(
+        "llm_target_up",
+        "1 when the server answers its health check, whether or not a probe ran.",
+        lambda s: s.up,
+    ),
+    _target(
+        "llm_target_loading",
+        "1 while the server says that it is loading a model.",
+        lambda s: s.loading,
+    ),
+    _target(
+        "llm_target_model_resident",
+        "1 when the model is in memory, 0 when a request would load it, absent where the server can't tell.",
+        lambda s: s.model_resident,
+    ),
+    _target(
+        "llm_server_requests_running",
+        "Requests that the server works on, by its own metrics.",
+        lambda s: s.requests_running,
+    ),
+    _target(
+        "llm_server_requests_waiting",
+        "Requests that wait in the server's queue, by its own metrics.",
+        lambda s: s.requests_waiting,
+    ),
+    _target(
+        "llm_server_kv_cache_usage_ratio",
+        "Share of the server's key-value cache in use, 0 to 1, by its own metrics.",
+        lambda s: s.kv_cache_usage,
+    ),
+    _target(
+        "llm_server_generated_tokens_per_second",
+        "Production throughput from the server's own token counter between two readings, without the probes' tokens.",
+        lambda s: s.generated_tokens_per_second,
+    ),
+)
+
+HOW_GOOD: Final = (
+    _speed_judged(
+        "llm_performance_tier",
+        "One of excellent, good, acceptable, poor is 1, the rest 0; absent while no speed is known.",
+        _tier,
+        "tier",
+    ),
+    _judged(
+        "llm_performance_tier_threshold_tokens_per_second",
+        "Lower bound of the tiers excellent, good and acceptable; below is poor.",
+        _thresholds,
+        "tier",
+    ),
+    _judged(
+        "llm_expected_tokens_per_second",
+        "The band, by bound min and max, that this scenario should reach.",
+        _expected,
+        "bound",
+        "scenario",
+    ),
+    _judged(
+        "llm_decode_ceiling_tokens_per_second",
+        "Memory bandwidth / bytes read per token; absent where either is not known.",
+        lambda j: _one(j.ceiling_tokens_per_second),
+    ),
+    _speed_judged(
+        "llm_decode_efficiency_ratio",
+        "Decode speed / ceiling.",
+        lambda _, j: _one(j.efficiency),
+    ),
+)
+
+ITSELF: Final = (
+    _gauge(
+        BUILD,
+        "llm_probe_exporter_build_info",
+        "Version of the exporter and of the Python that runs it; always 1.",
+        _build,
+        "version",
+        "python",
+    ),
+    _gauge(
+        DAEMON,
+        "llm_probe_exporter_config_last_reload_successful",
+        "1 when the last reload of the configuration worked, 0 when it was refused and the old one is still used.",
+        lambda s: _one(s.reload_successful),
+    ),
+    _gauge(
+        DAEMON,
+        "llm_probe_exporter_config_last_reload_success_timestamp_seconds",
+        "Unix time of the last configuration that was accepted.",
+        lambda s: _one(s.reload_success_at_seconds),
+    ),
+    _gauge(
+        DAEMON,
+        "llm_probe_exporter_targets",
+        "Targets by state.",
+        _states,
+        "state",
+    ),
+    _gauge(
+        COLLECTORS,
+        "llm_probe_exporter_collector_success",
+        "1 when the last run of a collector of facts worked. The collector exposition is 0 while a metric can't be shown.",
+        lambda run: _one(run.success),
+    ),
+    _gauge(
+        COLLECTORS,
+        "llm_probe_exporter_collector_duration_seconds",
+        "How long the last run of a collector of facts took.",
+        lambda run: _one(run.duration_seconds),
+    ),
+    _gauge(
+        DAEMON,
+        "llm_probe_exporter_schedule_delay_seconds",
+        "How late the last job started.",
+        lambda s: _one(s.schedule_delay_seconds),
+    ),
+)
+
+SECTIONS: Final[Mapping[str, tuple[Family, ...]]] = {
+    "One probe": ONE_PROBE,
+    "What the target is": THE_TARGET,
+    "How good that is": HOW_GOOD,
+    "The exporter itself": ITSELF,
+}
+FAMILIES: Final = tuple(family for section in SECTIONS.values() for family in section)
+# The exposition is itself a collector: whether it worked is known when all other sources have been read.
+_SOURCES: Final = (*dict.fromkeys(family.source for family in FAMILIES if family.source is not COLLECTORS), COLLECTORS)
+_FAMILIES_OF: Final = {source: tuple(f for f in FAMILIES if f.source is source) for source in _SOURCES}
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """One line of an exposition: labels sorted by name, as both formats have them."""
+
+    suffix: str
+    labels: tuple[tuple[str, str], ...]
+    value: float
+
+
+def series_of(family: Family, names: Names, parts: Sequence[Any]) -> list[Series]:
+    """The samples of a family for one key: label values made safe, each label set once, no value that isn't finite."""
+    seen: set[Names] = set()
+    found: list[Series] = []
+    for own, value in family.read(*parts):
+        values = tuple(printable(text) for text in (*names, *own))
+        labels = tuple(zip(family.all_labels, values, strict=True))
+        if values in seen:
+            continue
+        if isinstance(value, Histogram):
+            found += _buckets(family, labels, value)
+        elif (number := finite(value)) is not None:
+            found.append(Series("", tuple(sorted(labels)), number))
+        else:
+            continue
+        seen.add(values)
+    return found
+
+
+def _buckets(family: Family, labels: tuple[tuple[str, str], ...], histogram: Histogram) -> Iterator[Series]:
+    counts = list(accumulate(histogram.counts))
+    for bound, count in zip((*family.bounds, float("inf")), counts, strict=True):
+        yield Series("_bucket", tuple(sorted((*labels, ("le", _number(bound))))), float(count))
+    yield Series("_count", tuple(sorted(labels)), float(counts[-1]))
+    yield Series("_sum", tuple(sorted(labels)), histogram.sum)
+
+
+def _line(family: Family, series: Series) -> str:
+    labels = ",".join(f'{name}="{_escaped(value)}"' for name, value in series.labels)
+    return f"{family.name}{series.suffix}{f'{{{labels}}}' if labels else ''} {_number(series.value)}\n"
+
+
+def _number(value: float) -> str:
+    return str(floatToGoString(value))  # type: ignore[no-untyped-call]
+
+
+def _escaped(value: str) -> str:
+    # printable() left no newline.
+    return value.replace("\\", r"\\").replace('"', r"\"")
+
+
+@dataclass(frozen=True, slots=True)
+class _Metrics:
+    """What the client library's generators ask of a registry."""
+
+    metrics: Sequence[Metric]
+
+    def collect(self) -> Iterable[Metric]:
+        return self.metrics
+
+
+_HEADERS: Final = {family.name: generate_latest(_Metrics([family.metric()])) for family in FAMILIES}
+
+
+def _generate_openmetrics(metrics: Sequence[Metric]) -> bytes:
+    return bytes(openmetrics.generate_latest(_Metrics(metrics)))  # type: ignore[no-untyped-call]
+
+
+_EOF: Final = b"# EOF\n"
+_OPENMETRICS_HEADERS: Final = {
+    family.name: _generate_openmetrics([family.metric()]).removesuffix(_EOF) for family in FAMILIES
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """One key's part of an exposition: for each family of its source the lines, empty where it has none."""
+
+    parts: tuple[Any, ...]
+    lines: tuple[bytes, ...]
+    failed: bool
+
+
+class Exposition:
+    """Writes a view as text. Pieces are kept as long as the observations that they were made of are the newest.
+
+    Give ``prepare`` to ``Snapshot(watch=…)``, and the work is done in the thread that publishes; without it, the next
+    scrape does it. An example of what comes out, in either format but for the headers::
+
+        # HELP llm_probe_success 1 when the last probe that ran finished and passed its checks, else 0. …
+        # TYPE llm_probe_success gauge
+        llm_probe_success{module="default",target="vllm"} 1.0
+        # HELP llm_probe_tokens_per_second Decode speed of the last successful probe: …
+        # TYPE llm_probe_tokens_per_second gauge
+        llm_probe_tokens_per_second{model="Qwen/Qwen2.5-14B-Instruct",module="default",target="vllm"} 18.4
+    """
+
+    def __init__(self) -> None:
+        self._pieces: dict[tuple[int, Names], _Piece] = {}
+        self._process = ProcessCollector(registry=None)
+
+    def prepare(self, view: View, changed: tuple[str, Names]) -> None:
+        """Make the pieces that a publication has changed."""
+        kind, names = changed
+        for number, source in enumerate(_SOURCES):
+            if kind in source.kinds:
+                self._piece(number, source, names if source.labels else (), view)
+
+    def render(self, view: View, content_type: str = TEXT) -> bytes:
+        """The whole exposition: what the view holds, then the client library's ``process_*``."""
+        process = list(self._process.collect())
+        if content_type == OPENMETRICS:
+            return b"".join((*self._blocks(view, _OPENMETRICS_HEADERS), _generate_openmetrics(process)))
+        return b"".join((*self._blocks(view, _HEADERS), generate_latest(_Metrics(process))))
+
+    def _blocks(self, view: View, headers: Mapping[str, bytes]) -> Iterator[bytes]:
+        columns: dict[str, tuple[bytes, ...]] = {}
+        failed, used = False, 0
+        for number, source in enumerate(_SOURCES):
+            pieces = [self._piece(number, source, names, view) for names in _keys(source, view)]
+            failed, used = failed or any(piece.failed for piece in pieces), used + len(pieces)
+            if source is COLLECTORS:
+                pieces.append(_piece(source, *_own_run(failed=failed)))
+            for family, column in zip(_FAMILIES_OF[source], zip(*(p.lines for p in pieces), strict=True), strict=False):
+                columns[family.name] = column
+        if len(self._pieces) > used:
+            self._forget(view)
+        for family in FAMILIES:
+            if any(column := columns.get(family.name, ())):
+                yield headers[family.name]
+                yield from column
+
+    def _piece(self, number: int, source: Source, names: Names, view: View) -> _Piece:
+        parts = source.parts(view, names)
+        kept = self._pieces.get((number, names))
+        if kept is not None and all(old is new for old, new in zip(kept.parts, parts, strict=True)):
+            return kept
+        piece = _piece(source, names, parts)
+        self._pieces[number, names] = piece
+        return piece
+
+    def _forget(self, view: View) -> None:
+        used = {(number, names) for number, source in enumerate(_SOURCES) for names in _keys(source, view)}
+        for gone in [key for key in list(self._pieces) if key not in used]:
+            self._pieces.pop(gone, None)
+
+
+def _keys(source: Source, view: View) -> Iterable[Names]:
+    # Two names that are the same once they are printable would be the same label set: the first one has it.
+    by_label: dict[Names, Names] = {}
+    for names in source.keys(view):
+        by_label.setdefault(tuple(map(printable, names)), names)
+    return by_label.values()
+
+
+def _own_run(*, failed: bool) -> tuple[Names, tuple[CollectorRun]]:
+    return (_OWN,), (CollectorRun(success=not failed, duration_seconds=float("nan"), at_seconds=0.0),)
+
+
+def _piece(source: Source, names: Names, parts: tuple[Any, ...]) -> _Piece:
+    read = [_guarded(family, names, parts) for family in _FAMILIES_OF[source]]
+    lines = (
+        "".join(_line(family, each) for each in series or ()).encode()
+        for family, series in zip(_FAMILIES_OF[source], read, strict=True)
+    )
+    return _Piece(parts, tuple(lines), failed=None in read)
+
+
+def _guarded(family: Family, names: Names, parts: tuple[Any, ...]) -> list[Series] | None:
+    try:
+        return series_of(family, names, parts)
+    except Exception:  # whatever is wrong with one observation, the rest of the exposition must stand
+        log.exception("%s can't be shown for %s", family.name, "/".join(map(printable, names)) or "this exporter")
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotCollector:
+    """The same families for a registry of the client library: ``registry.register(SnapshotCollector(snapshot))``.
+
+    Slower than ``Exposition`` and its reference; it yields, for example::
+
+        # HELP llm_target_up 1 when the server answers its health check, whether or not a probe ran.
+        # TYPE llm_target_up gauge
+        llm_target_up{target="vllm"} 1.0
+    """
+
+    snapshot: Snapshot
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the families of one view, those without samples left out."""
+        view = self.snapshot.view()
+        metrics: dict[str, Metric] = {}
+        failed = False
+        for source in _SOURCES:
+            keyed = [(names, source.parts(view, names)) for names in _keys(source, view)]
+            if source is COLLECTORS:
+                keyed.append(_own_run(failed=failed))
+            for family in _FAMILIES_OF[source]:
+                metric = metrics[family.name] = family.metric()
+                for names, parts in keyed:
+                    series = _guarded(family, names, parts)
+                    failed = failed or series is None
+                    for each in series or ():
+                        name = f"{family.name}{each.suffix}"
+                        metric.add_sample(name, dict(each.labels), each.value)
+        yield from (metrics[family.name] for family in FAMILIES if metrics[family.name].samples)
+
+
+def render_probe(view: View, target: str, module: str, content_type: str = TEXT, *, totals: bool = True) -> bytes:
+    """One module of one target alone, as ``/probe`` answers; ``totals=False`` leaves out counters and histograms."""
+    is_openmetrics = content_type == OPENMETRICS
+    headers = _OPENMETRICS_HEADERS if is_openmetrics else _HEADERS
+    blocks: list[bytes] = []
+    for family in FAMILIES:
+        names = (target, module)[: len(family.source.labels)]
+        if family.source not in _OF_A_TARGET or names not in family.source.keys(view):
+            continue
+        if not totals and family.type != "gauge":
+            continue
+        if series := _guarded(family, names, family.source.parts(view, names)):
+            blocks += [headers[family.name], "".join(_line(family, each) for each in series).encode()]
+    return b"".join([*blocks, _EOF] if is_openmetrics else blocks)
+
+
+def document() -> str:
+    """The table as Markdown: ``docs/metrics.md``."""
+    parts = [
+        "# Metrics",
+        "Generated from the table in `exporter/metrics.py` by `python -m exporter.metrics`.",
+        "A value that was not measured is absent: never 0, never NaN. What goes away takes its series with it.",
+    ]
+    for title, families in SECTIONS.items():
+        rows = [f"| `{f.name}` | {f.type} | {_in_words(f.all_labels)} | {f.help} |" for f in families]
+        parts += [f"## {title}", "\n".join(["| metric | type | labels | meaning |", "|---|---|---|---|", *rows])]
+    bounds = [f"- `{f.name}`: {', '.join(f'{bound:.4g}' for bound in f.bounds)}" for f in FAMILIES if f.bounds]
+    return "\n\n".join([*parts, "## Histogram buckets", "\n".join(bounds)]) + "\n"
+
+
+def _in_words(labels: Names) -> str:
+    return ", ".join(f"`{label}`" for label in labels)
+
+
+if __name__ == "__main__":
+    sys.stdout.write(document())
