@@ -1,0 +1,192 @@
+"""YAML into plain data with the place of everything in it, within bounds, and with all that is wrong with it."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+from exporter.settings.words import Loc, Problem, path_of
+
+# Bounds on what a file may cost to read: room for some ten thousand targets, none for a bomb.
+MAX_BYTES: Final = 1 << 20
+MAX_VALUES: Final = 200_000
+MAX_DEPTH: Final = 16
+
+NULLS: Final = frozenset({"", "~", "null", "Null", "NULL"})
+TAGS: Final = frozenset({"!", *(f"tag:yaml.org,2002:{tag}" for tag in "str null bool int float seq map".split())})
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a value stands: a number that sorts its document, line and column from 1, and what a person calls it."""
+
+    order: tuple[int, int, int]
+    source: str
+
+
+@dataclass(slots=True)
+class Document:
+    """Plain data, every scalar as its text or None, with the place of each key and item, and what was wrong.
+
+    ``data`` is None where the text was empty or could not be read at all; then a problem says why.
+    """
+
+    data: Any = None
+    places: dict[Loc, Place] = field(default_factory=dict)
+    problems: list[tuple[Place, Problem]] = field(default_factory=list)
+
+
+class _UnreadableError(Exception):
+    """What ends the reading of a document: a bound exceeded, or something that data can't be made of."""
+
+    def __init__(self, message: str, event: Any) -> None:
+        super().__init__(message)
+        self.mark = event.start_mark
+
+
+class _Composer:
+    """Builds a Document from YAML's events. A scalar stays text: the type of the setting decides what it means.
+
+    Reading from events bounds depth and size before anything is built; an alias counts as what it repeats.
+    """
+
+    def __init__(self, text: str, number: int, label: str) -> None:
+        self.events: Any = yaml.parse(text, Loader=yaml.SafeLoader)
+        self.number, self.label = number, label
+        self.document = Document()
+        self.anchors: dict[str, tuple[Any, int]] = {}
+        self.values = 0
+
+    def compose(self) -> Document:
+        for event in self.events:
+            if isinstance(event, yaml.DocumentStartEvent):
+                if self.document.places:
+                    raise _UnreadableError("has more than one document in it", event)
+                self.document.data = self.value((), next(self.events))
+        return self.document
+
+    def value(self, loc: Loc, event: Any) -> Any:
+        """The value that begins with an event, or with the next one."""
+        self.document.places[loc] = self.document.places.get(loc) or self.place(event)
+        self.count(1, event)
+        if isinstance(event, yaml.AliasEvent):
+            if event.anchor not in self.anchors:
+                raise _UnreadableError(f"the alias *{event.anchor} names nothing that is complete before it", event)
+            value, size = self.anchors[event.anchor]
+            self.count(size, event)
+            return value
+        if len(loc) > MAX_DEPTH:
+            raise _UnreadableError(f"is nested deeper than {MAX_DEPTH} levels", event)
+        if event.tag is not None and event.tag not in TAGS:
+            self.problem(loc, event, "has a tag, and tags are not supported: write the value itself")
+        before = self.values
+        if isinstance(event, yaml.ScalarEvent):
+            value = self.scalar(loc, event)
+        elif isinstance(event, yaml.SequenceStartEvent):
+            value = self.sequence(loc)
+        else:
+            value = self.mapping(loc)
+        if event.anchor is not None:
+            self.anchors[event.anchor] = value, self.values - before
+        return value
+
+    def scalar(self, loc: Loc, event: Any) -> str | None:
+        if event.implicit[0] and event.value in NULLS:
+            return None
+        if any("\ud800" <= character <= "\udfff" for character in event.value):
+            self.problem(loc, event, "has half a character in it (a lone surrogate)")
+            return None
+        return str(event.value)
+
+    def sequence(self, loc: Loc) -> list[Any]:
+        items: list[Any] = []
+        while not isinstance(event := next(self.events), yaml.SequenceEndEvent):
+            items.append(self.value((*loc, len(items)), event))
+        return items
+
+    def mapping(self, loc: Loc) -> dict[str, Any]:
+        entries: dict[str, Any] = {}
+        inherited: dict[str, Any] = {}
+        while not isinstance(event := next(self.events), yaml.MappingEndEvent):
+            if not isinstance(event, yaml.ScalarEvent):
+                raise _UnreadableError("has a key that is not text", event)
+            inner = (*loc, event.value)
+            if event.value == "<<":
+                inherited = self.inherited(inner)
+            elif event.value in entries:
+                self.problem(inner, event, f"stands twice: the first is in {self.document.places[inner].source}")
+                self.value(inner, next(self.events))
+            else:
+                self.document.places[inner] = self.place(event)
+                entries[event.value] = self.value(inner, next(self.events))
+        return {**inherited, **entries}
+
+    def inherited(self, loc: Loc) -> dict[str, Any]:
+        """What ``<<`` merges in: the keys of a mapping, or of a list of them, of which the first wins."""
+        event = next(self.events)
+        value = self.value(loc, event)
+        parts = value if isinstance(value, list) else [value]
+        if not all(isinstance(part, dict) for part in parts):
+            self.problem(loc, event, "merges something that is not a mapping")
+            return {}
+        return {key: part[key] for part in reversed(parts) for key in part}
+
+    def count(self, values: int, event: Any) -> None:
+        self.values += values
+        if self.values > MAX_VALUES:
+            raise _UnreadableError(f"has more than {MAX_VALUES} values, those that aliases repeat included", event)
+
+    def place(self, event: Any) -> Place:
+        line, column = event.start_mark.line + 1, event.start_mark.column + 1
+        return Place((self.number, line, column), f"{self.label}:{line}")
+
+    def problem(self, loc: Loc, event: Any, message: str) -> None:
+        place = self.place(event)
+        self.document.problems.append((place, Problem(path_of(loc), message, place.source)))
+
+
+def compose(text: str, number: int, label: str) -> Document:
+    """The Document of a text that a person calls ``label``; it never raises. ``number`` sorts it among other documents."""
+    try:
+        return _Composer(text, number, label).compose()
+    except _UnreadableError as exc:
+        return _failed(str(exc), number, label, exc.mark)
+    except yaml.MarkedYAMLError as exc:
+        context = f", {exc.context} that begins in line {exc.context_mark.line + 1}" if exc.context_mark else ""
+        return _failed(f"is not valid YAML: {exc.problem}{context}", number, label, exc.problem_mark)
+    except yaml.reader.ReaderError as exc:
+        line = text.count("\n", 0, exc.position) + 1
+        code = f"U+{ord(text[exc.position]):04X}"
+        return _failed(f"is not valid YAML: the character {code} in line {line} must not stand there", number, label)
+    except (ValueError, OverflowError):
+        # PyYAML makes no error of its own of an escape such as "\UFFFFFFFF".
+        return _failed("is not valid YAML: it has an escaped character that does not exist", number, label)
+
+
+def _failed(message: str, number: int, label: str, mark: Any = None) -> Document:
+    order, source = (number, 0, 0), label
+    if mark is not None:
+        order, source = (number, mark.line + 1, mark.column + 1), f"{label}:{mark.line + 1}:{mark.column + 1}"
+    return Document(problems=[(Place(order, source), Problem("", message, source))])
+
+
+def read_document(path: Path, number: int) -> Document:
+    """The Document of a file; it never raises."""
+    label = str(path)
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+    except FileNotFoundError:
+        return _failed("there is no such file", number, label)
+    except OSError as exc:
+        return _failed(f"can't be read: {(exc.strerror or str(exc)).lower()}", number, label)
+    except ValueError:
+        return _failed("is not a path", number, label)
+    if len(content) > MAX_BYTES:
+        return _failed(f"is larger than {MAX_BYTES >> 20} MiB", number, label)
+    try:
+        return compose(content.decode("utf-8-sig"), number, label)
+    except UnicodeDecodeError as exc:
+        line = content.count(b"\n", 0, exc.start) + 1
+        return _failed(f"is not UTF-8: byte 0x{content[exc.start]:02x} in line {line}", number, label)

@@ -1,0 +1,73 @@
+"""The environment as a document: ``LLM_PROBE_MODULES__DEFAULT__INTERVAL=30s`` over the same key of a file."""
+
+import difflib
+from collections.abc import Mapping
+from typing import Any, Final, get_origin
+
+from pydantic_settings import EnvSettingsSource
+
+from exporter.settings.document import Document, Place, compose
+from exporter.settings.model import PREFIX, Settings
+from exporter.settings.words import NO_SECRETS, SECRETS, Problem, inner_type, section_type
+
+NOT_SETTINGS: Final = frozenset({"LLM_PROBE_CONFIG", "LLM_PROBE_CACHE", "LLM_PROBE_REQUIRE_REAL"})
+"""Variables with the settings' prefix that belong to the command line and to the tests."""
+
+# Sorts after every file.
+ENVIRONMENT: Final = 1 << 30
+NOWHERE: Final = Place((ENVIRONMENT, 0, 0), "")
+
+
+class _Source(EnvSettingsSource):
+    """pydantic-settings' reading of the environment, with YAML (of which JSON is a part) where a value has parts."""
+
+    def __init__(self, variables: Mapping[str, str]) -> None:
+        super().__init__(Settings)
+        self.env_vars = {variable.lower(): value for variable, value in variables.items()}
+        self.problems: list[tuple[Place, Problem]] = []
+
+    def decode_complex_value(self, field_name: str, field: Any, value: Any) -> Any:  # noqa: ARG002 - as it is called
+        variable = next(name.upper() for name, text in self.env_vars.items() if text is value)
+        document = compose(value, ENVIRONMENT, variable)
+        self.problems.extend(document.problems)
+        return document.data
+
+
+def read_environment(environ: Mapping[str, str]) -> Document:
+    """What the ``LLM_PROBE_`` variables say. One that is empty is left out, one that is no setting is a problem."""
+    document = Document({})
+    known: dict[str, str] = {}
+    for number, variable in enumerate(sorted(environ)):
+        if not variable.startswith(PREFIX) or variable in NOT_SETTINGS or not environ[variable]:
+            continue
+        place = Place((ENVIRONMENT, number, 0), variable)
+        loc = tuple(variable.removeprefix(PREFIX).lower().split("__"))
+        if wrong := _wrong_variable(loc):
+            document.problems.append((place, Problem("", wrong, variable)))
+        else:
+            known[variable] = environ[variable]
+            document.places[loc] = place
+    source = _Source(known)
+    document.data = source()
+    document.problems.extend(source.problems)
+    return document
+
+
+def _wrong_variable(loc: tuple[str, ...]) -> str:
+    """Why a variable is not a setting; empty if it is."""
+    if loc[-1] in SECRETS:
+        return NO_SECRETS
+    outer: Any = Settings
+    for depth, step in enumerate(loc):
+        inner = inner_type(outer, step)
+        start = PREFIX + "__".join(loc[:depth]).upper()
+        if inner is None and (section := section_type(outer)):
+            near = difflib.get_close_matches(step, section.model_fields, n=1)
+            joint = "__" if depth else ""
+            return "is not a setting" + (f": did you mean {start}{joint}{near[0].upper()}?" if near else "")
+        if inner is None:
+            return "is not a setting" + (
+                f": give {start} as a whole, in YAML or JSON" if get_origin(outer) is tuple else ""
+            )
+        outer = inner
+    return ""

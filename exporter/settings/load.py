@@ -1,0 +1,237 @@
+"""Files and the environment into settings and profiles: as a whole, or not at all with everything that is wrong."""
+
+import glob
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from exporter.settings.document import Document, Place, read_document
+from exporter.settings.environment import NOWHERE, read_environment
+from exporter.settings.model import BUILT_IN_MODULES, Profiles, Settings, merged
+from exporter.settings.values import check_url, name_from_url, quote
+from exporter.settings.words import (
+    Loc,
+    Problem,
+    SettingsError,
+    kind_of,
+    path_of,
+    sentence,
+    suggestion,
+    unknown_key,
+    without_key_mark,
+)
+
+M = TypeVar("M", bound=BaseModel)
+
+PROFILES: Final = Path(__file__).parent.with_name("profiles.yaml")
+PATHS: Final = frozenset({"web_config_file", "profiles_file", "api_key_file", "ca_file", "path"})
+
+
+@dataclass(slots=True)
+class Draft:
+    """Data on its way to a model, with everything that is known to be wrong so far.
+
+    ``listed`` tells for a target that came from a file of targets where in that file's list it stands.
+    """
+
+    data: dict[str, Any]
+    places: dict[Loc, Place]
+    problems: list[tuple[Place, Problem]]
+    listed: dict[int, int] = field(default_factory=dict)
+
+    def add(self, loc: Loc, message: str) -> None:
+        """Note a problem at the place of a value, or of what it stands in."""
+        place = next((self.places[loc[:end]] for end in range(len(loc), -1, -1) if loc[:end] in self.places), NOWHERE)
+        if len(loc) > 1 and loc[0] == "targets" and isinstance(loc[1], int) and loc[1] in self.listed:
+            loc = (self.listed[loc[1]], *loc[2:])
+        self.problems.append((place, Problem(path_of(loc), message, place.source)))
+
+    def raise_if_wrong(self) -> None:
+        """Raise SettingsError with all problems in the order of their places."""
+        if self.problems:
+            raise SettingsError(problem for _, problem in sorted(self.problems, key=lambda found: found[0].order))
+
+
+def load(path: Path | None, environ: Mapping[str, str]) -> Settings:
+    """The settings of a file (None: the defaults) with the environment over it; SettingsError with all that is wrong.
+
+    Mappings merge key by key, lists replace. Paths in a file are seen from the file's folder. Nothing is read of a key but
+    that its file is there.
+    """
+    draft = _draft_of(path, 0)
+    _overlay(draft, read_environment(environ))
+    _append_targets_files(draft)
+    profiles = _profiles_of(draft)
+    for loc, message in _contradictions(draft.data, profiles):
+        draft.add(loc, message)
+    return _made(Settings, draft)
+
+
+def load_profiles(user_file: Path | None) -> Profiles:
+    """The shipped profiles with a user's file over them, key by key; SettingsError with all that is wrong.
+
+    Scenarios of the user's come before the shipped ones, since the first match wins.
+    """
+    shipped = _draft_of(PROFILES, 1).data
+    draft = _draft_of(user_file, 0)
+    own = draft.data.get("scenarios")
+    draft.data = merged(shipped, draft.data)
+    if isinstance(own, dict):
+        draft.data["scenarios"] = {name: draft.data["scenarios"][name] for name in {**own, **shipped["scenarios"]}}
+    return _made(Profiles, draft)
+
+
+def _draft_of(path: Path | None, number: int) -> Draft:
+    """A file that must hold a mapping or nothing, as a draft; SettingsError where there is nothing to go on with."""
+    if path is None:
+        return Draft({}, {}, [])
+    document = read_document(path, number)
+    draft = Draft({}, document.places, document.problems)
+    if isinstance(document.data, dict):
+        draft.data = _seen_from(path.parent, document.data)
+        return draft
+    if document.data is not None:
+        draft.add((), f"must be a mapping (key: value), not {kind_of(document.data)}")
+    draft.raise_if_wrong()
+    return draft
+
+
+def _made(model: type[M], draft: Draft) -> M:
+    """The model made of a draft; SettingsError if it had problems before or has some now."""
+    # A leading underscore is pydantic-settings' mark for arguments of its own.
+    for key in [key for key in draft.data if key.startswith("_")]:
+        del draft.data[key]
+        draft.add((key,), unknown_key(key, model))
+    try:
+        made = model(**draft.data)
+    except ValidationError as exc:
+        for error in exc.errors(include_url=False):
+            if error["type"] != "default_factory_not_called":  # says no more than that another key is wrong
+                draft.add(without_key_mark(error["loc"]), sentence(dict(error), model))
+        draft.raise_if_wrong()
+        raise  # not reached: a validation error has at least one problem in it
+    draft.raise_if_wrong()
+    return made
+
+
+def _seen_from(folder: Path, data: Any) -> Any:
+    """The same data with its paths seen from a folder, and without keys that say null: those stay at their defaults."""
+    if isinstance(data, list):
+        return [_seen_from(folder, item) for item in data]
+    if not isinstance(data, dict):
+        return data
+    kept = {key: _seen_from(folder, value) for key, value in data.items() if value is not None}
+    for key in PATHS & kept.keys():
+        kept[key] = _path_from(folder, kept[key])
+    if isinstance(patterns := kept.get("targets_files"), list):
+        kept["targets_files"] = [_path_from(folder, pattern) for pattern in patterns]
+    if isinstance(modules := data.get("modules"), dict):
+        kept["modules"] = {name: _seen_from(folder, module or {}) for name, module in modules.items()}
+    return kept
+
+
+def _path_from(folder: Path, path: Any) -> Any:
+    return os.path.join(folder, os.path.expanduser(path)) if isinstance(path, str) and path else path  # noqa: PTH111, PTH118 - keeps what a pattern or a bad path looks like
+
+
+def _overlay(draft: Draft, environment: Document) -> None:
+    """Put the environment over a file. What it replaces loses its place in the file."""
+    for loc in environment.places:
+        for old in [old for old in draft.places if old[: len(loc)] == loc]:
+            del draft.places[old]
+    draft.data = merged(draft.data, _seen_from(Path(), environment.data))
+    draft.places.update(environment.places)
+    draft.problems.extend(environment.problems)
+
+
+def _append_targets_files(draft: Draft) -> None:
+    """Add the targets of ``targets_files`` to those of the draft; they keep their places in their own files."""
+    patterns, targets = draft.data.get("targets_files"), draft.data.get("targets", [])
+    if not isinstance(patterns, list) or not isinstance(targets, list):
+        return
+    draft.data["targets"] = targets = list(targets)
+    seen: set[str] = set()
+    for index, pattern in enumerate(patterns):
+        if not isinstance(pattern, str) or "\0" in pattern:
+            continue
+        found = sorted(glob.glob(pattern))  # noqa: PTH207 - a pattern may be absolute
+        if not found and not glob.has_magic(pattern):
+            draft.add(("targets_files", index), f"there is no file {quote(pattern, 200)}")
+        for name in found:
+            if name not in seen:
+                seen.add(name)
+                _append_targets(draft, targets, Path(name), len(seen))
+
+
+def _append_targets(draft: Draft, targets: list[Any], path: Path, number: int) -> None:
+    document = read_document(path, number)
+    draft.problems.extend(document.problems)
+    if isinstance(document.data, list):
+        base = len(targets)
+        targets.extend(_seen_from(path.parent, document.data))
+        draft.listed.update({base + index: index for index in range(len(document.data))})
+        for (index, *rest), place in ((loc, place) for loc, place in document.places.items() if loc):
+            assert isinstance(index, int)  # noqa: S101 - the document is a list
+            draft.places[("targets", base + index, *rest)] = place
+    elif document.data is not None:
+        place = document.places[()]
+        message = f"must be a list of targets, not {kind_of(document.data)}"
+        draft.problems.append((place, Problem("", message, place.source)))
+
+
+def _profiles_of(draft: Draft) -> Profiles | None:
+    """The profiles that a draft names; None, and what is wrong with them added to it, where they can't be used."""
+    name = draft.data.get("profiles_file")
+    try:
+        return load_profiles(Path(name) if isinstance(name, str) and os.path.isfile(name) else None)  # noqa: PTH113 - takes any text
+    except SettingsError as exc:
+        place = draft.places.get(("profiles_file",), NOWHERE)
+        draft.problems.extend((place, problem) for problem in exc.errors)
+        return None
+
+
+def _contradictions(data: Mapping[str, Any], profiles: Profiles | None) -> Iterator[tuple[Loc, str]]:
+    """What is wrong between parts of the settings, whether or not each is right by itself."""
+    modules = {**BUILT_IN_MODULES, **(data["modules"] if isinstance(data.get("modules"), dict) else {})}
+    ids_by_kind = {"hardware": list(profiles.hardware), "scenario": list(profiles.scenarios)} if profiles else {}
+    names: dict[str, Loc] = {}
+    for loc, target in _mappings(data, "targets"):
+        name, key = _name_of(target)
+        if name is not None and names.setdefault(name, loc) != loc:
+            yield (*loc, key), f"{quote(name)} is the name of another target too: give each a name of its own"
+        chosen = target.get("modules")
+        for index, module in enumerate(chosen if isinstance(chosen, list) else ()):
+            if isinstance(module, str) and module not in modules:
+                yield (*loc, "modules", index), f"unknown module {quote(module)}{suggestion(module, modules)}"
+        for kind, ids in ids_by_kind.items():
+            wanted = target.get(kind, "auto")
+            if isinstance(wanted, str) and wanted != "auto" and wanted not in ids:
+                yield (*loc, kind), f"unknown {kind} {quote(wanted)}{suggestion(wanted, ['auto', *ids])}"
+    caches: dict[str, Loc] = {}
+    for loc, folder in _mappings(data.get("cache"), "paths"):
+        name = folder.get("name")
+        if isinstance(name, str) and caches.setdefault(name, loc) != loc:
+            yield ("cache", *loc, "name"), f"{quote(name)} is the name of another cache too"
+
+
+def _mappings(data: Any, key: str) -> Iterator[tuple[Loc, dict[str, Any]]]:
+    """Those items of the list at a key that are mappings, if it is a list."""
+    items = data.get(key) if isinstance(data, dict) else None
+    for index, item in enumerate(items if isinstance(items, list) else ()):
+        if isinstance(item, dict):
+            yield (key, index), item
+
+
+def _name_of(target: Mapping[str, Any]) -> tuple[str | None, str]:
+    """A target's name, given or by its address, and the key that it comes from; None where neither is of use."""
+    name, url = target.get("name"), target.get("url")
+    if name is not None:
+        return (name if isinstance(name, str) else None), "name"
+    try:
+        return (name_from_url(check_url(url)) if isinstance(url, str) else None), "url"
+    except ValueError:
+        return None, "url"

@@ -1,0 +1,294 @@
+"""The shape of the settings and of the profiles: frozen models, closed to keys that they don't know."""
+
+import itertools
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from exporter.settings.values import (
+    Amount,
+    Duration,
+    Interval,
+    Listen,
+    Name,
+    ReadableFile,
+    Release,
+    Share,
+    Url,
+    auto_is_none,
+    check_distinct,
+    format_duration,
+    name_from_url,
+)
+
+PREFIX: Final = "LLM_PROBE_"
+
+Backend = Literal["auto", "vllm", "llama_cpp", "ollama", "text_generation_webui", "transformers", "openai", "simulator"]
+
+
+class Section(BaseModel):
+    """A part of the settings: frozen, and closed to keys that it doesn't know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+
+class Thresholds(Section):
+    """Lower bounds of the tiers, tokens per second."""
+
+    excellent: Amount
+    good: Amount
+    acceptable: Amount
+
+    @model_validator(mode="after")
+    def _in_order(self) -> "Thresholds":
+        if not self.excellent > self.good > self.acceptable:
+            found = f"{self.excellent:g}, {self.good:g}, {self.acceptable:g}"
+            raise ValueError(f"thresholds out of order: excellent, good, acceptable must fall, but are {found}")
+        return self
+
+
+class Tls(Section):
+    """How the certificate of a target is checked."""
+
+    ca_file: ReadableFile | None = None
+    insecure_skip_verify: bool = False
+
+
+class Budget(Section):
+    """What probing may cost a target. ``share`` is the part of the time in which a probe may run; 1 sets no limit."""
+
+    share: Share = 1.0
+
+
+def _default_name(data: dict[str, Any]) -> str:
+    return name_from_url(data["url"]) if "url" in data else ""
+
+
+class Target(Section):
+    """One inference server to probe. ``model`` None is the first one served; ``tiers`` None are those of the profiles."""
+
+    url: Url
+    name: Name = Field(default_factory=_default_name)
+    backend: Backend = "auto"
+    model: Name | None = None
+    modules: Annotated[tuple[Name, ...], AfterValidator(check_distinct)] = ("default",)
+    api_key_file: ReadableFile | None = None
+    tls: Tls = Tls()
+    hardware: Name = "auto"
+    scenario: Name = "auto"
+    tiers: Thresholds | None = None
+    budget: Budget = Budget()
+
+
+def _within_total(seconds: float) -> Callable[[dict[str, Any]], float]:
+    return lambda data: min(seconds, float(data.get("total", seconds)))
+
+
+class Timeouts(Section):
+    """Limits of one probe, seconds. Those that are not given are never longer than a ``total`` that is."""
+
+    total: Duration = 180.0
+    connect: Duration = Field(default_factory=_within_total(5.0))
+    first_token: Duration = Field(default_factory=_within_total(120.0))
+    stalled: Duration = Field(default_factory=_within_total(30.0))
+
+    @model_validator(mode="after")
+    def _agree(self) -> "Timeouts":
+        for name in ("connect", "first_token", "stalled"):
+            if getattr(self, name) > self.total:
+                given, total = format_duration(getattr(self, name)), format_duration(self.total)
+                raise ValueError(f"timeouts contradict: {name} ({given}) is longer than total ({total})")
+        return self
+
+
+class Module(Section):
+    """What one kind of probe sends, how often, and how it behaves towards a server in use."""
+
+    interval: Interval = 60.0
+    max_tokens: int = Field(default=64, ge=1, le=4096)
+    prompt_tokens: int = Field(default=64, ge=1, le=131072)
+    concurrency: int = Field(default=1, ge=1, le=64)
+    timeouts: Timeouts = Timeouts()
+    when_busy: Literal["skip", "probe"] = "skip"
+    max_skips: int = Field(default=30, ge=1, le=100_000)
+    when_unloaded: Literal["skip", "load"] = "skip"
+
+
+BUILT_IN_MODULES: Final[Mapping[str, Mapping[str, object]]] = {
+    "default": {},
+    "prefill": {"interval": 600.0, "max_tokens": 16, "prompt_tokens": 2048},
+    "parallel": {"interval": 600.0, "concurrency": 4},
+}
+
+
+class Discovery(Section):
+    """Whether servers are looked for on this machine and in its containers, and how often."""
+
+    local: bool = True
+    docker: bool = True
+    interval: Interval = 60.0
+
+
+class CacheFolder(Section):
+    """A folder with models; ``kind`` is its layout."""
+
+    name: Name
+    kind: Literal["huggingface", "ollama", "llama_cpp", "lm_studio", "files"]
+    path: Path
+
+
+class Cache(Section):
+    """Which model caches are scanned, and how often; ``paths`` None (``auto``) are those that this machine has."""
+
+    interval: Interval = 900.0
+    paths: Annotated[tuple[CacheFolder, ...] | None, BeforeValidator(auto_is_none)] = None
+
+
+class Host(Section):
+    """Where the facts of the machine are read, and the oldest ROCm release that is supported."""
+
+    sysfs: Path = Path("/sys")
+    rocm: Path = Path("/opt/rocm")
+    minimum_rocm: Release = "7.0"
+    interval: Interval = 60.0
+
+
+class Docker(Section):
+    """The engine that is asked about containers; ``enabled`` None (``auto``) asks it where it can be reached."""
+
+    host: Name = "unix:///var/run/docker.sock"
+    enabled: Annotated[bool | None, BeforeValidator(auto_is_none)] = None
+
+
+class ProbeEndpoint(Section):
+    """Patterns of addresses that ``/probe`` may reach besides the configured targets."""
+
+    allow: tuple[Name, ...] = ()
+
+
+class Settings(BaseSettings):
+    """All that a user can decide. Made from arguments alone: the environment is read by ``load``, not here."""
+
+    model_config = SettingsConfigDict(
+        frozen=True, extra="forbid", env_prefix=PREFIX, env_nested_delimiter="__", hide_input_in_errors=True
+    )
+
+    listen: Listen = "127.0.0.1:9937"
+    web_config_file: ReadableFile | None = None
+    discovery: Discovery = Discovery()
+    targets: tuple[Target, ...] = ()
+    targets_files: tuple[Name, ...] = ()
+    modules: dict[Name, Module] = Field(default_factory=dict, validate_default=True)
+    cache: Cache = Cache()
+    host: Host = Host()
+    docker: Docker = Docker()
+    probe_endpoint: ProbeEndpoint = ProbeEndpoint()
+    profiles_file: ReadableFile | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _keep_built_in_modules(cls, data: dict[str, Any]) -> dict[str, Any]:
+        """The user's modules extend or override the built-in ones, key by key."""
+        given = data.get("modules", {})
+        return {**data, "modules": merged(BUILT_IN_MODULES, given)} if isinstance(given, Mapping) else data
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003 - pydantic-settings passes all by name
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (init_settings,)
+
+
+def merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    both = {
+        key: merged(under[key], over[key])
+        for key in under.keys() & over.keys()
+        if isinstance(under[key], Mapping) and isinstance(over[key], Mapping)
+    }
+    return {**under, **over, **both}
+
+
+class Band(Section):
+    """A range of speeds or of parameters; either end may be open."""
+
+    min: Amount | None = None
+    max: Amount | None = None
+
+    @model_validator(mode="after")
+    def _in_order(self) -> "Band":
+        if self.min is not None and self.max is not None and self.min > self.max:
+            raise ValueError(f"min ({self.min:g}) is more than max ({self.max:g})")
+        return self
+
+
+class Scenario(Section):
+    """A way to run a model, the conditions by which it is recognised, and the speed that it should reach."""
+
+    backend: Backend
+    aiter: bool | None = None
+    quantization: Name | None = None
+    kv_cache: Name | None = None
+    expected: Band
+
+
+class Hardware(Section):
+    """A class of GPU: bandwidth in bytes/s, memory in bytes, half-precision operations/s, and the speed to expect."""
+
+    name: Name
+    gfx_target: Name | None = None
+    compute_units: tuple[int, ...] = ()
+    memory_bandwidth: Amount | None = None
+    memory: Amount | None = None
+    fp16_flops: Amount | None = None
+    expected: Band = Band()
+    model_class: Name | None = None
+
+
+class Criterion(Section):
+    """A verdict on a change, reached by the candidate's tokens per second or by its ratio to the baseline."""
+
+    tokens_per_second: Amount
+    ratio: Amount
+
+
+class SuccessCriteria(Section):
+    """What makes a change a success; ``baseline`` is the speed in tokens per second that its ratios were set against."""
+
+    baseline: Amount
+    minimum: Criterion
+    good: Criterion
+    excellent: Criterion
+
+    @model_validator(mode="after")
+    def _in_order(self) -> "SuccessCriteria":
+        steps = (self.minimum, self.good, self.excellent)
+        for lower, upper in itertools.pairwise(steps):
+            if not (lower.tokens_per_second < upper.tokens_per_second and lower.ratio < upper.ratio):
+                raise ValueError("criteria out of order: minimum, good, excellent must rise, in speed and in ratio")
+        return self
+
+
+class Rocm(Section):
+    """The oldest release of ROCm that is supported."""
+
+    minimum: Release
+
+
+class Profiles(Section):
+    """The figures that speeds are judged by: ``profiles.yaml``, with a user's file over it. Scenarios: first match wins."""
+
+    tiers: Thresholds
+    scenarios: dict[Name, Scenario]
+    scenario_parameters: Band
+    success_criteria: SuccessCriteria
+    hardware: dict[Name, Hardware]
+    rocm: Rocm
+    mixture_of_experts: tuple[Name, ...]

@@ -1,0 +1,199 @@
+"""Text into values: durations, shares, addresses, names. Each says in a ValueError what is wrong with a text."""
+
+import ipaddress
+import math
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Final
+from urllib.parse import SplitResult, urlsplit
+
+from pydantic import AfterValidator, BeforeValidator, Field
+
+MAX_NAME: Final = 128
+MAX_SECONDS: Final = 30 * 86400.0
+
+
+def quote(text: str, most: int = 60) -> str:
+    """A text as it may be shown: cut, in quotes, control characters escaped."""
+    return '"' + (text if len(text) <= most else text[: most - 1] + "…").encode("unicode_escape").decode() + '"'
+
+
+_NUMBER = r"\d+(?:\.\d+)?"
+_DURATION = re.compile("".join(f"(?:(?P<{unit}>{_NUMBER}){unit})?" for unit in ("d", "h", "m", "s", "ms")), re.ASCII)
+_SECONDS: Final = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
+
+
+def parse_duration(text: str) -> float:
+    """Seconds of ``500ms``, ``60s``, ``5m``, ``1h30m``, ``2d``; ValueError for anything else."""
+    if re.fullmatch(_NUMBER, text, re.ASCII):
+        raise ValueError(f"has no unit: write {text}s, {text}m or {text}h")
+    match = _DURATION.fullmatch(text)
+    if not text or match is None:
+        raise ValueError(f"is not a duration: {quote(text)}; write it like 500ms, 60s, 5m or 1h30m")
+    seconds = math.fsum(float(number) * _SECONDS[unit] for unit, number in match.groupdict().items() if number)
+    if seconds > MAX_SECONDS:
+        raise ValueError("is longer than 30 days")
+    return seconds
+
+
+def format_duration(seconds: float) -> str:
+    """The shortest text that ``parse_duration`` reads as so many seconds, to the millisecond."""
+    left, parts = round(seconds * 1000), []
+    for unit in ("h", "m", "s", "ms"):
+        count, left = divmod(left, round(_SECONDS[unit] * 1000))
+        if count:
+            parts.append(f"{count}{unit}")
+    return "".join(parts) or "0s"
+
+
+def parse_share(text: str) -> float:
+    """A share from ``5%`` or ``0.05``, above 0 and at most 1; ValueError for anything else."""
+    match = re.fullmatch(rf"({_NUMBER})\s*(%?)", text, re.ASCII)
+    share = float(match[1]) / (100 if match[2] else 1) if match else math.nan
+    if not 0 < share <= 1:
+        raise ValueError(f"is not a share: {quote(text)}; write it like 5% or 0.05, above 0 and at most 100%")
+    return share
+
+
+def check_url(text: str) -> str:
+    """The address of a server as it is used: http or https, no key in it, no trailing ``/`` or ``/v1``; else ValueError.
+
+    No message repeats the text, in which a password may stand.
+    """
+    if not text.isprintable() or " " in text:
+        raise ValueError("has a space or a control character in it")
+    scheme, separator, rest = text.partition("://")
+    if not separator:
+        raise ValueError("has no scheme: write http:// or https:// before it")
+    if "@" in rest.partition("/")[0]:
+        raise ValueError("has a user name or password in it: put the key into a file and name that with api_key_file")
+    if scheme not in {"http", "https"}:
+        raise ValueError("has a scheme that can't be probed: write http:// or https://")
+    if "?" in rest or "#" in rest:
+        raise ValueError("has a query or a fragment: give the server's address alone, like http://127.0.0.1:8000")
+    try:
+        parts = urlsplit(text)
+    except ValueError:
+        raise ValueError("is not a URL") from None
+    if not parts.hostname:
+        raise ValueError("names no host")
+    _check_port(parts)
+    return text.rstrip("/").removesuffix("/v1").rstrip("/")
+
+
+def _check_port(parts: SplitResult) -> None:
+    try:
+        port = parts.port
+    except ValueError:
+        port = 0
+    if port == 0:
+        raise ValueError("has a port out of range: it must be a number from 1 to 65535")
+
+
+def name_from_url(url: str) -> str:
+    """``host:port`` of a URL, the port also where the scheme implies it."""
+    parts = urlsplit(url)
+    host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
+    return f"{host}:{parts.port or (443 if parts.scheme == 'https' else 80)}"
+
+
+def split_listen(listen: str) -> tuple[str, int]:
+    """Host and port of ``127.0.0.1:9937``, ``[::1]:9937``, ``localhost:9937`` or ``:9937`` (every address).
+
+    Port 0 lets the system choose one. ValueError for anything else.
+    """
+    match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]*)):(\d{1,9})", listen)
+    if match is None or (match[1] and not _is_ipv6(match[1])):
+        raise ValueError(f"is not host:port: {quote(listen)}; write it like 127.0.0.1:9937 or [::1]:9937")
+    if int(match[3]) > 65535:
+        raise ValueError(f"has a port out of range: {match[3]}; the highest is 65535")
+    return match[1] or match[2], int(match[3])
+
+
+def _is_ipv6(host: str) -> bool:
+    try:
+        ipaddress.IPv6Address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def _check_listen(text: str) -> str:
+    split_listen(text)
+    return text
+
+
+def _check_name(text: str) -> str:
+    if not text.strip():
+        raise ValueError("is empty")
+    if not text.isprintable():
+        raise ValueError("has a control character in it")
+    if len(text) > MAX_NAME:
+        raise ValueError(f"is longer than {MAX_NAME} characters")
+    return text
+
+
+def _check_file(path: Path) -> Path:
+    try:
+        exists = path.exists()
+    except OSError:  # a name that is too long
+        exists = False
+    if not exists:
+        raise ValueError(f"there is no file {quote(str(path), 200)}")
+    if not path.is_file():
+        raise ValueError(f"is not a file: {path}")
+    if not os.access(path, os.R_OK):
+        raise ValueError(f"can't be read, permission denied: {path}")
+    return path
+
+
+def _check_release(text: str) -> str:
+    if not re.fullmatch(r"\d+\.\d+(\.\d+)?", text, re.ASCII):
+        raise ValueError(f"is not a version: {quote(text)}; write it like 7.0")
+    return text
+
+
+def check_distinct(names: tuple[str, ...]) -> tuple[str, ...]:
+    """At least one name, and none twice."""
+    if not names:
+        raise ValueError("is empty: name at least one")
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"names {quote(name)} twice")
+    return names
+
+
+def _read(parse: Callable[[str], float]) -> BeforeValidator:
+    """Text is parsed; a number comes from code, not from a file, and is taken as it is."""
+
+    def read(value: object) -> object:
+        return parse(value) if isinstance(value, str) else value
+
+    return BeforeValidator(read)
+
+
+def _at_least(least: float, text: str) -> AfterValidator:
+    def check(value: float) -> float:
+        if value < least:
+            raise ValueError(f"is too short: at least {text}")
+        return value
+
+    return AfterValidator(check)
+
+
+def auto_is_none(value: object) -> object:
+    """``auto`` is written in a file and None in the models."""
+    return None if value == "auto" else value
+
+
+Duration = Annotated[float, _read(parse_duration), _at_least(0.001, "1ms"), Field(allow_inf_nan=False)]
+Interval = Annotated[float, _read(parse_duration), _at_least(1, "1s"), Field(allow_inf_nan=False)]
+Share = Annotated[float, _read(parse_share), Field(gt=0, le=1)]
+Amount = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Release = Annotated[str, AfterValidator(_check_release)]
+Name = Annotated[str, AfterValidator(_check_name)]
+Url = Annotated[str, AfterValidator(check_url)]
+Listen = Annotated[str, AfterValidator(_check_listen)]
+ReadableFile = Annotated[Path, AfterValidator(_check_file)]

@@ -1,0 +1,145 @@
+"""Words for what is wrong, and where: pydantic's errors and the paths of the settings as a person would say them."""
+
+import difflib
+import re
+import types
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Final, Union, get_args, get_origin
+
+from pydantic import BaseModel
+
+from exporter.settings.values import quote
+
+Loc = tuple[str | int, ...]
+"""Where a value stands in the settings, as keys and indexes."""
+
+SECRETS: Final = frozenset({"api_key", "apikey", "api-key", "key", "token", "bearer_token", "password", "secret"})
+NO_SECRETS: Final = "a key must not stand here: put it into a file of its own and name that with api_key_file"
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong: where in the settings, in words, and in which line of a file or in which variable."""
+
+    path: str
+    message: str
+    source: str = ""
+
+    def __str__(self) -> str:
+        return ": ".join(part for part in (self.source, self.path, self.message) if part)
+
+
+class SettingsError(Exception):
+    """Settings that can't be used; ``errors`` is everything that is wrong with them, in the order of the files."""
+
+    def __init__(self, errors: Iterable[Problem]) -> None:
+        self.errors = tuple(errors)
+        super().__init__("\n".join(map(str, self.errors)))
+
+
+_SENTENCES: Final[Mapping[str, str]] = {
+    "missing": "is missing",
+    "model_type": "must be a mapping (key: value), not {input}",
+    "model_attributes_type": "must be a mapping (key: value), not {input}",
+    "dict_type": "must be a mapping (key: value), not {input}",
+    "tuple_type": "must be a list, not {input}",
+    "string_type": "must be text, not {input}",
+    "path_type": "must be a path, not {input}",
+    "int_type": "must be a whole number, not {input}",
+    "int_parsing": "must be a whole number, not {input}",
+    "int_parsing_size": "must be a whole number, not {input}",
+    "int_from_float": "must be a whole number, not {input}",
+    "float_type": "must be a number, not {input}",
+    "float_parsing": "must be a number, not {input}",
+    "finite_number": "must be a finite number, not {input}",
+    "bool_type": "must be true or false, not {input}",
+    "bool_parsing": "must be true or false, not {input}",
+    "greater_than": "must be more than {gt}, not {input}",
+    "greater_than_equal": "must be at least {ge}, not {input}",
+    "less_than_equal": "must be at most {le}, not {input}",
+    "value_error": "{error}",
+}
+
+
+def sentence(error: Mapping[str, Any], model: type[BaseModel]) -> str:
+    """One of pydantic's errors in plain words."""
+    kind, given, context = error["type"], error.get("input"), error.get("ctx", {})
+    if kind == "extra_forbidden":
+        section: Any = model
+        for step in error["loc"][:-1]:
+            section = inner_type(section, step)
+        return unknown_key(str(error["loc"][-1]), section_type(section) or model)
+    if kind == "literal_error":
+        choices = re.findall(r"'([^']*)'", context["expected"])
+        return f"must be one of {', '.join(choices)}, not {kind_of(given)}{nearest(given, choices)}"
+    if kind in _SENTENCES:
+        return _SENTENCES[kind].format(input=kind_of(given), **context)
+    return str(error["msg"])
+
+
+def unknown_key(key: str, section: type[BaseModel]) -> str:
+    """What to say of a key that a section doesn't have."""
+    if key.lower() in SECRETS:
+        return NO_SECRETS
+    return f"unknown key{suggestion(key, section.model_fields)}"
+
+
+def suggestion(text: str, known: Iterable[str]) -> str:
+    """What may have been meant, else all that could be."""
+    return nearest(text, known) or f" (known: {', '.join(known)})"
+
+
+def nearest(text: object, known: Iterable[str]) -> str:
+    """The known word that a text is close to, as a question; empty where none is."""
+    found = difflib.get_close_matches(text.lower(), known, n=1) if isinstance(text, str) else []
+    return f": did you mean {found[0]}?" if found else ""
+
+
+def kind_of(value: object) -> str:
+    """A value as it is shown in an error: text in quotes, anything with parts by its kind."""
+    if isinstance(value, dict):
+        return "a mapping"
+    if isinstance(value, list | tuple):
+        return "a list"
+    return "nothing" if value is None else quote(str(value))
+
+
+def path_of(loc: Loc) -> str:
+    """``("targets", 1, "url")`` as ``targets[1].url``; a key that is not a plain word in quotes."""
+    path = ""
+    for step in loc:
+        if isinstance(step, int):
+            path += f"[{step}]"
+        else:
+            path += ("." if path else "") + (step if re.fullmatch(r"[\w-]+", step, re.ASCII) else quote(step))
+    return path
+
+
+def without_key_mark(loc: Loc) -> Loc:
+    """Pydantic ends the path of a bad key in ``[key]``."""
+    return loc[:-1] if loc[-1:] == ("[key]",) else loc
+
+
+def _bare(annotation: Any) -> Any:
+    """A type without what is said about it and without None beside it."""
+    while get_origin(annotation) in {Annotated, Union, types.UnionType}:
+        annotation = next(part for part in get_args(annotation) if part is not type(None))
+    return annotation
+
+
+def section_type(annotation: Any) -> type[BaseModel] | None:
+    """The model that a type is, if it is one."""
+    bare = _bare(annotation)
+    return bare if isinstance(bare, type) and issubclass(bare, BaseModel) else None
+
+
+def inner_type(annotation: Any, step: str | int) -> Any:
+    """The type of what stands at a key or an index of a type; None where nothing can."""
+    bare = _bare(annotation)
+    if (section := section_type(bare)) is not None:
+        known = section.model_fields.get(str(step))
+        return known.annotation if known else None
+    if get_origin(bare) is dict:
+        return get_args(bare)[1]
+    return get_args(bare)[0] if get_origin(bare) is tuple and isinstance(step, int) else None
