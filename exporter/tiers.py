@@ -89,8 +89,8 @@ class Thresholds:
 class Weights:
     """What is known of a model's size. Bytes; ``kv_bytes_per_token`` is of one token of context, keys and values.
 
-    ``streamed_bytes`` are the weights read for each token where the files told (without an untied input embedding),
-    ``bytes`` the whole; ``experts`` is True for a mixture of experts, None where nothing told.
+    ``streamed_bytes`` are the weights read for each token where the files told (without an untied input embedding, and of
+    a mixture of experts the active ones), ``bytes`` the whole; ``experts`` is True for a mixture of experts, None where nothing told.
     """
 
     bytes: float | None = None
@@ -168,7 +168,7 @@ def _conditions_hold(scenario: Scenario, known: Circumstances) -> bool:
 
 
 # What a full-precision model is called where it is called anything: all of these answer a condition of `none`.
-_UNQUANTIZED: Final = frozenset({"none", "auto", "fp16", "f16", "float16", "half", "bf16", "bfloat16", "fp32", "f32"})
+UNQUANTIZED: Final = frozenset({"none", "auto", "fp16", "f16", "float16", "half", "bf16", "bfloat16", "fp32", "f32"})
 
 
 def _text_holds(condition: str | None, known: str | None) -> bool:
@@ -177,7 +177,7 @@ def _text_holds(condition: str | None, known: str | None) -> bool:
     if known is None:
         return False
     if condition == "none":
-        return known.lower() in _UNQUANTIZED
+        return known.lower() in UNQUANTIZED
     return known.lower().startswith(condition.lower())
 
 
@@ -222,19 +222,24 @@ def bytes_per_token(known: Circumstances, context_tokens: float, profiles: Profi
     """Bytes read from memory for one token at this length of context; None where the model's size isn't known.
 
     Source: the roofline of memory-bound decode. For a mixture of experts it is the active share of the weights, where the
-    model's name or files state it.
+    model's files or its name state it.
     """
     weights = known.weights
-    whole = weights.streamed_bytes or weights.bytes
-    if whole is None:
+    whole = weights.streamed_bytes
+    if whole is None and weights.bytes is not None:
+        whole = weights.bytes * _share_read(known, profiles)
+    if not whole:
         return None
-    if is_mixture_of_experts(known, profiles):
-        active = active_parameters_in(known.model or "")
-        total = weights.parameters or parameters_in(known.model or "")
-        if active is None or total is None:
-            return None
-        whole *= active / total
     return whole + (weights.kv_bytes_per_token or 0.0) * context_tokens
+
+
+def _share_read(known: Circumstances, profiles: Profiles) -> float:
+    """The share of the weights that one token reads; 0 where it is a share that nobody states."""
+    if not is_mixture_of_experts(known, profiles):
+        return 1.0
+    active = active_parameters_in(known.model or "")
+    total = known.weights.parameters or parameters_in(known.model or "")
+    return active / total if active and total else 0.0
 
 
 def ceiling_of(

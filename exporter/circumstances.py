@@ -1,0 +1,159 @@
+"""What lies behind a target: its own API, its container, the GPU and the files of its model, brought together. Pure.
+
+Each source knows a part, and none knows all: the server its model, the container its switches, sysfs the bandwidth, the
+cache the weights. Where two know the same thing, the one that runs it wins over the one that was told to.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import PurePosixPath
+from typing import Final
+
+from exporter.cache.facts import CacheFacts, ModelFacts, WeightFacts
+from exporter.containers.facts import ContainerFacts
+from exporter.discovery import place_of
+from exporter.host.gpu import GpuFacts
+from exporter.probe.result import Identity
+from exporter.snapshot import TargetInfo
+from exporter.tiers import UNQUANTIZED, Circumstances, Profiles, Weights, hardware_of, scenario_of
+
+LOOPBACK: Final = "127.0.0.1"
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """What the user said of a target; None where it is to be read from the machine."""
+
+    url: str
+    backend: str | None = None
+    model: str | None = None
+    scenario: str | None = None
+    hardware: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """The newest facts of the machine that the exporter runs on."""
+
+    containers: tuple[ContainerFacts, ...] = ()
+    gpus: tuple[GpuFacts, ...] = ()
+    caches: tuple[CacheFacts, ...] = ()
+
+
+def container_of(url: str, containers: Iterable[ContainerFacts]) -> ContainerFacts | None:
+    """The running container that answers at a URL, by the addresses under which it can be reached."""
+    place = place_of(url)
+    for container in containers:
+        if container.running and any(place_of(each.url) == place for each in container.urls):
+            return container
+    return None
+
+
+def is_local(url: str, container: ContainerFacts | None) -> bool:
+    """Whether the server runs on this machine, so that this machine's GPU is its GPU."""
+    return container is not None or place_of(url)[0] == LOOPBACK
+
+
+def circumstances_of(chosen: Chosen, identity: Identity | None, machine: Machine) -> Circumstances:
+    """All that is known of one target; None, field by field, where nobody said."""
+    container = container_of(chosen.url, machine.containers)
+    local = is_local(chosen.url, container)
+    identity = identity or Identity(chosen.backend or (container and container.backend) or "")
+    model = identity.model or chosen.model or (container and (container.served_model_name or container.model)) or None
+    files = _model_files(identity, container, model, machine.caches) if local else None
+    kv_cache = container.kv_cache_dtype if container else None
+    known = Circumstances(
+        identity.backend,
+        model=model,
+        quantization=identity.quantization or (container.quantization if container else None),
+        kv_cache=kv_cache,
+        aiter=container.aiter if container else None,
+        weights=_weights(identity, files, kv_cache, container.quantization if container else None),
+    )
+    return _with_gpu(known, machine.gpus, container) if local else known
+
+
+def info_of(
+    chosen: Chosen, identity: Identity | None, known: Circumstances, machine: Machine, profiles: Profiles
+) -> TargetInfo:
+    """The identity of a target in words, as ``llm_target_info`` carries it; empty where it is not known."""
+    container = container_of(chosen.url, machine.containers)
+    return TargetInfo(
+        url=chosen.url,
+        backend=known.backend,
+        backend_version=(identity.backend_version if identity else None) or "",
+        model=known.model or "",
+        quantization=known.quantization or "",
+        container=container.name if container else "",
+        image=container.image if container else "",
+        scenario=chosen.scenario or scenario_of(known, profiles) or "",
+        hardware=chosen.hardware
+        or hardware_of(known.gfx_target, known.compute_units, profiles)
+        or _gpu_name(known, machine),
+    )
+
+
+def _gpu_name(known: Circumstances, machine: Machine) -> str:
+    names = [gpu.name for gpu in machine.gpus if gpu.gfx_target == known.gfx_target is not None]
+    return names[0] if len(names) == 1 else ""
+
+
+def _with_gpu(known: Circumstances, gpus: Sequence[GpuFacts], container: ContainerFacts | None) -> Circumstances:
+    """The GPU that serves: the only one, or nothing but their number where there are several."""
+    if not gpus:
+        return known
+    if len(gpus) > 1:
+        parallel = container.tensor_parallel if container else None
+        # Which of several GPUs serves isn't known, unless all are of one kind and it uses one.
+        kinds = {(gpu.gfx_target, gpu.compute_units, gpu.bandwidth_bytes_per_second) for gpu in gpus}
+        if len(kinds) > 1 or parallel != 1:
+            return replace(known, gpus=parallel or len(gpus))
+    gpu = gpus[0]
+    return replace(
+        known,
+        gpus=1,
+        gfx_target=gpu.gfx_target,
+        compute_units=gpu.compute_units,
+        memory_bandwidth=None if gpu.partitions else gpu.bandwidth_bytes_per_second,
+    )
+
+
+def _model_files(
+    identity: Identity, container: ContainerFacts | None, model: str | None, caches: Iterable[CacheFacts]
+) -> ModelFacts | None:
+    """The model in the caches of this machine that a server runs, by its repository, its folder or its file."""
+    names = [identity.model_root, container.model if container else None, model]
+    wanted = {name.lower() for name in names if name}
+    files = {PurePosixPath(name).name for name in wanted}
+    for cache in caches:
+        for each in cache.models:
+            if each.name.lower() in wanted or PurePosixPath(each.path).name.lower() in files:
+                return each
+    return None
+
+
+# Bytes of one number of the key-value cache, by how its type's name begins; a server's default is 16 bits.
+_KV_BYTES: Final = (("fp8", 1.0), ("q8", 1.0625), ("q4", 0.5625), ("q5", 0.6875), ("f32", 4.0), ("fp32", 4.0))
+
+
+def _kv_bytes(kv_cache: str | None) -> float:
+    return next((size for start, size in _KV_BYTES if (kv_cache or "").lower().startswith(start)), 2.0)
+
+
+def _weights(identity: Identity, files: ModelFacts | None, kv_cache: str | None, quantization: str | None) -> Weights:
+    """Sizes by what the server says of itself, the rest by the files."""
+    facts: WeightFacts | None = files.weights if files else None
+    if facts is None:
+        return Weights(bytes=identity.weight_bytes, parameters=identity.parameters)
+    if quantization is not None and facts.quantization is None and quantization.lower() not in UNQUANTIZED:
+        # Quantized while loading: what is in memory isn't what is on disk.
+        return Weights(bytes=identity.weight_bytes, parameters=identity.parameters, experts=facts.moe)
+    per_token = facts.kv_elements_per_token
+    return Weights(
+        bytes=identity.weight_bytes or facts.weight_bytes,
+        # For a mixture of experts the files say how much of it one token reads.
+        streamed_bytes=facts.read_bytes_per_token,
+        parameters=identity.parameters,
+        kv_bytes_per_token=None if per_token is None else per_token * _kv_bytes(kv_cache),
+        experts=facts.moe,
+    )
