@@ -1,0 +1,120 @@
+"""What the containers' room hands on: frozen records of one inference container, no behaviour.
+
+None of them holds a value of the container's environment besides the switches, paths and types named here, a key, or a
+command line: what a field can hold is checked by its shape before it gets here.
+"""
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+Backend = Literal["vllm", "llama_cpp", "ollama", "text_generation_webui", "transformers", "openai"]
+FoundBy = Literal["host_network", "published_port", "shared_network", "container_address"]
+RocmSource = Literal["file", "env", "label", "tag"]
+CacheKind = Literal["huggingface", "ollama", "llama_cpp", "files"]
+
+
+@dataclass(frozen=True, slots=True)
+class CandidateUrl:
+    """One address under which the server may answer, and how it was found; not yet tried."""
+
+    url: str
+    found_by: FoundBy
+
+
+@dataclass(frozen=True, slots=True)
+class Devices:
+    """Which GPU devices the container was given. ``privileged`` implies all of them, with no device listed."""
+
+    kfd: bool = False
+    dri: bool = False
+    privileged: bool = False
+    cdi: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class CacheMount:
+    """A part of the host (a path, as the engine sees it) that holds models inside the container."""
+
+    source: str
+    destination: str
+    kind: CacheKind
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRocm:
+    """ROCm's user space in the image: as written there, its ``major.minor``, and where it was read."""
+
+    raw: str
+    release: str
+    source: RocmSource
+
+
+@dataclass(frozen=True, slots=True)
+class Standpoint:
+    """Where the exporter itself stands: on the host's network, or in a container with networks of its own.
+
+    ``gateway`` is the host's address as seen from that container. The default is a process on the host.
+    """
+
+    on_host_network: bool = True
+    networks: frozenset[str] = frozenset()
+    gateway: str | None = None
+
+
+ON_HOST: Final = Standpoint()
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerFacts:
+    """One container that runs, or is made to run, an inference server; ``None`` where nothing told.
+
+    ``quantization`` is ``none`` and ``kv_cache_dtype`` ``auto`` where the command line and the model's name are known and
+    ask for nothing else. ``cache_path`` is the folder inside the container from which the weights come (the hub folder of
+    a Hugging Face cache), ``cache_source`` the same on the host, None where no mount covers it: then the weights lie in
+    the container's own layer.
+    """
+
+    id: str
+    """The first 12 hex digits."""
+    name: str
+    image: str
+    """As configured; where only an id is configured, a tag of that id."""
+    image_id: str
+    backend: Backend | None
+    """None where the image or the devices are of an inference container, but no server was seen in it (a toolbox)."""
+    running: bool
+    """False also for a container that is paused or restarting."""
+    started_at_seconds: float | None = None
+    urls: tuple[CandidateUrl, ...] = ()
+    """Best first."""
+    unreachable: str = ""
+    """Why there are no ``urls``, as a sentence for a person; empty where there are."""
+    model: str | None = None
+    """As configured: a repository, a path or a file's name, without credentials."""
+    served_model_name: str | None = None
+    quantization: str | None = None
+    kv_cache_dtype: str | None = None
+    max_model_len: int | None = None
+    tensor_parallel: int | None = None
+    aiter: bool | None = None
+    aiter_usable: bool | None = None
+    """Whether the image's AITER is built for the host's GPU; None where the GPU is not known or AITER not asked for."""
+    switches: tuple[tuple[str, bool], ...] = ()
+    """ROCm switches that are set in the environment, by name."""
+    devices: Devices = Devices()
+    cache_path: str | None = None
+    cache_source: str | None = None
+    cache_mounts: tuple[CacheMount, ...] = ()
+    rocm: ImageRocm | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EngineReading:
+    """What one look at the engine gave. Not ``available``: nothing could be read, and ``problem`` says why.
+
+    ``problem`` may also name what is missing from an available reading (a proxy that refuses to hand out files).
+    """
+
+    available: bool
+    containers: tuple[ContainerFacts, ...] = ()
+    problem: str = ""
