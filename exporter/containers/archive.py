@@ -1,0 +1,46 @@
+"""What the engine's archive call answers: a stat in a header, a file in a tar. Pure; anything malformed is None."""
+
+import base64
+import io
+import json
+import tarfile
+from dataclasses import dataclass
+from typing import Final
+
+from exporter.containers.document import mapping, text
+
+# Go's os.FileMode: its bits for types are not those of POSIX.
+_SYMLINK: Final = 1 << 27
+_ANY_TYPE: Final = 0x8F28_0000
+
+
+@dataclass(frozen=True, slots=True)
+class Stat:
+    """A file in a container: bytes, and the path that a symbolic link leads to (the engine resolves it, within the image)."""
+
+    size: int
+    is_file: bool
+    link_target: str = ""
+
+
+def stat_of(header: str) -> Stat | None:
+    """Read ``X-Docker-Container-Path-Stat``."""
+    try:
+        stat = mapping(json.loads(base64.b64decode(header, validate=True)))
+    except (ValueError, RecursionError):
+        return None
+    size, mode = stat.get("size"), stat.get("mode")
+    if not isinstance(size, int) or not isinstance(mode, int):
+        return None
+    return Stat(size, not mode & _ANY_TYPE, text(stat, "linkTarget") if mode & _SYMLINK else "")
+
+
+def file_in(archive: bytes) -> str | None:
+    """The text of the first member, where that is a regular file."""
+    try:
+        with tarfile.open(fileobj=io.BytesIO(archive), mode="r:") as tar:
+            member = tar.next()
+            content = tar.extractfile(member) if member is not None and member.isfile() else None
+            return content.read().decode("utf-8", "replace") if content else None
+    except (tarfile.TarError, EOFError, ValueError, OSError):
+        return None

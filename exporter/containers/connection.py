@@ -1,0 +1,215 @@
+"""The door to a container engine: Docker or Podman, over a socket, TCP or a read-only proxy. GET only, never exec.
+
+The SDK gives the transport (sockets, TLS, addresses). Its calls for files and events lift the socket's timeout and read
+without bound, so what is read goes through one bounded GET of our own.
+"""
+
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import docker
+from docker.errors import DockerException
+from docker.types import CancellableStream
+from docker.utils import kwargs_from_env
+
+from exporter.containers.archive import Stat, file_in, stat_of
+from exporter.containers.document import mapping, text
+
+LARGEST_DOCUMENT: Final = 4 << 20
+LARGEST_FILE: Final = 64 << 10
+# A reading as a whole may take so many times the timeout of one call; half of that may go to files of images.
+CALLS_IN_A_ROW: Final = 6
+
+
+class EngineError(Exception):
+    """The engine answered, but not with what was asked for; the text is for a person."""
+
+
+class NotFoundError(EngineError):
+    """What was asked for is not there (any more)."""
+
+
+class RefusedError(EngineError):
+    """A proxy does not let this call through."""
+
+
+FAILURES: Final = (OSError, DockerException, EngineError)
+"""All that can be raised here; the transport's own errors are OSErrors."""
+
+
+class Connection:
+    """A session for one reading; whatever it reads is bounded in bytes and in time."""
+
+    def __init__(self, host: str, timeout_seconds: float) -> None:
+        if urlsplit(host).scheme in {"ssh", "npipe"}:
+            raise EngineError(f"{shown(host)}: only unix://, tcp:// and https:// addresses can be read")
+        tls = kwargs_from_env(dict(os.environ)).get("tls") if host.startswith(("tcp:", "https:")) else None
+        # A fixed version keeps the SDK from asking for one: a proxy may refuse that question.
+        self._client = docker.APIClient(
+            host, version="1.41", timeout=timeout_seconds, tls=tls or host.startswith("https:")
+        )
+        self._client.trust_env = False
+        self._timeout = timeout_seconds
+        self._deadline = time.monotonic() + CALLS_IN_A_ROW * timeout_seconds
+        self._prefix: str | None = None
+        self._problems: dict[str, None] = {}
+
+    def close(self) -> None:
+        self._client.close()
+
+    def has_time_for_files(self) -> bool:
+        return time.monotonic() < self._deadline - CALLS_IN_A_ROW * self._timeout / 2
+
+    def refused(self, call: str) -> None:
+        """Remember that a proxy refuses a call."""
+        self.note(f"GET {call} is refused: what it would tell is missing or guessed")
+
+    def note(self, problem: str) -> None:
+        """Remember what this reading has to do without."""
+        self._problems[problem] = None
+
+    def problem(self) -> str:
+        """All that was remembered, as one line."""
+        return "; ".join(self._problems)
+
+    def json(self, path: str) -> Any:
+        """The answer to ``GET path``. Raises EngineError for anything but JSON."""
+        with self.open(path) as response:
+            body = self._body(response, LARGEST_DOCUMENT)
+        try:
+            return json.loads(body)
+        except (ValueError, RecursionError) as error:
+            raise EngineError(f"GET {path} was not answered with JSON") from error
+
+    def optional(self, path: str) -> Mapping[str, Any] | None:
+        """The same for what a reading can do without: None where it is refused or not there."""
+        try:
+            return mapping(self.json(path))
+        except RefusedError:
+            kind, _, call = path.strip("/").partition("/")
+            self.refused(f"/{kind}/{{id}}/{call.rpartition('/')[2]}")
+        except EngineError:
+            pass
+        return None
+
+    def file(self, identifier: str, path: str) -> str | None:
+        """The text of a small regular file; a symbolic link at the end of its path is followed once."""
+        stat, content = self._archive(identifier, path)
+        if stat and stat.link_target:
+            _, content = self._archive(identifier, stat.link_target)
+        return content
+
+    def link_target(self, identifier: str, path: str) -> str | None:
+        """Where a symbolic link leads; None where there is none."""
+        stat, _ = self._archive(identifier, path)
+        return stat.link_target or None if stat else None
+
+    def _archive(self, identifier: str, path: str) -> tuple[Stat | None, str | None]:
+        """What is at ``path``: its stat comes in a header, before a byte of it is read."""
+        try:
+            with self.open(f"/containers/{identifier}/archive", {"path": path}) as response:
+                stat = stat_of(response.headers.get("X-Docker-Container-Path-Stat", ""))
+                if stat is None or not stat.is_file or stat.size > LARGEST_FILE:
+                    return stat, None
+                # A tar archive rounds up to 10 KiB; extended headers may come before the file.
+                return stat, file_in(self._body(response, LARGEST_FILE + (20 << 10)))
+        except RefusedError:
+            raise
+        except EngineError:
+            return None, None
+
+    @contextmanager
+    def open(
+        self, path: str, query: Mapping[str, str] | None = None, silent_seconds: float | None = None
+    ) -> Iterator[Any]:
+        """The response to ``GET path``, its body not yet read. ``silent_seconds`` replaces the timeout of reads."""
+        if self._prefix is None:
+            self._prefix = ""
+            self._prefix = self._version_prefix()
+        if time.monotonic() > self._deadline:
+            raise TimeoutError
+        url = f"{self._client.base_url}{self._prefix}{path}"
+        waits = (self._timeout, silent_seconds or self._timeout)
+        with self._client.get(url, params=query, stream=True, timeout=waits, allow_redirects=False) as response:
+            _check(response.status_code, path)
+            yield response
+
+    @contextmanager
+    def events(
+        self, filters: Mapping[str, list[str]], silent_seconds: float
+    ) -> Iterator[tuple[CancellableStream, Any]]:
+        """The open stream of events: what another thread may close, and its bytes one by one.
+
+        Byte by byte since some proxies end the body with the connection, where a larger read would wait for more. A stream
+        that is silent for ``silent_seconds`` raises.
+        """
+        with self.open("/events", {"filters": json.dumps(filters)}, silent_seconds) as response:
+            yield CancellableStream(iter(()), response), response.iter_content(1)
+
+    def _version_prefix(self) -> str:
+        try:
+            version = text(self.json("/version"), "ApiVersion")
+        except (RefusedError, NotFoundError):
+            return ""
+        return f"/v{version}" if version.replace(".", "").isdecimal() else ""
+
+    def _body(self, response: Any, largest: int) -> bytes:
+        body = bytearray()
+        for chunk in response.iter_content(16 << 10):
+            body += chunk
+            if len(body) > largest:
+                raise EngineError(f"an answer was larger than {largest} bytes")
+            if time.monotonic() > self._deadline:
+                raise TimeoutError
+        return bytes(body)
+
+
+def _check(status: int, path: str) -> None:
+    match status:
+        case 200:
+            return
+        case 404:
+            raise NotFoundError(f"GET {path} answered 404")
+        case 401 | 403 | 405 | 501:
+            raise RefusedError(f"GET {path} is refused ({status}): a proxy in between must allow it")
+        case _:
+            raise EngineError(f"GET {path} answered {status}")
+
+
+def shown(host: str) -> str:
+    """An engine's address without what may be a secret in it."""
+    return host.rpartition("@")[2].partition("?")[0] if "@" in host else host
+
+
+_CAUSES: Final[tuple[tuple[type[OSError], str], ...]] = (
+    (FileNotFoundError, "no container engine at {place}: there is no such socket"),
+    (PermissionError, "no permission to open {place}: add the exporter's user to its group, or use a read-only proxy"),
+    (ConnectionRefusedError, "nothing listens at {place}: the container engine is stopped"),
+    (TimeoutError, "the container engine at {place} did not answer within {seconds:g} s"),
+)
+
+
+def explain(error: BaseException, host: str, timeout_seconds: float) -> str:
+    """One sentence on why the engine could not be read, with what to do about it. Never the text of an answer."""
+    place = shown(host)
+    if isinstance(error, EngineError):
+        return f"the container engine at {place}: {error}"
+    causes = list(_chain(error))
+    for kind, sentence in _CAUSES:
+        if any(isinstance(cause, kind) for cause in causes):
+            return sentence.format(place=place, seconds=timeout_seconds)
+    if isinstance(error, DockerException):
+        return f"{place} is not an address of a container engine ({type(error).__name__})"
+    return f"the container engine at {place} could not be read ({type(causes[-1]).__name__})"
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    following: BaseException | None = error
+    while following is not None:
+        yield following
+        following = following.__cause__ or following.__context__

@@ -1,0 +1,241 @@
+"""One container engine: a look at all its containers, and a watch that says when to look again."""
+
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, suppress
+from dataclasses import replace
+from pathlib import Path
+from threading import Event, Thread
+from typing import Any, Final, Protocol
+
+from exporter.containers.connection import (
+    FAILURES,
+    Connection,
+    EngineError,
+    NotFoundError,
+    RefusedError,
+    explain,
+    shown,
+)
+from exporter.containers.document import mapping, text
+from exporter.containers.facts import ContainerFacts, EngineReading, ImageRocm, Standpoint
+from exporter.containers.recognise import environment_of, image_reference, is_bare_id, needs_processes, recognise
+from exporter.containers.rocm import files_to_read, version_in
+from exporter.containers.standpoint import own_container, standpoint_in
+
+log = logging.getLogger(__name__)
+
+DEFAULT_HOST: Final = "unix:///var/run/docker.sock"
+MOST_CONTAINERS: Final = 500
+EVENTS: Final = {"type": ["container"], "event": ["start", "die", "destroy", "rename", "pause", "unpause"]}
+# A stream of events that says nothing for so long is opened anew: a connection can die without a word.
+SILENT_SECONDS: Final = 60.0
+# Where a proxy refuses events, changes are looked for this often.
+POLL_SECONDS: Final = 5.0
+FIRST_PAUSE_SECONDS: Final = 1.0
+LONGEST_PAUSE_SECONDS: Final = 30.0
+
+
+def default_host(environment: Mapping[str, str]) -> str:
+    """``DOCKER_HOST``, else the first socket there is: Docker's, rootless Docker's, Podman's, rootless Podman's."""
+    if host := environment.get("DOCKER_HOST"):
+        return host
+    runtime = environment.get("XDG_RUNTIME_DIR", "/run/user/0")
+    sockets = (
+        "/var/run/docker.sock",
+        f"{runtime}/docker.sock",
+        "/run/podman/podman.sock",
+        f"{runtime}/podman/podman.sock",
+    )
+    return next((f"unix://{socket}" for socket in sockets if _exists(socket)), DEFAULT_HOST)
+
+
+def _exists(path: str) -> bool:
+    with suppress(OSError):
+        return Path(path).exists()
+    return False
+
+
+class _Closable(Protocol):
+    def close(self) -> object: ...
+
+
+class Engine:
+    """One container engine. ``read`` looks at it once, ``watch`` says when to look again; neither ever raises.
+
+    ``host`` is an address as in ``DOCKER_HOST``; empty for ``default_host``. ``timeout_seconds`` bounds every connect and
+    every read. ``standpoint`` is where the exporter stands, found out by itself when None.
+    """
+
+    def __init__(
+        self,
+        host: str = "",
+        timeout_seconds: float = 5.0,
+        *,
+        standpoint: Standpoint | None = None,
+        proc: Path = Path("/proc"),
+    ) -> None:
+        self._host = host or default_host(os.environ)
+        self._timeout = timeout_seconds
+        self._standpoint = standpoint
+        self._proc = proc
+        self._uninteresting: frozenset[str] = frozenset()
+        self._rocm: dict[str, ImageRocm | None] = {}
+        self._said: str | None = None
+        self._was_available = False
+        self._events: _Closable | None = None
+
+    def read(self, host_gfx: Sequence[str] = ()) -> EngineReading:
+        """Look at every running container: one list, one document for each that may be of interest, files once per image."""
+        try:
+            with closing(Connection(self._host, self._timeout)) as connection:
+                containers, problem = self._look(connection, host_gfx)
+            reading = EngineReading(available=True, containers=containers, problem=problem)
+        except FAILURES as error:
+            reading = EngineReading(available=False, problem=explain(error, self._host, self._timeout))
+        self._say(reading)
+        return reading
+
+    def watch(self, on_change: Callable[[], None], cancellation: Event) -> Thread:
+        """Start a thread that calls ``on_change`` when a container starts, stops or is renamed, and after every gap.
+
+        ``on_change`` is called from that thread and possibly often: it should only ask for a reading. The thread ends soon
+        after ``cancellation`` is set and ``close`` called.
+        """
+        thread = Thread(target=self._follow, args=(on_change, cancellation), name="container-events", daemon=True)
+        thread.start()
+        return thread
+
+    def close(self) -> None:
+        """End the stream of events that ``watch`` is reading, if there is one."""
+        if self._events is not None:
+            with suppress(OSError, AttributeError):  # it may end by itself at the same moment
+                self._events.close()
+
+    def _say(self, reading: EngineReading) -> None:
+        if reading.problem != self._said:
+            if reading.problem:
+                # A machine without an engine is a normal machine.
+                level = logging.WARNING if self._was_available or reading.available else logging.INFO
+                log.log(level, "%s", reading.problem)
+            elif self._said:
+                log.info("the container engine at %s answers again", shown(self._host))
+        self._said = reading.problem
+        self._was_available = self._was_available or reading.available
+
+    def _look(self, connection: Connection, host_gfx: Sequence[str]) -> tuple[tuple[ContainerFacts, ...], str]:
+        listed = connection.json("/containers/json")
+        identifiers = [text(each, "Id") for each in listed if text(each, "Id")] if isinstance(listed, list) else []
+        standpoint = self._standpoint or self._find_standpoint(connection, identifiers)
+        self._uninteresting &= frozenset(identifiers)
+        found = []
+        images = set()
+        for identifier in identifiers[:MOST_CONTAINERS]:
+            if identifier in self._uninteresting:
+                continue
+            try:
+                facts = self._facts(connection, identifier, standpoint, host_gfx)
+            except NotFoundError:
+                continue  # gone since it was listed
+            except RefusedError:
+                connection.refused("/containers/{id}/json")
+                break
+            except EngineError as error:
+                connection.note(f"container {identifier[:12]}: {error}")
+                continue
+            if facts is not None:
+                found.append(facts)
+                images.add(facts.image_id)
+        self._rocm = {image: rocm for image, rocm in self._rocm.items() if image in images}
+        return tuple(found), connection.problem()
+
+    def _facts(
+        self, connection: Connection, identifier: str, standpoint: Standpoint, host_gfx: Sequence[str]
+    ) -> ContainerFacts | None:
+        inspect = mapping(connection.json(f"/containers/{identifier}/json"))
+        image = connection.optional(f"/images/{text(inspect, 'Image')}/json") if _has_no_tag(inspect) else None
+        asks = needs_processes(inspect, image)
+        top = connection.optional(f"/containers/{identifier}/top") if asks else None
+        shares, _, peer_id = text(inspect, "HostConfig", "NetworkMode").partition(":")
+        peer = connection.optional(f"/containers/{peer_id}/json") if shares == "container" and peer_id else None
+        facts = recognise(inspect, image, top, peer=peer, standpoint=standpoint, host_gfx=host_gfx)
+        if facts is None:
+            if not asks:
+                self._uninteresting |= {identifier}
+            return None
+        rocm = self._rocm_in(connection, identifier, inspect)
+        return facts if rocm is None else replace(facts, rocm=rocm)
+
+    def _rocm_in(self, connection: Connection, identifier: str, inspect: Mapping[str, Any]) -> ImageRocm | None:
+        """What the image's files say; read once, since an image does not change under its id."""
+        image = text(inspect, "Image")
+        if image in self._rocm:
+            return self._rocm[image]
+        rocm = None
+        for file in files_to_read(environment_of(inspect)):
+            if not connection.has_time_for_files():
+                return None
+            read = connection.link_target if file.reading == "library" else connection.file
+            try:
+                content = read(identifier, file.path)
+            except RefusedError:
+                connection.refused("/containers/{id}/archive")
+                return None
+            if content is not None and (rocm := version_in(content, file.reading)):
+                break
+        self._rocm[image] = rocm
+        return rocm
+
+    def _find_standpoint(self, connection: Connection, identifiers: Sequence[str]) -> Standpoint:
+        own = own_container(self._proc)
+        inspect = connection.optional(f"/containers/{own}/json") if own in identifiers else None
+        return standpoint_in(inspect, self._proc)
+
+    def _follow(self, on_change: Callable[[], None], cancellation: Event) -> None:
+        pause = FIRST_PAUSE_SECONDS
+        while not cancellation.is_set():
+            try:
+                for _ in self._changes(cancellation):
+                    pause = FIRST_PAUSE_SECONDS
+                    _tell(on_change)
+            except RefusedError:
+                _tell(on_change)
+                pause = POLL_SECONDS
+            except FAILURES as error:
+                if cancellation.is_set():
+                    return  # ``close`` ended the stream
+                log.debug("events: %s", explain(error, self._host, self._timeout))
+                if pause == FIRST_PAUSE_SECONDS:
+                    _tell(on_change)
+                cancellation.wait(pause)
+                pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+                continue
+            cancellation.wait(pause)
+
+    def _changes(self, cancellation: Event) -> Iterator[None]:
+        """Yield once when the stream is open, since something may have changed before, and at the end of each event."""
+        with (
+            closing(Connection(self._host, self._timeout)) as connection,
+            connection.events(EVENTS, SILENT_SECONDS) as (stream, content),
+        ):
+            self._events = stream
+            try:
+                yield
+                # ``close`` may have come before there was a stream to close.
+                while not cancellation.is_set() and (byte := next(content, b"")):
+                    if byte == b"\n":
+                        yield
+            finally:
+                self._events = None
+
+
+def _tell(on_change: Callable[[], None]) -> None:
+    try:
+        on_change()
+    except Exception:
+        log.exception("a change of containers could not be passed on")
+
+
+def _has_no_tag(inspect: Mapping[str, Any]) -> bool:
+    return is_bare_id(image_reference(inspect)) and bool(text(inspect, "Image"))
