@@ -94,7 +94,7 @@ class _Composer:
     def scalar(self, loc: Loc, event: Any) -> str | None:
         if event.implicit[0] and event.value in NULLS:
             return None
-        if any("\ud800" <= character <= "\udfff" for character in event.value):
+        if _has_half_character(event.value):
             self.problem(loc, event, "has half a character in it (a lone surrogate)")
             return None
         return str(event.value)
@@ -109,7 +109,7 @@ class _Composer:
         entries: dict[str, Any] = {}
         inherited: dict[str, Any] = {}
         while not isinstance(event := next(self.events), yaml.MappingEndEvent):
-            if not isinstance(event, yaml.ScalarEvent):
+            if not isinstance(event, yaml.ScalarEvent) or _has_half_character(event.value):
                 raise _UnreadableError("has a key that is not text", event)
             inner = (*loc, event.value)
             if event.value == "<<":
@@ -144,6 +144,10 @@ class _Composer:
     def problem(self, loc: Loc, event: Any, message: str) -> None:
         place = self.place(event)
         self.document.problems.append((place, Problem(path_of(loc), message, place.source)))
+
+
+def _has_half_character(text: str) -> bool:
+    return any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def compose(text: str, number: int, label: str) -> Document:

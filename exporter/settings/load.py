@@ -1,5 +1,6 @@
 """Files and the environment into settings and profiles: as a whole, or not at all with everything that is wrong."""
 
+import functools
 import glob
 import os
 from collections.abc import Iterator, Mapping
@@ -12,12 +13,11 @@ from pydantic import BaseModel, ValidationError
 from exporter.settings.document import Document, Place, read_document
 from exporter.settings.environment import NOWHERE, read_environment
 from exporter.settings.model import BUILT_IN_MODULES, Profiles, Settings, merged
-from exporter.settings.values import check_url, name_from_url, quote
+from exporter.settings.values import check_url, kind_of, name_from_url, quote
 from exporter.settings.words import (
     Loc,
     Problem,
     SettingsError,
-    kind_of,
     path_of,
     sentence,
     suggestion,
@@ -59,8 +59,8 @@ class Draft:
 def load(path: Path | None, environ: Mapping[str, str]) -> Settings:
     """The settings of a file (None: the defaults) with the environment over it; SettingsError with all that is wrong.
 
-    Mappings merge key by key, lists replace. Paths in a file are seen from the file's folder. Nothing is read of a key but
-    that its file is there.
+    Mappings merge key by key, lists replace. Paths in a file are seen from the file's folder. Of a key nothing is read but
+    that its file is there. The engine's address is ``DOCKER_HOST`` where nothing else is given.
     """
     draft = _draft_of(path, 0)
     _overlay(draft, read_environment(environ))
@@ -68,6 +68,8 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Settings:
     profiles = _profiles_of(draft)
     for loc, message in _contradictions(draft.data, profiles):
         draft.add(loc, message)
+    _default(draft.data, "docker", "host", environ.get("DOCKER_HOST"))
+    _default(draft.data, "host", "minimum_rocm", profiles.rocm.minimum if profiles else None)
     return _made(Settings, draft)
 
 
@@ -76,13 +78,24 @@ def load_profiles(user_file: Path | None) -> Profiles:
 
     Scenarios of the user's come before the shipped ones, since the first match wins.
     """
-    shipped = _draft_of(PROFILES, 1).data
+    shipped = _shipped_profiles()
     draft = _draft_of(user_file, 0)
     own = draft.data.get("scenarios")
     draft.data = merged(shipped, draft.data)
     if isinstance(own, dict):
         draft.data["scenarios"] = {name: draft.data["scenarios"][name] for name in {**own, **shipped["scenarios"]}}
     return _made(Profiles, draft)
+
+
+@functools.cache
+def _shipped_profiles() -> dict[str, Any]:
+    return _draft_of(PROFILES, 1).data
+
+
+def _default(data: dict[str, Any], section: str, key: str, value: str | None) -> None:
+    """Give a key of a section a default that is known only now."""
+    if value and isinstance(inner := data.get(section, {}), dict):
+        data[section] = {key: value, **inner}
 
 
 def _draft_of(path: Path | None, number: int) -> Draft:
@@ -135,7 +148,7 @@ def _seen_from(folder: Path, data: Any) -> Any:
 
 
 def _path_from(folder: Path, path: Any) -> Any:
-    return os.path.join(folder, os.path.expanduser(path)) if isinstance(path, str) and path else path  # noqa: PTH111, PTH118 - keeps what a pattern or a bad path looks like
+    return str(folder / os.path.expanduser(path)) if isinstance(path, str) and path else path  # noqa: PTH111 - never raises
 
 
 def _overlay(draft: Draft, environment: Document) -> None:

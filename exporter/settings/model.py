@@ -18,7 +18,8 @@ from exporter.settings.values import (
     Release,
     Share,
     Url,
-    auto_is_none,
+    auto_or_bool,
+    auto_or_list,
     check_distinct,
     format_duration,
     name_from_url,
@@ -144,15 +145,15 @@ class Cache(Section):
     """Which model caches are scanned, and how often; ``paths`` None (``auto``) are those that this machine has."""
 
     interval: Interval = 900.0
-    paths: Annotated[tuple[CacheFolder, ...] | None, BeforeValidator(auto_is_none)] = None
+    paths: Annotated[tuple[CacheFolder, ...] | None, BeforeValidator(auto_or_list)] = None
 
 
 class Host(Section):
-    """Where the facts of the machine are read, and the oldest ROCm release that is supported."""
+    """Where the facts of the machine are read, and the oldest ROCm release that is supported (``load`` fills it in)."""
 
     sysfs: Path = Path("/sys")
     rocm: Path = Path("/opt/rocm")
-    minimum_rocm: Release = "7.0"
+    minimum_rocm: Release | None = None
     interval: Interval = 60.0
 
 
@@ -160,7 +161,7 @@ class Docker(Section):
     """The engine that is asked about containers; ``enabled`` None (``auto``) asks it where it can be reached."""
 
     host: Name = "unix:///var/run/docker.sock"
-    enabled: Annotated[bool | None, BeforeValidator(auto_is_none)] = None
+    enabled: Annotated[bool | None, BeforeValidator(auto_or_bool)] = None
 
 
 class ProbeEndpoint(Section):

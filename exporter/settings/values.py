@@ -20,6 +20,15 @@ def quote(text: str, most: int = 60) -> str:
     return '"' + (text if len(text) <= most else text[: most - 1] + "…").encode("unicode_escape").decode() + '"'
 
 
+def kind_of(value: object) -> str:
+    """A value as it is shown in an error: text in quotes, anything with parts by its kind."""
+    if isinstance(value, dict):
+        return "a mapping"
+    if isinstance(value, list | tuple):
+        return "a list"
+    return "nothing" if value is None else quote(str(value))
+
+
 _NUMBER = r"\d+(?:\.\d+)?"
 _DURATION = re.compile("".join(f"(?:(?P<{unit}>{_NUMBER}){unit})?" for unit in ("d", "h", "m", "s", "ms")), re.ASCII)
 _SECONDS: Final = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
@@ -165,11 +174,15 @@ def check_distinct(names: tuple[str, ...]) -> tuple[str, ...]:
     return names
 
 
-def _read(parse: Callable[[str], float]) -> BeforeValidator:
+def _read(parse: Callable[[str], float], example: str) -> BeforeValidator:
     """Text is parsed; a number comes from code, not from a file, and is taken as it is."""
 
     def read(value: object) -> object:
-        return parse(value) if isinstance(value, str) else value
+        if isinstance(value, str):
+            return parse(value)
+        if isinstance(value, int | float):
+            return value
+        raise ValueError(f"must be written like {example}, not {kind_of(value)}")
 
     return BeforeValidator(read)
 
@@ -183,14 +196,29 @@ def _at_least(least: float, text: str) -> AfterValidator:
     return AfterValidator(check)
 
 
-def auto_is_none(value: object) -> object:
-    """``auto`` is written in a file and None in the models."""
-    return None if value == "auto" else value
+def auto_or_bool(value: object) -> object:
+    """``auto`` in a file is None in the models; anything else must be true or false."""
+    if value == "auto":
+        return None
+    if isinstance(value, str) and value.lower() in {"true", "false"}:
+        return value.lower() == "true"
+    if value is None or isinstance(value, bool):
+        return value
+    raise ValueError(f"must be auto, true or false, not {kind_of(value)}")
 
 
-Duration = Annotated[float, _read(parse_duration), _at_least(0.001, "1ms"), Field(allow_inf_nan=False)]
-Interval = Annotated[float, _read(parse_duration), _at_least(1, "1s"), Field(allow_inf_nan=False)]
-Share = Annotated[float, _read(parse_share), Field(gt=0, le=1)]
+def auto_or_list(value: object) -> object:
+    """``auto`` in a file is None in the models; anything else must be a list."""
+    if value == "auto":
+        return None
+    if value is None or isinstance(value, list | tuple):
+        return value
+    raise ValueError(f"must be auto or a list, not {kind_of(value)}")
+
+
+Duration = Annotated[float, _read(parse_duration, "60s"), _at_least(0.001, "1ms"), Field(allow_inf_nan=False)]
+Interval = Annotated[float, _read(parse_duration, "60s"), _at_least(1, "1s"), Field(allow_inf_nan=False)]
+Share = Annotated[float, _read(parse_share, "5%"), Field(gt=0, le=1)]
 Amount = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Release = Annotated[str, AfterValidator(_check_release)]
 Name = Annotated[str, AfterValidator(_check_name)]

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
-from exporter.settings.values import quote
+from exporter.settings.values import kind_of, quote
 
 Loc = tuple[str | int, ...]
 """Where a value stands in the settings, as keys and indexes."""
@@ -45,6 +45,7 @@ _SENTENCES: Final[Mapping[str, str]] = {
     "dict_type": "must be a mapping (key: value), not {input}",
     "tuple_type": "must be a list, not {input}",
     "string_type": "must be text, not {input}",
+    "string_unicode": "has a byte in it that is not UTF-8",
     "path_type": "must be a path, not {input}",
     "int_type": "must be a whole number, not {input}",
     "int_parsing": "must be a whole number, not {input}",
@@ -55,9 +56,9 @@ _SENTENCES: Final[Mapping[str, str]] = {
     "finite_number": "must be a finite number, not {input}",
     "bool_type": "must be true or false, not {input}",
     "bool_parsing": "must be true or false, not {input}",
-    "greater_than": "must be more than {gt}, not {input}",
-    "greater_than_equal": "must be at least {ge}, not {input}",
-    "less_than_equal": "must be at most {le}, not {input}",
+    "greater_than": "must be more than {gt:g}, not {input}",
+    "greater_than_equal": "must be at least {ge:g}, not {input}",
+    "less_than_equal": "must be at most {le:g}, not {input}",
     "value_error": "{error}",
 }
 
@@ -94,15 +95,6 @@ def nearest(text: object, known: Iterable[str]) -> str:
     """The known word that a text is close to, as a question; empty where none is."""
     found = difflib.get_close_matches(text.lower(), known, n=1) if isinstance(text, str) else []
     return f": did you mean {found[0]}?" if found else ""
-
-
-def kind_of(value: object) -> str:
-    """A value as it is shown in an error: text in quotes, anything with parts by its kind."""
-    if isinstance(value, dict):
-        return "a mapping"
-    if isinstance(value, list | tuple):
-        return "a list"
-    return "nothing" if value is None else quote(str(value))
 
 
 def path_of(loc: Loc) -> str:
