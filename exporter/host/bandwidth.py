@@ -49,7 +49,8 @@ def find_bandwidth(
         by_modules = bits * module_mts * 1e6 / 8
         if not _near(value, by_modules):
             value, source = by_modules, "memory modules"
-    if stated and not _near(value, stated):
+    # Modules are rated, often above what they run at: a data sheet knows better, a bank better still.
+    if stated and (source != "memory bank" or not _near(value, stated)):
         value, source = stated, "table"
     return (value, source) if value else (None, None)
 
