@@ -1,0 +1,236 @@
+"""What went wrong → one of the closed set of results, with a message that a person understands.
+
+``classify`` takes exceptions of the connection, ``refuse`` takes an HTTP answer that is no stream. Text that a server sent
+appears as one line without control characters, cut to 200.
+"""
+
+import json
+import re
+import socket
+import ssl
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from email.utils import parsedate_to_datetime
+from typing import Any, Final
+
+import httpcore
+import httpx
+
+from exporter.probe.result import Result
+from exporter.probe.stream import TooLarge
+from exporter.probe.timeline import Timeline
+
+_TEXT_LIMIT: Final = 200
+_BODY_LIMIT: Final = 4096
+_LOADING: Final = re.compile(r"\bloading\b|\bstarting\b|\binitiali[sz]ing\b|\bwarming\b|not ready", re.IGNORECASE)
+_NO_MODEL: Final = re.compile(
+    r"model\b.*(not found|does not exist|doesn't exist|not loaded|not available|no such|unknown|not served)"
+    r"|(no such|unknown|invalid|no) model\b|model_not_found|pinned to .*; requested",
+    re.IGNORECASE | re.DOTALL,
+)
+
+
+class ProbeFailure(Exception):  # noqa: N818 - a result of measuring, not a fault of the program
+    """A probe that did not succeed: ``result`` for the counters, ``message`` for people, and what had been seen by then.
+
+    ``status`` and ``body`` (its first 4 KiB) are those of the HTTP answer, if there was one.
+    """
+
+    def __init__(
+        self,
+        result: Result,
+        message: str,
+        *,
+        status: int | None = None,
+        body: bytes = b"",
+        timeline: Timeline | None = None,
+        retry_after_seconds: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.result: Result = result
+        self.message = message
+        self.status = status
+        self.body = body[:_BODY_LIMIT]
+        self.timeline = timeline
+        self.retry_after_seconds = retry_after_seconds
+
+    def with_timeline(self, timeline: Timeline) -> "ProbeFailure":
+        """Add the marks seen until it failed."""
+        self.timeline = replace(timeline)
+        return self
+
+
+class Cancelled(Exception):  # noqa: N818 - somebody wanted this, it is no error
+    """The daemon or the user ended the probe."""
+
+
+class Expired(Exception):  # noqa: N818 - a deadline passed
+    """A deadline passed: which one, how long it was, and what was being waited for."""
+
+    def __init__(self, result: Result, seconds: float, doing: str) -> None:
+        super().__init__(result, seconds, doing)
+        self.result: Result = result
+        self.seconds = seconds
+        self.doing = doing
+
+
+def classify(exc: Exception) -> ProbeFailure:
+    """Tell what an exception of httpx, ssl, socket or the decoder means for a probe."""
+    if isinstance(exc, ProbeFailure):
+        return exc
+    if isinstance(exc, Expired):
+        return ProbeFailure(exc.result, f"{exc.doing} for {exc.seconds:g} s")
+    if isinstance(exc, TooLarge):
+        return ProbeFailure("too_large", f"the stream has {exc}: this is no stream of tokens")
+    cause = _root(exc)
+    for kinds, result, message in _TRANSPORT:
+        if isinstance(cause, kinds) or isinstance(exc, kinds):
+            return ProbeFailure(result, message.format(reason=one_line(_reason(cause))))
+    return ProbeFailure("protocol", f"{type(exc).__name__}: {one_line(str(exc))}")
+
+
+_TRANSPORT: Final[tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], Result, str], ...]] = (
+    (
+        ssl.SSLCertVerificationError,
+        "tls",
+        "the server's certificate is not accepted: {reason}. Name the right host in url, or its CA in tls.ca_file",
+    ),
+    (
+        ssl.SSLError,
+        "tls",
+        "no TLS with this port: {reason}. If the server speaks plain HTTP, its url begins with http://",
+    ),
+    (socket.gaierror, "resolve", "the host name is not known: {reason}"),
+    (UnicodeError, "resolve", "this is not a host name: {reason}"),
+    (ConnectionRefusedError, "connect", "refused: nothing listens on this port. Is the server running?"),
+    (
+        (httpx.LocalProtocolError, httpcore.LocalProtocolError),
+        "auth",
+        "the request can't be sent: the API key, or another header, holds a character that HTTP does not allow there",
+    ),
+    (
+        (httpx.RemoteProtocolError, httpcore.RemoteProtocolError),
+        "protocol",
+        "what the server sent is not HTTP: {reason}",
+    ),
+    ((TimeoutError, httpx.TimeoutException), "timeout_connect", "no connection in time: {reason}"),
+    ((ConnectionError, httpx.NetworkError, httpcore.NetworkError), "truncated", "the connection broke: {reason}"),
+    (OSError, "connect", "no connection: {reason}"),
+    (
+        (httpx.UnsupportedProtocol, httpx.InvalidURL, httpcore.UnsupportedProtocol),
+        "connect",
+        "not a URL to probe: {reason}",
+    ),
+)
+
+
+def refuse(status: int, headers: Mapping[str, str], body: bytes, path: str) -> ProbeFailure:
+    """Tell what an HTTP answer means that is not the stream which was asked for; header names in lower case."""
+    retry_after = _retry_after(headers.get("retry-after", ""))
+    result, message = _refusal(status, headers, body, path)
+    if status == 503 and retry_after is not None:
+        result = "loading"
+    return ProbeFailure(result, message, status=status, body=body, retry_after_seconds=retry_after)
+
+
+def _refusal(  # noqa: PLR0911 - one for each kind of answer
+    status: int, headers: Mapping[str, str], body: bytes, path: str
+) -> tuple[Result, str]:
+    text = error_text(body)
+    said = f"{path} answered {status}" + (f": {text}" if text else "")
+    if status < 300:
+        return ("server_error", said) if _is_error(body) else ("protocol", _not_a_stream(headers, body, path, text))
+    if status < 400:
+        where = one_line(headers.get("location", "")) or "nowhere"
+        message = (
+            f"{path} answered {status} and points to {where}. Redirects are not followed: set url to where it lives"
+        )
+        return "protocol", message
+    if status in {401, 403}:
+        return "auth", f"{said}. Set api_key_file to a key that the server accepts"
+    if status == 429:
+        return "rate_limited", said
+    if status == 503 and _LOADING.search(text):
+        return "loading", said
+    if status in {400, 404} and _NO_MODEL.search(text):
+        return "no_model", f"{said}. Set model to one that the server has"
+    return "http_4xx" if status < 500 else "http_5xx", said
+
+
+def error_text(body: bytes) -> str:
+    """Find the error message in a body of any of the known shapes; one line of at most 200 characters, or empty."""
+    text = body[:_BODY_LIMIT].decode("utf-8", "replace")
+    try:
+        found = _message(json.loads(body))
+    except (ValueError, RecursionError):
+        found = re.sub(r"<(style|script|head)\b.*?</\1>|<[^>]*>", " ", text, flags=re.DOTALL | re.IGNORECASE)
+    return one_line(found)
+
+
+def one_line(text: str) -> str:
+    """Make a server's text fit for a log or a page: one line, no control characters, at most 200 characters."""
+    printable = "".join(c if c.isprintable() else " " for c in text[: 4 * _TEXT_LIMIT])
+    line = " ".join(printable.split())
+    return line if len(line) <= _TEXT_LIMIT else line[: _TEXT_LIMIT - 1] + "…"
+
+
+def _message(found: Any) -> str:
+    """Read {"error": {"message": …}}, {"error": "…"}, {"detail": "…"} and {"detail": [{"loc": …, "msg": …}]}."""
+    match found:
+        case {"error": {"message": str(text)}} | {"error": str(text)} | {"detail": str(text)}:
+            return text
+        case {"detail": [{"msg": str(text), **rest}, *_]}:
+            where = rest.get("loc")
+            return f"{text} at {'.'.join(map(str, where))}" if isinstance(where, list) else text
+        case {"error": dict(inner)} | {"detail": dict(inner)}:
+            return _message(inner) or json.dumps(inner)
+        case {"message": str(text)}:
+            return text
+        case _:
+            return ""
+
+
+def _is_error(body: bytes) -> bool:
+    try:
+        found = json.loads(body)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(found, dict) and bool(found.get("error"))
+
+
+def _not_a_stream(headers: Mapping[str, str], body: bytes, path: str, text: str) -> str:
+    kind = one_line(headers.get("content-type", "")) or "no content type"
+    encoding = headers.get("content-encoding", "")
+    if encoding and encoding != "identity":
+        return f"{path} answered in the encoding {one_line(encoding)}, which was not asked for"
+    if "html" in kind or body.lstrip()[:1] == b"<":
+        return f"{path} answered with a web page ({text[:80]}): this url is not an inference server's API"
+    return f"{path} answered with {kind}, not with a stream"
+
+
+def _retry_after(value: str) -> float | None:
+    """Read seconds or a date; at most a day."""
+    try:
+        seconds = float(value)
+    except ValueError:
+        try:
+            seconds = parsedate_to_datetime(value).timestamp() - time.time()
+        except (ValueError, TypeError, OverflowError):
+            return None
+    return min(max(seconds, 0.0), 86400.0) if seconds == seconds else None  # noqa: PLR0124 - NaN is a float too
+
+
+def _root(exc: BaseException) -> BaseException:
+    """Follow httpx → httpcore → socket to the exception that started it, unless an own one lies on the way."""
+    while exc.__cause__ is not None:
+        exc = exc.__cause__
+    return exc
+
+
+def _reason(exc: BaseException) -> str:
+    if isinstance(exc, ssl.SSLCertVerificationError):
+        return exc.verify_message or str(exc)
+    if isinstance(exc, OSError) and exc.strerror:
+        return exc.strerror
+    return str(exc) or type(exc).__name__
