@@ -223,7 +223,7 @@ class _Notes:
             for index, (arrival, *_) in enumerate(self.chunks)
         ]
         return Timeline(
-            started_ns=self._started_ns,
+            started_ns=wire.started_ns or self._started_ns,
             resolved_ns=wire.resolved_ns,
             connected_ns=wire.connected_ns,
             secured_ns=wire.secured_ns,

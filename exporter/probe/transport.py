@@ -145,6 +145,7 @@ class Wire:
     """The deadline from sent on."""
     kernel_stamps: bool = True
     limit_bytes: int = 8 * 1024 * 1024
+    started_ns: int | None = None
     resolved_ns: int | None = None
     connected_ns: int | None = None
     secured_ns: int | None = None
@@ -222,6 +223,7 @@ class _Backend(httpcore.NetworkBackend):
         socket_options: object = None,  # noqa: ARG002 - never set
     ) -> "_PlainStream":
         wire = self._wire
+        wire.started_ns = time.monotonic_ns()
         addresses = _resolve(host.strip("[]"), port, wire)
         wire.resolved_ns = time.monotonic_ns()
         wired = _connect(addresses, wire)
