@@ -134,6 +134,14 @@ def test_partitioned_gpu() -> None:
     assert gpu.partitions == (PartitionFacts(20, 51539607552, 8192 * 1300 * 4e6 / 8 / 4),) * 4
 
 
+def test_partitions_without_their_card(machine: Path) -> None:
+    """Where only KFD can be read, partitions are still one GPU, by the id that they share."""
+    copy("instinct-mi308x-cpx", machine)
+    shutil.rmtree(machine / "class/drm")
+    gpu = only(read_gpus(machine))
+    assert (gpu.address, gpu.compute_units, len(gpu.partitions)) == ("0000:0a:00.0", 80, 4)
+
+
 def test_one_visible_partition(machine: Path) -> None:
     """Where a container sees one partition of four, that one's share is still a share of the whole."""
     copy("instinct-mi308x-cpx", machine)
