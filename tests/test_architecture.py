@@ -20,7 +20,7 @@ ORDER = (
     {"circumstances"},
     {"metrics"},
     {"web"},
-    {"demo"},
+    {"demo", "on_demand", "systemd"},
     {"daemon"},
     {"cli"},
     {"__main__"},

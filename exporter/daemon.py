@@ -1,0 +1,493 @@
+"""The composition root: builds the rooms, starts them, reloads, drains. The only file that knows them all.
+
+The main thread waits for signals and follows the clock. Probes, looks and collectors run in the scheduler's pool, serving
+in uvicorn's thread, and one thread follows the container engine's events.
+"""
+
+import logging
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from typing import Any, Final
+
+from exporter import systemd
+from exporter.circumstances import Chosen, Machine, circumstances_of, container_of, info_of, is_local
+from exporter.containers.engine import Engine
+from exporter.containers.facts import ContainerFacts
+from exporter.discovery import Answer, Candidate, Found, Survey, local_candidates, survey
+from exporter.host.energy import PowerMeter
+from exporter.host.gpu import GpuSample, read_gpus, sample_gpus
+from exporter.host.rocm import read_rocm
+from exporter.metrics import Exposition
+from exporter.on_demand import OnDemand, refusal_of
+from exporter.probe.result import SKIPPED, Measurements, ProbeResult, TargetState
+from exporter.probe.run import Prober
+from exporter.probe.server import Servers
+from exporter.probe.transport import Cancellation
+from exporter.probe.watch import identify
+from exporter.schedule import Job, Schedule
+from exporter.settings import Host, Module, Profiles, Settings, SettingsError, Target, load_profiles, split_listen
+from exporter.snapshot import (
+    CONTAINERS,
+    EXPORTER,
+    GPU,
+    GPU_SENSORS,
+    ROCM,
+    CollectorRun,
+    ExporterState,
+    Key,
+    Observation,
+    Plan,
+    Snapshot,
+    View,
+    collector_key,
+    info_key,
+    judgement_key,
+    plan_key,
+    probe_key,
+    target_key,
+)
+from exporter.tiers import Judgement, judge
+from exporter.web.app import Refused, build_app
+from exporter.web.server import WebServer, listen
+
+log = logging.getLogger(__name__)
+
+# A look is one to three small reads; twice a minute is often enough for a "down" alert of some minutes.
+LOOK_SECONDS: Final = 30.0
+# Reading sensors wakes the GPU's controller, so not more often than a dashboard can show.
+SENSOR_SECONDS: Final = 15.0
+# A collector that takes longer is reported as failing while it still hangs; its next run waits for it.
+COLLECTOR_SECONDS: Final = 30.0
+TARGET_STATES: Final = ("up", "loading", "down", "unknown")
+
+
+class Daemon:
+    """The running product: ``start``, ``run`` until a signal comes, ``drain``; all from the main thread.
+
+    ``load`` gives the settings, at the start and at each reload; it raises ``SettingsError``. ``listen_on`` overrides their
+    address.
+    """
+
+    def __init__(self, load: Callable[[], Settings], *, listen_on: str | None = None) -> None:
+        self._load = load
+        self._listen_on = listen_on
+        self._settings = load()
+        self._profiles = load_profiles(self._settings.profiles_file)
+        self._cancellation = Cancellation()
+        self._schedule = Schedule(on_beat=self._beat)
+        self._servers = Servers()
+        self._engine = Engine(self._settings.docker.host)
+        self._on_demand = OnDemand(self._probe_once)
+        self._watched: dict[str, Prober] = {}
+        self._survey = Survey()
+        self._collecting: dict[str, float] = {}
+        self._watts: dict[tuple[str, str], float] = {}
+        self._samples: tuple[GpuSample, ...] = ()
+        self._changing = threading.RLock()
+        self._stop = threading.Event()
+        self._reload_wanted = threading.Event()
+        self._exporter = ExporterState(reload_success_at_seconds=time.time())
+        self._web: WebServer | None = None
+        self._exposition = Exposition()
+        self.snapshot = Snapshot(watch=self._exposition.prepare)
+
+    # Life ------------------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Begin to serve and to watch; returns when everything runs. Raises ListenError where the port can't be had."""
+        address = self._listen_on or self._settings.listen
+        bound = listen(*split_listen(address))
+        self._apply(self._settings, self._profiles)
+        self._web = WebServer(build_app(self.snapshot, self._exposition.render, self), bound)
+        self._web.start()
+        self._schedule.start()
+        self._engine.watch(self._look_at_containers_soon, self._stop)
+        log.info("listening on http://%s", address)
+
+    def run(self) -> None:
+        """Wait for SIGTERM or SIGINT; reload at SIGHUP. From the main thread, which owns the signals."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: self._stop.set())
+        signal.signal(signal.SIGHUP, lambda *_: self._reload_wanted.set())
+        systemd.notify("READY=1")
+        while not self._stop.wait(1.0):
+            self._schedule.follow_clock()
+            if self._reload_wanted.is_set():
+                self._reload_wanted.clear()
+                self.reload()
+
+    def drain(self) -> None:
+        """Cancel the running probes and stop serving; bounded to some seconds whatever hangs."""
+        systemd.notify("STOPPING=1")
+        self._stop.set()
+        self._cancellation.cancel()
+        self._schedule.stop()
+        self._engine.close()
+        if self._web is not None:
+            self._web.stop()
+
+    # Actions ---------------------------------------------------------------------------------------------------------
+
+    def reload(self) -> tuple[str, ...]:
+        """Validate, then swap. Returns what is wrong; then nothing has changed."""
+        with self._changing:
+            try:
+                settings = self._load()
+                profiles = load_profiles(settings.profiles_file)
+            except SettingsError as exc:
+                errors = tuple(str(problem) for problem in exc.errors)
+                log.error("the configuration is not reloaded: %s", "; ".join(errors))  # noqa: TRY400 - the user's mistake
+                self._exporter = replace(self._exporter, reload_successful=False)
+                self._publish_exporter()
+                return errors
+            self._exporter = replace(self._exporter, reload_successful=True, reload_success_at_seconds=time.time())
+            self._apply(settings, profiles)
+            log.info("the configuration is reloaded: %d targets", len(self._watched))
+            return ()
+
+    def probe(self, target: str, module: str) -> ProbeResult | Refused:
+        """The newest result of a configured target, or one probe of an allowed address, shared by all that ask."""
+        settings = self._settings
+        if module not in settings.modules:
+            return Refused(f"there is no module {module!r}: the configuration has {', '.join(settings.modules)}")
+        if target in self._watched:
+            result = self.snapshot.view().get(probe_key(target, module))
+            return result or Refused(f"{target} has not been probed by the module {module} yet")
+        if (why := refusal_of(target, settings.probe_endpoint.allow)) is not None:
+            return Refused(why)
+        return self._on_demand.probe(target, module, settings.modules[module]) or Refused("the exporter stops")
+
+    def _probe_once(self, target: Target, name: str, module: Module) -> ProbeResult | None:
+        return self._prober(target).probe(name, module)
+
+    def healthy(self) -> tuple[bool, str]:
+        """Whether the scheduler beats."""
+        if self._schedule.alive():
+            return True, "The scheduler runs."
+        return False, "The scheduler has not run for a while: nothing is probed."
+
+    def ready(self) -> tuple[bool, str]:
+        """Whether every module of every target ran or was skipped once."""
+        records = self.snapshot.view().records
+        waiting = sorted({target for (target, _), record in records.items() if record.last is None})
+        if waiting:
+            return False, f"Not probed yet: {', '.join(waiting)}"
+        return True, f"Every target was probed: {len(self._watched)}"
+
+    # What is watched -------------------------------------------------------------------------------------------------
+
+    def _apply(self, settings: Settings, profiles: Profiles) -> None:
+        """Make these the settings: targets that stay keep their prober and their counters, others come and go."""
+        with self._changing:
+            self._settings, self._profiles = settings, profiles
+            before, self._watched = self._watched, {}
+            for target in (*settings.targets, *map(_target_of, self._survey.found)):
+                kept = before.get(target.name)
+                self._watched[target.name] = kept if kept and kept.target == target else self._prober(target)
+            for prober in self._watched.values():
+                self._announce(prober.target)
+            self._retain()
+            self._schedule.replace(self._jobs())
+            self._publish_exporter()
+
+    def _prober(self, target: Target) -> Prober:
+        return Prober(target, server=self._servers.at(target.url), cancellation=self._cancellation)
+
+    def _announce(self, target: Target) -> None:
+        """Publish what is known before the first probe: the plan, the thresholds, the identity as configured."""
+        for name in target.modules:
+            module = self._settings.modules[name]
+            self.snapshot.publish(plan_key(target.name, name), Plan(module.interval, module.concurrency))
+        self._describe(target)
+
+    def _retain(self) -> None:
+        """Drop what belongs to targets, modules and caches that are gone."""
+        pairs = {(name, module) for name, prober in self._watched.items() for module in prober.target.modules}
+        collectors = {job.name for job in self._collectors()}
+        self._watts = {pair: watts for pair, watts in self._watts.items() if pair in pairs}
+
+        def keep(key: Key[Any]) -> bool:
+            match key.kind:
+                case "plan" | "probe" | "judgement":
+                    return key.names in pairs
+                case "target" | "info":
+                    return key.names[0] in self._watched
+                case "cache":
+                    return f"cache:{key.names[0]}" in collectors
+                case "collector":
+                    return key.names[0] in collectors
+                case _:
+                    return True
+
+        self.snapshot.retain(keep)
+
+    def _jobs(self) -> Iterator[Job]:
+        settings = self._settings
+        for name, prober in self._watched.items():
+            intervals = [settings.modules[each].interval for each in prober.target.modules]
+            yield Job(f"look:{name}", min(LOOK_SECONDS, *intervals), partial(self._look, name))
+            for module, interval in zip(prober.target.modules, intervals, strict=True):
+                yield Job(f"probe:{name}:{module}", interval, partial(self._probe, name, module))
+        if settings.discovery.local or settings.discovery.docker:
+            yield Job("discovery", settings.discovery.interval, self._discover, at_once=True)
+        yield from self._collectors()
+
+    def _collectors(self) -> Iterator[Job]:
+        settings = self._settings
+        host, every = settings.host, settings.host.interval
+        yield self._collector("rocm", every, lambda: self._read_rocm(host))
+        yield self._collector("gpu", every, lambda: self._read_gpus(host))
+        yield self._collector("sensors", SENSOR_SECONDS, lambda: self._read_sensors(host))
+        if settings.docker.enabled is not False:
+            yield self._collector("containers", settings.discovery.interval, self._read_containers)
+
+    def _collector(self, name: str, every: float, read: Callable[[], bool]) -> Job:
+        return Job(name, every, partial(self._collect, name, read), at_once=True)
+
+    # Probes ----------------------------------------------------------------------------------------------------------
+
+    def _probe(self, name: str, module_name: str) -> None:
+        prober, module = self._watched.get(name), self._settings.modules.get(module_name)
+        if prober is None or module is None or not prober.due(module_name, module):
+            return
+        meter = self._power_meter(prober.target)
+        try:
+            result = prober.probe(module_name, module)
+        finally:
+            if meter is not None:
+                meter.stop()
+        if result is not None:
+            self._note_power((name, module_name), result, meter)
+            self._publish(result)
+            _log_result(result)
+
+    def _look(self, name: str) -> None:
+        prober = self._watched.get(name)
+        state = prober.look() if prober else None
+        if prober and state:
+            self.snapshot.publish(target_key(name), state)
+            self._describe(prober.target)
+
+    def _publish(self, result: ProbeResult) -> None:
+        """Publish a probe together with its judgement, so that no scrape sees one without the other."""
+        prober = self._watched.get(result.target)
+        if prober is None:
+            return
+        observations: list[Observation] = [(probe_key(result.target, result.module), result)]
+        if result.result not in SKIPPED:
+            figures = result.measurements if result.result == "ok" else None
+            key = judgement_key(result.target, result.module)
+            observations.append((key, self._judge(prober.target, result.module, figures, result.state)))
+        self.snapshot.publish_all(observations)
+        self._describe(prober.target)
+
+    def _describe(self, target: Target) -> None:
+        """Publish who a target is and how good it is, from the newest facts of all rooms."""
+        view = self.snapshot.view()
+        state = view.get(target_key(target.name))
+        machine, chosen, identity = self._machine(), _chosen(target), state.identity if state else None
+        known = circumstances_of(chosen, identity, machine)
+        info = info_of(chosen, identity, known, machine, self._profiles)
+        observations: list[Observation] = [(info_key(target.name), info)]
+        for module in target.modules:
+            record = view.records.get((target.name, module))
+            judgement = self._judge(target, module, record.figures if record else None, state)
+            observations.append((judgement_key(target.name, module), judgement))
+        self.snapshot.publish_all(observations)
+
+    def _judge(self, target: Target, module: str, figures: Measurements | None, state: TargetState | None) -> Judgement:
+        chosen = _chosen(target)
+        return judge(
+            figures.tokens_per_second if figures else None,
+            bounds=target.tiers or self._profiles.tiers,
+            known=circumstances_of(chosen, state.identity if state else None, self._machine()),
+            profiles=self._profiles,
+            scenario=chosen.scenario,
+            hardware=chosen.hardware,
+            context_tokens=_context_tokens(figures),
+            decode_watts=self._watts.get((target.name, module)),
+        )
+
+    def _machine(self) -> Machine:
+        view = self.snapshot.view()
+        engine, gpus = view.get(CONTAINERS), view.get(GPU)
+        return Machine(
+            containers=engine.containers if engine else (),
+            gpus=gpus.gpus if gpus else (),
+            caches=tuple(record.facts for record in view.of("cache").values()),
+        )
+
+    def _power_meter(self, target: Target) -> PowerMeter | None:
+        """A running meter of the GPU that serves a target, where that is known and on this machine."""
+        machine = self._machine()
+        if len(machine.gpus) != 1 or not is_local(target.url, container_of(target.url, machine.containers)):
+            return None
+        meter = PowerMeter(self._settings.host.sysfs, machine.gpus[0].address)
+        meter.start()
+        return meter
+
+    def _note_power(self, pair: tuple[str, str], result: ProbeResult, meter: PowerMeter | None) -> None:
+        if result.result in SKIPPED:
+            return
+        spans = [(line.chunks[0].at_ns, line.chunks[-1].at_ns) for line in result.timelines if line.chunks]
+        watts = meter.mean_watts(min(spans)[0], max(end for _, end in spans)) if meter and spans else None
+        self._watts.pop(pair, None)
+        if watts is not None:
+            self._watts[pair] = watts
+
+    # Discovery -------------------------------------------------------------------------------------------------------
+
+    def _discover(self) -> None:
+        """Look for servers that nobody named; what is new becomes a target, what is gone leaves."""
+        settings, before = self._settings, self._survey
+        taken = [target.url for target in settings.targets]
+        found = survey(self._candidates(settings), taken, before, self._ask, time.time())
+        with self._changing:
+            if self._settings is not settings:
+                return  # reloaded meanwhile: the next round knows the new settings
+            self._survey = found
+            if [_target_of(each) for each in found.found] != [_target_of(each) for each in before.found]:
+                _log_survey(before, found)
+                self._apply(self._settings, self._profiles)
+
+    def _candidates(self, settings: Settings) -> Iterator[Candidate]:
+        if settings.discovery.docker:
+            yield from container_candidates(self._machine().containers)
+        if settings.discovery.local:
+            yield from local_candidates(own_port=split_listen(settings.listen)[1])
+
+    def _ask(self, url: str) -> Answer:
+        identified = identify(url, cancellation=self._cancellation)
+        return Answer(identified.identity, identified.why_not, identified.listening)
+
+    # Facts of the machine --------------------------------------------------------------------------------------------
+
+    def _collect(self, name: str, read: Callable[[], bool]) -> None:
+        """Run one collector, timed and classified; whatever it raises takes nothing else down."""
+        started, begun = time.time(), time.monotonic()
+        self._collecting[name] = begun
+        try:
+            success = read()
+        except Exception:
+            log.exception("collector %s failed", name)
+            success = False
+        finally:
+            self._collecting.pop(name, None)
+        self.snapshot.publish(collector_key(name), CollectorRun(success, time.monotonic() - begun, started))
+
+    def _report_hanging(self) -> None:
+        """A collector that hangs publishes nothing itself, so the beat says it."""
+        for name, begun in tuple(self._collecting.items()):
+            if (seconds := time.monotonic() - begun) > COLLECTOR_SECONDS:
+                self.snapshot.publish(collector_key(name), CollectorRun(False, seconds, time.time() - seconds))
+
+    def _read_rocm(self, host: Host) -> bool:
+        self.snapshot.publish(ROCM, read_rocm(host.rocm, sysfs=host.sysfs))
+        return True
+
+    def _read_gpus(self, host: Host) -> bool:
+        reading = read_gpus(host.sysfs)
+        self.snapshot.publish(GPU, reading)
+        self._describe_all()
+        return not reading.problems
+
+    def _read_sensors(self, host: Host) -> bool:
+        self._samples = sample_gpus(host.sysfs, self._samples)
+        self.snapshot.publish(GPU_SENSORS, self._samples)
+        return True
+
+    def _read_containers(self) -> bool:
+        gpus = self._machine().gpus
+        reading = self._engine.read([gpu.gfx_target for gpu in gpus if gpu.gfx_target])
+        self.snapshot.publish(CONTAINERS, reading)
+        self._describe_all()
+        # Without an engine that anyone asked for, there is nothing to fail.
+        return reading.available or self._settings.docker.enabled is None
+
+    def _look_at_containers_soon(self) -> None:
+        self._schedule.run_soon("containers")
+
+    def _describe_all(self) -> None:
+        for prober in tuple(self._watched.values()):
+            self._describe(prober.target)
+
+    # The exporter itself -----------------------------------------------------------------------------------------------
+
+    def _beat(self) -> None:
+        systemd.notify("WATCHDOG=1")
+        self._report_hanging()
+        self._publish_exporter()
+
+    def _publish_exporter(self) -> None:
+        view = self.snapshot.view()
+        states = Counter(_state_of(view, name) for name in tuple(self._watched))
+        self._exporter = replace(
+            self._exporter,
+            schedule_delay_seconds=self._schedule.delay_seconds,
+            minimum_rocm=self._settings.host.minimum_rocm,
+            targets_by_state=tuple((state, states[state]) for state in TARGET_STATES),
+        )
+        self.snapshot.publish(EXPORTER, self._exporter)
+
+
+def container_candidates(containers: tuple[ContainerFacts, ...]) -> Iterator[Candidate]:
+    """The running containers that look like inference servers and can be reached."""
+    for each in containers:
+        if each.running and each.backend and each.urls:
+            why = f"container {each.name} runs {each.backend}"
+            yield Candidate(each.name, tuple(url.url for url in each.urls), why, each.name)
+
+
+def _target_of(found: Found) -> Target:
+    return Target(name=found.name, url=found.url)
+
+
+def _chosen(target: Target) -> Chosen:
+    """What the user decided about a target; ``auto`` is no decision."""
+
+    def decided(word: str) -> str | None:
+        return None if word == "auto" else word
+
+    return Chosen(
+        url=target.url,
+        backend=decided(target.backend),
+        model=target.model,
+        scenario=decided(target.scenario),
+        hardware=decided(target.hardware),
+    )
+
+
+def _context_tokens(figures: Measurements | None) -> float:
+    """The mean length of the context while a probe decoded: its prompt and half of its answer."""
+    if figures is None:
+        return 0.0
+    return (figures.prompt_tokens or 0) + (figures.output_tokens or 0) / 2
+
+
+def _state_of(view: View, name: str) -> str:
+    state = view.get(target_key(name))
+    if state is None:
+        return "unknown"
+    return "loading" if state.loading else "up" if state.up else "down"
+
+
+def _log_result(result: ProbeResult) -> None:
+    speed, ttft = result.measurements.tokens_per_second, result.measurements.ttft_seconds
+    figures = [f"{speed:.2f} tok/s" if speed else "", f"TTFT {ttft:.3f} s" if ttft else "", result.error]
+    level = logging.INFO if result.result == "ok" or result.result in SKIPPED else logging.WARNING
+    told = ", ".join(each for each in figures if each)
+    log.log(level, "probe of %s by %s: %s%s", result.target, result.module, result.result, told and f": {told}")
+
+
+def _log_survey(before: Survey, after: Survey) -> None:
+    known = {each.name for each in before.found}
+    for each in after.found:
+        if each.name not in known:
+            log.info("found %s at %s (%s): it is a target now", each.identity.backend, each.url, each.why)
+    for name in known - {each.name for each in after.found}:
+        log.info("%s is gone: it is no target any more", name)
