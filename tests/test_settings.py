@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from exporter.settings import (
     Budget,
+    Docker,
     Module,
     Problem,
     Settings,
@@ -123,7 +124,11 @@ def test_what_the_documented_file_spells_out_are_the_defaults(tmp_path: Path) ->
     text = DOCUMENTED.replace("web_config_file: web.yml\n", "").replace("targets_files: [targets.d/*.yml]\n", "")
     spelled, silent = load(write(tmp_path, text), {}), load(None, {})
     assert silent == spelled.model_copy(
-        update={"targets": (), "modules": {name: spelled.modules[name] for name in ("default", "prefill", "parallel")}}
+        update={
+            "targets": (),
+            "modules": {name: spelled.modules[name] for name in ("default", "prefill", "parallel")},
+            "docker": Docker(),  # looks for the socket that the documented value names, and for others
+        }
     )
 
 
@@ -321,16 +326,6 @@ def test_errors_of_the_environment_come_after_those_of_the_file(tmp_path: Path) 
         f"{path}:1: discovery.interval: has no unit: write 5s, 5m or 5h",
         'LLM_PROBE_LISTEN: listen: is not host:port: "2"; write it like 127.0.0.1:9937 or [::1]:9937',
     ]
-
-
-def test_docker_host_is_the_default_of_the_engines_address(tmp_path: Path) -> None:
-    """What Docker's own tools obey is obeyed, where the settings say nothing."""
-    environ = {"DOCKER_HOST": "tcp://127.0.0.1:2375"}
-    assert load(None, environ).docker.host == "tcp://127.0.0.1:2375"
-    assert (
-        load(write(tmp_path, "docker: {host: unix:///run/podman.sock}\n"), environ).docker.host
-        == "unix:///run/podman.sock"
-    )
 
 
 # Profiles

@@ -4,7 +4,7 @@ This is the only door to YAML and pydantic. ``load`` and ``load_profiles`` retur
 ``SettingsError`` with everything that is wrong, each with its path (``targets[1].url``) and its line.
 """
 
-from exporter.settings.load import load, load_profiles
+from exporter.settings.load import load, load_profiles, make_target
 from exporter.settings.model import (
     BUILT_IN_MODULES,
     Backend,
@@ -59,6 +59,7 @@ __all__ = [
     "format_duration",
     "load",
     "load_profiles",
+    "make_target",
     "name_from_url",
     "parse_duration",
     "split_listen",

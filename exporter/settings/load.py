@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from exporter.settings.document import Document, Place, read_document
 from exporter.settings.environment import NOWHERE, read_environment
-from exporter.settings.model import BUILT_IN_MODULES, Profiles, Settings, merged
+from exporter.settings.model import BUILT_IN_MODULES, Profiles, Settings, Target, merged
 from exporter.settings.values import check_url, kind_of, name_from_url, quote
 from exporter.settings.words import (
     Loc,
@@ -60,7 +60,7 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Settings:
     """The settings of a file (None: the defaults) with the environment over it; SettingsError with all that is wrong.
 
     Mappings merge key by key, lists replace. Paths in a file are seen from the file's folder. Of a key nothing is read but
-    that its file is there. The engine's address is ``DOCKER_HOST`` where nothing else is given.
+    that its file is there. The oldest supported ROCm is that of the profiles where nothing else is given.
     """
     draft = _draft_of(path, 0)
     _overlay(draft, read_environment(environ))
@@ -68,8 +68,8 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Settings:
     profiles = _profiles_of(draft)
     for loc, message in _contradictions(draft.data, profiles):
         draft.add(loc, message)
-    _default(draft.data, "docker", "host", environ.get("DOCKER_HOST"))
-    _default(draft.data, "host", "minimum_rocm", profiles.rocm.minimum if profiles else None)
+    if profiles and isinstance(host := draft.data.get("host", {}), dict):
+        draft.data["host"] = {"minimum_rocm": profiles.rocm.minimum, **host}
     return _made(Settings, draft)
 
 
@@ -92,10 +92,10 @@ def _shipped_profiles() -> dict[str, Any]:
     return _draft_of(PROFILES, 1).data
 
 
-def _default(data: dict[str, Any], section: str, key: str, value: str | None) -> None:
-    """Give a key of a section a default that is known only now."""
-    if value and isinstance(inner := data.get(section, {}), dict):
-        data[section] = {key: value, **inner}
+def make_target(**given: Any) -> Target:
+    """A target that was not read from a file, such as one that a command was given; SettingsError as for a file."""
+    data = {key: value for key, value in given.items() if value is not None}
+    return _made(Target, Draft(data, {}, []))
 
 
 def _draft_of(path: Path | None, number: int) -> Draft:

@@ -158,9 +158,12 @@ class Host(Section):
 
 
 class Docker(Section):
-    """The engine that is asked about containers; ``enabled`` None (``auto``) asks it where it can be reached."""
+    """The engine that is asked about containers; ``enabled`` None (``auto``) asks it where it can be reached.
 
-    host: Name = "unix:///var/run/docker.sock"
+    ``host`` empty is ``DOCKER_HOST``, or the socket of Docker or Podman that is there.
+    """
+
+    host: Name = ""
     enabled: Annotated[bool | None, BeforeValidator(auto_or_bool)] = None
 
 

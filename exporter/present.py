@@ -1,0 +1,404 @@
+"""Probe results as a person or a script reads them: plain data, medians over runs, a comparison of two. Pure.
+
+A report is the object that ``probe --json`` prints. Its keys are metric names without ``llm_probe_``; a figure that was not
+measured is null, and within ``phase_seconds`` and ``tokens`` it is absent.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from statistics import median
+from typing import Any, Final, Literal, Protocol
+
+from exporter.probe.result import Measurements, ProbeResult
+from exporter.tiers import TIERS, Bounds, Judgement, tier_of
+
+Report = Mapping[str, Any]
+
+SPEEDS: Final = (
+    "tokens_per_second",
+    "end_to_end_tokens_per_second",
+    "aggregate_tokens_per_second",
+    "prefill_tokens_per_second",
+    "server_tokens_per_second",
+)
+TIMES: Final = ("ttft_seconds", "time_to_first_answer_seconds", "clock_error_seconds")
+NESTED: Final = ("inter_token_seconds", "phase_seconds", "tokens")
+NAMES: Final[Mapping[str, str]] = {
+    "vllm": "vLLM",
+    "llama_cpp": "llama.cpp",
+    "ollama": "Ollama",
+    "text_generation_webui": "text-generation-webui",
+    "transformers": "Transformers",
+    "openai": "an OpenAI-compatible server",
+    "simulator": "the simulated server",
+}
+
+# Below this a difference between runs that don't overlap is taken for one: 1 in 20, as is customary.
+CHANCE: Final = 0.05
+
+
+def report_of(result: ProbeResult, url: str, judgement: Judgement) -> dict[str, Any]:
+    """One probe as a report."""
+    measured = result.measurements
+    identity = result.state.identity if result.state else None
+    return {
+        "success": result.result == "ok",
+        "result": result.result,
+        "error": result.error,
+        "url": url,
+        "backend": identity.backend if identity else None,
+        "backend_version": identity.backend_version if identity else None,
+        "model": result.model or (identity.model if identity else None),
+        "quantization": identity.quantization if identity else None,
+        "module": result.module,
+        "concurrency": result.concurrency,
+        **{name: getattr(measured, name) for name in (*SPEEDS, *TIMES)},
+        "inter_token_seconds": inter_token_of(measured),
+        "phase_seconds": dict(measured.phases),
+        "tokens": tokens_of(measured),
+        "token_count_exact": measured.token_count_exact,
+        "stream_buffered": measured.stream_buffered,
+        "cold_start": result.cold_start,
+        "model_load_seconds": result.model_load_seconds,
+        "tier": judgement.tier,
+        "scenario": judgement.scenario,
+        "expected": {"min": judgement.expected_min, "max": judgement.expected_max} if judgement.scenario else None,
+    }
+
+
+def tokens_of(measured: Measurements) -> dict[str, int]:
+    """Tokens by kind, those that were counted."""
+    kinds = ("prompt", "cached", "reasoning", "output")
+    counts = {kind: getattr(measured, f"{kind}_tokens") for kind in kinds}
+    return {kind: count for kind, count in counts.items() if count is not None}
+
+
+def inter_token_of(measured: Measurements) -> dict[str, float] | None:
+    """Seconds per token that half and 99 of 100 tokens took at most."""
+    if not measured.gaps:
+        return None
+    return {f"p{percent}": percentile(measured.gaps, percent / 100) for percent in (50, 99)}
+
+
+def percentile(gaps: Iterable[tuple[float, int]], share: float) -> float:
+    """The value below or at which a share of the weighted values lies: the smallest that reaches it."""
+    ordered = sorted(gaps)
+    wanted, seen = share * sum(weight for _, weight in ordered), 0
+    for value, weight in ordered:
+        seen += weight
+        if seen >= wanted:
+            return value
+    return ordered[-1][0]
+
+
+def combined(reports: Sequence[Report], bounds: Bounds) -> dict[str, Any]:
+    """Several runs as one report: medians and the spread of those that were fine, and all of them under ``runs``.
+
+    It is a success only if every run was; else ``result`` and ``error`` are those of the first that was not. The tier is
+    that of the median.
+    """
+    fine = [report for report in reports if report["success"]]
+    bad = [report for report in reports if not report["success"]]
+    newest = (fine or reports)[-1]
+    both = {
+        **newest,
+        **{name: _median(report[name] for report in fine) for name in (*SPEEDS, *TIMES)},
+        **{name: _medians([report[name] for report in fine]) for name in NESTED},
+    }
+    if bad:
+        both |= {"success": False, "result": bad[0]["result"], "error": bad[0]["error"]}
+    speed = both["tokens_per_second"]
+    both["tier"] = None if speed is None else tier_of(speed, bounds)
+    both["spread"] = {name: found for name in (*SPEEDS, *TIMES) if (found := _spread(report[name] for report in fine))}
+    both["runs"] = [dict(report) for report in reports]
+    return both
+
+
+def _median(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return median(known) if known else None
+
+
+def _medians(parts: Sequence[Mapping[str, float] | None]) -> dict[str, float | None] | None:
+    known = [part for part in parts if part is not None]
+    names = dict.fromkeys(name for part in known for name in part)
+    return {name: _median(part.get(name) for part in known) for name in names} if known else None
+
+
+def _spread(values: Iterable[float | None]) -> dict[str, float] | None:
+    known = [value for value in values if value is not None]
+    return {"min": min(known), "max": max(known)} if known else None
+
+
+# Comparison
+
+
+Verdict = Literal["excellent", "good", "minimum", "below", "no_change", "slower"]
+REACHED: Final = frozenset({"excellent", "good", "minimum"})
+
+
+class Criterion(Protocol):
+    """A verdict's bounds: reached by the speed or by the ratio."""
+
+    @property
+    def tokens_per_second(self) -> float: ...
+    @property
+    def ratio(self) -> float: ...
+
+
+class Criteria(Protocol):
+    """The success criteria of the profiles."""
+
+    @property
+    def minimum(self) -> Criterion: ...
+    @property
+    def good(self) -> Criterion: ...
+    @property
+    def excellent(self) -> Criterion: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Noise:
+    """Whether a difference is more than the runs differ among themselves; ``beyond`` is None where that can't be said.
+
+    ``chance`` is how often runs of one and the same server would lie apart like these.
+    """
+
+    beyond: bool | None
+    chance: float | None
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One side of a comparison: what it is, its median speed in tokens per second, and that of each run."""
+
+    name: str
+    tokens_per_second: float
+    runs: tuple[float, ...]
+    tier: str
+    model: str | None = None
+    module: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """A baseline against a candidate."""
+
+    baseline: Side
+    candidate: Side
+    ratio: float
+    noise: Noise
+    verdict: Verdict
+    notes: tuple[str, ...] = ()
+
+
+def side_of(name: str, report: Report, bounds: Bounds) -> Side:
+    """One side of a comparison out of a report; ValueError where it has no speed to compare, or is no report."""
+    speed = report.get("tokens_per_second")
+    if not _is_number(speed):
+        why = report.get("error") or ("the stream came in a burst" if report.get("stream_buffered") else "")
+        raise ValueError("has no speed to compare" + (f": {why}" if why else ""))
+    runs = report.get("runs") or [report]
+    if not isinstance(runs, list) or not all(isinstance(run, Mapping) for run in runs):
+        raise ValueError("has runs that are no list of probes")
+    speeds = tuple(run["tokens_per_second"] for run in runs if _is_number(run.get("tokens_per_second")))
+    tier = tier_of(speed, bounds)
+    return Side(name, float(speed), speeds, tier, _text(report.get("model")), _text(report.get("module")))
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value > 0
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def compare(baseline: Side, candidate: Side, criteria: Criteria) -> Comparison:
+    """Judge a change: how many times as fast, beyond the noise or not, and the verdict by the success criteria."""
+    ratio = candidate.tokens_per_second / baseline.tokens_per_second
+    noise = noise_of(baseline.runs, candidate.runs)
+    notes = [
+        f"they differ in more than the change: {name} {one} against {other}"
+        for name, one, other in (
+            ("model", baseline.model, candidate.model),
+            ("module", baseline.module, candidate.module),
+        )
+        if one and other and one != other
+    ]
+    verdict = verdict_of(candidate.tokens_per_second, ratio, noise, criteria)
+    return Comparison(baseline, candidate, ratio, noise, verdict, tuple(notes))
+
+
+def noise_of(one: Sequence[float], other: Sequence[float]) -> Noise:
+    """Whether every run of one side is faster than every run of the other, and how often chance alone does that.
+
+    Of all ways to deal the runs out to two sides of these sizes, two set them apart like this: the exact rank test at its
+    extreme, which needs no assumption on how speeds are distributed.
+    """
+    if len(one) < 2 or len(other) < 2:
+        return Noise(None, None, "the noise is unknown: it takes several runs of each (--count)")
+    ranges = f"{_range(one)} and {_range(other)} tok/s"
+    if max(one) >= min(other) and max(other) >= min(one):
+        return Noise(beyond=False, chance=None, why=f"the runs overlap: {ranges}")
+    chance = 2 / math.comb(len(one) + len(other), len(one))
+    odds = f"{ranges}; chance alone does that in 1 of {round(1 / chance)} cases"
+    if chance > CHANCE:
+        return Noise(None, chance, f"the runs don't overlap, but are too few to tell: {odds}")
+    return Noise(beyond=True, chance=chance, why=f"the runs don't overlap: {odds}")
+
+
+def _range(values: Sequence[float]) -> str:
+    return f"{min(values):.4g}\N{EN DASH}{max(values):.4g}"
+
+
+def verdict_of(tokens_per_second: float, ratio: float, noise: Noise, criteria: Criteria) -> Verdict:
+    """The best criterion that the speed or the ratio reaches; a change that is none reaches nothing, however fast it is."""
+    if noise.beyond is False or ratio == 1:
+        return "no_change"
+    if ratio < 1:
+        return "slower"
+    steps: tuple[tuple[Verdict, Criterion], ...] = (
+        ("excellent", criteria.excellent),
+        ("good", criteria.good),
+        ("minimum", criteria.minimum),
+    )
+    for verdict, criterion in steps:
+        if tokens_per_second >= criterion.tokens_per_second or ratio >= criterion.ratio:
+            return verdict
+    return "below"
+
+
+def comparison_json(comparison: Comparison) -> dict[str, Any]:
+    """A comparison as ``compare --json`` prints it."""
+    return asdict(comparison)
+
+
+# Words
+
+
+def speed_text(tokens_per_second: float) -> str:
+    """A speed for a person."""
+    return f"{tokens_per_second:.1f} tok/s" if tokens_per_second < 1000 else f"{tokens_per_second:,.0f} tok/s"
+
+
+def seconds_text(seconds: float) -> str:
+    """A time for a person: three figures, in the unit that suits it."""
+    for unit, factor in (("s", 1.0), ("ms", 1e3)):
+        if seconds * factor >= 1:
+            return f"{seconds * factor:.3g} {unit}" if seconds * factor < 100 else f"{seconds * factor:.0f} {unit}"
+    return f"{seconds * 1e6:.0f} µs"
+
+
+def bytes_text(size: float) -> str:
+    """A number of bytes for a person, in powers of 1000."""
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if size < 1000 or unit == "TB":
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.3g} {unit}" if size < 100 else f"{size:.0f} {unit}"
+        size /= 1000
+    raise AssertionError  # not reached: the last unit takes any size
+
+
+def server_text(report: Report) -> str:
+    """What answered: ``vLLM 0.11.0, Qwen2.5-14B-Instruct (awq)``."""
+    backend = report.get("backend")
+    name = " ".join(
+        filter(None, (NAMES.get(backend or "", backend or "unknown server"), report.get("backend_version")))
+    )
+    model = report.get("model")
+    quantization = report.get("quantization")
+    return ", ".join(filter(None, (name, f"{model} ({quantization})" if model and quantization else model)))
+
+
+def band_text(report: Report) -> str | None:
+    """What a scenario should reach, and whether it does."""
+    expected, speed = report.get("expected"), report.get("tokens_per_second")
+    if not expected or (expected["min"] is None and expected["max"] is None):
+        return None
+    low, high = expected["min"], expected["max"]
+    bounds = (
+        f"at least {low:g}" if high is None else f"at most {high:g}" if low is None else f"{low:g}\N{EN DASH}{high:g}"
+    )
+    text = f"{bounds} tok/s for {report['scenario']}"
+    if speed is None:
+        return text
+    place = (
+        "below it" if low is not None and speed < low else "above it" if high is not None and speed > high else "within"
+    )
+    return f"{text}: {place}"
+
+
+def rows_of(report: Report) -> list[tuple[str, str]]:
+    """A report as lines of a table: what, how much. Only what was measured."""
+    spread = report.get("spread", {})
+
+    def figure(label: str, key: str, words: Any, note: str = "") -> tuple[str, str] | None:
+        value = report.get(key)
+        if value is None:
+            return None
+        between = spread.get(key)
+        varies = between and between["min"] != between["max"]
+        around = f"  ({words(between['min'])} to {words(between['max'])})" if varies else ""
+        return label, f"{words(value)}{around}{note}"
+
+    streams = report.get("concurrency") or 1
+    rows = [
+        figure("speed", "tokens_per_second", speed_text, " for each stream" if streams > 1 else ""),
+        figure(f"speed of {streams} streams", "aggregate_tokens_per_second", speed_text) if streams > 1 else None,
+        ("tier", report["tier"]) if report.get("tier") else None,
+        ("expected", band) if (band := band_text(report)) else None,
+        figure("time to first token", "ttft_seconds", seconds_text),
+        _answer_row(report),
+        figure("prefill", "prefill_tokens_per_second", speed_text),
+        _inter_token_row(report),
+        figure("end to end", "end_to_end_tokens_per_second", speed_text),
+        figure("the server's own figure", "server_tokens_per_second", speed_text),
+        _tokens_row(report),
+        _phases_row(report),
+        figure("error of the clock", "clock_error_seconds", seconds_text),
+        figure("loading the model", "model_load_seconds", seconds_text),
+    ]
+    return [row for row in rows if row is not None]
+
+
+def _answer_row(report: Report) -> tuple[str, str] | None:
+    answer, first = report.get("time_to_first_answer_seconds"), report.get("ttft_seconds")
+    return None if answer is None or answer == first else ("time to first answer", seconds_text(answer))
+
+
+def _inter_token_row(report: Report) -> tuple[str, str] | None:
+    gaps = report.get("inter_token_seconds")
+    return ("between tokens", f"p50 {seconds_text(gaps['p50'])}, p99 {seconds_text(gaps['p99'])}") if gaps else None
+
+
+def _tokens_row(report: Report) -> tuple[str, str] | None:
+    tokens = report.get("tokens")
+    if not tokens:
+        return None
+    counted = "" if report.get("token_count_exact") is not False else "  (estimated: the server does not count them)"
+    return "tokens", ", ".join(f"{count:g} {kind}" for kind, count in tokens.items()) + counted
+
+
+def _phases_row(report: Report) -> tuple[str, str] | None:
+    phases = report.get("phase_seconds")
+    if not phases:
+        return None
+    return "phases", ", ".join(f"{name.replace('_', ' ')} {seconds_text(value)}" for name, value in phases.items())
+
+
+def why_no_speed(report: Report) -> str | None:
+    """Why a probe that was fine gave no speed."""
+    if not report["success"] or report.get("tokens_per_second") is not None:
+        return None
+    if report.get("cold_start"):
+        return "the probe had to wait for the model to load, so its speed says nothing: probe again"
+    if report.get("stream_buffered"):
+        return "the text came in a burst (a buffering proxy, or a server that fakes streaming): speed can't be measured"
+    return "too few tokens came to measure a speed: raise max_tokens"
+
+
+def below(tier: str | None, least: str) -> bool:
+    """Whether a tier is worse than another; no tier is worse than any."""
+    return tier is None or TIERS.index(tier) > TIERS.index(least)
