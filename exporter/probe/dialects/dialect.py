@@ -1,0 +1,179 @@
+"""What all dialects share: the records that cross from the run of a probe to a backend and back, and the Protocol.
+
+A dialect knows one kind of inference server: how to recognise it, which reads tell its state and cost it nothing, how to ask
+it for a measured answer, and what its stream says. Dialects hold no state and never touch the network themselves.
+"""
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import Any, Final, Protocol
+
+from exporter.probe.client import Reply, Request
+from exporter.probe.dialects.lease import Lease
+from exporter.probe.failure import ProbeFailure, refuse
+from exporter.probe.result import Identity
+from exporter.probe.stream import Event
+from exporter.probe.timeline import Delta
+
+Get = Callable[[str], Reply]
+"""GET of a path, answered once for each path and look. Raises ProbeFailure where nothing answers at that address; a reply of
+status 0 says that this one path brought no usable answer."""
+
+MOST_TOKENS: Final = 10**9
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What one round of harmless reads says of a server that is up; None where this kind of server can't tell.
+
+    ``model`` is what a probe would ask for. ``started`` is any text that is another one after a restart, ``generated_tokens``
+    the server's own counter. ``context_length`` is what the model in memory was loaded with. ``notice`` is something that a person who reads the log of a probe should know.
+    """
+
+    identity: Identity
+    loading: bool = False
+    model: str | None = None
+    resident: bool | None = None
+    running: float | None = None
+    waiting: float | None = None
+    kv_cache_usage: float | None = None
+    generated_tokens: float | None = None
+    started: str | None = None
+    lease: Lease | None = None
+    context_length: int | None = None
+    router: bool = False
+    notice: str = ""
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """What a look goes by: how to read, the configured model, the look before (what can't have changed is not read again).
+
+    ``thorough`` says that a request follows: reads that count as a use of the server are then no harm. ``now`` is Unix time.
+    """
+
+    get: Get
+    wanted: str | None = None
+    last: Look | None = None
+    thorough: bool = False
+    now: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One request to make: what it sends, and which fields the server is known not to take."""
+
+    model: str | None
+    prompt: str
+    max_tokens: int
+    salt: str
+    look: Look
+    may_load: bool = False
+    rejected: frozenset[str] = field(default_factory=frozenset)
+    keep_alive_seconds: float | None = None
+
+
+class Dialect(Protocol):
+    """One kind of inference server."""
+
+    @property
+    def name(self) -> str:
+        """The ``backend`` of configuration and metrics."""
+
+    @property
+    def optional(self) -> frozenset[str]:
+        """The fields of its requests that a server may refuse and a probe can do without."""
+
+    def recognise(self, get: Get) -> bool:
+        """True where the answers to harmless reads are those of this kind of server."""
+
+    def look(self, visit: Visit) -> Look:
+        """The server's state by reads that cost it nothing. Raises ProbeFailure where it is not up or is loading."""
+
+    def request(self, ask: Ask) -> Request:
+        """A streaming request for exactly so many tokens, counted by the server, past its prompt cache, where it can."""
+
+    def read(self, event: Event) -> Delta:
+        """What one event of its stream says. Raises ValueError where it is not of this API."""
+
+
+def json_of(reply: Reply) -> Any:
+    """The JSON of a reply of status 200, else None."""
+    if reply.status != 200:
+        return None
+    try:
+        return json.loads(reply.body)
+    except (ValueError, RecursionError):
+        return None
+
+
+def listed(value: Any, key: str) -> list[dict[str, Any]]:
+    """The objects in a list that is a member of an object; empty for anything else."""
+    entries = value.get(key) if isinstance(value, Mapping) else None
+    return [each for each in entries if isinstance(each, dict)] if isinstance(entries, list) else []
+
+
+def member(value: Any, *path: str) -> Any:
+    """What lies at a path of keys in nested objects, or None."""
+    for key in path:
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value
+
+
+def text_of(value: Any) -> str | None:
+    """A text that is one and is not empty, else None."""
+    return value if isinstance(value, str) and value else None
+
+
+def short_name(model: str | None) -> str | None:
+    """A model's name as it is shown. Started from a folder, a server names a model by a path, which is long and tells who
+    lives where: then it is the file's or folder's name, or in a Hugging Face cache the repository's.
+    """
+    if model is None or not (model.startswith(("/", "./", "../", "~")) or "\\" in model):
+        return model
+    parts = PurePosixPath(model.replace("\\", "/")).parts
+    repository = next((part for part in parts if part.startswith("models--")), None)
+    return repository.removeprefix("models--").replace("--", "/") if repository else parts[-1]
+
+
+def count_of(value: Any) -> int | None:
+    """A number of things: a whole number from 0 to a sane bound, else None."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MOST_TOKENS:
+        return None
+    return int(value)
+
+
+def size_of(value: Any) -> int | None:
+    """A positive whole number without that bound (bytes, parameters), else None."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 2**63 else None
+
+
+def number_of(value: Any) -> float | None:
+    """A finite number above 0, else None."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
+        return None
+    return float(value)
+
+
+def rejected_fields(status: int, body: bytes, optional: frozenset[str]) -> frozenset[str]:
+    """Which of the optional fields an answer of status 400 or 422 complains about; all of them where it names none."""
+    if status not in {400, 422}:
+        return frozenset()
+    words = set(re.findall(r"\w+", body.decode("utf-8", "replace")))
+    return frozenset(optional & words) or optional
+
+
+def unusable(path: str, reply: Reply) -> ProbeFailure:
+    """What it means that a server does not answer its own health check as it should."""
+    if reply.status == 0:
+        return ProbeFailure("protocol", f"GET {path} brought nothing usable")
+    return refuse(reply.status, reply.headers, reply.body, f"GET {path}")
+
+
+def refused_without_key(reply: Reply) -> bool:
+    """True for the answers of a server that wants an API key, or another one."""
+    return reply.status in {401, 403}

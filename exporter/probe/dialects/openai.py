@@ -1,0 +1,192 @@
+"""The OpenAI chat API as such: what TGI, SGLang, LM Studio, llama-swap, llama-cpp-python and others speak.
+
+Other dialects build on its functions. Some of these servers load a model on request and list many: where they say which ones
+are in memory (LM Studio's ``/api/v0/models``, llama-swap's ``/running``), only those are probed.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from exporter.probe.client import Request
+from exporter.probe.dialects.dialect import (
+    Ask,
+    Get,
+    Look,
+    Visit,
+    count_of,
+    json_of,
+    listed,
+    member,
+    refused_without_key,
+    short_name,
+    size_of,
+    text_of,
+    unusable,
+)
+from exporter.probe.result import Identity
+from exporter.probe.stream import Event
+from exporter.probe.timeline import Delta, Usage
+
+CHAT: Final = "/v1/chat/completions"
+KEY_WANTED: Final = "the server wants an API key (api_key_file)"
+INTERRUPTS: Final = (
+    "llama-cpp-python's server: a second request interrupts the first one's stream, and it can't tell whether it is busy,"
+    " so a probe may cut off a user's answer"
+)
+# Fields that a probe can do without. max_tokens is among them because newer APIs of OpenAI want max_completion_tokens.
+OPTIONAL: Final = frozenset({"stream_options", "temperature", "seed", "max_tokens"})
+
+
+@dataclass(frozen=True, slots=True)
+class OpenAI:
+    """Any server of the OpenAI chat API that is no other dialect."""
+
+    name: str = "openai"
+    optional: frozenset[str] = OPTIONAL
+
+    def recognise(self, get: Get) -> bool:
+        """It lists models, or wants a key for the list."""
+        reply = get("/v1/models")
+        listing = json_of(reply)
+        if isinstance(listing, Mapping):
+            return isinstance(listing.get("data"), list)
+        return refused_without_key(reply) and b"html" not in reply.body[:500].lower()
+
+    def look(self, visit: Visit) -> Look:
+        """One read: the list of models; one more where the server says what is in memory."""
+        return look_at_models(self.name, visit)
+
+    def request(self, ask: Ask) -> Request:
+        """The plain streaming chat request."""
+        return chat_request(ask)
+
+    def read(self, event: Event) -> Delta:
+        """One chunk of a chat completion."""
+        return read_chat(event)
+
+
+def look_at_models(backend: str, visit: Visit) -> Look:
+    """What ``GET /v1/models`` and the residency reads of such servers say."""
+    wanted = visit.wanted
+    reply = visit.get("/v1/models")
+    if refused_without_key(reply):
+        return Look(Identity(backend, model=wanted), model=wanted, error=KEY_WANTED)
+    if reply.status == 0 or reply.status >= 500:
+        raise unusable("/v1/models", reply)
+    entries = [each for each in listed(json_of(reply), "data") if text_of(each.get("id"))]
+    resident = resident_models(visit.get, entries)
+    model = wanted or choose([each["id"] for each in entries], resident, visit.last)
+    entry = next((each for each in entries if each["id"] == model), {})
+    return Look(
+        identity_of(backend, model, entry),
+        model=model,
+        resident=None if resident is None or model is None else model in resident,
+        notice=INTERRUPTS if entry.get("owned_by") == "me" else "",
+    )
+
+
+def choose(served: list[str], resident: Mapping[str, Any] | None, last: Look | None) -> str | None:
+    """The model to probe where none is configured: the one before while it stays, else the first that is in memory."""
+    first = [each for each in served if resident is None or each in resident]
+    if last and last.model in first:
+        return last.model
+    return next(iter(first or served), None)
+
+
+def resident_models(get: Get, entries: list[dict[str, Any]]) -> Mapping[str, Any] | None:
+    """The models in memory, where a server that loads on request says so; None where it can't tell."""
+    states = {each["id"]: member(each, "status", "value") for each in entries}
+    if any(isinstance(state, str) for state in states.values()):
+        return {name: state for name, state in states.items() if state == "loaded"}
+    owners = {each.get("owned_by") for each in entries}
+    if "llama-swap" in owners:
+        running = json_of(get("/running"))
+        if isinstance(running, Mapping):
+            return {each["model"]: each for each in listed(running, "running") if each.get("state") == "ready"}
+    if "organization_owner" in owners:
+        details = listed(json_of(get("/api/v0/models")), "data")
+        if details:
+            return {each["id"]: each for each in details if each.get("state") == "loaded" and text_of(each.get("id"))}
+    return None
+
+
+def identity_of(backend: str, model: str | None, entry: Mapping[str, Any]) -> Identity:
+    """What an entry of a model list says of a model; the fields are those of vLLM and llama.cpp."""
+    return Identity(
+        backend,
+        model=short_name(model),
+        quantization=text_of(member(entry, "meta", "ftype")),
+        parameters=size_of(member(entry, "meta", "n_params")),
+        weight_bytes=size_of(member(entry, "meta", "size")),
+        context_length=size_of(entry.get("max_model_len")) or size_of(member(entry, "meta", "n_ctx")),
+        model_root=text_of(entry.get("root")),
+    )
+
+
+def chat_request(ask: Ask, more: Mapping[str, Any] | None = None, path: str = CHAT) -> Request:
+    """A streaming chat request with these fields besides, all minus what the server rejects."""
+    fields = {
+        "stream_options": {"include_usage": True},
+        "max_tokens": ask.max_tokens,
+        "temperature": 0,
+        "seed": 1,
+        **(more or {}),
+    }
+    body: dict[str, Any] = {"messages": [{"role": "user", "content": ask.prompt}], "stream": True}
+    if ask.model is not None:
+        body = {"model": ask.model, **body}
+    body |= {name: value for name, value in fields.items() if name not in ask.rejected}
+    if "max_tokens" in ask.rejected:
+        body["max_completion_tokens"] = ask.max_tokens
+    return Request(path=path, body=json.dumps(body).encode(), framing="sse")
+
+
+def read_chat(event: Event) -> Delta:
+    """One chunk of a chat completion, in all the shapes that servers give it. Raises ValueError where it is no JSON object."""
+    if event.data.strip() == b"[DONE]":
+        return Delta(final=True)
+    chunk = json.loads(event.data)
+    if not isinstance(chunk, dict):
+        raise ValueError("an event of the stream is not a JSON object")  # noqa: TRY004 - what comes from outside is a value
+    if (error := error_of(chunk)) or event.name == "error":
+        return Delta(error=error or event.data.decode("utf-8", "replace")[:500])
+    choices = listed(chunk, "choices")
+    choice: dict[str, Any] = choices[0] if choices else {}
+    delta = choice.get("delta")
+    said = delta if isinstance(delta, Mapping) else {}
+    answer = text_of(said.get("content")) or text_of(choice.get("text")) or ""
+    reasoning = text_of(said.get("reasoning_content")) or text_of(said.get("reasoning")) or ""
+    finish_reason = text_of(choice.get("finish_reason"))
+    usage = usage_of(chunk.get("usage"))
+    # vLLM sends usage beside the role, before the first token: then it is no sign that the answer is complete.
+    settled = not choices or answer or reasoning or finish_reason
+    return Delta(
+        answer=answer,
+        reasoning=reasoning,
+        output_tokens=usage.output if usage and choices else None,
+        usage=usage if settled else None,
+        finish_reason=finish_reason,
+        model=text_of(chunk.get("model")),
+    )
+
+
+def usage_of(usage: Any) -> Usage | None:
+    """The token counts of a ``usage`` object, each only where it is a sane number."""
+    if not isinstance(usage, Mapping):
+        return None
+    return Usage(
+        prompt=count_of(usage.get("prompt_tokens")),
+        output=count_of(usage.get("completion_tokens")),
+        cached=count_of(member(usage, "prompt_tokens_details", "cached_tokens")),
+        reasoning=count_of(member(usage, "completion_tokens_details", "reasoning_tokens")),
+    )
+
+
+def error_of(chunk: Mapping[str, Any]) -> str | None:
+    """The message of an error object inside a stream, whatever its shape."""
+    error = chunk.get("error")
+    if isinstance(error, Mapping):
+        return text_of(error.get("message")) or json.dumps(error)[:500]
+    return text_of(error)

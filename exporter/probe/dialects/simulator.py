@@ -1,0 +1,36 @@
+"""The exporter's own simulated server: the OpenAI chat API under a name of its own, so that its figures can't be mistaken."""
+
+from dataclasses import dataclass
+from typing import Final
+
+from exporter.probe.client import Request
+from exporter.probe.dialects.dialect import Ask, Get, Look, Visit, json_of, listed
+from exporter.probe.dialects.openai import OPTIONAL, chat_request, look_at_models, read_chat
+from exporter.probe.stream import Event
+from exporter.probe.timeline import Delta
+
+OWNER: Final = "llm-probe-exporter"
+
+
+@dataclass(frozen=True, slots=True)
+class Simulator:
+    """``llm-probe-exporter demo``."""
+
+    name: str = "simulator"
+    optional: frozenset[str] = OPTIONAL
+
+    def recognise(self, get: Get) -> bool:
+        """It says whose it is."""
+        return any(each.get("owned_by") == OWNER for each in listed(json_of(get("/v1/models")), "data"))
+
+    def look(self, visit: Visit) -> Look:
+        """One read: the list of models."""
+        return look_at_models(self.name, visit)
+
+    def request(self, ask: Ask) -> Request:
+        """The plain streaming chat request."""
+        return chat_request(ask)
+
+    def read(self, event: Event) -> Delta:
+        """One chunk of a chat completion."""
+        return read_chat(event)

@@ -1,0 +1,105 @@
+"""What a guest in somebody's server may do, and how often: the rules, without I/O. Times are seconds and come in as numbers."""
+
+import math
+import threading
+from collections import deque
+from typing import Final, Literal
+
+from exporter.probe.dialects.dialect import Look
+from exporter.probe.result import Result
+from exporter.settings import Module
+
+# From this many prompt tokens on, a prompt is work that a server in use should not be given.
+LONG_PROMPT_TOKENS: Final = 512
+# A busy server is given this long to become idle before the probe is skipped.
+BUSY_WAIT_SECONDS: Final = 2.0
+BUSY_POLL_SECONDS: Final = 0.5
+LONGEST_PAUSE_SECONDS: Final = 3600.0
+# Results after which the server may go on working for a client that has left.
+ABANDONED: Final[frozenset[Result]] = frozenset({"timeout_first_token", "timeout_stalled", "timeout_total"})
+# What a probe costs is the mean of so many, so that one slow probe doesn't thin out the next day.
+_COSTS: Final = 5
+
+Standing = Literal["idle", "busy", "unknown"]
+
+
+def is_heavy(module: Module) -> bool:
+    """True for probes that only an idle server gets: several streams, or a long prompt, which goes on after a client left."""
+    return module.prompt_tokens >= LONG_PROMPT_TOKENS or module.concurrency > 1
+
+
+def standing_of(look: Look) -> Standing:
+    """Whether requests run or wait, by the server's own word."""
+    if look.running is None and look.waiting is None:
+        return "unknown"
+    return "busy" if (look.running or 0) + (look.waiting or 0) > 0 else "idle"
+
+
+def stretched(interval: float, busy_share: float, allowed_share: float, abandoned: int) -> float:
+    """How often a module of this interval may run: a whole multiple of it.
+
+    ``busy_share`` is the share of the time that all modules of a target would take at their own intervals. Each abandoned
+    probe in a row doubles the interval, up to an hour.
+    """
+    budgeted = interval * max(1.0, busy_share / allowed_share)
+    paused = min(interval * 2.0 ** min(abandoned, 30), max(interval, LONGEST_PAUSE_SECONDS))
+    return interval * math.ceil(max(budgeted, paused) / interval - 1e-9)
+
+
+class Pace:
+    """How often one target is probed, by what its probes have cost and how they ended. Thread-safe."""
+
+    def __init__(self, allowed_share: float) -> None:
+        self._allowed_share = allowed_share
+        self._lock = threading.Lock()
+        self._intervals: dict[str, float] = {}
+        self._costs: dict[str, deque[float]] = {}
+        self._ran_at: dict[str, float] = {}
+        self._skips: dict[str, int] = {}
+        self._abandoned = 0
+        self._not_before = -math.inf
+
+    def interval(self, name: str, module: Module) -> float:
+        """Seconds from one run of this module to the next, as things are now."""
+        with self._lock:
+            self._intervals[name] = module.interval
+            share = math.fsum(
+                sum(costs) / len(costs) / self._intervals[key] for key, costs in self._costs.items() if costs
+            )
+            return stretched(module.interval, share, self._allowed_share, self._abandoned)
+
+    def due(self, name: str, module: Module, now: float) -> bool:
+        """Whether a module that is asked about at each of its intervals should run this time."""
+        interval = self.interval(name, module)
+        with self._lock:
+            ran_at = self._ran_at.get(name, -math.inf)
+            return now >= self._not_before and now - ran_at >= interval - module.interval / 2
+
+    def may_probe_busy(self, name: str, module: Module) -> bool:
+        """Whether a probe goes to a busy server: by the module's wish, or after enough skips; heavy ones never do."""
+        with self._lock:
+            patient = self._skips.get(name, 0) < module.max_skips
+        return not is_heavy(module) and (module.when_busy == "probe" or not patient)
+
+    def skipped(self, name: str) -> int:
+        """Note a skip because of users; gives how many there have been in a row."""
+        with self._lock:
+            self._skips[name] = self._skips.get(name, 0) + 1
+            return self._skips[name]
+
+    def ran(self, name: str, module: Module, result: Result, started_at: float, busy_seconds: float) -> None:
+        """Note a probe that went to the server."""
+        with self._lock:
+            self._intervals[name] = module.interval
+            self._skips[name] = 0
+            self._ran_at[name] = started_at
+            self._costs.setdefault(name, deque(maxlen=_COSTS)).append(busy_seconds)
+            if result in ABANDONED:
+                self._abandoned += 1
+            elif result == "ok":
+                self._abandoned = 0
+
+    def hold_until(self, at: float) -> None:
+        """Let nothing be due before then: the server asked for it."""
+        with self._lock:
+            self._not_before = max(self._not_before, at)

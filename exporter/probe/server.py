@@ -1,0 +1,90 @@
+"""What all probers of one host and port share: whose turn it is, and what probing has made the server generate."""
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Final
+from urllib.parse import urlsplit
+from weakref import WeakValueDictionary
+
+from exporter.probe.transport import Cancellation
+
+_OWN_NAMES: Final = frozenset({"localhost", "::1"})
+
+
+@dataclass(eq=False)
+class Server:
+    """One server in use by probers. Thread-safe."""
+
+    _turn: threading.Lock = field(default_factory=threading.Lock)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    streams: int = 0
+    """Streams of ours that run now."""
+    generated: int = 0
+    """Tokens that probes have made it generate."""
+
+    @contextmanager
+    def in_turn(self, seconds: float, cancellation: Cancellation) -> Iterator[bool]:
+        """Wait so long for the turn and hold it; gives whether it came. Raises Cancelled."""
+        mine = self._wait(seconds, cancellation)
+        try:
+            yield mine
+        finally:
+            if mine:
+                self._turn.release()
+
+    @contextmanager
+    def streaming(self, streams: int) -> Iterator[None]:
+        """Count so many streams as ours while the block runs."""
+        with self._lock:
+            self.streams += streams
+        try:
+            yield
+        finally:
+            with self._lock:
+                self.streams -= streams
+
+    def count(self, tokens: int) -> None:
+        """Note that a probe has made it generate so many tokens."""
+        with self._lock:
+            self.generated += tokens
+
+    def _wait(self, seconds: float, cancellation: Cancellation) -> bool:
+        until = time.monotonic() + seconds
+        while True:
+            cancellation.check()
+            left = until - time.monotonic()
+            if self._turn.acquire(timeout=min(max(left, 0.0), 0.25)):
+                return True
+            if left <= 0:
+                return False
+
+
+class Servers:
+    """The servers that are probed, by host and port; one that no prober holds any more is forgotten."""
+
+    def __init__(self) -> None:
+        self._known: WeakValueDictionary[tuple[str, int], Server] = WeakValueDictionary()
+        self._lock = threading.Lock()
+
+    def at(self, url: str) -> Server:
+        """The server of a URL; the names of this machine are one."""
+        parts = urlsplit(url)
+        host = (parts.hostname or "").lower()
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        place = ("127.0.0.1" if host in _OWN_NAMES else host, port)
+        with self._lock:
+            known = self._known.get(place)
+            if known is None:
+                known = self._known[place] = Server()
+            return known
+
+
+def pause(seconds: float, cancellation: Cancellation) -> None:
+    """Wait so long. Raises Cancelled as soon as it is."""
+    over = threading.Event()
+    with cancellation.waking(over.set):
+        over.wait(seconds)
+    cancellation.check()

@@ -1,0 +1,267 @@
+"""What a target says of itself: one look after another, and what follows from two of them.
+
+A look is a round of reads that cost the server nothing. From one to the next follow the production throughput (the server's own
+counter, our tokens taken out), that it restarted, and how long it loaded.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+from exporter.probe import client
+from exporter.probe.client import Reply
+from exporter.probe.dialects import DIALECTS, recognise
+from exporter.probe.dialects.dialect import Dialect, Get, Look, Visit, unusable
+from exporter.probe.dialects.lease import Lease
+from exporter.probe.failure import ProbeFailure
+from exporter.probe.result import Identity, Result, TargetState
+from exporter.probe.server import Server
+from exporter.probe.transport import Cancellation, Connection
+from exporter.settings import Target
+
+log = logging.getLogger(__name__)
+
+READ_BYTES: Final = 4 * 1024 * 1024
+NOT_KNOWN: Final = "it answers, but not as an inference server that this exporter knows (backend names it if it is one)"
+# Throughput between two readings closer than this would be noise.
+WINDOW_SECONDS: Final = 5.0
+_NOBODY_THERE: Final[frozenset[Result]] = frozenset({"resolve", "connect", "tls", "timeout_connect"})
+
+Headers = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """A look, or the failure that stood instead."""
+
+    look: Look | None = None
+    failure: ProbeFailure | None = None
+
+    @property
+    def loading(self) -> bool:
+        """Whether a model is being loaded; a server that says so is up."""
+        return self.look.loading if self.look else self.failure is not None and self.failure.result == "loading"
+
+    @property
+    def up(self) -> bool:
+        """Whether the server answered its health check."""
+        return self.look is not None or self.loading
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """The server's own count of generated tokens at a time, how many were ours by then, and which run of it counted them."""
+
+    tokens: float
+    ours: int
+    at: float
+    started: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Identified:
+    """What ``identify`` found: an identity, or why not. ``listening`` is False where nothing is there at all."""
+
+    identity: Identity | None = None
+    why_not: str = ""
+    listening: bool = False
+
+
+class Watch:
+    """The looks at one target. Not thread-safe: its prober looks in turn."""
+
+    def __init__(
+        self,
+        target: Target,
+        server: Server,
+        cancellation: Cancellation,
+        monotonic: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self.target = target
+        self.cancellation = cancellation
+        self.dialect: Dialect | None = None if target.backend == "auto" else DIALECTS[target.backend]
+        self.last: Look | None = None
+        """The newest look that succeeded; the server may be down since."""
+        self.cold = False
+        """True while the next request would be the first one since the server's start."""
+        self.load_seconds: float | None = None
+        """How long the load took that was seen last, from the first look that saw it to the first that saw its end."""
+        self._server = server
+        self._monotonic = monotonic
+        self._wall = wall
+        self._up = False
+        self._refused = False
+        self._loading_since: float | None = None
+        self._reading: Reading | None = None
+        self._throughput: float | None = None
+
+    def look(self, seconds: float, *, thorough: bool = False) -> Sight:
+        """Look once, each read bounded by so many seconds. Raises nothing but Cancelled."""
+        try:
+            connection, headers = self.connection()
+            sight = Sight(self._look(_reader(connection, headers, seconds), thorough=thorough))
+        except ProbeFailure as exc:
+            sight = Sight(failure=exc)
+        self._note(sight)
+        return sight
+
+    def connection(self) -> tuple[Connection, Headers]:
+        """Where to connect and with which headers; the key is read anew each time, since it may change on the disk."""
+        target = self.target
+        connection = Connection(
+            base_url=target.url,
+            ca_file=target.tls.ca_file,
+            insecure_skip_verify=target.tls.insecure_skip_verify,
+            cancellation=self.cancellation,
+        )
+        return connection, _key_header(target.api_key_file)
+
+    def hold_lease(self, lease: Lease) -> None:
+        """Remember what a probe asked for of the time that the model stays."""
+        if self.last:
+            self.last = replace(self.last, lease=lease)
+
+    def warmed(self) -> None:
+        """Remember that a request has been answered since the server's start."""
+        self.cold, self.load_seconds = False, None
+
+    def state(self, sight: Sight, *, alone: bool) -> TargetState:
+        """A look as the rest of the program sees it. Not ``alone``: a probe of ours runs, so its part is left out."""
+        look, ours = sight.look, 0 if alone else self._server.streams
+        state = TargetState(
+            target=self.target.name,
+            url=self.target.url,
+            at_seconds=self._wall(),
+            up=sight.up,
+            loading=sight.loading,
+            identity=self.last.identity if self.last else Identity(self.dialect.name) if self.dialect else None,
+            error=sight.failure.message if sight.failure else "",
+        )
+        if look is None:
+            return state
+        return replace(
+            state,
+            model_resident=look.resident,
+            requests_running=None if look.running is None else max(look.running - ours, 0.0),
+            requests_waiting=look.waiting,
+            kv_cache_usage=look.kv_cache_usage,
+            generated_tokens_per_second=self._measure_throughput(look) if alone else None,
+            error=look.error,
+        )
+
+    def _look(self, get: Get, *, thorough: bool) -> Look:
+        if self.target.backend == "auto" and not self._up:
+            # What comes back after it was down may be another server.
+            self.dialect = _recognise(get)
+        assert self.dialect is not None  # noqa: S101 - named or recognised
+        last = self.last if self._up and self.last and self.last.identity.backend == self.dialect.name else None
+        return self.dialect.look(Visit(get, self.target.model, last, thorough, self._wall()))
+
+    def _note(self, sight: Sight) -> None:
+        """Remember a look, and what it says against the one before: a load, a restart."""
+        look, last, now = sight.look, self.last, self._monotonic()
+        if sight.loading:
+            self._loading_since = now if self._loading_since is None else self._loading_since
+            self.cold = True
+        elif look:
+            if self._loading_since is not None:
+                self.load_seconds, self._loading_since = now - self._loading_since, None
+            self.cold = not look.generated_tokens and (
+                self.cold
+                or _restarted(last, look, refused=self._refused)
+                or (last is None and look.generated_tokens == 0)
+            )
+        self._up = look is not None
+        if look:
+            self._refused, self.last = False, look
+        elif sight.failure and sight.failure.result == "connect":
+            self._refused = True
+
+    def _measure_throughput(self, look: Look) -> float | None:
+        """What others made the server generate between the last two readings; None until there are two since its start."""
+        before, now = self._reading, self._monotonic()
+        if look.generated_tokens is None:
+            self._reading = self._throughput = None
+            return None
+        reading = Reading(look.generated_tokens, self._server.generated, now, look.started)
+        if before is None or before.started != reading.started or reading.tokens < before.tokens:
+            self._reading, self._throughput = reading, None
+        elif now - before.at >= WINDOW_SECONDS:
+            self._reading, self._throughput = reading, throughput(before, reading)
+        return self._throughput
+
+
+def throughput(before: Reading, after: Reading) -> float:
+    """Tokens per second that others made the server generate between two readings of one run of it."""
+    tokens = (after.tokens - before.tokens) - (after.ours - before.ours)
+    return max(tokens, 0.0) / (after.at - before.at)
+
+
+def identify(
+    url: str, *, seconds: float = 2.0, cancellation: Cancellation | None = None, api_key_file: Path | None = None
+) -> Identified:
+    """Ask by harmless reads what answers at a URL, each read bounded by so many seconds. Raises nothing but Cancelled."""
+    connection = Connection(base_url=url, cancellation=cancellation or Cancellation())
+    try:
+        get = _reader(connection, _key_header(api_key_file), seconds)
+        dialect = _recognise(get)
+    except ProbeFailure as exc:
+        return Identified(why_not=exc.message, listening=exc.result not in {"resolve", "connect", "timeout_connect"})
+    try:
+        return Identified(dialect.look(Visit(get, now=time.time())).identity, listening=True)
+    except ProbeFailure:
+        # It is known, but loads its model or is not well: a target all the same.
+        return Identified(Identity(dialect.name), listening=True)
+
+
+def _recognise(get: Get) -> Dialect:
+    dialect = recognise(get)
+    if dialect is not None:
+        return dialect
+    models = get("/v1/models")
+    if models.status >= 500:
+        raise unusable("/v1/models", models)
+    raise ProbeFailure("protocol", NOT_KNOWN)
+
+
+def _restarted(last: Look | None, look: Look, *, refused: bool) -> bool:
+    """Whether a server's start lies between two looks, by what it says of its start, else because nothing was there."""
+    if last and last.started and look.started:
+        return last.started != look.started
+    return refused
+
+
+def _key_header(api_key_file: Path | None) -> Headers:
+    if api_key_file is None:
+        return ()
+    try:
+        key = api_key_file.read_text(encoding="ascii").strip()
+    except OSError as exc:
+        raise ProbeFailure("auth", f"api_key_file {api_key_file} can't be read: {exc.strerror}") from None
+    except ValueError:
+        raise ProbeFailure("auth", f"api_key_file {api_key_file} is not plain text") from None
+    if not key or not key.isprintable():
+        raise ProbeFailure("auth", f"api_key_file {api_key_file} holds no key, or more than one line")
+    return (("authorization", f"Bearer {key}"),)
+
+
+def _reader(connection: Connection, headers: Headers, seconds: float) -> Get:
+    """A GET that asks each path once. What only this path does wrong is a reply of status 0, what is wrong with all raises."""
+    replies: dict[str, Reply] = {}
+
+    def get(path: str) -> Reply:
+        if path not in replies:
+            try:
+                replies[path] = client.fetch(connection, path, timeout=seconds, limit_bytes=READ_BYTES, headers=headers)
+            except ProbeFailure as exc:
+                # Whatever accepted the connection and then said nothing will not say more at another path.
+                if exc.result in _NOBODY_THERE or exc.result.startswith("timeout"):
+                    raise
+                replies[path] = Reply(0, {}, b"")
+        return replies[path]
+
+    return get
