@@ -1,0 +1,773 @@
+"""Every recording rule and every alert, once: Prometheus rules, Grafana rules and the runbook are written from here.
+
+An alert is a value that is compared with a bound, and gates that silence it. Prometheus gets ``value < bound`` and the
+gates as one expression. Grafana gets the value (over the bound, where the bound is a metric) with the gates as a query,
+and the comparison as a threshold expression, so that a healthy target still has a row there.
+"""
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+Severity = Literal["critical", "warning", "info"]
+
+SPEED: Final = "llm_probe_tokens_per_second"
+TTFT: Final = "llm_probe_ttft_seconds"
+BOUND: Final = "llm_performance_tier_threshold_tokens_per_second"
+RECENT: Final = f"target_module:{SPEED}:median_recent"
+LONG: Final = f"target_module:{SPEED}:median_long"
+WEEK: Final = f"target_module:{SPEED}:median_7d"
+TTFT_LONG: Final = f"target_module:{TTFT}:median_long"
+TTFT_WEEK: Final = f"target_module:{TTFT}:median_7d"
+COUNTS: Final = "target_module_result:llm_probes:increase_recent"
+OK_WEEK: Final = "target_module:llm_probes_ok:increase_7d"
+CLOCK: Final = "target_module:llm_probe_clock_error:ratio"
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """A recording rule. ``slow`` ones look back over days and are evaluated less often."""
+
+    name: str
+    expression: str
+    why: str
+    slow: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Alert:
+    """One alert. ``bound`` is a number, or an expression that ``match`` joins to ``value``.
+
+    ``{{ $value }}`` in a text is ``value``. ``board`` and ``panel`` name where to look; ``variables`` are the labels that
+    the link carries. ``means`` and ``look`` go into the runbook.
+    """
+
+    name: str
+    severity: Severity
+    summary: str
+    description: str
+    value: str
+    op: Literal["<", ">"]
+    bound: str
+    hold: str
+    keep: str
+    board: str
+    panel: str
+    variables: tuple[str, ...]
+    means: str
+    look: tuple[str, ...]
+    match: str = ""
+    gates: tuple[str, ...] = ()
+
+
+def _by_interval(expression: str, windows: tuple[str, ...]) -> str:
+    """The expression over the shortest window ``W`` that holds four probes of the module at its present interval."""
+    limits = {"10m": "<150s>", "1h": "<15m>"}
+    parts = []
+    above = ""
+    for window in windows:
+        limit = limits.get(window)
+        bounds = " and ".join(
+            f"llm_probe_interval_seconds {op} {bound}" for op, bound in ((">", above), ("<=", limit)) if bound
+        )
+        parts.append(f"(\n  {expression.replace('[W]', f'[{window}]')}\n  and on (@module) ({bounds})\n)")
+        above = limit or ""
+    return "\nor\n".join(parts)
+
+
+def _recent(expression: str) -> str:
+    return _by_interval(expression, ("10m", "1h", "6h"))
+
+
+def _long(expression: str) -> str:
+    return _by_interval(expression, ("1h", "6h"))
+
+
+RECORDINGS: Final = (
+    Recording(
+        COUNTS,
+        _recent("increase(llm_probes_total[W])"),
+        "How many probes ended with each result lately: 10 minutes for a module that runs every 150 s or oftener, 1 hour up "
+        "to every 15 minutes, else 6 hours. A fixed window would never hold enough probes of a slow module, or would "
+        "be slow to notice with a fast one.",
+    ),
+    Recording(
+        RECENT,
+        f"(\n{_recent(f'quantile_over_time(0.5, {SPEED}[W])')}\n)\n"
+        f"and on (@module, model) last_over_time({SPEED}[3m])\n"
+        f'and on (@module) ({COUNTS}{{result="ok"}} > 2.5)',
+        "Median decode speed over the same windows, only while this very model had a speed within 3 minutes (two failed probes "
+        "don't start every alert's clock again) and at least three probes of the window succeeded: a dead or busy server has "
+        "no recent speed, however long its gauge stays. (2.5, since increase() extrapolates.)",
+    ),
+    Recording(
+        LONG,
+        f"(\n{_long(f'quantile_over_time(0.5, {SPEED}[W])')}\n)\nand on (@module, model) {RECENT}",
+        "The same over 1 hour (6 for slow modules): the side of today in comparisons with the past.",
+    ),
+    Recording(
+        TTFT_LONG,
+        f"(\n{_long(f'quantile_over_time(0.5, {TTFT}[W])')}\n)\n"
+        f"and on (@module, model) last_over_time({TTFT}[3m])\n"
+        f'and on (@module) ({COUNTS}{{result="ok"}} > 2.5)',
+        "Median time to first token over 1 hour (6 for slow modules), with the same gates.",
+    ),
+    Recording(
+        CLOCK,
+        'llm_probe_clock_error_seconds / on (@module) llm_probe_phase_seconds{phase="decode"}',
+        "How far the measurement's own error bar reaches, as a share of the time over which speed is taken.",
+    ),
+    Recording(
+        WEEK,
+        f"quantile_over_time(0.5, {LONG}[7d] offset 1h)",
+        "What is normal for this target, module and model. A new model has no past and so no baseline.",
+        slow=True,
+    ),
+    Recording(
+        TTFT_WEEK,
+        f"quantile_over_time(0.5, {TTFT_LONG}[7d] offset 1h)",
+        "The same for the time to first token.",
+        slow=True,
+    ),
+    Recording(
+        OK_WEEK,
+        'sum by (@module) (increase(llm_probes_total{result="ok"}[7d]))',
+        "How many probes that baseline rests on.",
+        slow=True,
+    ),
+)
+
+_NOT_BUSY: Final = "unless on (@target) (avg_over_time(llm_server_requests_running[10m]) >= 1)"
+_ONE_STREAM: Final = "unless on (@module) (llm_probe_concurrency > 1)"
+_NO_COLD_START: Final = "unless on (@module) (max_over_time(llm_probe_cold_start[10m]) == 1)"
+_TRUSTED: Final = f"unless on (@module) ({CLOCK} > 0.05)"
+_SPEED_GATES: Final = (_NOT_BUSY, _ONE_STREAM, _NO_COLD_START, _TRUSTED)
+_SPEED_GATES_TEXT: Final = (
+    "Silent while users keep the server busy (on average at least one request of theirs running), in the ten minutes after a "
+    "model load, for modules that run several streams at once, and while the measurement's own error is above 5 %."
+)
+_NOT_SKIPPING: Final = f'unless on (@module) (sum by (@module) ({COUNTS}{{result=~"skipped_.*"}}) > 0)'
+_PROBE_LABELS: Final = ("job", "instance", "target", "module")
+_TARGET_LABELS: Final = ("job", "instance", "target")
+_HOST_LABELS: Final = ("job", "instance")
+_WHO: Final = "{{ $labels.target }} on {{ $labels.instance }}"
+_PROBE: Final = "{{ $labels.module }} probe of " + _WHO
+_CONFIG_RESULTS: Final = "auth|no_model|http_4xx"
+
+
+def _lost(tier: str) -> str:
+    bound = f'{BOUND}{{tier="{tier}"}}'
+    return (
+        f"(\n  {LONG} < on (@module) group_left (tier) (0.95 * {bound})\n"
+        f"  and on (@module, model) ({LONG} offset 1d >= on (@module) group_left () {bound})\n)"
+    )
+
+
+ALERTS: Final = (
+    Alert(
+        name="LLMThroughputPoor",
+        severity="warning",
+        summary="An LLM server is too slow to use",
+        description=(
+            _WHO + ' decodes {{ $value | printf "%.1f" }} tokens per second with {{ $labels.model }} (median of the last '
+            "{{ $labels.module }} probes). That is below the tier acceptable."
+        ),
+        value=RECENT,
+        op="<",
+        match="on (@module) group_left ()",
+        bound=f'{BOUND}{{tier="acceptable"}}',
+        gates=_SPEED_GATES,
+        hold="5m",
+        keep="5m",
+        board="llm-target",
+        panel="Decode speed",
+        variables=_PROBE_LABELS,
+        means=(
+            "The median decode speed of one stream is below the lower bound of the tier acceptable, which is 10 tokens per "
+            "second unless the target's configuration says otherwise. Exactly the bound is not below it. " + _SPEED_GATES_TEXT
+        ),
+        look=(
+            "*Below the expected band too?* Then it is a fault rather than the best that this set-up can do. The panel shows "
+            "the band that the recognised scenario should reach.",
+            "vLLM on ROCm without AITER reaches about 6 to 12 tok/s with a 14B FP16 model on a Ryzen AI Max+ 395. Start it with "
+            "`VLLM_ROCM_USE_AITER=1`, then see the Compare dashboard: 2× is the least that counts, 3× is excellent.",
+            "A quantized model reads fewer bytes for each token: AWQ or a Q4 GGUF reaches 20 to 40 tok/s on the same machine.",
+            "Is the GPU used at all, throttled, hot, or short of memory? The Machine dashboard shows it beside the speed.",
+            "Did the model, the image or the ROCm version change when the speed fell? Each change is an annotation.",
+            "A model that can never reach the bound needs tiers of its own: `targets[].tiers`.",
+        ),
+    ),
+    Alert(
+        name="LLMThroughputBelowExpected",
+        severity="warning",
+        summary="An LLM server is slower than its set-up should be",
+        description=(
+            _WHO + ' decodes {{ $value | printf "%.1f" }} tokens per second with {{ $labels.model }}, below what its scenario '
+            "{{ $labels.scenario }} should reach."
+        ),
+        value=RECENT,
+        op="<",
+        match="on (@module) group_left (scenario)",
+        bound='llm_expected_tokens_per_second{bound="min"}',
+        gates=_SPEED_GATES,
+        hold="30m",
+        keep="10m",
+        board="llm-target",
+        panel="Decode speed",
+        variables=_PROBE_LABELS,
+        means=(
+            "The median decode speed is below the band that was measured for this kind of server, model format and hardware "
+            "class. " + _SPEED_GATES_TEXT
+        ),
+        look=(
+            "Is the recognised scenario right? It is a label of `llm_expected_tokens_per_second`; set `targets[].scenario` if "
+            "not.",
+            "Is the hardware class right? `targets[].hardware` overrides what was read from the machine.",
+            "Compare the speed with the ceiling (memory bandwidth ÷ bytes per token): an efficiency far below 0.5 says that "
+            "something other than memory limits decoding.",
+        ),
+    ),
+    Alert(
+        name="LLMTierDropped",
+        severity="warning",
+        summary="An LLM server lost a performance tier since yesterday",
+        description=(
+            _WHO + " no longer reaches the tier {{ $labels.tier }}, which it reached a day ago: now "
+            '{{ $value | printf "%.1f" }} tokens per second with {{ $labels.model }} (median of an hour).'
+        ),
+        value=f"{_lost('acceptable')}\nor on (@module, model)\n{_lost('good')}\nor on (@module, model)\n{_lost('excellent')}",
+        op=">",
+        bound="0",
+        gates=_SPEED_GATES,
+        hold="30m",
+        keep="30m",
+        board="llm-target",
+        panel="Decode speed",
+        variables=_PROBE_LABELS,
+        means=(
+            "A day ago the hour's median was at or above the lower bound of a tier; now it is more than 5 % below it. The margin "
+            "keeps a server at the border from flapping. A changed model has no yesterday. " + _SPEED_GATES_TEXT
+        ),
+        look=(
+            "What changed since yesterday: model, image, backend version, ROCm, driver? The Overview's annotations show it.",
+            "Set the Compare dashboard's baseline period to 1 day.",
+            "Is the GPU hotter, throttled, or shared with something else now?",
+        ),
+    ),
+    Alert(
+        name="LLMThroughputRegressed",
+        severity="warning",
+        summary="An LLM server is much slower than it was all week",
+        description=(
+            _WHO + " decodes at {{ $value | humanizePercentage }} of its median of seven days with {{ $labels.model }} "
+            "({{ $labels.module }} probe)."
+        ),
+        value=f"{LONG} / on (@module, model) {WEEK}",
+        op="<",
+        bound="0.7",
+        gates=(f"and on (@module) ({OK_WEEK} > 200)", *_SPEED_GATES),
+        hold="30m",
+        keep="1h",
+        board="llm-target",
+        panel="Decode speed",
+        variables=_PROBE_LABELS,
+        means=(
+            "The hour's median is below 0.7 of the median of the seven days before, which rest on more than 200 successful "
+            "probes. It needs a retention of at least seven days. A slow decline moves the baseline along: "
+            "LLMThroughputBelowExpected catches that. " + _SPEED_GATES_TEXT
+        ),
+        look=(
+            "As for LLMTierDropped: find the change, then compare the two periods.",
+            "A tier may still be met: a drop from 40 to 25 tok/s is a regression too.",
+        ),
+    ),
+    Alert(
+        name="LLMTTFTRegressed",
+        severity="warning",
+        summary="An LLM server takes much longer to its first token than it did all week",
+        description=(
+            _WHO + ' takes {{ $value | printf "%.1f" }} times its median of seven days to the first token with '
+            "{{ $labels.model }} ({{ $labels.module }} probe)."
+        ),
+        value=f"{TTFT_LONG} / on (@module, model) {TTFT_WEEK}",
+        op=">",
+        bound="2",
+        gates=(
+            f"and on (@module, model) ({TTFT_LONG} > 0.5)",
+            f"and on (@module) ({OK_WEEK} > 200)",
+            _NOT_BUSY,
+            _ONE_STREAM,
+            _NO_COLD_START,
+        ),
+        hold="30m",
+        keep="1h",
+        board="llm-target",
+        panel="Time to first token",
+        variables=_PROBE_LABELS,
+        means=(
+            "The hour's median time to first token is more than twice the median of the seven days before, and above half a "
+            "second: a few milliseconds may double by noise. Every probe's prompt starts with fresh words, so a prefix cache "
+            "doesn't explain it. Silent while users keep the server busy and after a model load."
+        ),
+        look=(
+            "Which phase grew? The Target dashboard stacks resolve, connect, TLS, queue, first token and decode. `queue` is the "
+            "probe's wait for its own turn, not the server's.",
+            "Did prefill slow down (prompt tokens per second), or do requests wait in the server's queue?",
+        ),
+    ),
+    Alert(
+        name="LLMProbeFailing",
+        severity="critical",
+        summary="Probes of an LLM server fail",
+        description=(
+            "The "
+            + _PROBE
+            + ' failed {{ $value | printf "%.0f" }} times lately and the newest one failed too, although the server answers its '
+            "health check."
+        ),
+        value=f'sum by (@module) ({COUNTS}{{result!~"ok|skipped_.*|loading|{_CONFIG_RESULTS}"}})',
+        op=">",
+        bound="2.5",
+        gates=(
+            "and on (@module) (llm_probe_success == 0)",
+            "unless on (@target) (llm_target_up == 0)",
+        ),
+        hold="2m",
+        keep="5m",
+        board="llm-target",
+        panel="Results of probes",
+        variables=_PROBE_LABELS,
+        means=(
+            "At least three probes failed lately and the last one that ran failed. Skipped probes, a server that is loading its "
+            "model and errors of configuration don't count (LLMProbeMisconfigured has those); a server that is down has "
+            "LLMTargetDown."
+        ),
+        look=(
+            "`result` on the panel says how: `timeout_first_token` a server that hangs, `timeout_stalled` one that stops in the "
+            "middle, `truncated` a stream without an end, `server_error` an error inside the stream, `http_5xx` its log.",
+            "The exporter's status page keeps the last failures with their reason and a log of each phase; "
+            "`llm-probe-exporter probe URL` repeats one by hand.",
+            "Is the GPU hung or the memory full? See the Machine dashboard and `dmesg`.",
+        ),
+    ),
+    Alert(
+        name="LLMProbeMisconfigured",
+        severity="warning",
+        summary="An LLM server refuses the probe's requests",
+        description=(
+            "The "
+            + _PROBE
+            + ' was refused {{ $value | printf "%.0f" }} times lately: a wrong key, a model that is not served, or a request '
+            "that the server does not accept."
+        ),
+        value=f'sum by (@module) ({COUNTS}{{result=~"{_CONFIG_RESULTS}"}})',
+        op=">",
+        bound="2.5",
+        gates=("and on (@module) (llm_probe_success == 0)",),
+        hold="5m",
+        keep="5m",
+        board="llm-target",
+        panel="Results of probes",
+        variables=_PROBE_LABELS,
+        means="The server works, but answers 401, 403, 404 or another 4xx: the probe's configuration does not fit the server.",
+        look=(
+            "`auth`: is `targets[].api_key_file` the right key?",
+            "`no_model`: is `targets[].model` among the models that the server lists? `null` takes the first one.",
+            "`http_4xx`: is `targets[].backend` right? `llm-probe-exporter probe URL` prints the answer.",
+        ),
+    ),
+    Alert(
+        name="LLMTargetDown",
+        severity="critical",
+        summary="An LLM server is down",
+        description=_WHO + " does not answer its health check and does not say that it is loading a model.",
+        value="llm_target_up",
+        op="<",
+        bound="1",
+        gates=("unless on (@target) (llm_target_loading == 1)",),
+        hold="5m",
+        keep="2m",
+        board="llm-target",
+        panel="Verdict over time",
+        variables=_TARGET_LABELS,
+        means=(
+            "The health check fails. Not while the server says that it loads a model; vLLM does not even listen before its model "
+            "is loaded, hence the five minutes. Silences the other alerts of the same target."
+        ),
+        look=(
+            "Does the container or the process run? `docker ps`, `docker logs`, `journalctl`.",
+            "Out of memory while loading the model is the usual reason: see the GPU's memory on the Machine dashboard.",
+            "From inside a container the host's servers are at `host.docker.internal`, not `localhost`.",
+        ),
+    ),
+    Alert(
+        name="LLMTargetLoadingLong",
+        severity="warning",
+        summary="An LLM server has been loading its model for very long",
+        description=_WHO + " has said for half an hour that it is loading a model.",
+        value="llm_target_loading",
+        op=">",
+        bound="0",
+        hold="30m",
+        keep="0s",
+        board="llm-target",
+        panel="Verdict over time",
+        variables=_TARGET_LABELS,
+        means="Loading keeps LLMTargetDown and LLMProbeFailing silent; this one keeps a load that never ends from hiding there.",
+        look=(
+            "Is a model being downloaded? See the incomplete bytes on the Model cache dashboard, and whether the container shares "
+            "the host's cache.",
+            "Is the disk slow or full, or is the model larger than the memory?",
+        ),
+    ),
+    Alert(
+        name="LLMProbeStale",
+        severity="warning",
+        summary="An LLM server is no longer probed",
+        description="The " + _PROBE + ' last ran {{ $value | printf "%.0f" }} intervals ago.',
+        value="(time() - llm_probe_last_run_timestamp_seconds) / on (@module) llm_probe_interval_seconds",
+        op=">",
+        bound="3",
+        gates=(_NOT_SKIPPING,),
+        hold="5m",
+        keep="0s",
+        board="llm-exporter",
+        panel="Age of the last run, in intervals",
+        variables=_HOST_LABELS,
+        means=(
+            "More than three intervals have passed since the module last ran, and it was not skipped on purpose. Speeds on the "
+            "dashboards are old."
+        ),
+        look=(
+            "`llm_probe_exporter_schedule_delay_seconds`: is the scheduler late? Too many targets, or a machine with no time left.",
+            "Was the machine suspended, or was its clock set?",
+            "The exporter's log and `/-/healthy` say whether its scheduler runs.",
+        ),
+    ),
+    Alert(
+        name="LLMNeverProbed",
+        severity="warning",
+        summary="An LLM server is configured but was never probed",
+        description="The " + _PROBE + " has not been tried once since the exporter started.",
+        value="llm_probe_interval_seconds unless on (@module) (sum by (@module) (llm_probes_total) > 0)",
+        op=">",
+        bound="0",
+        gates=("and on (@module) (llm_probe_interval_seconds <= <10m> or llm_probe_interval_seconds offset 6h)",),
+        hold="15m",
+        keep="0s",
+        board="llm-exporter",
+        panel="Age of the last run, in intervals",
+        variables=_HOST_LABELS,
+        means="No probe of this module has ended in any way, not even skipped. Rules about age don't see it: there is no last run.",
+        look=(
+            "`llm-probe-exporter check-config FILE` and the exporter's log.",
+            "Does another module or target hold the server's single place, or is the budget too small for a single probe?",
+        ),
+    ),
+    Alert(
+        name="LLMProbeStarved",
+        severity="info",
+        summary="An LLM server is too busy to be probed",
+        description=(
+            "The "
+            + _PROBE
+            + ' was skipped {{ $value | printf "%.0f" }} times in an hour because users kept the server busy, and never succeeded.'
+        ),
+        value='sum by (@module) (increase(llm_probes_total{result="skipped_busy"}[1h]))',
+        op=">",
+        bound="0",
+        gates=(
+            'unless on (@module) (sum by (@module) (increase(llm_probes_total{result="ok"}[1h])) > 0)',
+            "and on (@module) (llm_probe_interval_seconds <= <15m>)",
+        ),
+        hold="30m",
+        keep="0s",
+        board="llm-target",
+        panel="Load and production throughput",
+        variables=_PROBE_LABELS,
+        means="Not a fault: the probe stays out of the users' way. What users get is on the panel, from the server's own counters.",
+        look=(
+            "`when_busy: probe` or a smaller `max_skips` in the module measures under load too; such speeds are those of a shared "
+            "server.",
+        ),
+    ),
+    Alert(
+        name="LLMProbeExporterDown",
+        severity="critical",
+        summary="An LLM probe exporter cannot be scraped",
+        description="Prometheus cannot scrape the exporter {{ $labels.instance }}: nothing is known of its servers.",
+        value="up{@job}",
+        op="<",
+        bound="1",
+        hold="5m",
+        keep="0s",
+        board="llm-exporter",
+        panel="Exporters up",
+        variables=_HOST_LABELS,
+        means="The exporter's process, its machine or the way to it is down. Silences every other alert of that instance.",
+        look=("Does the service run? `systemctl status llm-probe-exporter` or `docker ps`.", "Is port 9937 reachable from here?"),
+    ),
+    Alert(
+        name="LLMProbeExporterAbsent",
+        severity="critical",
+        summary="No LLM probe exporter is known to Prometheus",
+        description="Prometheus has no target in the job {{ $labels.job }}: LLM servers are not watched at all.",
+        value="absent(up{@job})",
+        op=">",
+        bound="0",
+        hold="15m",
+        keep="0s",
+        board="llm-exporter",
+        panel="Exporters up",
+        variables=("job",),
+        means="The job has vanished from Prometheus' configuration or discovery. An exporter that is down has LLMProbeExporterDown.",
+        look=("Is the job still in `prometheus.yml`, under the name that these rules were built for (`--job`)?",),
+    ),
+    Alert(
+        name="LLMProbeConfigReloadFailed",
+        severity="warning",
+        summary="An LLM probe exporter rejected its configuration",
+        description="The exporter {{ $labels.instance }} could not reload its configuration and runs on with the old one.",
+        value="max_over_time(llm_probe_exporter_config_last_reload_successful[5m])",
+        op="<",
+        bound="1",
+        hold="5m",
+        keep="0s",
+        board="llm-exporter",
+        panel="Configuration reload",
+        variables=_HOST_LABELS,
+        means="The last reload found errors; nothing was changed. The next start would fail.",
+        look=("`llm-probe-exporter check-config FILE` prints all errors at once, each with its path.",),
+    ),
+    Alert(
+        name="LLMProbeCollectorFailing",
+        severity="warning",
+        summary="Part of an LLM probe exporter cannot read its source",
+        description="The collector {{ $labels.collector }} of {{ $labels.instance }} has been failing.",
+        value="max_over_time(llm_probe_exporter_collector_success[15m])",
+        op="<",
+        bound="1",
+        hold="15m",
+        keep="0s",
+        board="llm-exporter",
+        panel="Collectors",
+        variables=_HOST_LABELS,
+        means="A source that should be readable is not: its metrics are absent. A source that is switched off is not failing.",
+        look=(
+            "The exporter's log names the file or socket and the reason.",
+            "Caches in a home directory need read permission; Docker needs access to its socket or a socket proxy.",
+        ),
+    ),
+    Alert(
+        name="LLMProbeMeasurementDegraded",
+        severity="info",
+        summary="The measured speed of an LLM server is not to be trusted",
+        description=(
+            "The measurement error of the "
+            + _PROBE
+            + " is {{ $value | humanizePercentage }} of its decode time. Speed alerts of this probe are silent meanwhile."
+        ),
+        value=CLOCK,
+        op=">",
+        bound="0.05",
+        hold="15m",
+        keep="5m",
+        board="llm-exporter",
+        panel="Measurement error, share of decode time",
+        variables=_HOST_LABELS,
+        means="The exporter read what had arrived so late that the speed may be off by more than 5 %.",
+        look=(
+            "Is the exporter's machine out of CPU, or the unit limited by a CPU quota?",
+            "Over TLS there are no arrival times from the kernel; on a loaded machine that shows.",
+        ),
+    ),
+    Alert(
+        name="LLMProbeStreamBuffered",
+        severity="info",
+        summary="The answer of an LLM server arrives in one burst",
+        description="The answer to the " + _PROBE + " arrives in a burst: its decode speed cannot be measured.",
+        value="llm_probe_stream_buffered",
+        op=">",
+        bound="0",
+        hold="15m",
+        keep="5m",
+        board="llm-target",
+        panel="How it was measured",
+        variables=_PROBE_LABELS,
+        means="Something between the server and the exporter collects the stream, or the server only pretends to stream.",
+        look=("Switch off buffering in the proxy (`proxy_buffering off` in nginx), or point the target at the server itself.",),
+    ),
+    Alert(
+        name="LLMProbeScheduleLate",
+        severity="info",
+        summary="An LLM probe exporter starts its jobs late",
+        description='The exporter {{ $labels.instance }} started its last job {{ $value | printf "%.0f" }} seconds late.',
+        value="min_over_time(llm_probe_exporter_schedule_delay_seconds[10m])",
+        op=">",
+        bound="30",
+        hold="15m",
+        keep="0s",
+        board="llm-exporter",
+        panel="Lateness of the last job",
+        variables=_HOST_LABELS,
+        means="Jobs start half a minute late or more: too many targets for this machine, or jobs that hang.",
+        look=("Are all probes in the middle of a timeout? Is the machine out of CPU or memory?",),
+    ),
+    Alert(
+        name="LLMModelCacheDiskFilling",
+        severity="warning",
+        summary="The file system of a model cache will be full within a day",
+        description=(
+            "The file system {{ $labels.mountpoint }} on {{ $labels.instance }} has {{ $value | humanizePercentage }} left and, "
+            "at the pace of the last six hours, is full within a day."
+        ),
+        value="llm_model_cache_filesystem_free_bytes / on (job, instance, mountpoint) llm_model_cache_filesystem_size_bytes",
+        op="<",
+        bound="0.15",
+        gates=(
+            "and on (job, instance, mountpoint) (predict_linear(llm_model_cache_filesystem_free_bytes[6h], <24h>) < 0)",
+        ),
+        hold="1h",
+        keep="0s",
+        board="llm-cache",
+        panel="Free space",
+        variables=_HOST_LABELS,
+        means=(
+            "Less than 15 % is free and the trend ends within 24 hours. One large download is a step, not a trend: both conditions "
+            "must hold for an hour."
+        ),
+        look=(
+            "The Model cache dashboard lists models by size and last use.",
+            "Incomplete downloads can be removed: `llm-probe-exporter cache` names them and deletes nothing itself.",
+        ),
+    ),
+    Alert(
+        name="LLMModelCacheDiskFull",
+        severity="critical",
+        summary="The file system of a model cache is full",
+        description="The file system {{ $labels.mountpoint }} on {{ $labels.instance }} has {{ $value | humanizePercentage }} left.",
+        value="llm_model_cache_filesystem_free_bytes / on (job, instance, mountpoint) llm_model_cache_filesystem_size_bytes",
+        op="<",
+        bound="0.03",
+        hold="15m",
+        keep="0s",
+        board="llm-cache",
+        panel="Free space",
+        variables=_HOST_LABELS,
+        means="Less than 3 % is free: the next download fails, and other programs on that file system soon too.",
+        look=("As for LLMModelCacheDiskFilling, now.",),
+    ),
+    Alert(
+        name="LLMModelDownloadStuck",
+        severity="info",
+        summary="A model download does not go on",
+        description=(
+            "{{ $value | humanize1024 }}B of incomplete downloads lie unchanged in the {{ $labels.cache }} cache on "
+            "{{ $labels.instance }} for more than two hours."
+        ),
+        value="llm_model_cache_incomplete_bytes",
+        op=">",
+        bound="0",
+        gates=(
+            "and on (job, instance, cache) (max_over_time(llm_model_cache_incomplete_bytes[2h]) == "
+            "min_over_time(llm_model_cache_incomplete_bytes[2h]))",
+            "and on (job, instance, cache) (llm_model_cache_incomplete_bytes offset 2h > 0)",
+        ),
+        hold="30m",
+        keep="0s",
+        board="llm-cache",
+        panel="Incomplete downloads",
+        variables=_HOST_LABELS,
+        means="A download hangs, or one was broken off and its rest was left. A running download grows.",
+        look=(
+            "`llm_model_cache_model_complete == 0` names the model. Start the download again: it resumes. Or delete the rest.",
+        ),
+    ),
+    Alert(
+        name="LLMRocmBelowMinimum",
+        severity="warning",
+        summary="A ROCm version is below the minimum",
+        description=(
+            "ROCm of the {{ $labels.scope }} {{ $labels.container }} on {{ $labels.instance }} is below the configured minimum."
+        ),
+        value="rocm_version_supported",
+        op="<",
+        bound="1",
+        hold="10m",
+        keep="0s",
+        board="llm-machine",
+        panel="ROCm versions",
+        variables=_HOST_LABELS,
+        means=(
+            "AMD's minimum for this hardware is ROCm 7.0 on the host (`host.minimum_rocm`). The host brings the kernel driver, a "
+            "container its own user space. A machine without ROCm has no such series and never alerts."
+        ),
+        look=("Update ROCm on the host, or the container's image; the panel lists each version and where it was read.",),
+    ),
+    Alert(
+        name="LLMModelCacheNotShared",
+        severity="info",
+        summary="A container does not share the host's model cache",
+        description=(
+            "The container {{ $labels.container }} on {{ $labels.instance }} does not mount the host's {{ $labels.cache }} model "
+            "cache: it downloads models again."
+        ),
+        value="llm_model_cache_shared",
+        op="<",
+        bound="1",
+        hold="1h",
+        keep="0s",
+        board="llm-cache",
+        panel="Containers that share the cache",
+        variables=_HOST_LABELS,
+        means="May be meant so. If not, the container loads tens of gigabytes that lie on the host already, at each new start.",
+        look=("Start it with `-v ~/.cache/huggingface:/root/.cache/huggingface`.",),
+    ),
+    Alert(
+        name="LLMGPUThrottling",
+        severity="info",
+        summary="A GPU throttles",
+        description=(
+            "GPU {{ $labels.gpu }} of {{ $labels.instance }} was throttled for {{ $value | humanizePercentage }} of the last "
+            "quarter of an hour."
+        ),
+        value="avg_over_time(amdgpu_throttled[15m])",
+        op=">",
+        bound="0.5",
+        hold="10m",
+        keep="5m",
+        board="llm-machine",
+        panel="Throttled",
+        variables=_HOST_LABELS,
+        means=(
+            "The GPU lowers its clock. At full load a power limit does that normally; it is a cause to know when the speed falls, "
+            "and nothing by itself."
+        ),
+        look=("Temperature and power on the Machine dashboard; fans, dust, the power profile of the board.",),
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Inhibition:
+    """While ``source`` fires, alerts that match ``targets`` (a regular expression) with the same labels stay quiet."""
+
+    source: str
+    targets: str
+    equal: tuple[str, ...]
+
+
+_SPEED_ALERTS: Final = "LLMThroughput.*|LLMTierDropped|LLMTTFTRegressed"
+INHIBITIONS: Final = (
+    Inhibition("LLMProbeExporterAbsent", "LLM.*", ("job",)),
+    Inhibition("LLMProbeExporterDown", "LLM.*", ("job", "instance")),
+    Inhibition(
+        "LLMTargetDown",
+        f"LLMProbeFailing|LLMProbeMisconfigured|LLMProbeStale|LLMNeverProbed|LLMProbeStreamBuffered|{_SPEED_ALERTS}",
+        _TARGET_LABELS,
+    ),
+    Inhibition("LLMProbeFailing", _SPEED_ALERTS, _PROBE_LABELS),
+    Inhibition(
+        "LLMThroughputPoor", "LLMThroughputBelowExpected|LLMThroughputRegressed|LLMTierDropped", _PROBE_LABELS
+    ),
+    Inhibition("LLMModelCacheDiskFull", "LLMModelCacheDiskFilling", ("job", "instance", "mountpoint")),
+)

@@ -1,0 +1,611 @@
+"""Unit tests of the alerts for ``promtool test rules``: a healthy world, and what changes in it.
+
+Each case changes some series of the healthy world and says which alerts fire at which time, and that nothing else does.
+The numbers are made up.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+from urllib.parse import quote_plus
+
+import yaml
+
+from grafana.alerts import ALERTS, BOUND, Alert
+from grafana.promql import milliseconds
+from grafana.rules import HEADER, SERVICE, Settings
+
+HOST: Final = 'job="llm-probe-exporter",instance="box:9937"'
+SERVER: Final = HOST + ',target="vllm"'
+PROBE: Final = SERVER + ',module="default"'
+MODEL: Final = PROBE + ',model="qwen"'
+CACHE: Final = HOST + ',cache="huggingface"'
+DISK: Final = HOST + ',mountpoint="/models"'
+
+UP: Final = f"up{{{HOST}}}"
+SPEED: Final = f"llm_probe_tokens_per_second{{{MODEL}}}"
+TTFT: Final = f"llm_probe_ttft_seconds{{{MODEL}}}"
+SUCCESS: Final = f"llm_probe_success{{{PROBE}}}"
+INTERVAL: Final = f"llm_probe_interval_seconds{{{PROBE}}}"
+LAST_RUN: Final = f"llm_probe_last_run_timestamp_seconds{{{PROBE}}}"
+CLOCK: Final = f"llm_probe_clock_error_seconds{{{PROBE}}}"
+DECODE: Final = f'llm_probe_phase_seconds{{{PROBE},phase="decode"}}'
+COLD: Final = f"llm_probe_cold_start{{{PROBE}}}"
+BUFFERED: Final = f"llm_probe_stream_buffered{{{PROBE}}}"
+CONCURRENCY: Final = f"llm_probe_concurrency{{{PROBE}}}"
+TARGET_UP: Final = f"llm_target_up{{{SERVER}}}"
+LOADING: Final = f"llm_target_loading{{{SERVER}}}"
+RUNNING: Final = f"llm_server_requests_running{{{SERVER}}}"
+EXPECTED: Final = f'llm_expected_tokens_per_second{{{PROBE},bound="min",scenario="vllm-fp16-aiter"}}'
+RELOAD: Final = f"llm_probe_exporter_config_last_reload_successful{{{HOST}}}"
+COLLECTOR: Final = f'llm_probe_exporter_collector_success{{{HOST},collector="cache"}}'
+DELAY: Final = f"llm_probe_exporter_schedule_delay_seconds{{{HOST}}}"
+FREE: Final = f"llm_model_cache_filesystem_free_bytes{{{DISK}}}"
+SIZE: Final = f"llm_model_cache_filesystem_size_bytes{{{DISK}}}"
+INCOMPLETE: Final = f"llm_model_cache_incomplete_bytes{{{CACHE}}}"
+SHARED: Final = f'llm_model_cache_shared{{{CACHE},container="vllm"}}'
+ROCM: Final = f'rocm_version_supported{{{HOST},scope="host",container=""}}'
+THROTTLED: Final = f'amdgpu_throttled{{{HOST},gpu="0000:c5:00.0"}}'
+
+
+def total(result: str) -> str:
+    return f'llm_probes_total{{{PROBE},result="{result}"}}'
+
+
+def bound(tier: str) -> str:
+    return f'{BOUND}{{{PROBE},tier="{tier}"}}'
+
+
+HEALTHY: Final[Mapping[str, str]] = {
+    UP: "1",
+    SPEED: "24",
+    TTFT: "0.4",
+    SUCCESS: "1",
+    INTERVAL: "60",
+    LAST_RUN: "up",
+    CLOCK: "0.001",
+    DECODE: "2.6",
+    COLD: "0",
+    BUFFERED: "0",
+    CONCURRENCY: "1",
+    TARGET_UP: "1",
+    LOADING: "0",
+    RUNNING: "0",
+    EXPECTED: "12",
+    total("ok"): "count",
+    total("timeout_total"): "0",
+    total("auth"): "0",
+    total("loading"): "0",
+    total("skipped_busy"): "0",
+    bound("excellent"): "20",
+    bound("good"): "15",
+    bound("acceptable"): "10",
+    RELOAD: "1",
+    COLLECTOR: "1",
+    DELAY: "0.01",
+    FREE: "400e9",
+    SIZE: "1000e9",
+    INCOMPLETE: "0",
+    SHARED: "1",
+    ROCM: "1",
+    THROTTLED: "0",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """What changes in the healthy world, and what fires when.
+
+    A series' value is one number, or pieces ``value@minutes`` from which on it holds. ``up`` rises with time, ``count`` with
+    each probe; ``gone`` is a stale marker, ``flat`` stands still. ``when`` maps a time to the alerts that fire then.
+    """
+
+    alert: str
+    says: str
+    change: Mapping[str, str | None]
+    when: Mapping[str, tuple[str, ...]]
+    pending: Mapping[str, bool] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict)
+    description: str = ""
+    minutes: int = 120
+    step: int = 1
+
+
+_HOST_L: Final = {"job": "llm-probe-exporter", "instance": "box:9937"}
+_SERVER_L: Final = _HOST_L | {"target": "vllm"}
+_PROBE_L: Final = _SERVER_L | {"module": "default"}
+_MODEL_L: Final = _PROBE_L | {"model": "qwen"}
+_DAY: Final = 24 * 60
+
+
+def _edge(name: str, start: str) -> dict[str, Any]:
+    """Pending one evaluation before ``for`` has passed since ``start``, firing when it has."""
+    hold = milliseconds(next(alert.hold for alert in ALERTS if alert.name == name))
+    fires = milliseconds(start) + hold
+    before = f"{fires // 60_000 - 1}m"
+    after = f"{fires // 60_000}m"
+    return {"when": {before: (), after: (name,)}, "pending": {before: True}}
+
+
+def _missing(name: str, series: str, **other: str | None) -> Case:
+    """Without the series that the alert reads, it is silent: absence is not a fault of the server."""
+    hold = next(alert.hold for alert in ALERTS if alert.name == name)
+    end = f"{milliseconds(hold) // 60_000 + 20}m"
+    return Case(name, "is silent without its data", {series: None, **other}, {end: ()})
+
+
+CASES: Final[tuple[Case, ...]] = (
+    Case("", "a healthy world is silent", {}, {"1m": (), "60m": (), "200m": ()}, minutes=200),
+    # LLMThroughputPoor: 24 falls to 6.4 at 30 minutes; the median of eleven samples turns five minutes later.
+    Case(
+        "LLMThroughputPoor",
+        "fires when the speed falls from 24 to 6.4, at the edge of its for",
+        {SPEED: "24 6.4@30", EXPECTED: "5"},
+        **_edge("LLMThroughputPoor", "35m"),
+        labels=_MODEL_L,
+        description=(
+            "vllm on box:9937 decodes 6.4 tokens per second with qwen (median of the last default probes). That is below the "
+            "tier acceptable."
+        ),
+    ),
+    Case("LLMThroughputPoor", "is silent at exactly 10", {SPEED: "10.0", EXPECTED: "5"}, {"60m": ()}),
+    Case("LLMThroughputPoor", "fires just below 10", {SPEED: "9.99", EXPECTED: "5"}, {"60m": ("LLMThroughputPoor",)}),
+    Case(
+        "LLMThroughputPoor",
+        "resolves after the speed has come back, held for a while",
+        {SPEED: "6.4 24@60", EXPECTED: "5"},
+        {"64m": ("LLMThroughputPoor",), "69m": ("LLMThroughputPoor",), "71m": ()},
+    ),
+    Case("LLMThroughputPoor", "forgives one slow probe in ten", {SPEED: "24 6.4@30 24@34", EXPECTED: "5"}, {"40m": (), "45m": ()}),
+    Case(
+        "LLMThroughputPoor",
+        "forgets the speed of a server that is busy: its gauge stays, no probe succeeds",
+        {SPEED: "6.4", EXPECTED: "5", total("ok"): "count flat@5", total("skipped_busy"): "0 count@5"},
+        {"20m": (), "35m": ()},
+    ),
+    Case("LLMThroughputPoor", "is silent while users keep the server busy", {SPEED: "6.4", RUNNING: "3"}, {"60m": ()}),
+    Case("LLMThroughputPoor", "is silent after a cold start", {SPEED: "6.4", COLD: "1"}, {"60m": ()}),
+    Case("LLMThroughputPoor", "is silent for concurrent streams", {SPEED: "6.4", CONCURRENCY: "4"}, {"60m": ()}),
+    Case(
+        "LLMThroughputPoor",
+        "does not let one failed probe start its clock again",
+        {SPEED: "24 6.4@30 gone@37 6.4@38", EXPECTED: "5"},
+        {"41m": ("LLMThroughputPoor",)},
+    ),
+    Case(
+        "LLMThroughputPoor",
+        "sees a module that runs every ten minutes",
+        {SPEED: "6.4", EXPECTED: "5", INTERVAL: "600", total("ok"): "slow"},
+        {"50m": ("LLMThroughputPoor",)},
+    ),
+    Case("LLMThroughputPoor", "obeys another bound", {SPEED: "6.4", EXPECTED: "5", bound("acceptable"): "6"}, {"60m": ()}),
+    Case(
+        "LLMThroughputPoor",
+        "stays with the model that is slow when the model is swapped",
+        {SPEED: "6.4 gone@60", SPEED.replace("qwen", "gemma"): "gone 24@60", EXPECTED: "5"},
+        {"59m": ("LLMThroughputPoor",), "70m": ()},
+    ),
+    _missing("LLMThroughputPoor", SPEED),
+    _missing("LLMThroughputPoor", bound("acceptable"), **{SPEED: "6.4", EXPECTED: "5"}),
+    # LLMThroughputBelowExpected
+    Case(
+        "LLMThroughputBelowExpected",
+        "fires below the scenario's band, at the edge of its for",
+        {SPEED: "24 11@30"},
+        **_edge("LLMThroughputBelowExpected", "35m"),
+        labels=_MODEL_L | {"scenario": "vllm-fp16-aiter"},
+        description=(
+            "vllm on box:9937 decodes 11.0 tokens per second with qwen, below what its scenario vllm-fp16-aiter should reach."
+        ),
+    ),
+    Case("LLMThroughputBelowExpected", "is silent at exactly the band's bound", {SPEED: "12"}, {"90m": ()}),
+    _missing("LLMThroughputBelowExpected", EXPECTED, **{SPEED: "11"}),
+    # LLMTierDropped: a day at a tier, then below it. Samples every five minutes; the hour's median turns after half an hour.
+    Case(
+        "LLMTierDropped",
+        "fires when excellent is lost",
+        {SPEED: "20.0 18@1500"},
+        {"1550m": (), "1600m": ("LLMTierDropped",)},
+        pending={"1550m": True},
+        labels=_MODEL_L | {"tier": "excellent"},
+        description=(
+            "vllm on box:9937 no longer reaches the tier excellent, which it reached a day ago: now 18.0 tokens per second with "
+            "qwen (median of an hour)."
+        ),
+        minutes=1700,
+        step=5,
+    ),
+    Case(
+        "LLMTierDropped",
+        "names the lowest tier that was lost",
+        {SPEED: "24 12@1500"},
+        {"1600m": ("LLMThroughputRegressed", "LLMTierDropped")},
+        labels=_MODEL_L | {"tier": "good"},
+        description=(
+            "vllm on box:9937 no longer reaches the tier good, which it reached a day ago: now 12.0 tokens per second with qwen "
+            "(median of an hour)."
+        ),
+        minutes=1700,
+        step=5,
+    ),
+    Case("LLMTierDropped", "is silent at exactly 20", {SPEED: "24 20.0@1500"}, {"1600m": ()}, minutes=1700, step=5),
+    Case("LLMTierDropped", "is silent at exactly 15", {SPEED: "16 15.0@1500"}, {"1600m": ()}, minutes=1700, step=5),
+    Case("LLMTierDropped", "is silent at exactly 10", {SPEED: "12 10.0@1500", EXPECTED: "5"}, {"1600m": ()}, minutes=1700, step=5),
+    Case("LLMTierDropped", "is silent within 5 % of the border", {SPEED: "20.4 19.2@1500"}, {"1600m": ()}, minutes=1700, step=5),
+    Case("LLMTierDropped", "has no yesterday for a new server", {SPEED: "18"}, {"120m": ()}, step=5),
+    # LLMThroughputRegressed
+    Case(
+        "LLMThroughputRegressed",
+        "fires at 25 tok/s after days at 40",
+        {SPEED: "40 25@2500"},
+        {"2555m": (), "2565m": ("LLMThroughputRegressed",)},
+        pending={"2555m": True},
+        labels=_MODEL_L,
+        description="vllm on box:9937 decodes at 62.5% of its median of seven days with qwen (default probe).",
+        minutes=2600,
+        step=5,
+    ),
+    Case("LLMThroughputRegressed", "is silent at 0.75 of the past", {SPEED: "40 30@1000"}, {"1150m": ()}, minutes=1200, step=5),
+    Case("LLMThroughputRegressed", "needs 200 probes of the past", {SPEED: "40 25@150"}, {"195m": ()}, minutes=200, step=5),
+    Case(
+        "LLMThroughputRegressed",
+        "has no past for a new model",
+        {SPEED: "40 gone@1000", SPEED.replace("qwen", "gemma"): "gone 25@1000"},
+        {"1150m": ()},
+        minutes=1200,
+        step=5,
+    ),
+    # LLMTTFTRegressed
+    Case(
+        "LLMTTFTRegressed",
+        "fires at three times the past",
+        {TTFT: "0.4 1.2@2500"},
+        {"2555m": (), "2565m": ("LLMTTFTRegressed",)},
+        pending={"2555m": True},
+        labels=_MODEL_L,
+        description="vllm on box:9937 takes 3.0 times its median of seven days to the first token with qwen (default probe).",
+        minutes=2600,
+        step=5,
+    ),
+    Case("LLMTTFTRegressed", "is silent below half a second", {TTFT: "0.04 0.4@1000"}, {"1150m": ()}, minutes=1200, step=5),
+    Case("LLMTTFTRegressed", "is silent after a model load", {TTFT: "0.4 40@600", COLD: "0 1@600"}, {"700m": ()}, minutes=700, step=5),
+    _missing("LLMTTFTRegressed", TTFT),
+    # LLMProbeFailing: the third failure comes at 32 minutes.
+    Case(
+        "LLMProbeFailing",
+        "fires after three failures, at the edge of its for",
+        {SUCCESS: "1 0@30", SPEED: "24 gone@30", TTFT: "0.4 gone@30", total("ok"): "count flat@30", total("timeout_total"): "0 count@30"},
+        **_edge("LLMProbeFailing", "32m"),
+        labels=_PROBE_L,
+        description=(
+            "The default probe of vllm on box:9937 failed 3 times lately and the newest one failed too, although the server "
+            "answers its health check."
+        ).replace("failed 3", "failed 5"),
+    ),
+    Case(
+        "LLMProbeFailing",
+        "forgives two failures",
+        {total("timeout_total"): "0 count@30 flat@32", SUCCESS: "1 0@30 1@32"},
+        {"35m": (), "40m": ()},
+    ),
+    Case("LLMProbeFailing", "does not take loading for failure", {SUCCESS: "0", total("loading"): "count"}, {"60m": ()}),
+    Case("LLMProbeFailing", "does not take a skip for failure", {total("skipped_busy"): "count"}, {"60m": ()}),
+    _missing("LLMProbeFailing", total("timeout_total"), **{SUCCESS: "0"}),
+    # LLMProbeMisconfigured
+    Case(
+        "LLMProbeMisconfigured",
+        "fires when the key is refused, and LLMProbeFailing does not",
+        {SUCCESS: "1 0@30", total("auth"): "0 count@30"},
+        **_edge("LLMProbeMisconfigured", "32m"),
+        labels=_PROBE_L,
+        description=(
+            "The default probe of vllm on box:9937 was refused 8 times lately: a wrong key, a model that is not served, or a "
+            "request that the server does not accept."
+        ),
+    ),
+    _missing("LLMProbeMisconfigured", total("auth"), **{SUCCESS: "0"}),
+    # LLMTargetDown
+    Case(
+        "LLMTargetDown",
+        "fires when the health check fails, at the edge of its for",
+        {TARGET_UP: "1 0@30", SUCCESS: "1 0@30"},
+        **_edge("LLMTargetDown", "30m"),
+        labels=_SERVER_L,
+        description="vllm on box:9937 does not answer its health check and does not say that it is loading a model.",
+    ),
+    Case(
+        "LLMTargetDown",
+        "is alone when the server was killed: failing probes are its consequence",
+        {TARGET_UP: "1 0@30", SUCCESS: "1 0@30", total("ok"): "count flat@30", total("timeout_total"): "0 count@30"},
+        {"60m": ("LLMTargetDown",)},
+    ),
+    Case(
+        "LLMTargetDown",
+        "is silent while the server loads its model",
+        {TARGET_UP: "1 0@30", LOADING: "0 1@30", SUCCESS: "1 0@30"},
+        {"36m": (), "59m": ()},
+    ),
+    Case("LLMTargetDown", "forgives a restart", {TARGET_UP: "1 0@30 1@34"}, {"34m": (), "40m": ()}),
+    _missing("LLMTargetDown", TARGET_UP),
+    # LLMTargetLoadingLong
+    Case(
+        "LLMTargetLoadingLong",
+        "fires after half an hour of loading",
+        {TARGET_UP: "0", LOADING: "0 1@30"},
+        {"29m": ("LLMTargetDown",), "59m": (), "60m": ("LLMTargetLoadingLong",)},
+        pending={"59m": True},
+        labels=_SERVER_L,
+        description="vllm on box:9937 has said for half an hour that it is loading a model.",
+    ),
+    _missing("LLMTargetLoadingLong", LOADING),
+    # LLMProbeStale: the last run was at 29 minutes, so its age is above three intervals from 33 minutes on.
+    Case(
+        "LLMProbeStale",
+        "fires when the module stops running, at the edge of its for",
+        {LAST_RUN: "up flat@30", total("ok"): "count flat@30"},
+        **_edge("LLMProbeStale", "33m"),
+        labels=_PROBE_L,
+        description="The default probe of vllm on box:9937 last ran 9 intervals ago.",
+    ),
+    Case(
+        "LLMProbeStale",
+        "is silent while probes are skipped on purpose",
+        {LAST_RUN: "up flat@30", total("ok"): "count flat@30", total("skipped_busy"): "0 count@30"},
+        {"50m": ()},
+    ),
+    _missing("LLMProbeStale", LAST_RUN),
+    # LLMNeverProbed
+    Case(
+        "LLMNeverProbed",
+        "fires when no probe was ever tried, at the edge of its for",
+        {SPEED: None, TTFT: None, SUCCESS: None, LAST_RUN: None, total("ok"): "0"},
+        **_edge("LLMNeverProbed", "0m"),
+        labels=_PROBE_L,
+        description="The default probe of vllm on box:9937 has not been tried once since the exporter started.",
+    ),
+    Case(
+        "LLMNeverProbed",
+        "waits for a module that runs every few hours",
+        {SPEED: None, TTFT: None, SUCCESS: None, LAST_RUN: None, INTERVAL: "14400", total("ok"): "0"},
+        {"60m": ()},
+    ),
+    _missing("LLMNeverProbed", INTERVAL),
+    # LLMProbeStarved: the last success leaves the hour at 89 minutes.
+    Case(
+        "LLMProbeStarved",
+        "fires after an hour of nothing but skips",
+        {total("ok"): "count flat@30", total("skipped_busy"): "0 count@30", LAST_RUN: "up flat@30"},
+        {"118m": (), "119m": ("LLMProbeStarved",)},
+        pending={"118m": True},
+        labels=_PROBE_L,
+        description=(
+            "The default probe of vllm on box:9937 was skipped 60 times in an hour because users kept the server busy, and never "
+            "succeeded."
+        ),
+        minutes=130,
+    ),
+    _missing("LLMProbeStarved", total("skipped_busy")),
+    # The exporter itself
+    Case(
+        "LLMProbeExporterDown",
+        "fires when the scrape fails, and everything else falls silent",
+        {series: value if series != UP else "1 0@30" for series, value in (HEALTHY | {UP: ""}).items()}
+        | {series: f"{value} gone@30" for series, value in HEALTHY.items() if series != UP},
+        **_edge("LLMProbeExporterDown", "30m"),
+        labels=_HOST_L,
+        description="Prometheus cannot scrape the exporter box:9937: nothing is known of its servers.",
+    ),
+    Case(
+        "LLMProbeExporterAbsent",
+        "fires when the job is gone from Prometheus, at the edge of its for",
+        {UP: "1 gone@30"},
+        **_edge("LLMProbeExporterAbsent", "30m"),
+        labels={"job": "llm-probe-exporter"},
+        description="Prometheus has no target in the job llm-probe-exporter: LLM servers are not watched at all.",
+    ),
+    Case(
+        "LLMProbeConfigReloadFailed",
+        "fires when a reload was rejected; five minutes of success must leave the window first",
+        {RELOAD: "1 0@30"},
+        {"39m": (), "40m": ("LLMProbeConfigReloadFailed",)},
+        pending={"39m": True},
+        labels=_HOST_L,
+        description="The exporter box:9937 could not reload its configuration and runs on with the old one.",
+    ),
+    _missing("LLMProbeConfigReloadFailed", RELOAD),
+    Case(
+        "LLMProbeCollectorFailing",
+        "fires when a collector has failed for half an hour in all",
+        {COLLECTOR: "1 0@30"},
+        {"59m": (), "60m": ("LLMProbeCollectorFailing",)},
+        pending={"59m": True},
+        labels=_HOST_L | {"collector": "cache"},
+        description="The collector cache of box:9937 has been failing.",
+    ),
+    Case("LLMProbeCollectorFailing", "forgives a collector that works now and then", {COLLECTOR: "0 1@20 0@21 1@34 0@35"}, {"48m": ()}),
+    _missing("LLMProbeCollectorFailing", COLLECTOR),
+    Case(
+        "LLMProbeMeasurementDegraded",
+        "fires at 10 % error, and the speed alerts fall silent",
+        {CLOCK: "0.001 0.26@30", SPEED: "24 6.4@30"},
+        **_edge("LLMProbeMeasurementDegraded", "30m"),
+        labels=_PROBE_L,
+        description=(
+            "The measurement error of the default probe of vllm on box:9937 is 10% of its decode time. Speed alerts of this "
+            "probe are silent meanwhile."
+        ),
+    ),
+    Case("LLMProbeMeasurementDegraded", "is silent at 1 % error", {CLOCK: "0.026"}, {"60m": ()}),
+    _missing("LLMProbeMeasurementDegraded", CLOCK),
+    Case(
+        "LLMProbeStreamBuffered",
+        "fires when the answer comes in a burst, at the edge of its for",
+        {BUFFERED: "0 1@30", SPEED: "24 gone@30"},
+        **_edge("LLMProbeStreamBuffered", "30m"),
+        labels=_PROBE_L,
+        description="The answer to the default probe of vllm on box:9937 arrives in a burst: its decode speed cannot be measured.",
+    ),
+    _missing("LLMProbeStreamBuffered", BUFFERED),
+    Case(
+        "LLMProbeScheduleLate",
+        "fires when every job of ten minutes was late",
+        {DELAY: "0.01 45@30"},
+        {"54m": (), "55m": ("LLMProbeScheduleLate",)},
+        pending={"54m": True},
+        labels=_HOST_L,
+        description="The exporter box:9937 started its last job 45 seconds late.",
+    ),
+    _missing("LLMProbeScheduleLate", DELAY),
+    # Model cache
+    Case(
+        "LLMModelCacheDiskFilling",
+        "fires when the trend of six hours ends within a day and little is left",
+        {FREE: "300e9-0.5e9"},
+        {"300m": (), "400m": ("LLMModelCacheDiskFilling",)},
+        labels=_HOST_L | {"mountpoint": "/models"},
+        description="The file system /models on box:9937 has 10% left and, at the pace of the last six hours, is full within a day.",
+        minutes=400,
+    ),
+    Case("LLMModelCacheDiskFilling", "does not take one large download for a trend", {FREE: "700e9 300e9@60"}, {"120m": (), "180m": ()}, minutes=180),
+    Case("LLMModelCacheDiskFilling", "is silent on a small disk that stands still", {FREE: "100e9"}, {"180m": ()}, minutes=180),
+    _missing("LLMModelCacheDiskFilling", FREE),
+    Case(
+        "LLMModelCacheDiskFull",
+        "fires below 3 %, at the edge of its for",
+        {FREE: "400e9 20e9@30"},
+        **_edge("LLMModelCacheDiskFull", "30m"),
+        labels=_HOST_L | {"mountpoint": "/models"},
+        description="The file system /models on box:9937 has 2% left.",
+    ),
+    Case("LLMModelCacheDiskFull", "is silent at exactly 3 %", {FREE: "30e9"}, {"60m": ()}),
+    _missing("LLMModelCacheDiskFull", SIZE),
+    Case(
+        "LLMModelDownloadStuck",
+        "fires when incomplete bytes stand still for two hours",
+        {INCOMPLETE: "0 4294967296@30"},
+        {"179m": (), "180m": ("LLMModelDownloadStuck",)},
+        pending={"179m": True},
+        labels=_HOST_L | {"cache": "huggingface"},
+        description="4GiB of incomplete downloads lie unchanged in the huggingface cache on box:9937 for more than two hours.",
+        minutes=200,
+    ),
+    Case("LLMModelDownloadStuck", "is silent while the download grows", {INCOMPLETE: "1e9+1e6"}, {"200m": ()}, minutes=200),
+    _missing("LLMModelDownloadStuck", INCOMPLETE),
+    Case(
+        "LLMModelCacheNotShared",
+        "fires after an hour, at its edge",
+        {SHARED: "1 0@30"},
+        **_edge("LLMModelCacheNotShared", "30m"),
+        labels=_HOST_L | {"cache": "huggingface", "container": "vllm"},
+        description=(
+            "The container vllm on box:9937 does not mount the host's huggingface model cache: it downloads models again."
+        ),
+    ),
+    _missing("LLMModelCacheNotShared", SHARED),
+    # Host
+    Case(
+        "LLMRocmBelowMinimum",
+        "fires when the host's ROCm is too old, at the edge of its for",
+        {ROCM: "1 0@30"},
+        **_edge("LLMRocmBelowMinimum", "30m"),
+        labels=_HOST_L | {"scope": "host"},
+        description="ROCm of the host  on box:9937 is below the configured minimum.",
+    ),
+    _missing("LLMRocmBelowMinimum", ROCM),
+    Case(
+        "LLMGPUThrottling",
+        "fires when the GPU was throttled most of a quarter of an hour",
+        {THROTTLED: "0 1@30"},
+        {"47m": (), "48m": ("LLMGPUThrottling",)},
+        pending={"47m": True},
+        labels=_HOST_L | {"gpu": "0000:c5:00.0"},
+        description="GPU 0000:c5:00.0 of box:9937 was throttled for 100% of the last quarter of an hour.",
+    ),
+    _missing("LLMGPUThrottling", THROTTLED),
+)
+
+
+def _values(value: str, minutes: int, step: int) -> str:
+    """The pieces as promtool's expanding notation."""
+    pieces = []
+    for piece in value.split(" "):
+        shape, _, start = piece.partition("@")
+        pieces.append((shape, int(start or 0) // step))
+    ends = [start for _, start in pieces[1:]] + [minutes // step + 1]
+    text: list[str] = []
+    last = 0.0
+    for (shape, start), end in zip(pieces, ends, strict=True):
+        count = end - start
+        rise = {"up": 60.0 * step, "count": 1.0 * step, "slow": 0.1 * step}.get(shape)
+        if shape == "gone":
+            text.append(f"stale _x{count - 1}" if count > 1 else "stale")
+        elif rise is not None:
+            first = last + rise if start else 0.0
+            text.append(f"{first:g}+{rise:g}x{count - 1}")
+            last = first + rise * (count - 1)
+        elif shape == "flat":
+            text.append(f"{last:g}+0x{count - 1}")
+        elif "-" in shape or "+" in shape:
+            text.append(f"{shape}x{count - 1}")
+        else:
+            text.append(f"{shape}+0x{count - 1}")
+    return " ".join(text)
+
+
+def _queries(case: Case) -> Iterator[dict[str, Any]]:
+    for time, firing in case.when.items():
+        yield {
+            "expr": 'count by (alertname) (ALERTS{alertstate="firing"})',
+            "eval_time": time,
+            "exp_samples": [{"labels": f'{{alertname="{name}"}}', "value": 1} for name in sorted(firing)],
+        }
+    for time, pending in case.pending.items():
+        yield {
+            "expr": f'count(ALERTS{{alertstate="pending",alertname="{case.alert}"}})',
+            "eval_time": time,
+            "exp_samples": [{"labels": "{}", "value": 1}] if pending else [],
+        }
+
+
+def _texts(case: Case, alert: Alert, settings: Settings) -> dict[str, Any]:
+    link = "&".join(f"var-{label}={quote_plus(case.labels[label])}" for label in alert.variables)
+    return {
+        "eval_time": list(case.when)[-1],
+        "alertname": alert.name,
+        "exp_alerts": [
+            {
+                "exp_labels": {"severity": alert.severity, "service": SERVICE, **case.labels},
+                "exp_annotations": {
+                    "summary": alert.summary,
+                    "description": case.description,
+                    "runbook_url": f"{settings.runbook_url}#{alert.name.lower()}",
+                    "dashboard_url": f"{settings.grafana_url}/d/{alert.board}?{link}",
+                },
+            }
+        ],
+    }
+
+
+def _test(case: Case, settings: Settings) -> dict[str, Any]:
+    world = {series: value for series, value in (dict(HEALTHY) | dict(case.change)).items() if value is not None}
+    test: dict[str, Any] = {
+        "name": f"{case.alert or 'all'}: {case.says}",
+        "interval": f"{case.step}m",
+        "input_series": [{"series": series, "values": _values(value, case.minutes, case.step)} for series, value in world.items()],
+        "promql_expr_test": list(_queries(case)),
+    }
+    if case.description:
+        alert = next(alert for alert in ALERTS if alert.name == case.alert)
+        test["alert_rule_test"] = [_texts(case, alert, settings)]
+    return test
+
+
+def rule_tests(settings: Settings, step: int) -> str:
+    """The test file for the cases whose samples are ``step`` minutes apart."""
+    document = {
+        "rule_files": ["../rules/recording.yml", "../rules/alerts.yml"],
+        "evaluation_interval": f"{step}m",
+        "group_eval_order": ["llm-probe-recent", "llm-probe-baseline", "llm-probe-alerts"],
+        "tests": [_test(case, settings) for case in CASES if case.step == step],
+    }
+    return HEADER + yaml.safe_dump(document, sort_keys=False, width=1000, default_flow_style=None)
