@@ -183,12 +183,13 @@ def _is_running(running: Sequence[float], chunks: Sequence[Chunk]) -> bool:
 
 
 def _shared_out(tokens: int, chunks: Sequence[Chunk]) -> tuple[float, ...]:
-    """Share a total out over chunks: evenly if that fits (the last may hold fewer), else by their text."""
-    even = -(-tokens // len(chunks))
-    if even > 1 and even * (len(chunks) - 1) < tokens:
-        return tuple(float(min(even * n, tokens)) for n in range(1, len(chunks) + 1))
+    """Share a total out over chunks by their text, or evenly where both the total and the first text are about so."""
     characters = list(accumulate(chunk.characters for chunk in chunks))
-    return tuple(tokens * upto / characters[-1] for upto in characters)
+    by_text = tuple(tokens * upto / characters[-1] for upto in characters)
+    even = -(-tokens // len(chunks))
+    if even > 1 and even * (len(chunks) - 1) < tokens and even / 2 < by_text[0] < even * 1.5:
+        return tuple(float(min(even * n, tokens)) for n in range(1, len(chunks) + 1))
+    return by_text
 
 
 def _instants(chunks: Sequence[Chunk], count: _Count) -> list[_Instant]:
