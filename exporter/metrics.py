@@ -6,6 +6,7 @@ published, and a scrape only joins. A value that is None or not finite is absent
 """
 
 import logging
+import operator
 import platform
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -19,10 +20,15 @@ from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.utils import floatToGoString
 
 import exporter
+from exporter.cache.facts import CacheFacts, filesystems
+from exporter.containers.facts import EngineReading
+from exporter.host.gpu import GpuFacts, GpuReading, GpuSample
+from exporter.host.rocm import RocmFacts
 from exporter.probe.result import RESULTS, Measurements, TargetState
 from exporter.snapshot import (
     INTER_TOKEN_BOUNDS,
     TTFT_BOUNDS,
+    CacheRecord,
     CollectorRun,
     ExporterState,
     Histogram,
@@ -87,6 +93,10 @@ def _each(kind: str) -> Callable[[View], Iterable[Names]]:
     return lambda view: sorted(view.of(kind))
 
 
+def _always(_: View) -> Iterable[Names]:
+    return ((),)
+
+
 def _single(kind: str) -> Source:
     return Source((kind,), (), lambda view: view.of(kind), lambda view, names: (view.of(kind)[names],))
 
@@ -111,7 +121,23 @@ COLLECTORS: Final = Source(
     lambda view, names: (view.of("collector")[names],),
 )
 DAEMON: Final = _single("exporter")
-BUILD: Final = Source((), (), lambda _: ((),), lambda _, __: ())
+BUILD: Final = Source((), (), _always, lambda _, __: ())
+GPUS: Final = _single("gpu")
+GPU_SENSORS: Final = _single("gpu_sensors")
+CACHES: Final = _by("cache_record", "cache")
+FILESYSTEMS: Final = Source(("cache_record",), (), _always, lambda view, _: tuple(view.of("cache_record").values()))
+ROCM: Final = Source(
+    ("rocm", "containers", "exporter"),
+    (),
+    _always,
+    lambda view, _: tuple(view.of(kind).get(()) for kind in ("rocm", "containers", "exporter")),
+)
+SHARING: Final = Source(
+    ("containers", "cache_record"),
+    (),
+    _always,
+    lambda view, _: (view.of("containers").get(()), *view.of("cache_record").values()),
+)
 
 _OF_A_TARGET: Final = (PROBES, TARGETS, INFOS)
 
@@ -242,6 +268,99 @@ def _thresholds(judgement: Judgement) -> Samples:
 def _expected(judgement: Judgement) -> Samples:
     scenario = judgement.scenario or ""
     return [(("min", scenario), judgement.expected_min), (("max", scenario), judgement.expected_max)]
+
+
+def _gpu(name: str, text: str, read: Callable[[GpuFacts], Samples], *labels: str) -> Family:
+    def samples(reading: GpuReading) -> Samples:
+        return [((gpu.address, *own), value) for gpu in reading.gpus for own, value in read(gpu)]
+
+    return _gauge(GPUS, name, text, samples, "gpu", *labels)
+
+
+def _sensor(name: str, text: str, read: Callable[[GpuSample], Samples], *labels: str) -> Family:
+    def samples(sampled: tuple[GpuSample, ...]) -> Samples:
+        return [((gpu.address, *own), value) for gpu in sampled for own, value in read(gpu)]
+
+    return _gauge(GPU_SENSORS, name, text, samples, "gpu", *labels)
+
+
+def _cache(name: str, text: str, read: Callable[[CacheFacts], Samples], *labels: str) -> Family:
+    """Known as long as the last scan worked."""
+
+    def samples(record: CacheRecord) -> Samples:
+        return read(record.facts) if record.facts.error is None else ()
+
+    return _gauge(CACHES, name, text, samples, *labels)
+
+
+def _gpu_info(gpu: GpuFacts) -> Samples:
+    units = "" if gpu.compute_units is None else str(gpu.compute_units)
+    unified = "" if gpu.unified_memory is None else str(gpu.unified_memory).lower()
+    return [((gpu.name, gpu.gfx_target or "", units, unified), 1)]
+
+
+def _releases(host: RocmFacts | None, engine: EngineReading | None) -> Iterator[tuple[str, str, str, str, str]]:
+    """(scope, container, version, release, source) of every ROCm that was found."""
+    if host and host.version is not None and host.release is not None:
+        yield "host", "", host.version, host.release, host.source or ""
+    for container in engine.containers if engine else ():
+        if container.rocm is not None:
+            yield "container", container.name, container.rocm.raw, container.rocm.release, container.rocm.source
+
+
+def _rocm_info(host: RocmFacts | None, engine: EngineReading | None, _state: ExporterState | None) -> Samples:
+    return [(found, 1) for found in _releases(host, engine)]
+
+
+def _rocm_supported(host: RocmFacts | None, engine: EngineReading | None, state: ExporterState | None) -> Samples:
+    minimum = _numbers(state.minimum_rocm) if state and state.minimum_rocm else None
+    if minimum is None:
+        return ()
+    found = [((scope, container), _numbers(release)) for scope, container, _, release, _ in _releases(host, engine)]
+    return [(labels, None if numbers is None else numbers >= minimum) for labels, numbers in found]
+
+
+def _rocm_matches(host: RocmFacts | None, engine: EngineReading | None, _state: ExporterState | None) -> Samples:
+    if host is None or host.release is None:
+        return ()
+    found = [
+        (container, release) for scope, container, _, release, _ in _releases(host, engine) if scope == "container"
+    ]
+    return [((container,), release == host.release) for container, release in found]
+
+
+def _driver(host: RocmFacts | None, _engine: EngineReading | None, _state: ExporterState | None) -> Samples:
+    return [((host.driver.version, host.driver.source), 1)] if host and host.driver else ()
+
+
+def _numbers(release: str) -> tuple[int, ...] | None:
+    parts = release.split(".")[:2]
+    return tuple(map(int, parts)) if all(part.isdecimal() for part in parts) else None
+
+
+def _filesystem(read: Callable[[Any], float]) -> Callable[..., Samples]:
+    def samples(*records: CacheRecord) -> Samples:
+        return [((each.mountpoint,), read(each)) for each in filesystems(tuple(record.facts for record in records))]
+
+    return samples
+
+
+def _shared(engine: EngineReading | None, *records: CacheRecord) -> Samples:
+    """A container whose weights lie in its own layer shares nothing; which cache a mounted one is of, the paths tell."""
+    found: list[Sample] = []
+    for container in engine.containers if engine else ():
+        if container.cache_source is not None:
+            names = [r.facts.name for r in records if _overlap(r.facts.path, container.cache_source)]
+            found.append(((names[0] if names else "", container.name), 1))
+        elif container.cache_path is not None:
+            found.append((("", container.name), 0))
+    return found
+
+
+def _overlap(one: str, other: str) -> bool:
+    """Whether two folders are the same, or one holds the other."""
+    one, other = f"{one.rstrip('/')}/", f"{other.rstrip('/')}/"
+    return one.startswith(other) or other.startswith(one)
 
 
 def _build() -> Samples:
@@ -468,6 +587,174 @@ HOW_GOOD: Final = (
     ),
 )
 
+ROCM_AND_GPU: Final = (
+    _gauge(
+        ROCM,
+        "rocm_version_info",
+        "ROCm's user space on the host and in each inference container; always 1. The release is major.minor.",
+        _rocm_info,
+        *("scope", "container", "version", "release", "source"),
+    ),
+    _gauge(
+        ROCM,
+        "rocm_version_supported",
+        "1 where the release is at or above the configured minimum, else 0.",
+        _rocm_supported,
+        "scope",
+        "container",
+    ),
+    _gauge(
+        ROCM,
+        "rocm_container_release_matches_host",
+        "1 where a container's ROCm release is the host's. They need not match: only the kernel driver is shared.",
+        _rocm_matches,
+        "container",
+    ),
+    _gauge(
+        ROCM,
+        "amdgpu_driver_info",
+        "Version of the amdgpu kernel driver and where it comes from, dkms or in-tree; always 1.",
+        _driver,
+        "version",
+        "source",
+    ),
+    _gpu(
+        "amdgpu_info",
+        "What the GPU is, by PCI address; always 1.",
+        _gpu_info,
+        *("name", "gfx_target", "compute_units", "unified_memory"),
+    ),
+    _gpu(
+        "amdgpu_memory_bandwidth_bytes_per_second",
+        "Peak bandwidth of the memory that the GPU uses, and where that is known from.",
+        lambda gpu: [((gpu.bandwidth_source or "",), gpu.bandwidth_bytes_per_second)],
+        "source",
+    ),
+    _sensor(
+        "amdgpu_busy_ratio",
+        "Share of time in which the GPU was busy, 0 to 1, by the driver; may stick at 1 while an idle process holds it.",
+        lambda gpu: _one(gpu.busy_ratio),
+    ),
+    _sensor(
+        "amdgpu_memory_used_bytes",
+        "Memory in use, by kind: vram, gtt (system memory that the GPU uses).",
+        lambda gpu: [(("vram",), gpu.vram_used_bytes), (("gtt",), gpu.gtt_used_bytes)],
+        "kind",
+    ),
+    _gpu(
+        "amdgpu_memory_total_bytes",
+        "Memory that there is, by kind: vram, gtt. On an APU both are parts of the system's memory.",
+        lambda gpu: [(("vram",), gpu.vram_total_bytes), (("gtt",), gpu.gtt_total_bytes)],
+        "kind",
+    ),
+    _sensor(
+        "amdgpu_power_watts",
+        "Power taken; scope socket counts the CPU too.",
+        lambda gpu: [((gpu.power_scope or "gpu",), gpu.power_watts)],
+        "scope",
+    ),
+    _sensor(
+        "amdgpu_temperature_celsius",
+        "Temperature by sensor.",
+        lambda gpu: [((sensor,), celsius) for sensor, celsius in gpu.temperatures],
+        "sensor",
+    ),
+    _sensor(
+        "amdgpu_clock_hertz",
+        "Clock by domain.",
+        lambda gpu: [((domain,), hertz) for domain, hertz in gpu.clocks],
+        "domain",
+    ),
+    _sensor(
+        "amdgpu_throttled",
+        "1 where the GPU was slowed down by heat, power or current since the last reading, else 0.",
+        lambda gpu: _one(gpu.throttled),
+    ),
+)
+
+MODEL_CACHE: Final = (
+    _cache(
+        "llm_model_cache_bytes",
+        "Bytes of all files in the cache, each counted once.",
+        lambda cache: _one(cache.bytes),
+    ),
+    _cache(
+        "llm_model_cache_models",
+        "Models in the cache.",
+        lambda cache: _one(len(cache.models)),
+    ),
+    _cache(
+        "llm_model_cache_model_bytes",
+        "Bytes of one model's files.",
+        lambda cache: [((model.name,), model.bytes) for model in cache.models],
+        "model",
+    ),
+    _cache(
+        "llm_model_cache_model_complete",
+        "1 when every file that the model's own index calls for is there, else 0; absent where nothing says.",
+        lambda cache: [((model.name,), model.complete) for model in cache.models],
+        "model",
+    ),
+    _cache(
+        "llm_model_cache_model_last_used_timestamp_seconds",
+        "Unix time at which a file of the model was last read, as far as the filesystem records it.",
+        lambda cache: [((model.name,), model.last_used_seconds) for model in cache.models],
+        "model",
+    ),
+    _cache(
+        "llm_model_cache_incomplete_bytes",
+        "Bytes of downloads that have not ended.",
+        lambda cache: _one(cache.incomplete_bytes),
+    ),
+    _gauge(
+        FILESYSTEMS,
+        "llm_model_cache_filesystem_free_bytes",
+        "Free space of a filesystem that holds a cache.",
+        _filesystem(lambda each: each.free_bytes),
+        "mountpoint",
+    ),
+    _gauge(
+        FILESYSTEMS,
+        "llm_model_cache_filesystem_size_bytes",
+        "Size of a filesystem that holds a cache.",
+        _filesystem(lambda each: each.size_bytes),
+        "mountpoint",
+    ),
+    _cache(
+        "llm_model_cache_unreadable_entries",
+        "Entries of the cache that could not be read in the last scan.",
+        lambda cache: _one(cache.unreadable_entries),
+    ),
+    _gauge(
+        CACHES,
+        "llm_model_cache_scan_seconds",
+        "How long the last scan took.",
+        lambda record: _one(record.facts.scan_seconds),
+    ),
+    _gauge(
+        CACHES,
+        "llm_model_cache_last_scan_timestamp_seconds",
+        "Unix time of the last scan.",
+        lambda record: _one(record.facts.scanned_at_seconds),
+    ),
+    Family(
+        "llm_model_cache_scan_errors_total",
+        "counter",
+        "Scans that could not read the cache at all.",
+        CACHES,
+        (),
+        lambda record: _one(record.scan_errors),
+    ),
+    _gauge(
+        SHARING,
+        "llm_model_cache_shared",
+        "1 where a container mounts a cache of the host, 0 where it keeps models in its own layer.",
+        _shared,
+        "cache",
+        "container",
+    ),
+)
+
 ITSELF: Final = (
     _gauge(
         BUILD,
@@ -520,6 +807,8 @@ SECTIONS: Final[Mapping[str, tuple[Family, ...]]] = {
     "One probe": ONE_PROBE,
     "What the target is": THE_TARGET,
     "How good that is": HOW_GOOD,
+    "ROCm and GPU": ROCM_AND_GPU,
+    "Model cache": MODEL_CACHE,
     "The exporter itself": ITSELF,
 }
 FAMILIES: Final = tuple(family for section in SECTIONS.values() for family in section)
@@ -662,7 +951,7 @@ class Exposition:
     def _piece(self, number: int, source: Source, names: Names, view: View) -> _Piece:
         parts = source.parts(view, names)
         kept = self._pieces.get((number, names))
-        if kept is not None and all(old is new for old, new in zip(kept.parts, parts, strict=True)):
+        if kept is not None and len(kept.parts) == len(parts) and all(map(operator.is_, kept.parts, parts)):
             return kept
         piece = _piece(source, names, parts)
         self._pieces[number, names] = piece

@@ -14,8 +14,13 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
+from exporter.cache.facts import CacheFacts
+from exporter.containers.facts import EngineReading
+from exporter.host.gpu import GpuReading, GpuSample
+from exporter.host.rocm import RocmFacts
 from exporter.probe.result import RESULTS, SKIPPED, Measurements, ProbeResult, TargetState
 from exporter.probe.timeline import Timeline
+from exporter.tiers import Judgement
 
 T = TypeVar("T")
 
@@ -97,12 +102,16 @@ class CollectorRun:
 
 @dataclass(frozen=True, slots=True)
 class ExporterState:
-    """The daemon's own state; Unix time and seconds, ``targets_by_state`` as (state, number) pairs."""
+    """The daemon's own state; Unix time and seconds, ``targets_by_state`` as (state, number) pairs.
+
+    ``minimum_rocm`` is the oldest release (``7.0``) that counts as supported.
+    """
 
     reload_successful: bool = True
     reload_success_at_seconds: float | None = None
     schedule_delay_seconds: float | None = None
     targets_by_state: tuple[tuple[str, int], ...] = ()
+    minimum_rocm: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +151,14 @@ class Totals:
     busy_seconds: float = 0.0
     last_run_seconds: float | None = None
     last_success_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CacheRecord:
+    """The last scan of a cache, and how many have failed since the start."""
+
+    facts: CacheFacts
+    scan_errors: int = 0
 
 
 class Point(NamedTuple):
@@ -299,13 +316,13 @@ def info_key(target: str) -> Key[TargetInfo]:
     return Key("info", (target,))
 
 
-def judgement_key(target: str, module: str) -> Key[Any]:
-    """A ``tiers.Judgement``: thresholds from the start, the tier once a speed is known."""
+def judgement_key(target: str, module: str) -> Key[Judgement]:
+    """Thresholds from the start, the tier once a speed is known."""
     return Key("judgement", (target, module))
 
 
-def cache_key(name: str) -> Key[Any]:
-    """The facts of one model cache."""
+def cache_key(name: str) -> Key[CacheFacts]:
+    """The last scan of one model cache."""
     return Key("cache", (name,))
 
 
@@ -314,11 +331,14 @@ def collector_key(name: str) -> Key[CollectorRun]:
     return Key("collector", (name,))
 
 
-ROCM: Final[Key[Any]] = Key("rocm")
-GPU: Final[Key[Any]] = Key("gpu")
-CONTAINERS: Final[Key[Any]] = Key("containers")
+ROCM: Final[Key[RocmFacts]] = Key("rocm")
+GPU: Final[Key[GpuReading]] = Key("gpu")
+GPU_SENSORS: Final[Key[tuple[GpuSample, ...]]] = Key("gpu_sensors")
+CONTAINERS: Final[Key[EngineReading]] = Key("containers")
 EXPORTER: Final[Key[ExporterState]] = Key("exporter")
 
+# What is published under one kind and kept in a record of another, with the attribute that holds it.
+_KEPT_IN: Final = {"plan": ("record", "plan"), "probe": ("record", "last"), "cache": ("cache_record", "facts")}
 _OF_A_TARGET: Final = frozenset({"probe", "target", "info", "judgement"})
 
 Index = Mapping[tuple[str, ...], Any]
@@ -336,12 +356,9 @@ class View:
 
     def get(self, key: Key[T]) -> T | None:
         """The observation under a key; None where nothing was published."""
-        found: T | None
-        if key.kind in ("plan", "probe"):
-            record = self.of("record").get(key.names)
-            found = record and (record.plan if key.kind == "plan" else record.last)
-        else:
-            found = self.of(key.kind).get(key.names)
+        kind, attribute = _KEPT_IN.get(key.kind, (key.kind, None))
+        kept = self.of(kind).get(key.names)
+        found: T | None = kept if kept is None or attribute is None else getattr(kept, attribute)
         return found
 
     @property
@@ -411,7 +428,7 @@ class Snapshot:
             self._models = {target: models for target, models in self._models.items() if (target,) in targets}
 
 
-_PUBLISHED_AS: Final = {"record": "probe"}
+_PUBLISHED_AS: Final = {"record": "probe", "cache_record": "cache"}
 
 
 class _Draft:
@@ -435,6 +452,9 @@ class _Draft:
                 self._set("record", key.names, planned(self._get("record", key.names), target, module, value))
             case "probe":
                 self._put_result(key.names, value)
+            case "cache":
+                errors = record.scan_errors if (record := self._get("cache_record", key.names)) else 0
+                self._set("cache_record", key.names, CacheRecord(value, errors + (value.error is not None)))
             case "target":
                 self._set("target", key.names, _shown(value))
             case _:

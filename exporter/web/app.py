@@ -1,0 +1,316 @@
+"""The paths that the exporter answers, as one ASGI application.
+
+It reads the snapshot and asks the daemon through ``Actions``; it starts nothing itself. What guards it (TLS, basic auth,
+limits) is put around it: ``WebServer(guard(build_app(…)), …)``.
+"""
+
+import asyncio
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any, Final, Protocol
+
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+
+import exporter
+from exporter.metrics import TEXT, render_probe
+from exporter.probe.result import ProbeResult
+from exporter.snapshot import EXPORTER, Plan, Snapshot, View, info_key, plan_key, printable, probe_key
+from exporter.web import page, status
+from exporter.web.negotiate import accepts_gzip, choose_format, compress
+from exporter.web.server import AsgiApp, Message
+
+log = logging.getLogger(__name__)
+
+PROBES_AT_ONCE: Final = 8
+"""Calls of ``/probe`` that wait for a probe; more get a 503, so that they never take the threads that scrapes need."""
+
+_POLICY: Final = (
+    "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self' data:; connect-src 'self';"
+    " base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+_HEADERS: Final = (
+    (b"content-security-policy", _POLICY.encode()),
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-opener-policy", b"same-origin"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+)
+_STATIC: Final = {"status.css": "text/css", "status.js": "text/javascript", "icon.svg": "image/svg+xml"}
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A probe that ``/probe`` may not start, and why."""
+
+    message: str
+
+
+class Actions(Protocol):
+    """What the daemon does when a client asks for it; each may be called from any thread."""
+
+    def reload(self) -> tuple[str, ...]:
+        """Validate, then swap the configuration; what is wrong with it, nothing when it is used now."""
+
+    def probe(self, target: str, module: str) -> ProbeResult | Refused:
+        """The newest result of a configured target, or one probe of an allowed address; may take as long as a probe."""
+
+    def healthy(self) -> tuple[bool, str]:
+        """Whether the process and its scheduler live, in words too; at once."""
+
+    def ready(self) -> tuple[bool, str]:
+        """Whether every target ran or was skipped once, in words too; at once."""
+
+
+def build_app(
+    snapshot: Snapshot,
+    render: Callable[[View, str], bytes],
+    actions: Actions,
+    *,
+    links: Mapping[str, str] | None = None,
+    clock: Callable[[], float] = time.time,
+) -> AsgiApp:
+    """The application. ``render`` writes a view in a content type (``Exposition.render``), ``links`` are shown on the page.
+
+    Blocking work runs in Starlette's thread pool, so a slow client or a long probe holds up nobody else.
+    """
+    site = _Site(snapshot, render, actions, links or {}, clock)
+    routes = [
+        Route("/", site.page),
+        Route("/metrics", site.metrics),
+        Route("/probe", site.probe),
+        Route("/api/v1/status", site.status),
+        Route("/api/v1/probes", site.probes),
+        Route("/api/v1/targets", site.targets),
+        Route("/-/healthy", site.healthy),
+        Route("/-/ready", site.ready),
+        Route("/-/reload", site.reload, methods=["POST"]),
+        Route("/static/{name}", _static),
+    ]
+    return _with_headers(Starlette(routes=routes, exception_handlers={HTTPException: _refusal, Exception: _failure}))
+
+
+class _Site:
+    """The endpoints over one snapshot."""
+
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        render: Callable[[View, str], bytes],
+        actions: Actions,
+        links: Mapping[str, str],
+        clock: Callable[[], float],
+    ) -> None:
+        self._snapshot = snapshot
+        self._render = render
+        self._actions = actions
+        self._links = links
+        self._clock = clock
+        self._exposition = _Shared(self._encoded)
+        self._probing = 0
+
+    def _encoded(self, content_type: str, *, gzipped: bool) -> bytes:
+        body = self._render(self._snapshot.view(), content_type)
+        return compress(body) if gzipped else body
+
+    async def metrics(self, request: Request) -> Response:
+        content_type = choose_format(request.headers.get("accept", ""))
+        gzipped = accepts_gzip(request.headers.get("accept-encoding", ""))
+        body = await self._exposition.get(content_type, gzipped=gzipped)
+        headers = {"content-type": content_type, "vary": "accept, accept-encoding", "cache-control": "no-store"}
+        return Response(body, headers=headers | ({"content-encoding": "gzip"} if gzipped else {}))
+
+    async def probe(self, request: Request) -> Response:
+        target, module = _name(request, "target"), _name(request, "module", "default")
+        if self._probing >= PROBES_AT_ONCE:
+            raise HTTPException(503, f"{PROBES_AT_ONCE} probes are waited for already: try again", {"retry-after": "5"})
+        self._probing += 1
+        try:
+            outcome = await run_in_threadpool(self._actions.probe, target, module)
+        finally:
+            self._probing -= 1
+        if isinstance(outcome, Refused):
+            raise HTTPException(400, outcome.message)
+        content_type = choose_format(request.headers.get("accept", ""))
+        debug = request.query_params.get("debug") == "true"
+        body = _probe_exposition(self._snapshot.view(), outcome, TEXT if debug else content_type)
+        if debug:
+            return _text(f"{_log_of(outcome)}\nMetrics that the probe gives:\n{body.decode()}")
+        return Response(body, headers={"content-type": content_type, "cache-control": "no-store"})
+
+    async def page(self, _: Request) -> Response:
+        html = await run_in_threadpool(page.render_page, self._snapshot.view(), self._clock(), self._links)
+        return Response(html, media_type="text/html", headers={"cache-control": "no-store"})
+
+    async def status(self, _: Request) -> Response:
+        return await run_in_threadpool(lambda: _json(_status_json(self._snapshot.view(), self._clock())))
+
+    async def probes(self, request: Request) -> Response:
+        target = _name(request, "target")
+        recent = status.recent_json(self._snapshot.view(), target)
+        if recent is None:
+            raise HTTPException(404, f"{printable(target)} is not a target; /api/v1/targets lists them")
+        return _json({"target": target, "probes": recent})
+
+    async def targets(self, _: Request) -> Response:
+        """Prometheus' HTTP service discovery: one group for each module of each target, for a job that scrapes /probe."""
+        view = self._snapshot.view()
+        return _json([_discovered(view, target, module) for target, module in sorted(view.records)])
+
+    async def healthy(self, _: Request) -> Response:
+        return _verdict(*self._actions.healthy())
+
+    async def ready(self, _: Request) -> Response:
+        return _verdict(*self._actions.ready())
+
+    async def reload(self, request: Request) -> Response:
+        if _is_cross_site(request):
+            raise HTTPException(403, "a page of another site may not reload this exporter")
+        errors = await run_in_threadpool(self._actions.reload)
+        if errors:
+            return _text("The configuration was not reloaded; the old one is still used:\n" + "\n".join(errors), 400)
+        return _text("The configuration was reloaded.")
+
+
+class _Shared:
+    """One rendering at a time for each form; all who ask while it is made get the same bytes, which saves memory too."""
+
+    def __init__(self, work: Callable[..., bytes]) -> None:
+        self._work = work
+        self._running: dict[tuple[str, bool], asyncio.Task[bytes]] = {}
+
+    async def get(self, content_type: str, *, gzipped: bool) -> bytes:
+        form = (content_type, gzipped)
+        task = self._running.get(form)
+        if task is None:
+            task = asyncio.create_task(run_in_threadpool(self._work, content_type, gzipped=gzipped))
+            self._running[form] = task
+            task.add_done_callback(lambda _: self._running.pop(form, None))
+        # A client that hangs up must not take the rendering from the others.
+        return await asyncio.shield(task)
+
+
+def _probe_exposition(view: View, result: ProbeResult, content_type: str) -> bytes:
+    if (result.target, result.module) in view.records:
+        return render_probe(view, result.target, result.module, content_type)
+    # An address that isn't configured has no counters: they would start at 0 with every call.
+    alone = Snapshot()
+    alone.publish(plan_key(result.target, result.module), Plan(result.interval_seconds, result.concurrency))
+    alone.publish(probe_key(result.target, result.module), result)
+    return render_probe(alone.view(), result.target, result.module, content_type, totals=False)
+
+
+def _log_of(result: ProbeResult) -> str:
+    lines = [f"Probe of {printable(result.target)} by module {printable(result.module)}: {result.result}"]
+    lines += [printable(result.error, 500)] if result.error else []
+    return "\n".join([*lines, *(f"  {printable(line, 500)}" for line in result.log), ""])
+
+
+def _status_json(view: View, now: float) -> dict[str, Any]:
+    targets = status.targets_of(view, now)
+    return {
+        "timestamp_seconds": now,
+        "version": exporter.__version__,
+        "exporter": status.as_json(view.get(EXPORTER)),
+        "verdicts": status.counted(targets),
+        "targets": [status.target_json(target) for target in targets],
+        "host": status.host_json(view),
+    }
+
+
+def _discovered(view: View, target: str, module: str) -> dict[str, Any]:
+    info = view.get(info_key(target))
+    labels = {"__meta_llm_probe_target": target, "__param_module": module}
+    if info is not None:
+        labels |= {"__meta_llm_probe_url": info.url, "__meta_llm_probe_backend": info.backend}
+    return {"targets": [target], "labels": {name: printable(text, 500) for name, text in labels.items()}}
+
+
+def _name(request: Request, parameter: str, default: str = "") -> str:
+    value = request.query_params.get(parameter, default)
+    if not value:
+        raise HTTPException(400, f"say which {parameter}: {request.url.path}?{parameter}=…")
+    if len(value) > 2000:
+        raise HTTPException(400, f"{parameter} is longer than 2000 characters")
+    return value
+
+
+def _is_cross_site(request: Request) -> bool:
+    # Browsers send both; what isn't a browser sends neither and can't be tricked by a page.
+    site = request.headers.get("sec-fetch-site", "none")
+    origin = request.headers.get("origin")
+    same_origin = origin is None or origin.partition("://")[2] == request.headers.get("host")
+    return site not in ("none", "same-origin") or not same_origin
+
+
+def _json(content: Any, status_code: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    body = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return Response(
+        body, status_code, media_type="application/json", headers={"cache-control": "no-store", **(headers or {})}
+    )
+
+
+def _text(content: str, status_code: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    return PlainTextResponse(f"{content}\n", status_code, headers={"cache-control": "no-store", **(headers or {})})
+
+
+def _verdict(fine: bool, message: str) -> Response:  # noqa: FBT001 - the pair that Actions answers
+    return _text(message, 200 if fine else 503)
+
+
+def _error(request: Request, status_code: int, message: str, headers: Mapping[str, str] | None = None) -> Response:
+    if request.url.path.startswith("/api/"):
+        return _json({"error": message}, status_code, headers)
+    return _text(message, status_code, headers)
+
+
+async def _refusal(request: Request, refusal: Exception) -> Response:
+    if not isinstance(refusal, HTTPException):
+        raise refusal
+    message = refusal.detail
+    if refusal.status_code == 404 and message == "Not Found":
+        message = f"There is nothing at {printable(request.url.path)}. Try / for people, /metrics for Prometheus."
+    if refusal.status_code == 405:
+        allowed = (refusal.headers or {}).get("Allow", "another method")
+        message = f"{request.url.path} answers {allowed}, not {printable(request.method)}."
+    return _error(request, refusal.status_code, message, refusal.headers)
+
+
+async def _failure(request: Request, failure: Exception) -> Response:
+    log.error("%s failed", request.url.path, exc_info=failure)
+    return _error(request, 500, "This failed inside the exporter; its log says how.")
+
+
+async def _static(request: Request) -> Response:
+    name = request.path_params["name"]
+    if name not in _STATIC:
+        raise HTTPException(404)
+    content = resources.files("exporter.web").joinpath("static", name).read_bytes()
+    tag = f'"{hashlib.sha256(content).hexdigest()[:16]}"'
+    headers = {"cache-control": "no-cache", "etag": tag}
+    if request.headers.get("if-none-match") == tag:
+        return Response(status_code=304, headers=headers)
+    return Response(content, media_type=_STATIC[name], headers=headers)
+
+
+def _with_headers(app: AsgiApp) -> AsgiApp:
+    """The application with what tells a browser to load, run and embed nothing else."""
+
+    async def guarded(scope: Message, receive: Any, send: Any) -> None:
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message.get("headers", ()), *_HEADERS]
+            await send(message)
+
+        await app(scope, receive, send_with_headers)
+
+    return guarded

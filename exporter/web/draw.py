@@ -1,0 +1,109 @@
+"""The geometry of the page's two drawings, in percent of their box. Pure."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Final
+
+from exporter.snapshot import Point
+from exporter.tiers import Judgement
+
+GAP_INTERVALS: Final = 3
+"""Probes further apart than this many intervals are not joined by a line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A stretch from the left; ``name`` is the tier that it stands for."""
+
+    name: str
+    x: float
+    width: float
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """A speed on the scale of its tiers: the zones behind, the ticks between them, the expected band, the ceiling."""
+
+    zones: tuple[Span, ...]
+    ticks: tuple[tuple[str, float], ...]
+    speed: float | None
+    band: Span | None
+    ceiling: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Sparkline:
+    """Speed over time from 0 up: lines as SVG points, failures and the newest point by their place."""
+
+    lines: tuple[str, ...]
+    failures: tuple[float, ...]
+    newest: tuple[float, float] | None
+    seconds: float
+    low: float | None
+    high: float | None
+
+
+def bar_of(speed: float | None, judgement: Judgement) -> Bar:
+    """Where a speed stands. The scale holds tiers, band and speed; a ceiling only where it doesn't crush the rest."""
+    limits = judgement.thresholds
+    top = max(1.3 * limits.excellent, 1.1 * (speed or 0.0), 1.1 * (judgement.expected_max or 0.0))
+    ceiling = judgement.ceiling_tokens_per_second
+    if ceiling is not None and ceiling <= 2 * top:
+        top = max(top, 1.05 * ceiling)
+    else:
+        ceiling = None
+
+    def at(value: float) -> float:
+        return round(100 * min(max(value, 0.0), top) / top, 2)
+
+    bounds = (0.0, limits.acceptable, limits.good, limits.excellent, top)
+    names = ("poor", "acceptable", "good", "excellent")
+    zones = tuple(_span(name, at(low), at(high)) for name, (low, high) in zip(names, pairwise(bounds), strict=True))
+    least, most = judgement.expected_min, judgement.expected_max
+    return Bar(
+        zones=zones,
+        ticks=tuple((f"{bound:g}", at(bound)) for bound in bounds[1:-1]),
+        speed=None if speed is None else at(speed),
+        band=None if least is None and most is None else _span("expected", at(least or 0.0), at(most or top)),
+        ceiling=None if ceiling is None else at(ceiling),
+    )
+
+
+def _span(name: str, begin: float, end: float) -> Span:
+    return Span(name, begin, round(end - begin, 2))
+
+
+def sparkline_of(history: Sequence[Point], interval_seconds: float, now: float) -> Sparkline | None:
+    """The history as a line that breaks where a probe failed or none ran; None for fewer than two probes."""
+    points = [point for point in history if point.at_seconds <= now]
+    if len(points) < 2:
+        return None
+    begin = points[0].at_seconds
+    seconds = max(now - begin, 1.0)
+    speeds = [point.tokens_per_second for point in points if point.tokens_per_second is not None]
+    top = 1.15 * max(speeds, default=1.0) or 1.0
+
+    def place(point: Point, speed: float) -> tuple[float, float]:
+        return round(100 * (point.at_seconds - begin) / seconds, 2), round(100 * (1 - speed / top), 2)
+
+    lines: list[list[str]] = [[]]
+    last: Point | None = None
+    newest: tuple[float, float] | None = None
+    for point in points:
+        if point.tokens_per_second is None or (
+            last and point.at_seconds - last.at_seconds > GAP_INTERVALS * interval_seconds
+        ):
+            lines.append([])
+        if point.tokens_per_second is not None:
+            newest = place(point, point.tokens_per_second)
+            lines[-1].append(f"{newest[0]:g},{newest[1]:g}")
+        last = point
+    return Sparkline(
+        lines=tuple(" ".join(line if len(line) > 1 else line * 2) for line in lines if line),
+        failures=tuple(round(100 * (point.at_seconds - begin) / seconds, 2) for point in points if not point.ok),
+        newest=newest if points[-1].ok else None,
+        seconds=seconds,
+        low=min(speeds, default=None),
+        high=max(speeds, default=None),
+    )

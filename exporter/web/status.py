@@ -1,0 +1,376 @@
+"""A view in the terms of a person who asks how the servers are: one verdict for each target, and the reason for it.
+
+Pure: the time is handed in. What stands here is what ``/api/v1/status`` answers and what the status page shows.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields, is_dataclass, replace
+from enum import IntEnum
+from pathlib import Path
+from typing import Any, Final
+
+from exporter.cache.facts import CacheFacts
+from exporter.probe.result import RESULTS, SKIPPED, Measurements, ProbeResult, TargetState
+from exporter.probe.timeline import Timeline
+from exporter.snapshot import (
+    CONTAINERS,
+    ERROR_CHARACTERS,
+    GPU,
+    GPU_SENSORS,
+    ROCM,
+    Record,
+    TargetInfo,
+    View,
+    finite,
+    info_key,
+    judgement_key,
+    printable,
+    target_key,
+)
+from exporter.tiers import Judgement
+
+STALE_AFTER_INTERVALS: Final = 3
+
+
+class Verdict(IntEnum):
+    """How a target is; the worst first, which is the order of the page."""
+
+    down = 0
+    failing = 1
+    poor = 2
+    unmeasured = 3
+    loading = 4
+    acceptable = 5
+    good = 6
+    excellent = 7
+    busy = 8
+    unloaded = 9
+    waiting = 10
+
+
+IN_WORDS: Final[Mapping[str, str]] = {
+    "skipped_busy": "the server was busy with its users, so the probe stayed away",
+    "skipped_unloaded": "a probe would have loaded the model, so it stayed away",
+    "resolve": "the host name can't be resolved",
+    "connect": "no connection",
+    "tls": "the TLS handshake failed",
+    "timeout_connect": "no connection in time",
+    "timeout_first_token": "no token in time",
+    "timeout_stalled": "the stream stalled",
+    "timeout_total": "the answer took too long",
+    "loading": "the server is loading a model",
+    "auth": "the server refused the key",
+    "rate_limited": "the server limits the rate of requests",
+    "no_model": "the server has no such model",
+    "http_4xx": "the server rejected the request",
+    "http_5xx": "the server failed",
+    "protocol": "what came back is not the expected API",
+    "truncated": "the stream broke off",
+    "empty": "the answer had no text",
+    "server_error": "the server reported an error inside the stream",
+    "too_large": "the answer was too large",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeStatus:
+    """One module on one target, judged at one time; ``tier`` is None while no speed is known."""
+
+    record: Record
+    judgement: Judgement | None
+    verdict: Verdict
+    reason: str
+    tier: str | None
+    age_seconds: float | None
+    """Since the last probe that ran."""
+    stale: bool
+
+    @property
+    def figures(self) -> Measurements:
+        """What the last probe measured, empty after a failed one."""
+        return self.record.figures or Measurements()
+
+    @property
+    def next_run_seconds(self) -> float | None:
+        """Unix time of the next probe, as far as the last one tells."""
+        last = self.record.last
+        return None if last is None else last.at_seconds + self.record.interval_seconds
+
+    @property
+    def failures(self) -> tuple[ProbeResult, ...]:
+        """The last failures, newest first."""
+        return tuple(result for result in self.record.recent if failed(result))
+
+
+@dataclass(frozen=True, slots=True)
+class TargetStatus:
+    """One target: its verdict is the worst that any of its modules has found, and the reason that module's."""
+
+    target: str
+    verdict: Verdict
+    reason: str
+    info: TargetInfo
+    state: TargetState | None
+    probes: tuple[ProbeStatus, ...]
+    """The module that judges its speed first."""
+
+
+def targets_of(view: View, now: float) -> tuple[TargetStatus, ...]:
+    """Every configured target, the worst first, then by name."""
+    names: dict[str, list[str]] = {}
+    for target, module in sorted(view.records):
+        names.setdefault(target, []).append(module)
+    found = [target_of(view, target, modules, now) for target, modules in names.items()]
+    return tuple(sorted(found, key=lambda status: (status.verdict, status.target)))
+
+
+def target_of(view: View, target: str, modules: list[str], now: float) -> TargetStatus:
+    """One target out of a view."""
+    state = view.get(target_key(target))
+    info = view.get(info_key(target)) or TargetInfo(state.url if state else "")
+    ordered = sorted(modules, key=lambda module: (module != "default", module))
+    probes = tuple(
+        probe_of(view.records[target, module], view.get(judgement_key(target, module)), state, now)
+        for module in ordered
+    )
+    # Speed is judged by the first module: a long prompt or many streams at once are not what the tiers are made for.
+    worst = min(probes, key=lambda probe: probe.verdict)
+    if worst is not probes[0] and worst.verdict <= Verdict.failing:
+        return TargetStatus(target, worst.verdict, f"{worst.record.module}: {worst.reason}", info, state, probes)
+    return TargetStatus(target, probes[0].verdict, probes[0].reason, info, state, probes)
+
+
+def probe_of(record: Record, judgement: Judgement | None, state: TargetState | None, now: float) -> ProbeStatus:
+    """One module on one target, judged at ``now`` (Unix time)."""
+    has_speed = record.figures is not None and finite(record.figures.tokens_per_second) is not None
+    tier = judgement.tier if judgement and has_speed else None
+    verdict, reason = _judge(record, judgement, tier, state)
+    ran_at = record.totals.last_run_seconds
+    age = None if ran_at is None else max(0.0, now - ran_at)
+    stale = age is not None and age > STALE_AFTER_INTERVALS * record.interval_seconds
+    return ProbeStatus(record, judgement, verdict, reason, tier, age, stale)
+
+
+def failed(result: ProbeResult) -> bool:
+    """Whether a probe ran and was not good."""
+    return result.result != "ok" and result.result not in SKIPPED
+
+
+def _judge(
+    record: Record, judgement: Judgement | None, tier: str | None, state: TargetState | None
+) -> tuple[Verdict, str]:
+    ran = record.ran
+    # A look at the target that is newer than its last probe overrules it.
+    looked = state if state and (ran is None or state.at_seconds > ran.at_seconds) else None
+    if looked and looked.loading:
+        verdict = Verdict.loading, "the server is loading a model"
+    elif looked and not looked.up:
+        verdict = Verdict.down, looked.error or "the server does not answer its health check"
+    elif ran is None:
+        verdict = _not_run(record)
+    elif failed(ran):
+        verdict = _failure(ran, state), _said(ran)
+    elif judgement is None or tier is None:
+        verdict = Verdict.unmeasured, _why_no_speed(record)
+    else:
+        verdict = Verdict[tier], _why(record, judgement, tier)
+    return verdict
+
+
+def _failure(ran: ProbeResult, state: TargetState | None) -> Verdict:
+    if ran.result == "loading":
+        return Verdict.loading
+    return Verdict.down if state is not None and not state.up else Verdict.failing
+
+
+def _not_run(record: Record) -> tuple[Verdict, str]:
+    match record.last and record.last.result:
+        case "skipped_busy":
+            return Verdict.busy, IN_WORDS["skipped_busy"]
+        case "skipped_unloaded":
+            return Verdict.unloaded, IN_WORDS["skipped_unloaded"]
+        case _:
+            return Verdict.waiting, "not probed yet"
+
+
+def _said(result: ProbeResult) -> str:
+    words = IN_WORDS.get(result.result, result.result)
+    return f"{words}: {result.error}" if result.error else words
+
+
+def _why_no_speed(record: Record) -> str:
+    figures = record.figures
+    if record.ran and record.ran.cold_start:
+        return "the last probe waited for the model to load, which gives no speed"
+    if figures and figures.stream_buffered:
+        return "the text came in one burst, so its speed can't be measured: does a proxy buffer it?"
+    if figures and finite(figures.tokens_per_second) is not None:
+        return "the speed is measured, but nothing judges it yet"
+    return "answers, but with too few tokens to measure a speed"
+
+
+def _why(record: Record, judgement: Judgement, tier: str) -> str:
+    speed = (record.figures and record.figures.tokens_per_second) or 0.0
+    low, high = judgement.expected_min, judgement.expected_max
+    scenario = judgement.scenario or "this setup"
+    if low is not None and speed < low:
+        return f"below the {_band(low, high)} tokens/s that {scenario} should reach"
+    if tier == "poor":
+        limit = f"below {judgement.thresholds.acceptable:g} tokens/s, the least that is acceptable"
+        return f"{limit}, yet what {scenario} is known to reach" if low is not None else limit
+    if high is not None and speed > high:
+        return f"above the {_band(low, high)} tokens/s expected of {scenario}"
+    if low is not None or high is not None:
+        return f"within the {_band(low, high)} tokens/s expected of {scenario}"
+    return ""
+
+
+def _band(low: float | None, high: float | None) -> str:
+    return "\N{EN DASH}".join(f"{limit:g}" for limit in (low, high) if limit is not None)
+
+
+def counted(targets: Iterable[TargetStatus]) -> dict[str, int]:
+    """How many targets have each verdict, the worst first."""
+    counts = Counter(target.verdict for target in targets)
+    return {verdict.name: counts[verdict] for verdict in Verdict if counts[verdict]}
+
+
+def host_json(view: View) -> dict[str, Any]:
+    """What is known of the machine; null where nothing was read."""
+    return {
+        "rocm": as_json(view.get(ROCM)),
+        "gpus": as_json(view.get(GPU)),
+        "sensors": as_json(view.get(GPU_SENSORS)),
+        "containers": as_json(view.get(CONTAINERS)),
+        "caches": [_cache_json(record.facts) for _, record in sorted(view.of("cache_record").items())],
+        "collectors": {names[0]: as_json(run) for names, run in sorted(view.of("collector").items())},
+    }
+
+
+def _cache_json(cache: CacheFacts) -> dict[str, Any]:
+    models = [
+        {"name": model.name, "bytes": model.bytes, "complete": model.complete, "missing": model.missing}
+        for model in cache.models
+    ]
+    return {**as_json(replace(cache, models=(), others=())), "models": as_json(models)}
+
+
+def target_json(status: TargetStatus) -> dict[str, Any]:
+    """One target as ``/api/v1/status`` answers it: keys are metric names without their prefix."""
+    return {
+        "target": status.target,
+        "verdict": status.verdict.name,
+        "reason": status.reason,
+        "info": as_json(status.info),
+        "state": as_json(status.state),
+        "probes": [_probe_json(probe) for probe in status.probes],
+    }
+
+
+def _probe_json(probe: ProbeStatus) -> dict[str, Any]:
+    record, judgement, totals = probe.record, probe.judgement, probe.record.totals
+    return {
+        "module": record.module,
+        "verdict": probe.verdict.name,
+        "reason": probe.reason,
+        "success": record.success,
+        "last_result": record.last.result if record.last else None,
+        **_figures_json(record.ran, probe.figures),
+        "tier": probe.tier,
+        "judgement": as_json(judgement),
+        "concurrency": record.plan.concurrency,
+        "interval_seconds": finite(record.interval_seconds),
+        "last_run_timestamp_seconds": finite(totals.last_run_seconds),
+        "last_success_timestamp_seconds": finite(totals.last_success_seconds),
+        "next_run_timestamp_seconds": finite(probe.next_run_seconds),
+        "stale": probe.stale,
+        "probes_total": dict(zip(RESULTS, totals.results, strict=True)),
+        "consumed_tokens_total": {"prompt": totals.prompt_tokens, "output": totals.output_tokens},
+        "busy_seconds_total": totals.busy_seconds,
+        "history": [as_json(point._asdict()) for point in record.history],
+    }
+
+
+def _figures_json(ran: ProbeResult | None, figures: Measurements) -> dict[str, Any]:
+    """``figures`` are of a good probe, the rest of any that ran."""
+    m = ran.measurements if ran else Measurements()
+    tokens = {
+        "prompt": m.prompt_tokens,
+        "cached": m.cached_tokens,
+        "reasoning": m.reasoning_tokens,
+        "output": m.output_tokens,
+    }
+    return {
+        "result": ran.result if ran else None,
+        "error": ran.error if ran else "",
+        "model": ran.model if ran else None,
+        "tokens_per_second": finite(figures.tokens_per_second),
+        "end_to_end_tokens_per_second": finite(figures.end_to_end_tokens_per_second),
+        "aggregate_tokens_per_second": finite(figures.aggregate_tokens_per_second),
+        "ttft_seconds": finite(figures.ttft_seconds),
+        "time_to_first_answer_seconds": finite(figures.time_to_first_answer_seconds),
+        "prefill_tokens_per_second": finite(figures.prefill_tokens_per_second),
+        "server_tokens_per_second": finite(figures.server_tokens_per_second),
+        "phase_seconds": {phase: finite(seconds) for phase, seconds in m.phases},
+        "tokens": {kind: count for kind, count in tokens.items() if count is not None},
+        "token_count_exact": m.token_count_exact,
+        "stream_buffered": m.stream_buffered,
+        "cold_start": ran.cold_start if ran else None,
+        "model_load_seconds": finite(ran.model_load_seconds) if ran else None,
+        "clock_error_seconds": finite(m.clock_error_seconds),
+    }
+
+
+def recent_json(view: View, target: str) -> list[dict[str, Any]] | None:
+    """The recent probes of a target, newest first, as ``/api/v1/probes`` answers; None for one that isn't configured."""
+    records = [record for (name, _), record in view.records.items() if name == target]
+    results = sorted((result for record in records for result in record.recent), key=lambda each: -each.at_seconds)
+    return [result_json(result) for result in results] if records else None
+
+
+def result_json(result: ProbeResult) -> dict[str, Any]:
+    """One probe with its marks and its log."""
+    return {
+        "target": result.target,
+        "module": result.module,
+        "timestamp_seconds": finite(result.at_seconds),
+        **_figures_json(result, result.measurements),
+        "marks_seconds": [_marks(timeline) for timeline in result.timelines],
+        "log": list(result.log),
+    }
+
+
+def _marks(timeline: Timeline) -> dict[str, float]:
+    """Seconds since the probe's turn came, for each mark that was reached."""
+    chunks = timeline.chunks
+    marks = {
+        "resolved": timeline.resolved_ns,
+        "connected": timeline.connected_ns,
+        "secured": timeline.secured_ns,
+        "sent": timeline.sent_ns,
+        "headers": timeline.headers_ns,
+        "first_text": chunks[0].at_ns if chunks else None,
+        "last_text": chunks[-1].at_ns if chunks else None,
+        "end": timeline.end_ns,
+    }
+    return {name: (at - timeline.started_ns) / 1e9 for name, at in marks.items() if at is not None}
+
+
+def as_json(value: Any) -> Any:
+    """Records as what JSON can hold: a number that isn't finite is null, a stranger's text is printable and bounded."""
+    simple: Any = None
+    match value:
+        case None | bool() | int():
+            simple = value
+        case float():
+            simple = finite(value)
+        case str() | Path():
+            simple = printable(str(value), ERROR_CHARACTERS)
+        case Mapping():
+            simple = {printable(str(key)): as_json(each) for key, each in value.items()}
+        case _ if is_dataclass(value):
+            simple = {each.name: as_json(getattr(value, each.name)) for each in fields(value)}
+        case _:
+            simple = [as_json(each) for each in value]
+    return simple
