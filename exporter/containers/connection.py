@@ -6,6 +6,7 @@ without bound, so what is read goes through one bounded GET of our own.
 
 import json
 import os
+import socket
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -48,6 +49,8 @@ class Connection:
     def __init__(self, host: str, timeout_seconds: float) -> None:
         if urlsplit(host).scheme in {"ssh", "npipe"}:
             raise EngineError(f"{shown(host)}: only unix://, tcp:// and https:// addresses can be read")
+        if host.startswith("unix://"):
+            _try_socket("/" + host.removeprefix("unix://").lstrip("/"), timeout_seconds)
         tls = kwargs_from_env(dict(os.environ)).get("tls") if host.startswith(("tcp:", "https:")) else None
         # A fixed version keeps the SDK from asking for one: a proxy may refuse that question.
         self._client = docker.APIClient(
@@ -77,19 +80,19 @@ class Connection:
         """All that was remembered, as one line."""
         return "; ".join(self._problems)
 
-    def json(self, path: str) -> Any:
+    def json(self, path: str, query: Mapping[str, str] | None = None) -> Any:
         """The answer to ``GET path``. Raises EngineError for anything but JSON."""
-        with self.open(path) as response:
+        with self.open(path, query) as response:
             body = self._body(response, LARGEST_DOCUMENT)
         try:
             return json.loads(body)
         except (ValueError, RecursionError) as error:
             raise EngineError(f"GET {path} was not answered with JSON") from error
 
-    def optional(self, path: str) -> Mapping[str, Any] | None:
+    def optional(self, path: str, query: Mapping[str, str] | None = None) -> Mapping[str, Any] | None:
         """The same for what a reading can do without: None where it is refused or not there."""
         try:
-            return mapping(self.json(path))
+            return mapping(self.json(path, query))
         except RefusedError:
             kind, _, call = path.strip("/").partition("/")
             self.refused(f"/{kind}/{{id}}/{call.rpartition('/')[2]}")
@@ -167,6 +170,13 @@ class Connection:
             if time.monotonic() > self._deadline:
                 raise TimeoutError
         return bytes(body)
+
+
+def _try_socket(path: str, timeout_seconds: float) -> None:
+    """Raise OSError for a socket that can't be opened. The SDK would, too, and leave its own socket unclosed."""
+    with socket.socket(socket.AF_UNIX) as trial:
+        trial.settimeout(timeout_seconds)
+        trial.connect(path)
 
 
 def _check(status: int, path: str) -> None:

@@ -156,7 +156,7 @@ class Engine:
         inspect = mapping(connection.json(f"/containers/{identifier}/json"))
         image = connection.optional(f"/images/{text(inspect, 'Image')}/json") if _has_no_tag(inspect) else None
         asks = needs_processes(inspect, image)
-        top = connection.optional(f"/containers/{identifier}/top") if asks else None
+        top = self._processes(connection, identifier) if asks else None
         shares, _, peer_id = text(inspect, "HostConfig", "NetworkMode").partition(":")
         peer = connection.optional(f"/containers/{peer_id}/json") if shares == "container" and peer_id else None
         facts = recognise(inspect, image, top, peer=peer, standpoint=standpoint, host_gfx=host_gfx)
@@ -166,6 +166,11 @@ class Engine:
             return None
         rocm = self._rocm_in(connection, identifier, inspect)
         return facts if rocm is None else replace(facts, rocm=rocm)
+
+    def _processes(self, connection: Connection, identifier: str) -> Mapping[str, Any] | None:
+        """Docker runs ``ps``, which cuts lines at COLUMNS unless told not to; Podman may not know that option."""
+        path = f"/containers/{identifier}/top"
+        return connection.optional(path, {"ps_args": "-efww"}) or connection.optional(path)
 
     def _rocm_in(self, connection: Connection, identifier: str, inspect: Mapping[str, Any]) -> ImageRocm | None:
         """What the image's files say; read once, since an image does not change under its id."""
