@@ -87,6 +87,7 @@ class Daemon:
         self._survey = Survey()
         self._collecting: dict[str, float] = {}
         self._watts: dict[tuple[str, str], float] = {}
+        self._said: dict[str, tuple[str, ...]] = {}
         self._samples: tuple[GpuSample, ...] = ()
         self._changing = threading.RLock()
         self._stop = threading.Event()
@@ -387,14 +388,18 @@ class Daemon:
                 self.snapshot.publish(collector_key(name), CollectorRun(False, seconds, time.time() - seconds))
 
     def _read_rocm(self, host: Host) -> bool:
-        self.snapshot.publish(ROCM, read_rocm(host.rocm, sysfs=host.sysfs))
+        facts = read_rocm(host.rocm, sysfs=host.sysfs)
+        self.snapshot.publish(ROCM, facts)
+        self._say_once("rocm", facts.problems)
         return True
 
     def _read_gpus(self, host: Host) -> bool:
         reading = read_gpus(host.sysfs)
         self.snapshot.publish(GPU, reading)
         self._describe_all()
-        return not reading.problems
+        # What is hidden from this process (KFD's nodes, in a container) isn't measured; that is no failure.
+        self._say_once("gpu", reading.problems)
+        return True
 
     def _read_sensors(self, host: Host) -> bool:
         self._samples = sample_gpus(host.sysfs, self._samples)
@@ -408,6 +413,12 @@ class Daemon:
         self._describe_all()
         # Without an engine that anyone asked for, there is nothing to fail.
         return reading.available or self._settings.docker.enabled is None
+
+    def _say_once(self, collector: str, problems: tuple[str, ...]) -> None:
+        if problems != self._said.get(collector, ()):
+            for problem in problems:
+                log.info("%s: %s", collector, problem)
+        self._said[collector] = problems
 
     def _look_at_containers_soon(self) -> None:
         self._schedule.run_soon("containers")
@@ -429,7 +440,7 @@ class Daemon:
         self._exporter = replace(
             self._exporter,
             schedule_delay_seconds=self._schedule.delay_seconds,
-            minimum_rocm=self._settings.host.minimum_rocm,
+            minimum_rocm=self._settings.host.minimum_rocm or self._profiles.rocm.minimum,
             targets_by_state=tuple((state, states[state]) for state in TARGET_STATES),
         )
         self.snapshot.publish(EXPORTER, self._exporter)

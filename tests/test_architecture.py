@@ -20,8 +20,9 @@ ORDER = (
     {"circumstances"},
     {"metrics"},
     {"web"},
-    {"demo", "on_demand", "systemd"},
+    {"demo", "on_demand", "present", "systemd"},
     {"daemon"},
+    {"oneshot"},
     {"cli"},
     {"__main__"},
 )
