@@ -1,0 +1,392 @@
+"""Plain folders of GGUF or safetensors files, and whether a set of files is a whole model.
+
+Also the layout of LM Studio (``<publisher>/<repository>/*.gguf``) and of any folder that somebody configured.
+"""
+
+import os
+import re
+import stat
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from exporter.cache.facts import ModelFacts, Unfinished, WeightFacts, printable
+from exporter.cache.tree import BLOCK_BYTES, MAX_DEPTH, MAX_MARKS, SETTLED_NS, Tally, folder
+from exporter.cache.weights import (
+    CutShortError,
+    Header,
+    WeightsError,
+    expert_counts,
+    is_embedding,
+    read_gguf_header,
+    read_json,
+    read_safetensors_header,
+    read_safetensors_index,
+    weigh_gguf,
+    weigh_safetensors,
+)
+
+_WEIGHTS = frozenset("safetensors gguf bin pt pth onnx h5 msgpack ckpt npz tflite".split())
+UNFINISHED_SUFFIXES = (".incomplete", ".part", ".downloadInProgress", ".tmp", ".crdownload")
+MAX_HEADERS = 512
+MAX_SINGLE = 16
+"""Files that stand alone and are judged by their own header; of a heap of more only the first are opened."""
+MAX_LOOSE = 200_000
+MAX_LINKED_FOLDERS = 10_000
+
+_SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<suffix>\.\w+)", re.DOTALL)
+_INDEX = (".safetensors.index.json", ".bin.index.json")
+
+
+def scan(path: str, previous: Mapping[str, ModelFacts], tally: Tally, share: tuple[int, int]) -> Iterator[ModelFacts]:
+    """A tree of folders that hold models: each GGUF by itself, each folder with safetensors as a whole."""
+    if share[0] == 0:
+        yield from scan_folders(path, previous, tally)
+
+
+def scan_compiled(
+    path: str, _previous: Mapping[str, ModelFacts], tally: Tally, share: tuple[int, int]
+) -> Iterator[ModelFacts]:
+    """What a server compiled for itself: only its size is of interest."""
+    if share[0] == 0:
+        sizes = {
+            (file.device, file.inode): file.size
+            for where in _walk(path, tally)
+            for file in where.files
+            if not file.linked
+        }
+        yield ModelFacts("", path, sum(sizes.values()), None, files=len(sizes), repo_type="compiled")
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    name: str
+    size: int
+    block_bytes: int
+    modified_ns: int
+    used: float
+    device: int
+    inode: int
+    linked: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Folder:
+    path: str  # below the root, "" for the root itself
+    descriptor: int
+    files: list[_File]
+    dangling: list[str]
+
+
+def scan_folders(
+    root: str, previous: Mapping[str, ModelFacts], tally: Tally, *, skip: re.Pattern[str] | None = None
+) -> Iterator[ModelFacts]:
+    """Every model below ``root``, then what else lies there, without a name. ``skip``: folders left to another scan."""
+    loose: dict[tuple[int, int], int] = {}
+    overflow = 0
+    unfinished: list[Unfinished] = []
+    for here in _walk(root, tally, skip=skip):
+        prefix = f"{here.path}/" if here.path else ""
+        models, rest = _models(here.files)
+        for stem, files in models.items():
+            name = f"{prefix}{stem}".rstrip("/") or os.path.basename(os.path.abspath(root))
+            dangling = here.dangling if not stem else [name for name in here.dangling if name.startswith(stem)]
+            yield _model(name, root, here, files, dangling, previous, tally)
+        for file in rest:
+            if _is_unfinished(file.name):
+                where = f"{root}/{prefix}{file.name}"
+                unfinished.append(Unfinished(where, file.block_bytes, file.modified_ns / 1e9))
+            elif len(loose) < MAX_LOOSE:
+                loose[file.device, file.inode] = file.size
+            else:
+                overflow += file.size
+    shared = tuple((*key, size) for key, size in loose.items())
+    size = overflow + sum(loose.values())
+    yield ModelFacts("", root, size, None, shared=shared, unfinished=tuple(unfinished), repo_type="loose")
+
+
+def _is_unfinished(name: str) -> bool:
+    return name.endswith(UNFINISHED_SUFFIXES) or name.startswith("downloading_")
+
+
+def _models(files: list[_File]) -> tuple[dict[str, list[_File]], list[_File]]:
+    """The files of one folder → (models by stem, the rest): each GGUF with its shards; else the folder, stem ""."""
+    models: dict[str, list[_File]] = {}
+    rest = []
+    for file in files:
+        if file.name.endswith(".gguf"):
+            shard = _SHARD.fullmatch(file.name)
+            models.setdefault(shard["stem"] if shard else file.name.removesuffix(".gguf"), []).append(file)
+        else:
+            rest.append(file)
+    if any(file.name.endswith((".safetensors", ".safetensors.index.json")) for file in rest):
+        models[""] = [file for file in rest if not _is_unfinished(file.name)]
+        rest = [file for file in rest if _is_unfinished(file.name)]
+    return models, rest
+
+
+def _model(
+    name: str,
+    root: str,
+    here: _Folder,
+    files: list[_File],
+    dangling: list[str],
+    previous: Mapping[str, ModelFacts],
+    tally: Tally,
+) -> ModelFacts:
+    path = f"{root}/{name}"
+    marks = tuple(sorted((f"{file.name}:{file.size}", file.modified_ns) for file in files))
+    settled = all(tally.now * 1e9 - file.modified_ns > SETTLED_NS for file in files)
+    before = previous.get(path)
+    sizes: dict[str, int | None] = {file.name: file.size for file in files}
+    if before is not None and before.marks == marks and not dangling:
+        verdict = Verdict(before.complete, before.missing, before.weights, before.variants)
+    else:
+        where = f"{root}/{here.path}".rstrip("/")
+        verdict = judge({**sizes, **dict.fromkeys(dangling)}, "", here.descriptor, where, tally)
+    shared = {(file.device, file.inode): file.size for file in files}
+    return ModelFacts(
+        printable(name),
+        path,
+        sum(shared.values()),
+        verdict.complete,
+        tuple(map(printable, verdict.missing[:8])),
+        max((file.used for file in files), default=None),
+        len(shared),
+        weights=verdict.weights,
+        variants=verdict.variants,
+        shared=tuple((*key, size) for key, size in shared.items()),
+        marks=marks if settled and len(marks) <= MAX_MARKS else (),
+    )
+
+
+def _walk(root: str, tally: Tally, *, skip: re.Pattern[str] | None = None) -> Iterator[_Folder]:
+    """Each folder below ``root`` once, its files with it. A linked folder is followed unless it was seen before."""
+    visited: set[tuple[int, int]] = set()
+    with folder(root, follow=True) as top:
+        found = os.fstat(top)
+        visited.add((found.st_dev, found.st_ino))
+        yield from _walk_below(top, "", root, visited, tally, skip)
+
+
+def _walk_below(
+    here: int, path: str, root: str, visited: set[tuple[int, int]], tally: Tally, skip: re.Pattern[str] | None
+) -> Iterator[_Folder]:
+    tally.tick()
+    files: list[_File] = []
+    dangling: list[str] = []
+    with os.scandir(here) as entries:
+        for entry in entries:
+            below = f"{path}/{entry.name}" if path else entry.name
+            try:
+                if not entry.is_dir():
+                    found = entry.stat()
+                    if stat.S_ISREG(found.st_mode):
+                        files.append(_file(entry, found))
+                    continue
+                if skip is not None and skip.fullmatch(entry.name):
+                    continue
+                if below.count("/") >= MAX_DEPTH:
+                    tally.add(f"{root}/{below}", "too deep")
+                    continue
+                if entry.is_symlink() and not _is_new(entry.stat(), visited):
+                    continue
+                with folder(entry.name, here, follow=True) as inner:
+                    yield from _walk_below(inner, below, root, visited, tally, skip)
+            except FileNotFoundError:
+                if entry.is_symlink():
+                    dangling.append(entry.name)
+            except OSError as error:
+                tally.add(f"{root}/{below}", error)
+    yield _Folder(path, here, files, dangling)
+
+
+def _is_new(found: os.stat_result, visited: set[tuple[int, int]]) -> bool:
+    key = (found.st_dev, found.st_ino)
+    if key in visited or len(visited) >= MAX_LINKED_FOLDERS:
+        return False
+    visited.add(key)
+    return True
+
+
+def _file(entry: os.DirEntry[str], found: os.stat_result) -> _File:
+    return _File(
+        entry.name,
+        found.st_size,
+        found.st_blocks * BLOCK_BYTES,
+        found.st_mtime_ns,
+        found.st_atime,
+        found.st_dev,
+        found.st_ino,
+        entry.is_symlink(),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Whether files make a whole model; what is missing, by name; and the weights, in sets where there are several."""
+
+    complete: bool | None
+    missing: tuple[str, ...]
+    weights: WeightFacts | None
+    variants: tuple[tuple[str, WeightFacts], ...]
+
+
+def judge(files: Mapping[str, int | None], base: str, dir_fd: int | None, where: str, tally: Tally) -> Verdict:
+    """Judge a model by its own files: indexes, numbered shards, headers; never by an expected figure.
+
+    ``files``: name below ``base`` → size, ``None`` where its link leads nowhere. ``base`` is below ``dir_fd``, which
+    ``where`` names in problems.
+    """
+    return _Judgement(files, base, dir_fd, where, tally).verdict()
+
+
+class _Judgement:
+    """One model's files while their indexes and headers are read."""
+
+    def __init__(
+        self, files: Mapping[str, int | None], base: str, dir_fd: int | None, where: str, tally: Tally
+    ) -> None:
+        self.files = files
+        self.base, self.dir_fd = base, dir_fd
+        self.where, self.tally = where, tally
+        self.weights = {name: size for name, size in files.items() if size is not None and _suffix(name) in _WEIGHTS}
+        self.missing = [name for name, size in files.items() if size is None]
+        self.headers: dict[str, Header | None] = {}
+        self.indexed: set[str] = set()  # files that some index names
+        self.whole: dict[
+            str, tuple[dict[str, str], int | None]
+        ] = {}  # folder → its safetensors index, if none is absent
+
+    def verdict(self) -> Verdict:
+        self._indexes()
+        by_itself = [name for name in self.weights if name not in self.indexed]
+        self._shards(by_itself)
+        variants = self._ggufs([name for name in by_itself if name.endswith(".gguf")])
+        tensors = self._safetensors([name for name in by_itself if name.endswith(".safetensors")])
+        found = variants[0][1] if tensors is None and len(variants) == 1 else tensors
+        complete = False if self.missing else True if self.weights else None
+        missing = tuple(dict.fromkeys(self.missing))
+        return Verdict(complete, missing, found, variants if len(variants) > 1 or tensors is not None else ())
+
+    def path(self, name: str) -> str:
+        return f"{self.base}/{name}" if self.base else name
+
+    def _indexes(self) -> None:
+        """Every folder needs all files of one of its indexes; safetensors first, as servers prefer them."""
+        lacking: dict[str, list[str]] = {}
+        names = [name for name, size in self.files.items() if size is not None and name.endswith(_INDEX)]
+        for name in sorted(names, key=lambda name: (not name.endswith(_INDEX[0]), name)):
+            prefix = _folder(name)
+            try:
+                weight_map, total = read_safetensors_index(self.path(name), self.dir_fd)
+            except (OSError, WeightsError) as error:
+                self.tally.add(f"{self.where}/{self.path(name)}", error)
+                lacking.setdefault(prefix, [f"{name}: {error}"])
+                continue
+            wanted = {prefix + shard for shard in weight_map.values()}
+            absent = sorted(wanted - self.weights.keys())
+            if len(absent) == len(wanted) and any(_folder(weight) == prefix for weight in self.weights):
+                continue  # it came along with another format's weights
+            self.indexed |= wanted
+            if not absent and name.endswith(_INDEX[0]):
+                size = sum(self.weights[shard] for shard in wanted)
+                absent = [f"{name}: its files hold {size} of {total} bytes"] if total and size < total else []
+                self.whole[prefix] = weight_map, total
+            if prefix not in lacking or not absent:
+                lacking[prefix] = absent
+        for absent in lacking.values():
+            self.missing += absent
+
+    def _shards(self, names: list[str]) -> None:
+        """Files that number themselves 00001-of-0000N need all N."""
+        sets: dict[tuple[str, int, str], set[int]] = {}
+        for name in names:
+            if shard := _SHARD.fullmatch(name):
+                sets.setdefault((shard["stem"], int(shard["count"]), shard["suffix"]), set()).add(int(shard["number"]))
+        for (stem, count, suffix), present in sorted(sets.items()):
+            numbers = [number for number in range(1, min(count, 999) + 1) if number not in present]
+            self.missing += [f"{stem}-{number:05d}-of-{count:05d}{suffix}" for number in numbers]
+
+    def _header(self, name: str) -> Header | None:
+        """A weight file's header; ``None`` where there is none, which is then said. A short file is missing something."""
+        if name in self.headers or len(self.headers) >= MAX_HEADERS:
+            return self.headers.get(name)
+        self.headers[name] = None
+        is_gguf = name.endswith(".gguf")
+        try:
+            header = (read_gguf_header if is_gguf else read_safetensors_header)(self.path(name), self.dir_fd)
+        except (OSError, WeightsError) as error:
+            if is_gguf or isinstance(error, CutShortError):
+                self.missing.append(f"{name}: {error}")
+            else:
+                self.tally.add(f"{self.where}/{self.path(name)}", error)
+            return None
+        if self.weights[name] < header.end:
+            self.missing.append(f"{name}: has {self.weights[name]} of {header.end} bytes")
+        self.headers[name] = header
+        return header
+
+    def _ggufs(self, names: list[str]) -> tuple[tuple[str, WeightFacts], ...]:
+        """Each GGUF, its shards taken together, by name. (What turns images into tokens is not what decodes.)"""
+        sets: dict[str, list[str]] = {}
+        for name in sorted(names):
+            shard = _SHARD.fullmatch(name)
+            sets.setdefault(shard["stem"] if shard else name.removesuffix(".gguf"), []).append(name)
+        found = []
+        for stem, shards in sorted(sets.items()):
+            headers = [header for name in shards if (header := self._header(name)) is not None]
+            if headers and "mmproj" not in stem:
+                found.append((printable(stem), weigh_gguf(headers, sum(self.weights[name] for name in shards))))
+        return tuple(found)
+
+    def _safetensors(self, by_itself: list[str]) -> WeightFacts | None:
+        """The weights in the uppermost folder that has safetensors, with its config.json."""
+        headers = {name: self._header(name) for name in by_itself[:MAX_SINGLE]}
+        if not by_itself and not self.whole:
+            return None
+        prefix = min((*self.whole, *map(_folder, by_itself)), key=lambda name: (name.count("/"), name))
+        config = self._config(prefix)
+        if prefix in self.whole:
+            weight_map, total = self.whole[prefix]
+            shards = {prefix + shard for shard in weight_map.values()}
+            weight_bytes = total or sum(self.weights[shard] for shard in shards)
+            return weigh_safetensors(config, weight_bytes, weight_map, self._sizes(weight_map, prefix, config))
+        sizes: dict[str, int] = {}
+        for name, header in headers.items():
+            if header is not None and _folder(name) == prefix:
+                sizes.update(header.tensors)
+        if not sizes or len(by_itself) > MAX_SINGLE:
+            return None
+        return weigh_safetensors(config, sum(sizes.values()), sizes, sizes)
+
+    def _config(self, prefix: str) -> Mapping[str, Any]:
+        name = f"{prefix}config.json"
+        if self.files.get(name) is None:
+            return {}
+        try:
+            return read_json(self.path(name), self.dir_fd)
+        except (OSError, WeightsError) as error:
+            self.missing.append(f"{name}: {error}")
+            return {}
+
+    def _sizes(self, weight_map: Mapping[str, str], prefix: str, config: Mapping[str, Any]) -> dict[str, int]:
+        """Tensor sizes from the shards' headers: the embedding's, or all where experts must be told from the rest."""
+        experts, _ = expert_counts(config)
+        wanted = {shard for tensor, shard in weight_map.items() if experts or is_embedding(tensor)}
+        sizes: dict[str, int] = {}
+        for shard in sorted(wanted):
+            header = self._header(prefix + shard)
+            if header is None:
+                return {}
+            sizes.update(header.tensors)
+        return sizes
+
+
+def _suffix(name: str) -> str:
+    return name[name.rfind(".") + 1 :]
+
+
+def _folder(name: str) -> str:
+    """``a/b`` → ``a/``; ``b`` → ````."""
+    return name[: name.rindex("/") + 1] if "/" in name else ""

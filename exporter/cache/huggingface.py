@@ -1,0 +1,333 @@
+"""The hub cache of Hugging Face: one folder a repository, files as links into its ``blobs``.
+
+Layout: ``models--ORG--NAME/{blobs/<etag>, refs/<name>, snapshots/<commit>/<file> -> ../../blobs/<etag>}``; unfinished
+downloads are ``blobs/<etag>[.<random>].incomplete``; ``blobs/`` beside the repositories is the store that they share.
+
+A file costs one system call: following the link gives size, use and inode at once, and a blob whose inode no link led
+to is an orphan. Reading each link as well as each blob takes half as long again.
+"""
+
+import os
+import re
+import stat
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
+from exporter.cache.facts import ModelFacts, Unfinished, WeightFacts, printable
+from exporter.cache.files import judge
+from exporter.cache.tree import MAX_DEPTH, Tally, folder, kept, mark, read, unchanged, weigh
+
+REPO_TYPES = {"models": "model", "datasets": "dataset", "spaces": "space", "kernels": "kernel"}
+SHARED_STORE = "blobs"
+SHARED_STORE_MARKER = ".huggingface-shared-blobs"
+MAX_REFERENCES = 1000
+REGULAR = stat.S_IFREG >> 12
+_SHARED_NAME = re.compile(r"[0-9a-f]{64}")
+_IGNORED = frozenset({".DS_Store", "Thumbs.db", "desktop.ini"})
+
+type_and_name = re.compile(r"(models|datasets|spaces|kernels)--(.+)", re.DOTALL)
+
+
+def scan(path: str, previous: Mapping[str, ModelFacts], tally: Tally, share: tuple[int, int]) -> Iterator[ModelFacts]:
+    """The repositories of a hub cache, or of the folder above it; with ``share`` (i, n) every n-th, from the i-th."""
+    path = hub_of(path)
+    index, workers = share
+    with folder(path, follow=True) as hub, os.scandir(hub) as entries:
+        for entry in entries:
+            name = entry.name
+            if name == SHARED_STORE and index == 0:
+                yield from _store(hub, path, previous, tally)
+            recognised = type_and_name.fullmatch(name)
+            if recognised is None or sum(os.fsencode(name)) % workers != index:
+                continue
+            tally.tick()
+            try:
+                if entry.is_dir():
+                    facts = _repository(hub, path, name, recognised, previous.get(f"{path}/{name}"), tally)
+                    if facts.files or facts.missing or facts.orphaned_files or facts.unfinished:
+                        yield facts
+                else:
+                    tally.add(f"{path}/{name}", "not a folder")
+            except OSError as error:
+                tally.add(f"{path}/{name}", error)
+
+
+def hub_of(path: str) -> str:
+    """The folder that holds the repositories: the one given, or ``hub`` in it (``HF_HOME`` is often given)."""
+    inner = os.path.join(path, "hub")
+    return inner if os.path.isdir(inner) else path
+
+
+def _repository(
+    hub: int, path: str, name: str, recognised: re.Match[str], previous: ModelFacts | None, tally: Tally
+) -> ModelFacts:
+    with folder(name, hub, follow=True) as repo:
+        if previous is not None and unchanged(previous, repo):
+            return _refreshed(previous, repo)
+        return _Reading(f"{path}/{name}", repo, tally).facts(
+            REPO_TYPES[recognised[1]], printable(recognised[2].replace("--", "/"))
+        )
+
+
+def _refreshed(previous: ModelFacts, repo: int) -> ModelFacts:
+    """The facts of an unchanged repository: only what changes no folder is read again (growth, use)."""
+    if not previous.unfinished and not previous.watched:
+        return previous
+    unfinished = []
+    for download in previous.unfinished:
+        weighed = weigh(os.path.join("blobs", os.path.basename(download.path)), download.path, repo)
+        unfinished.append(weighed or download)
+    last_used = previous.last_used_seconds
+    for watched in previous.watched:
+        try:
+            last_used = max(last_used or 0.0, os.stat(watched, dir_fd=repo).st_atime)
+        except OSError:
+            continue
+    return replace(previous, unfinished=tuple(unfinished), last_used_seconds=last_used)
+
+
+class _Reading:
+    """One repository while it is read."""
+
+    def __init__(self, path: str, repo: int, tally: Tally) -> None:
+        self.path = path
+        self.repo = repo
+        self.tally = tally
+        self.marks: list[tuple[str, int]] = []
+        self.device = 0
+        self.blobs: dict[int, str] = {}
+        self.linked: set[str] = set()
+        self.unfinished: list[tuple[str, Unfinished]] = []
+        self.sizes: dict[int, int] = {}  # inode → size of each file that a snapshot leads to, on this device
+        self.shared: dict[tuple[int, int], int] = {}
+        self.last_used = 0.0
+        self.main: dict[str, int | None] = {}  # files of the revision that is judged; None: the link dangles
+        self.main_name = ""
+
+    def facts(self, repo_type: str, name: str) -> ModelFacts:
+        self._mark(".", self.repo)
+        self._read_blobs()
+        references = self._read_references()
+        self._read_snapshots(references.get("main"))
+        orphans = self._orphans()
+        complete, missing, weights, variants = self._judge(references)
+        incomplete = [download for etag, download in self.unfinished]
+        if repo_type != "model":
+            weights, variants = None, ()
+        return ModelFacts(
+            name if repo_type == "model" else f"{repo_type}s/{name}",
+            self.path,
+            sum(self.sizes.values()) + sum(self.shared.values()),
+            complete,
+            missing,
+            self.last_used or None,
+            len(self.sizes) + len(self.shared),
+            repo_type,
+            weights,
+            variants,
+            tuple(incomplete),
+            sum(orphans),
+            len(orphans),
+            tuple((*key, size) for key, size in self.shared.items()),
+            kept(self.marks),
+            self._watched(),
+        )
+
+    def _read_blobs(self) -> None:
+        try:
+            with folder("blobs", self.repo) as blobs, os.scandir(blobs) as entries:
+                self._mark("blobs", blobs)
+                for entry in entries:
+                    name = entry.name
+                    if name.endswith(".incomplete"):
+                        download = weigh(name, f"{self.path}/blobs/{name}", blobs)
+                        if download is not None:
+                            self.unfinished.append((name.partition(".")[0], download))
+                    elif not entry.is_symlink():  # a link leads to the shared store, which is counted by itself
+                        self.blobs[entry.inode()] = name
+                    else:
+                        self.linked.add(name)
+        except FileNotFoundError:
+            return  # files are copied into the snapshots where links are not to be had
+        except OSError as error:
+            self.tally.add(f"{self.path}/blobs", error)
+
+    def _mark(self, name: str, descriptor: int) -> None:
+        found = os.fstat(descriptor)
+        self.device = found.st_dev
+        mark(name, found, self.marks, self.tally.now)
+
+    def _read_references(self) -> dict[str, str]:
+        references: dict[str, str] = {}
+        self._read_references_below("refs", self.repo, "refs", references)
+        return references
+
+    def _read_references_below(self, name: str, above: int, path: str, references: dict[str, str]) -> None:
+        try:
+            with folder(name, above) as here, os.scandir(here) as entries:
+                mark(path, os.fstat(here), self.marks, self.tally.now)
+                for entry in entries:
+                    where = f"{path}/{entry.name}"
+                    if entry.is_dir(follow_symlinks=False):
+                        if where.count("/") < MAX_DEPTH:
+                            self._read_references_below(entry.name, here, where, references)
+                    elif entry.name not in _IGNORED and len(references) < MAX_REFERENCES:
+                        mark(where, entry.stat(), self.marks, self.tally.now)
+                        references[where[5:]] = read(entry.name, 128, here).decode("ascii", "replace")
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            self.tally.add(f"{self.path}/{path}", error)
+
+    def _read_snapshots(self, main: str | None) -> None:
+        """Every revision; the one that ``refs/main`` names is judged, else the newest."""
+        newest = -1
+        try:
+            with folder("snapshots", self.repo) as snapshots, os.scandir(snapshots) as entries:
+                mark("snapshots", os.fstat(snapshots), self.marks, self.tally.now)
+                for entry in entries:
+                    if not entry.is_dir(follow_symlinks=False):
+                        if entry.name not in _IGNORED:
+                            self.tally.add(f"{self.path}/snapshots/{entry.name}", "not a folder")
+                        continue
+                    files: dict[str, int | None] = {}
+                    changed = entry.stat().st_mtime_ns
+                    self._read_files(entry.name, snapshots, f"snapshots/{entry.name}", "", files)
+                    if entry.name == main or (self.main_name != main and changed > newest):
+                        newest, self.main, self.main_name = changed, files, entry.name
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            self.tally.add(f"{self.path}/snapshots", error)
+
+    def _read_files(self, name: str, above: int, path: str, prefix: str, files: dict[str, int | None]) -> None:
+        sizes, blobs, device = self.sizes, self.blobs, self.device
+        last_used = 0.0
+        try:
+            with folder(name, above) as here, os.scandir(here) as entries:
+                mark(path, os.fstat(here), self.marks, self.tally.now)
+                for entry in entries:  # this loop is what a scan's time goes into
+                    try:
+                        is_link = entry.is_symlink()
+                        if is_link or not entry.is_dir():
+                            mode, inode, dev, links, _, _, size, used, _, _ = entry.stat()
+                        else:
+                            self._descend(entry.name, here, f"{path}/{entry.name}", f"{prefix}{entry.name}/", files)
+                            continue
+                    except OSError as error:
+                        self._broken(entry, error, path, prefix, files)
+                        continue
+                    if mode >> 12 != REGULAR:
+                        continue
+                    files[prefix + entry.name] = size
+                    if links == 1 and dev == device and (inode in blobs or not is_link):
+                        sizes[inode] = size
+                    else:
+                        self.shared[dev, inode] = size
+                    if used > last_used:  # noqa: PLR1730  # a call of max() for each file is felt here
+                        last_used = used
+        except OSError as error:
+            self.tally.add(f"{self.path}/{path}", error)
+        self.last_used = max(last_used, self.last_used)
+        self.tally.tick()
+
+    def _descend(self, name: str, above: int, path: str, prefix: str, files: dict[str, int | None]) -> None:
+        if prefix.count("/") > MAX_DEPTH:
+            self.tally.add(f"{self.path}/{path}", "too deep")
+        else:
+            self._read_files(name, above, path, prefix, files)
+
+    def _broken(
+        self, entry: os.DirEntry[str], error: OSError, path: str, prefix: str, files: dict[str, int | None]
+    ) -> None:
+        """A link that leads nowhere is a file that is missing; an entry that has gone meanwhile is nothing."""
+        if not isinstance(error, FileNotFoundError):
+            self.tally.add(f"{self.path}/{path}/{entry.name}", error)
+        elif not _is_there(entry):
+            return
+        files[prefix + entry.name] = None
+
+    def _orphans(self) -> list[int]:
+        """Sizes of the blobs that no snapshot leads to. (An overlay may list other inodes than it gives: look again.)"""
+        left = [name for inode, name in self.blobs.items() if inode not in self.sizes]
+        orphans = []
+        for name in left:
+            try:
+                found = os.stat(f"blobs/{name}", dir_fd=self.repo, follow_symlinks=False)
+            except OSError:
+                continue  # gone since: it takes no room
+            if found.st_ino not in self.sizes and (found.st_dev, found.st_ino) not in self.shared:
+                orphans.append(found.st_size)
+        return orphans
+
+    def _judge(
+        self, references: Mapping[str, str]
+    ) -> tuple[bool | None, tuple[str, ...], WeightFacts | None, tuple[tuple[str, WeightFacts], ...]]:
+        main = references.get("main")
+        missing = []
+        if main is not None and main != self.main_name:
+            missing.append(f"snapshots/{main}")
+        names = self.linked.union(self.blobs.values())  # what is there needs no second download
+        pending = sum(etag not in names for etag, _ in self.unfinished)
+        if pending:
+            missing.append(f"{pending} unfinished download{'s' if pending > 1 else ''}")
+        if not self.main:
+            empty = not (main or self.blobs or self.unfinished)
+            return None if empty else False, tuple(missing) if main or empty else (*missing, "snapshots"), None, ()
+        verdict = judge(self.main, f"snapshots/{self.main_name}", self.repo, self.path, self.tally)
+        missing += verdict.missing
+        complete = False if missing else verdict.complete
+        return complete, tuple(printable(name) for name in missing[:8]), verdict.weights, verdict.variants
+
+    def _watched(self) -> tuple[str, ...]:
+        """The largest file: whoever loads the model reads it."""
+        present = {name: size for name, size in self.main.items() if size is not None}
+        return (f"snapshots/{self.main_name}/{max(present, key=present.__getitem__)}",) if present else ()
+
+
+def _is_there(entry: os.DirEntry[str]) -> bool:
+    """Whether a link that leads nowhere is still there itself, rather than deleted since its folder was listed."""
+    try:
+        entry.stat(follow_symlinks=False)
+    except OSError:
+        return False
+    return True
+
+
+def _store(hub: int, path: str, previous: Mapping[str, ModelFacts], tally: Tally) -> Iterator[ModelFacts]:
+    """The store that repositories share: its payloads take room once, whether or not a repository still links to them."""
+    here = f"{path}/{SHARED_STORE}"
+    try:
+        with folder(SHARED_STORE, hub) as store:
+            if read(SHARED_STORE_MARKER, 16, store) != b"1\n":
+                return
+            before = previous.get(here)
+            if before is not None and unchanged(before, store):
+                yield before
+                return
+            marks: list[tuple[str, int]] = []
+            mark(".", os.fstat(store), marks, tally.now)
+            shared = tuple(_payloads(store, here, marks, tally))
+        size = sum(size for _, _, size in shared)
+        yield ModelFacts("", here, size, None, shared=shared, files=len(shared), repo_type="store", marks=kept(marks))
+    except FileNotFoundError:
+        return  # no store of ours
+    except OSError as error:
+        tally.add(here, error)
+
+
+def _payloads(store: int, path: str, marks: list[tuple[str, int]], tally: Tally) -> Iterator[tuple[int, int, int]]:
+    with os.scandir(store) as prefixes:
+        for prefix in prefixes:
+            if len(prefix.name) != 2 or not prefix.is_dir(follow_symlinks=False):
+                continue
+            tally.tick()
+            try:
+                with folder(prefix.name, store) as inner, os.scandir(inner) as entries:
+                    mark(prefix.name, os.fstat(inner), marks, tally.now)
+                    for entry in entries:
+                        if _SHARED_NAME.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
+                            found = entry.stat(follow_symlinks=False)
+                            yield found.st_dev, found.st_ino, found.st_size
+            except OSError as error:
+                tally.add(f"{path}/{prefix.name}", error)

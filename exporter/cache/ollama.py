@@ -1,0 +1,206 @@
+"""The model store of Ollama: manifests that name layers, layers as blobs named by their SHA-256.
+
+Layout: ``manifests/<host>/<namespace>/<model>/<tag>`` (an OCI manifest) and ``blobs/sha256-<64 hex>``; a download is
+``sha256-<hex>-partial``, made at full size at once and filled, with its state in ``-partial-<n>``.
+"""
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from exporter.cache.facts import ModelFacts, Unfinished, WeightFacts, printable
+from exporter.cache.tree import Tally, folder, kept, mark, unchanged, weigh
+from exporter.cache.weights import WeightsError, read_gguf_header, read_json, weigh_gguf
+
+MODEL_LAYER = "application/vnd.ollama.image.model"
+MAX_MANIFEST_DEPTH = 6
+_BLOB = re.compile(r"sha256[-:]([0-9a-f]{64})")
+_PARTIAL = re.compile(r"sha256[-:][0-9a-f]{64}-partial")
+
+
+@dataclass(frozen=True, slots=True)
+class _Blob:
+    name: str
+    size: int
+    used: float
+    device: int
+    inode: int
+
+
+def scan(path: str, previous: Mapping[str, ModelFacts], tally: Tally, share: tuple[int, int]) -> Iterator[ModelFacts]:
+    """Every tag as a model, then, without a name, what no manifest names: orphaned and unfinished layers."""
+    if share[0]:
+        return
+    path = store_of(path)
+    with folder(path, follow=True) as store:
+        rest = previous.get(path)
+        if rest is not None and unchanged(rest, store):
+            unfinished = (weigh(f"blobs/{os.path.basename(d.path)}", d.path, store) or d for d in rest.unfinished)
+            yield replace(rest, unfinished=tuple(unfinished))
+            yield from (_used(model, store) for model in previous.values() if model.path != path)
+            return
+        marks: list[tuple[str, int]] = []
+        blobs, partial = _read_blobs(store, path, marks, tally)
+        referenced: set[str] = set()
+        for manifest in _manifests("manifests", store, "manifests", marks, tally, path):
+            yield _model(manifest, path, store, blobs, referenced, previous, tally)
+        orphans = [blob.size for digest, blob in blobs.items() if digest not in referenced]
+        yield ModelFacts(
+            "",
+            path,
+            0,
+            None,
+            unfinished=partial,
+            orphaned_bytes=sum(orphans),
+            orphaned_files=len(orphans),
+            repo_type="store",
+            marks=kept(marks),
+        )
+
+
+def store_of(path: str) -> str:
+    """The folder that holds ``manifests`` and ``blobs``: the one given, or ``models`` in it (``~/.ollama``)."""
+    inner = os.path.join(path, "models")
+    return inner if os.path.isdir(inner) and not os.path.isdir(os.path.join(path, "manifests")) else path
+
+
+def _used(model: ModelFacts, store: int) -> ModelFacts:
+    try:
+        used = max((os.stat(name, dir_fd=store).st_atime for name in model.watched), default=None)
+    except OSError:
+        return model
+    return model if used is None else replace(model, last_used_seconds=max(used, model.last_used_seconds or 0.0))
+
+
+def _read_blobs(
+    store: int, path: str, marks: list[tuple[str, int]], tally: Tally
+) -> tuple[dict[str, _Blob], tuple[Unfinished, ...]]:
+    blobs: dict[str, _Blob] = {}
+    partial = []
+    try:
+        with folder("blobs", store, follow=True) as here, os.scandir(here) as entries:
+            mark("blobs", os.fstat(here), marks, tally.now)
+            for entry in entries:
+                try:
+                    if digest := _BLOB.fullmatch(entry.name):
+                        found = entry.stat()
+                        blobs[digest[1]] = _Blob(entry.name, found.st_size, found.st_atime, found.st_dev, found.st_ino)
+                    elif _PARTIAL.fullmatch(entry.name):
+                        download = weigh(entry.name, f"{path}/blobs/{entry.name}", here)
+                        partial += [] if download is None else [download]
+                except FileNotFoundError:
+                    continue
+                except OSError as error:
+                    tally.add(f"{path}/blobs/{entry.name}", error)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        tally.add(f"{path}/blobs", error)
+    tally.tick()
+    return blobs, tuple(partial)
+
+
+def _manifests(
+    name: str, above: int, path: str, marks: list[tuple[str, int]], tally: Tally, root: str
+) -> Iterator[str]:
+    """Paths of the manifests, below the store."""
+    try:
+        with folder(name, above) as here, os.scandir(here) as entries:
+            mark(path, os.fstat(here), marks, tally.now)
+            tally.tick()
+            for entry in entries:
+                below = f"{path}/{entry.name}"
+                if entry.is_dir(follow_symlinks=False):
+                    if below.count("/") < MAX_MANIFEST_DEPTH:
+                        yield from _manifests(entry.name, here, below, marks, tally, root)
+                elif not entry.name.startswith(".") and entry.is_file():
+                    mark(below, entry.stat(), marks, tally.now)
+                    yield below
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        tally.add(f"{root}/{path}", error)
+
+
+def tag_of(manifest: str) -> str:
+    """``manifests/registry.ollama.ai/library/qwen3/8b`` → ``qwen3:8b``, as Ollama itself names it."""
+    _, *parts, tag = manifest.split("/")
+    if parts[:1] == ["registry.ollama.ai"]:
+        parts = parts[2:] if parts[1:2] == ["library"] else parts[1:]
+    return f"{'/'.join(parts)}:{tag}" if parts else tag
+
+
+def _model(
+    manifest: str,
+    path: str,
+    store: int,
+    blobs: Mapping[str, _Blob],
+    referenced: set[str],
+    previous: Mapping[str, ModelFacts],
+    tally: Tally,
+) -> ModelFacts:
+    where, name = f"{path}/{manifest}", printable(tag_of(manifest))
+    try:
+        layers = _layers(read_json(manifest, store))
+    except (OSError, WeightsError) as error:
+        tally.add(where, error)
+        return ModelFacts(name, where, 0, complete=False, missing=(f"manifest: {printable(str(error))}",))
+    referenced.update(digest for digest, _, _ in layers)
+    missing = []
+    for digest, size, _ in layers:
+        blob = blobs.get(digest)
+        if blob is None:
+            missing.append(f"sha256-{digest}")
+        elif size is not None and blob.size != size:
+            missing.append(f"sha256-{digest}: has {blob.size} of {size} bytes")
+    present = {digest: blobs[digest] for digest, _, _ in layers if digest in blobs}
+    models = [present[digest] for digest, _, kind in layers if kind == MODEL_LAYER and digest in present]
+    return ModelFacts(
+        name,
+        where,
+        sum(blob.size for blob in present.values()),
+        not missing,
+        tuple(missing[:8]),
+        max((blob.used for blob in present.values()), default=None),
+        len(present),
+        weights=_weights(models, where, store, previous, tally),
+        shared=tuple((blob.device, blob.inode, blob.size) for blob in present.values()),
+        watched=tuple(f"blobs/{blob.name}" for blob in models[:1]),
+    )
+
+
+def _layers(manifest: Mapping[str, Any]) -> list[tuple[str, int | None, str]]:
+    """(SHA-256, size, media type) of the config and the layers. Raises ``WeightsError`` for what is no manifest."""
+    layers = manifest.get("layers")
+    if not isinstance(layers, list):
+        raise WeightsError("no layers")
+    found = []
+    for layer in [manifest.get("config"), *layers]:
+        digest = layer.get("digest") if isinstance(layer, dict) else None
+        if isinstance(digest, str) and (match := _BLOB.fullmatch(digest)):
+            size = layer.get("size")
+            found.append((match[1], size if isinstance(size, int) else None, str(layer.get("mediaType"))))
+        elif layer is not None and layer != {}:
+            raise WeightsError("a layer without a digest")
+    return found
+
+
+def _weights(
+    models: list[_Blob], where: str, store: int, previous: Mapping[str, ModelFacts], tally: Tally
+) -> WeightFacts | None:
+    before = previous.get(where)
+    key = tuple((blob.device, blob.inode, blob.size) for blob in models)
+    if before is not None and before.weights is not None and set(key) <= set(before.shared):
+        return before.weights
+    if not models:
+        return None
+    try:
+        headers = [read_gguf_header(f"blobs/{blob.name}", store) for blob in models]
+    except WeightsError:
+        return None  # a layer of another format
+    except OSError as error:
+        tally.add(where, error)
+        return None
+    return weigh_gguf(headers, sum(blob.size for blob in models))

@@ -1,0 +1,167 @@
+"""Scanning without disturbing or holding up anything: in processes of their own, one cache at a time.
+
+Why processes: their work takes nothing from the threads that time a stream, the kernel runs them at low priority, a
+scan that hangs in a dead network filesystem is killed or left behind, and what a huge cache took of memory is given
+back. A process that doesn't even die when killed waits in the kernel; until it is gone its cache isn't scanned again.
+"""
+
+import contextlib
+import io
+import os
+import pickle
+import selectors
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+from exporter.cache.facts import CacheFacts, CachePlace, ModelFacts, combine
+from exporter.cache.harvest import Answer, Job
+from exporter.cache.worker import ALIVE, ANSWER
+
+WORKER: Final = Path(__file__).with_name("worker.py")
+SPLIT: Final = frozenset({"huggingface", "llama_cpp"})
+"""Kinds that two processes can share, a repository at a time."""
+MAX_MODELS: Final = 5000
+_PIECE: Final = 1 << 16
+
+
+class Scanner:
+    """Scans caches, one at a time, and remembers what it found so that a rescan reads only what changed.
+
+    ``stall_seconds``: a scan that reads no further folder for so long hangs. ``niceness``: added to its priority.
+    """
+
+    def __init__(self, *, stall_seconds: float = 20.0, niceness: int = 10, workers: int | None = None) -> None:
+        self._stall_seconds = stall_seconds
+        self._niceness = niceness
+        self._workers = workers or min(2, os.cpu_count() or 1)
+        self._turn = threading.Lock()
+        self._known: dict[CachePlace, tuple[ModelFacts, ...]] = {}
+        self._hanging: dict[CachePlace, subprocess.Popen[bytes]] = {}
+
+    def scan(self, place: CachePlace, *, cancel: threading.Event | None = None) -> CacheFacts:
+        """One scan, after those that were asked for before. Never raises for what is on the disk.
+
+        A cache that can't be read, hangs, or still hangs from the last time, gives facts with ``error`` and no
+        ``bytes``. ``cancel`` ends a scan within a tenth of a second.
+        """
+        with self._turn:
+            started, now = time.monotonic(), time.time()
+            hanging = self._hanging.pop(place, None)
+            if hanging is not None and not _end(hanging):
+                self._hanging[place] = hanging
+                return _failed(place, "still hangs since an earlier scan", now)
+            answers = self._run(place, cancel or threading.Event())
+            facts = self._facts(place, answers, now)
+            return replace(facts, scan_seconds=time.monotonic() - started)
+
+    def forget(self, keep: Iterable[CachePlace]) -> None:
+        """Drop what is remembered of caches that are no longer scanned."""
+        wanted = set(keep)
+        with self._turn:
+            self._known = {place: models for place, models in self._known.items() if place in wanted}
+
+    def _facts(self, place: CachePlace, answers: list[Answer], now: float) -> CacheFacts:
+        for answer in answers:
+            if answer.error is not None:
+                return _failed(place, answer.error, now)
+        models = [model for answer in answers for model in answer.models]
+        self._known[place] = tuple(models)
+        facts = combine(place, models, now)
+        problems = [problem for answer in answers for problem in answer.problems]
+        if len(facts.models) > MAX_MODELS:
+            problems.append(f"{place.path}: {len(facts.models)} models, of which the {MAX_MODELS} largest are listed")
+            largest = sorted(facts.models, key=lambda model: model.bytes, reverse=True)[:MAX_MODELS]
+            facts = replace(facts, models=tuple(sorted(largest, key=lambda model: model.name)))
+        return replace(
+            facts,
+            unreadable_entries=sum(answer.unreadable_entries for answer in answers),
+            problems=tuple(problems[:20]),
+            filesystem=next((answer.filesystem for answer in answers if answer.filesystem is not None), None),
+        )
+
+    def _run(self, place: CachePlace, cancel: threading.Event) -> list[Answer]:
+        workers = self._workers if place.kind in SPLIT else 1
+        try:
+            process = _start()
+        except OSError as error:
+            return [Answer(error=f"the scanning process did not start: {error}")]
+        try:
+            _send(process, Job(place, self._known.get(place, ()), workers, self._niceness))
+            return _collect(process, workers, self._stall_seconds, cancel)
+        finally:
+            if not _end(process):
+                self._hanging[place] = process
+
+
+def _failed(place: CachePlace, error: str, now: float) -> CacheFacts:
+    return CacheFacts(place.name, place.kind, place.path, bytes=None, error=error, scanned_at_seconds=now)
+
+
+def _start() -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-I", "-S", str(WORKER)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,  # a Ctrl-C at the terminal is for the parent
+    )
+
+
+def _send(process: subprocess.Popen[bytes], job: Job) -> None:
+    assert process.stdin is not None  # noqa: S101  # it was opened as a pipe
+    with contextlib.suppress(BrokenPipeError), process.stdin as pipe:
+        pickle.dump(job, pipe, protocol=pickle.HIGHEST_PROTOCOL)
+
+
+def _collect(
+    process: subprocess.Popen[bytes], workers: int, stall_seconds: float, cancel: threading.Event
+) -> list[Answer]:
+    """What the scanning processes say once all have ended; one answer with an error where they hang or break."""
+    assert process.stdout is not None  # noqa: S101  # it was opened as a pipe
+    output = bytearray()
+    quiet_since = time.monotonic()
+    with selectors.DefaultSelector() as selector:
+        selector.register(process.stdout, selectors.EVENT_READ)
+        while True:
+            ready = selector.select(0.1)
+            if cancel.is_set():
+                return [Answer(error="the scan was cancelled")]
+            if ready:
+                quiet_since = time.monotonic()
+                piece = os.read(process.stdout.fileno(), _PIECE)
+                if not piece:
+                    break
+                output += piece if output else piece.lstrip(ALIVE)
+            elif time.monotonic() - quiet_since > stall_seconds:
+                return [Answer(error=f"no answer from its filesystem for {stall_seconds:g} s")]
+    return _answers(bytes(output), workers)
+
+
+def _answers(output: bytes, workers: int) -> list[Answer]:
+    stream = io.BytesIO(output.removeprefix(ANSWER))
+    try:
+        return [pickle.load(stream) for _ in range(workers)]  # noqa: S301  # from our own child
+    except (EOFError, pickle.UnpicklingError):
+        return [Answer(error="the scanning process ended without an answer")]
+
+
+def _end(process: subprocess.Popen[bytes]) -> bool:
+    """Make a scan end, with the process that it split off; whether it has. One that waits in the kernel can't be made to."""
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            pipe.close()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(0.2)
+        return True
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(1)
+    return process.returncode is not None

@@ -1,0 +1,97 @@
+"""Reading folders that anything may be in: bounded, by descriptor, no link followed unasked, errors counted.
+
+A folder is opened once and its entries are read relative to it, which is faster than by path and can't be led astray
+by a folder that is swapped for a link meanwhile.
+"""
+
+import os
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from exporter.cache.facts import ModelFacts, Unfinished, printable
+
+MAX_DEPTH = 24
+"""Folders below folders: deeper than any cache, and far from the limit of open files."""
+MAX_MARKS = 2000
+SETTLED_NS = 2_000_000_000
+"""A folder changed this recently may change again within the resolution of its time stamp."""
+BLOCK_BYTES = 512
+
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NONBLOCK | os.O_CLOEXEC
+_FILE = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+
+
+class Tally:
+    """What one scan can't read: the number of entries, and the first twenty by name. ``tick`` runs once a folder."""
+
+    def __init__(self, now: float, tick: Callable[[], None] | None = None) -> None:
+        self.now = now
+        self.unreadable = 0
+        self.problems: list[str] = []
+        self.tick = tick or (lambda: None)
+
+    def add(self, where: str, why: object) -> None:
+        reason = (why.strerror or str(why)) if isinstance(why, OSError) else str(why)
+        self.unreadable += 1
+        if len(self.problems) < 20:
+            self.problems.append(f"{printable(where)}: {reason}")
+
+
+@contextmanager
+def folder(name: str, dir_fd: int | None = None, *, follow: bool = False) -> Iterator[int]:
+    """A folder's descriptor. Raises OSError; ELOOP or ENOTDIR for a link unless ``follow``."""
+    descriptor = os.open(name, _FOLDER if follow else _FOLDER | os.O_NOFOLLOW, dir_fd=dir_fd)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def read(name: str, limit: int, dir_fd: int | None = None, *, offset: int = 0) -> bytes:
+    """Up to ``limit`` bytes of a regular file. Raises OSError; a pipe or a device is refused, not waited for."""
+    descriptor = os.open(name, _FILE, dir_fd=dir_fd)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(0, "not a regular file")
+        pieces = []
+        while limit > 0 and (piece := os.pread(descriptor, limit, offset)):
+            pieces.append(piece)
+            limit -= len(piece)
+            offset += len(piece)
+        return b"".join(pieces)
+    finally:
+        os.close(descriptor)
+
+
+def mark(name: str, found: os.stat_result, marks: list[tuple[str, int]], now: float) -> None:
+    """Remember a folder's or file's time of change, so that the next scan can tell; 0 where it can't be relied on."""
+    settled = now * 1e9 - found.st_mtime_ns > SETTLED_NS
+    if len(marks) <= MAX_MARKS:
+        marks.append((name, found.st_mtime_ns if settled else 0))
+
+
+def kept(marks: list[tuple[str, int]]) -> tuple[tuple[str, int], ...]:
+    """Marks worth keeping: none at all where one is unreliable or they are too many, so that the next scan reads."""
+    if len(marks) > MAX_MARKS or any(not time for _, time in marks):
+        return ()
+    return tuple(marks)
+
+
+def unchanged(previous: ModelFacts, dir_fd: int) -> bool:
+    """Whether every folder and small file that was marked still has its time of change."""
+    try:
+        return bool(previous.marks) and all(
+            os.stat(name, dir_fd=dir_fd).st_mtime_ns == time for name, time in previous.marks
+        )
+    except OSError:
+        return False
+
+
+def weigh(name: str, path: str, dir_fd: int) -> Unfinished | None:
+    """A partial download as it stands now, by blocks: its file is often made at full size before it is filled."""
+    try:
+        found = os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
+    except OSError:
+        return None
+    return Unfinished(path, found.st_blocks * BLOCK_BYTES, found.st_mtime)

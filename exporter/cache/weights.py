@@ -1,0 +1,339 @@
+"""Headers of weight files → what a roofline needs. Bounded readers: any bytes may be in a file that ends in .gguf.
+
+Nothing of the weights themselves is read. A file that is not what its name says raises ``WeightsError``.
+"""
+
+import json
+import struct
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from exporter.cache.facts import WeightFacts
+from exporter.cache.tree import read
+
+MAX_JSON_BYTES = 16 << 20
+MAX_SAFETENSORS_HEADER = 32 << 20
+MAX_GGUF_HEADER = 64 << 20
+MAX_TENSORS = 100_000
+MAX_PAIRS = 10_000
+_PIECE = 1 << 20
+_GGUF_MAGIC = int.from_bytes(b"GGUF", "little")
+
+
+class WeightsError(ValueError):
+    """The file's header is not that of its format."""
+
+
+class CutShortError(WeightsError):
+    """The file ends within its own header."""
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """A weight file's header: bytes of each tensor, metadata (GGUF), and where its last tensor ends in the file."""
+
+    tensors: Mapping[str, int]
+    end: int
+    metadata: Mapping[str, Any]
+
+
+def read_json(name: str, dir_fd: int | None = None) -> dict[str, Any]:
+    """A JSON object of at most 16 MiB. Raises OSError, ``WeightsError``."""
+    raw = read(name, MAX_JSON_BYTES + 1, dir_fd)
+    try:
+        value = json.loads(raw)
+    except (ValueError, RecursionError) as error:
+        raise WeightsError(f"not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise WeightsError("not a JSON object")
+    return value
+
+
+def read_safetensors_index(name: str, dir_fd: int | None = None) -> tuple[dict[str, str], int | None]:
+    """``*.index.json`` → (file of each tensor, bytes of all tensors where it says). Raises OSError, ``WeightsError``."""
+    index = read_json(name, dir_fd)
+    weight_map, metadata = index.get("weight_map"), index.get("metadata")
+    if not isinstance(weight_map, dict) or not all(isinstance(file, str) for file in weight_map.values()):
+        raise WeightsError("no weight_map")
+    return weight_map, _count(metadata.get("total_size")) if isinstance(metadata, dict) else None
+
+
+def read_safetensors_header(name: str, dir_fd: int | None = None) -> Header:
+    """Eight bytes of length, then JSON: each tensor's range in the rest. Raises OSError, ``WeightsError``."""
+    start = read(name, 8, dir_fd)
+    if len(start) < 8:
+        raise CutShortError("ends within its header")
+    (length,) = struct.unpack("<Q", start)
+    if length > MAX_SAFETENSORS_HEADER:
+        raise WeightsError("not a safetensors header")
+    raw = read(name, length, dir_fd, offset=8)
+    if len(raw) < length:
+        raise CutShortError("ends within its header")
+    try:
+        entries = json.loads(raw)
+        ranges = {tensor: entry["data_offsets"] for tensor, entry in entries.items() if tensor != "__metadata__"}
+        tensors = {tensor: int(end) - int(begin) for tensor, (begin, end) in ranges.items()}
+        last = max((int(end) for _, end in ranges.values()), default=0)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise WeightsError("not a safetensors header") from error
+    if last < 0 or any(size < 0 for size in tensors.values()):
+        raise WeightsError("not a safetensors header")
+    return Header(tensors, 8 + length + last, {})
+
+
+# bytes of a block, elements of a block, by ggml type number
+_GGML = {
+    0: (4, 1), 1: (2, 1), 2: (18, 32), 3: (20, 32), 6: (22, 32), 7: (24, 32), 8: (34, 32), 9: (36, 32),
+    10: (84, 256), 11: (110, 256), 12: (144, 256), 13: (176, 256), 14: (210, 256), 15: (292, 256),
+    16: (66, 256), 17: (74, 256), 18: (98, 256), 19: (50, 256), 20: (18, 32), 21: (110, 256), 22: (82, 256),
+    23: (136, 256), 24: (1, 1), 25: (2, 1), 26: (4, 1), 27: (8, 1), 28: (8, 1), 29: (56, 256), 30: (2, 1),
+    34: (54, 256), 35: (66, 256), 39: (17, 32),
+}  # fmt: skip
+
+# general.file_type → the name that people know a quantization by
+_FILE_TYPES = {
+    0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 7: "Q8_0", 8: "Q5_0", 9: "Q5_1", 10: "Q2_K", 11: "Q3_K_S", 12: "Q3_K_M",
+    13: "Q3_K_L", 14: "Q4_K_S", 15: "Q4_K_M", 16: "Q5_K_S", 17: "Q5_K_M", 18: "Q6_K", 19: "IQ2_XXS", 20: "IQ2_XS",
+    21: "Q2_K_S", 22: "IQ3_XS", 23: "IQ3_XXS", 24: "IQ1_S", 25: "IQ4_NL", 26: "IQ3_S", 27: "IQ3_M", 28: "IQ2_S",
+    29: "IQ2_M", 30: "IQ4_XS", 31: "IQ1_M", 32: "BF16", 36: "TQ1_0", 37: "TQ2_0", 38: "MXFP4_MOE",
+}  # fmt: skip
+
+_SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
+_STRING, _ARRAY = 8, 9
+_KEPT_ARRAY = 4096
+
+
+class _Cursor:
+    """Reads forward through the start of a file, a piece at a time."""
+
+    def __init__(self, name: str, dir_fd: int | None) -> None:
+        self.name, self.dir_fd = name, dir_fd
+        self.buffer = b""
+        self.base = 0
+        self.at = 0
+
+    @property
+    def offset(self) -> int:
+        return self.base + self.at
+
+    def need(self, length: int) -> int:
+        """Move past ``length`` bytes, all of them in the buffer; returns where they begin in it."""
+        if self.at + length > len(self.buffer):
+            if self.offset + length > MAX_GGUF_HEADER:
+                raise WeightsError("its header has no end")
+            self.buffer = self.buffer[self.at :]
+            self.base, self.at = self.offset, 0
+            short = max(length - len(self.buffer), _PIECE)
+            self.buffer += read(self.name, short, self.dir_fd, offset=self.base + len(self.buffer))
+            if length > len(self.buffer):
+                raise CutShortError("ends within its header")
+        start, self.at = self.at, self.at + length
+        return start
+
+    def scalar(self, form: str) -> Any:
+        start = self.need(struct.calcsize(form))  # first: it may replace the buffer
+        return struct.unpack_from(form, self.buffer, start)[0]
+
+    def string(self) -> str:
+        length = self.scalar("<Q")
+        start = self.need(length)
+        return self.buffer[start : start + length].decode("utf-8", "replace")
+
+    def skip(self, length: int) -> None:
+        while length > 0:
+            step = min(length, _PIECE)
+            self.need(step)
+            length -= step
+
+    def value(self, kind: int) -> Any:
+        if kind in _SCALARS:
+            return self.scalar(_SCALARS[kind])
+        if kind == _STRING:
+            return self.string()
+        if kind != _ARRAY:
+            raise WeightsError(f"unknown metadata type {kind}")
+        inner, count = self.scalar("<I"), self.scalar("<Q")
+        if inner in _SCALARS:
+            if count > _KEPT_ARRAY:
+                self.skip(count * struct.calcsize(_SCALARS[inner]))
+                return None
+            return [self.scalar(_SCALARS[inner]) for _ in range(count)]
+        if inner != _STRING:
+            raise WeightsError("arrays within arrays")
+        for _ in range(count):  # a tokenizer's words: nothing that a roofline needs
+            self.need(self.scalar("<Q"))
+        return None
+
+
+def read_gguf_header(name: str, dir_fd: int | None = None) -> Header:
+    """GGUF versions 2 and 3, little-endian. Raises OSError, ``WeightsError``."""
+    cursor = _Cursor(name, dir_fd)
+    if cursor.scalar("<I") != _GGUF_MAGIC:
+        raise WeightsError("does not begin with GGUF")
+    version, tensor_count, pair_count = cursor.scalar("<I"), cursor.scalar("<Q"), cursor.scalar("<Q")
+    if version not in {2, 3}:
+        raise WeightsError(f"GGUF version {version}")
+    if tensor_count > MAX_TENSORS or pair_count > MAX_PAIRS:
+        raise WeightsError(f"a header of {tensor_count} tensors and {pair_count} pairs")
+    metadata: dict[str, Any] = {}
+    for _ in range(pair_count):
+        key = cursor.string()
+        metadata[key] = cursor.value(cursor.scalar("<I"))
+    tensors: dict[str, int] = {}
+    end = 0
+    for _ in range(tensor_count):
+        tensor = cursor.string()
+        dimensions = cursor.scalar("<I")
+        if dimensions > 8:
+            raise WeightsError(f"a tensor of {dimensions} dimensions")
+        elements = 1
+        for _ in range(dimensions):
+            elements *= cursor.scalar("<Q")
+        kind, offset = cursor.scalar("<I"), cursor.scalar("<Q")
+        block_bytes, block_elements = _GGML.get(kind, (0, 1))  # of a type newer than this table the end isn't known
+        tensors[tensor] = elements // block_elements * block_bytes
+        end = max(end, offset + tensors[tensor])
+    alignment = _count(metadata.get("general.alignment")) or 32
+    data = -(-cursor.offset // alignment) * alignment
+    return Header(tensors, data + end, metadata)
+
+
+def weigh_gguf(headers: Iterable[Header], data_bytes: int) -> WeightFacts:
+    """The shards of one GGUF → its weights. ``data_bytes``: the sum of the files' sizes, headers included."""
+    tensors: dict[str, int] = {}
+    metadata: dict[str, Any] = {}
+    for header in headers:
+        tensors.update(header.tensors)
+        metadata = {**header.metadata, **metadata}
+    architecture = metadata.get("general.architecture")
+
+    def of(key: str) -> Any:
+        return metadata.get(f"{architecture}.{key}")
+
+    weight_bytes = sum(tensors.values()) if tensors and all(tensors.values()) else data_bytes
+    layers, heads, width = _count(of("block_count")), _count(of("attention.head_count")), _count(of("embedding_length"))
+    each = of("attention.head_count_kv")  # one number, or one a layer: 0 where a layer has no cache
+    per_layer = [_count(one) or 0 for one in each] if isinstance(each, list) else []
+    kv_heads = max(per_layer, default=0) or _count(each) or heads
+    head_dim = _count(of("attention.key_length")) or _quotient(width, heads)
+    value_dim = _count(of("attention.value_length")) or head_dim
+    latent, rotary = _count(of("attention.kv_lora_rank")), _count(of("rope.dimension_count"))
+    elements = None
+    if latent and rotary and layers:
+        elements = layers * (latent + rotary)
+    elif head_dim and value_dim and per_layer:
+        elements = sum(per_layer) * (head_dim + value_dim)
+    elif head_dim and value_dim and kv_heads and layers and of("ssm.state_size") is None:
+        elements = layers * kv_heads * (head_dim + value_dim)
+    experts, used = _count(of("expert_count")), _count(of("expert_used_count"))
+    file_type = metadata.get("general.file_type")
+    return WeightFacts(
+        weight_bytes,
+        input_embedding_bytes=tensors.get("token_embd.weight"),
+        tied="output.weight" not in tensors if "token_embd.weight" in tensors else None,
+        layers=layers,
+        kv_heads=kv_heads,
+        head_dim=head_dim,
+        moe=bool(experts),
+        active_bytes=_active(weight_bytes, sum(s for n, s in tensors.items() if "_exps." in n), experts, used),
+        kv_elements_per_token=elements,
+        sliding_window=_count(of("attention.sliding_window")),
+        quantization=_FILE_TYPES.get(file_type) if isinstance(file_type, int) else None,
+        architecture=architecture if isinstance(architecture, str) else None,
+    )
+
+
+_EMBEDDINGS = (
+    "embed_tokens.weight",
+    "wte.weight",
+    "word_embeddings.weight",
+    "tok_embeddings.weight",
+    "embed_in.weight",
+)
+_HEADS = ("lm_head.weight", "embed_out.weight", "lm_head.qweight")
+
+
+def is_embedding(tensor: str) -> bool:
+    """Whether a tensor is the input embedding of a language model."""
+    return tensor.endswith(_EMBEDDINGS) and "visual" not in tensor and "vision" not in tensor
+
+
+def expert_counts(config: Mapping[str, Any]) -> tuple[int | None, int | None]:
+    """(experts, experts that one token uses) of a config.json; (None, …) for a dense model."""
+    text = _text(config)
+    experts = _first(text, "num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
+    return experts, _first(text, "num_experts_per_tok", "num_experts_per_token", "moe_top_k", "moe_topk")
+
+
+def weigh_safetensors(
+    config: Mapping[str, Any], weight_bytes: int, names: Iterable[str], sizes: Mapping[str, int]
+) -> WeightFacts:
+    """config.json, bytes of all tensors, their names, and the sizes of those whose headers were read → the weights."""
+    text = _text(config)
+    layers, heads = _first(text, "num_hidden_layers", "n_layer"), _first(text, "num_attention_heads", "n_head")
+    kv_heads = _first(text, "num_key_value_heads", "num_kv_heads") or heads
+    head_dim = _first(text, "head_dim") or _quotient(_first(text, "hidden_size", "n_embd"), heads)
+    latent, rotary = _first(text, "kv_lora_rank"), _first(text, "qk_rope_head_dim")
+    kinds = text.get("layer_types")
+    cached = layers
+    if isinstance(kinds, list) and kinds:
+        cached = sum(isinstance(kind, str) and kind.endswith("attention") and "linear" not in kind for kind in kinds)
+    elif any(key.startswith(("mamba", "ssm_", "linear_", "hybrid_")) for key in text):
+        cached = None
+    elements = None
+    if latent and rotary and layers:
+        elements = layers * (latent + rotary)
+    elif cached and kv_heads and head_dim:
+        elements = cached * 2 * kv_heads * head_dim
+    experts, used = expert_counts(config)
+    quantization = config.get("quantization_config") or text.get("quantization_config")
+    architectures = config.get("architectures")
+    return WeightFacts(
+        weight_bytes,
+        input_embedding_bytes=next((size for tensor, size in sizes.items() if is_embedding(tensor)), None),
+        tied=not any(name.endswith(_HEADS) for name in names),
+        layers=layers,
+        kv_heads=kv_heads,
+        head_dim=head_dim,
+        moe=bool(experts),
+        active_bytes=_active(weight_bytes, sum(s for n, s in sizes.items() if ".experts." in n), experts, used),
+        kv_elements_per_token=elements,
+        sliding_window=_first(text, "sliding_window") if text.get("use_sliding_window") is not False else None,
+        dtype=_word(text.get("dtype") or text.get("torch_dtype") or config.get("torch_dtype")),
+        quantization=_word(quantization.get("quant_method")) if isinstance(quantization, dict) else None,
+        architecture=_word(architectures[0]) if isinstance(architectures, list) and architectures else None,
+    )
+
+
+def _active(weights: int, expert_bytes: int, experts: int | None, used: int | None) -> int | None:
+    if not experts:
+        return weights
+    if not used or not expert_bytes or used > experts:
+        return None
+    return weights - expert_bytes + expert_bytes * used // experts
+
+
+def _text(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The language model's part of a model that sees or hears as well."""
+    inner = config.get("text_config")
+    return inner if isinstance(inner, dict) else config
+
+
+def _first(values: Mapping[str, Any], *keys: str) -> int | None:
+    return next((number for key in keys if (number := _count(values.get(key)))), None)
+
+
+def _count(value: object) -> int | None:
+    """A positive whole number that a config can mean, else None."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 1 << 63 else None
+
+
+def _quotient(dividend: int | None, divisor: int | None) -> int | None:
+    return dividend // divisor if dividend and divisor else None
+
+
+def _word(value: object) -> str | None:
+    return value[:64] if isinstance(value, str) else None
