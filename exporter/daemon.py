@@ -18,7 +18,7 @@ from exporter import systemd
 from exporter.circumstances import Chosen, Machine, circumstances_of, container_of, info_of, is_local
 from exporter.containers.engine import Engine
 from exporter.containers.facts import ContainerFacts
-from exporter.discovery import Answer, Candidate, Found, Survey, local_candidates, survey
+from exporter.discovery import LOCAL_PORTS, Answer, Candidate, Found, Survey, local_candidates, survey
 from exporter.host.energy import PowerMeter
 from exporter.host.gpu import GpuSample, read_gpus, sample_gpus
 from exporter.host.rocm import read_rocm
@@ -85,6 +85,7 @@ class Daemon:
         self._on_demand = OnDemand(self._probe_once)
         self._watched: dict[str, Prober] = {}
         self._survey = Survey()
+        self._surveyed = False
         self._collecting: dict[str, float] = {}
         self._watts: dict[tuple[str, str], float] = {}
         self._said: dict[str, tuple[str, ...]] = {}
@@ -108,7 +109,17 @@ class Daemon:
         self._web.start()
         self._schedule.start()
         self._engine.watch(self._look_at_containers_soon, self._stop)
-        log.info("listening on http://%s", address)
+        self._say_what_comes(address)
+
+    def _say_what_comes(self, address: str) -> None:
+        settings = self._settings
+        log.info("http://%s/ shows the targets, http://%s/metrics is for Prometheus", address, address)
+        for target in settings.targets:
+            modules = ", ".join(f"{name} every {settings.modules[name].interval:g} s" for name in target.modules)
+            log.info("target %s at %s: modules %s", target.name, target.url, modules)
+        if settings.discovery.local:
+            ports = ", ".join(str(port) for port in LOCAL_PORTS)
+            log.info("looking for inference servers at the ports %s, every %g s", ports, settings.discovery.interval)
 
     def run(self) -> None:
         """Wait for SIGTERM or SIGINT; reload at SIGHUP. From the main thread, which owns the signals."""
@@ -352,6 +363,9 @@ class Daemon:
             if self._settings is not settings:
                 return  # reloaded meanwhile: the next round knows the new settings
             self._survey = found
+            if not (self._surveyed or found.found or settings.targets):
+                log.info("no inference server was found yet: one that starts later will be found")
+            self._surveyed = True
             if [_target_of(each) for each in found.found] != [_target_of(each) for each in before.found]:
                 _log_survey(before, found)
                 self._apply(self._settings, self._profiles)
@@ -499,6 +513,7 @@ def _log_survey(before: Survey, after: Survey) -> None:
     known = {each.name for each in before.found}
     for each in after.found:
         if each.name not in known:
-            log.info("found %s at %s (%s): it is a target now", each.identity.backend, each.url, each.why)
+            found = (each.identity.backend, each.url, each.why)
+            log.info("found %s at %s (%s): the target %s, probed from now on", *found, each.name)
     for name in known - {each.name for each in after.found}:
         log.info("%s is gone: it is no target any more", name)

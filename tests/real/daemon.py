@@ -1,0 +1,84 @@
+"""The real daemon as a process, as a user starts it, and what it exports."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from prometheus_client.parser import text_string_to_metric_families
+
+Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
+
+
+def free_port() -> int:
+    """A port that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@contextmanager
+def running_daemon(
+    *arguments: str | Path, port: int, log: Path, environment: Mapping[str, str] | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
+    """``python -m exporter serve`` on a loopback port with more arguments, ended with the block; its log goes to a file."""
+    command = [sys.executable, "-m", "exporter", "serve", "--listen", f"127.0.0.1:{port}", *arguments]
+    with log.open("wb") as stderr:
+        process = subprocess.Popen(command, stderr=stderr, env={**os.environ, **(environment or {})})
+        try:
+            wait_for(lambda: _answers(port), what=f"the daemon answers; its log is {log}")
+            yield process
+        finally:
+            process.kill()
+            process.wait()
+
+
+def _answers(port: int) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/-/healthy", timeout=2):
+            return True
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def scrape(port: int) -> Samples:
+    """All samples that a scrape gives, by name and labels."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+        text = answer.read().decode()
+    return {
+        (sample.name, frozenset(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def value(samples: Samples, name: str, **labels: str) -> float | None:
+    """The sample of a name that has these labels among its own; None without one."""
+    wanted = set(labels.items())
+    found = [each for (sample, own), each in samples.items() if sample == name and wanted <= own]
+    assert len(found) <= 1, f"{name}{labels} is ambiguous"
+    return found[0] if found else None
+
+
+def labels_of(samples: Samples, name: str, **labels: str) -> dict[str, str]:
+    """All labels of the one sample of a name that has these among its own; empty without one."""
+    wanted = set(labels.items())
+    found = [dict(own) for sample, own in samples if sample == name and wanted <= own]
+    assert len(found) <= 1, f"{name}{labels} is ambiguous"
+    return found[0] if found else {}
+
+
+def wait_for(condition: Callable[[], bool], *, what: str, seconds: float = 60.0) -> None:
+    """Return as soon as the condition holds; fail when it doesn't within the time."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {seconds:g} s: {what}")
+        time.sleep(0.1)

@@ -1,0 +1,64 @@
+"""A real llama-server with a small model of random weights, for the tests of this folder."""
+
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import Final
+
+HERE: Final = Path(__file__).parent
+BUILD: Final = HERE / "build-llama-server"
+MAKE_MODEL: Final = HERE.parent / "servers" / "make_tiny_gguf.py"
+
+
+@lru_cache
+def llama_server() -> Path | None:
+    """The binary, built from source at the first call; None where what the build needs is missing."""
+    built = subprocess.run([BUILD], stdout=subprocess.PIPE, text=True, check=False)
+    return Path(built.stdout.strip().splitlines()[-1]) if built.returncode == 0 else None
+
+
+def make_model(folder: Path, preset: str) -> Path:
+    """A GGUF of the size of a preset (``tiny``, ``slow``, ``big``) in a folder."""
+    path = folder / f"{preset}.gguf"
+    if not path.exists():
+        subprocess.run(
+            [sys.executable, MAKE_MODEL, "--preset", preset, "--gguf", path], check=True, capture_output=True
+        )
+    return path
+
+
+@contextmanager
+def running_llama(
+    binary: Path, model: Path, port: int, *more: str, wait: bool = True
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A llama-server on a loopback port, ended with the block; ``wait`` returns once it is ready."""
+    command: Sequence[str | Path] = (
+        *(binary, "--model", model, "--host", "127.0.0.1", "--port", str(port), "--threads", "1", "--ctx-size", "4096"),
+        *("--parallel", "1", "--metrics", "--slots", "--offline", *more),
+    )
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        if wait:
+            wait_until_ready(port)
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def wait_until_ready(port: int, seconds: float = 60.0) -> None:
+    """Return once the server's health check is 200."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2):
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.05)
+    raise TimeoutError(f"no llama-server on port {port} after {seconds:g} s")
