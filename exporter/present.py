@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any, Final, Literal, Protocol
 
+from exporter.discovery import Survey
 from exporter.probe.result import Measurements, ProbeResult
 from exporter.tiers import TIERS, Bounds, Judgement, tier_of
 
@@ -117,7 +118,10 @@ def combined(reports: Sequence[Report], bounds: Bounds) -> dict[str, Any]:
 
 def _median(values: Iterable[float | None]) -> float | None:
     known = [value for value in values if value is not None]
-    return median(known) if known else None
+    if not known:
+        return None
+    middle = median(known)
+    return int(middle) if middle == int(middle) and all(isinstance(value, int) for value in known) else middle
 
 
 def _medians(parts: Sequence[Mapping[str, float] | None]) -> dict[str, float | None] | None:
@@ -196,20 +200,22 @@ class Comparison:
 
 def side_of(name: str, report: Report, bounds: Bounds) -> Side:
     """One side of a comparison out of a report; ValueError where it has no speed to compare, or is no report."""
-    speed = report.get("tokens_per_second")
-    if not _is_number(speed):
+    speed = _number(report.get("tokens_per_second"))
+    if speed is None:
         why = report.get("error") or ("the stream came in a burst" if report.get("stream_buffered") else "")
         raise ValueError("has no speed to compare" + (f": {why}" if why else ""))
     runs = report.get("runs") or [report]
     if not isinstance(runs, list) or not all(isinstance(run, Mapping) for run in runs):
         raise ValueError("has runs that are no list of probes")
-    speeds = tuple(run["tokens_per_second"] for run in runs if _is_number(run.get("tokens_per_second")))
-    tier = tier_of(speed, bounds)
-    return Side(name, float(speed), speeds, tier, _text(report.get("model")), _text(report.get("module")))
+    speeds = tuple(run_speed for run in runs if (run_speed := _number(run.get("tokens_per_second"))) is not None)
+    return Side(name, speed, speeds, tier_of(speed, bounds), _text(report.get("model")), _text(report.get("module")))
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value > 0
+def _number(value: object) -> float | None:
+    """A positive number, else None: a report may come from a file that anyone wrote."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        return None
+    return float(value)
 
 
 def _text(value: object) -> str | None:
@@ -251,7 +257,7 @@ def noise_of(one: Sequence[float], other: Sequence[float]) -> Noise:
 
 
 def _range(values: Sequence[float]) -> str:
-    return f"{min(values):.4g}\N{EN DASH}{max(values):.4g}"
+    return f"{min(values):.4g}–{max(values):.4g}"
 
 
 def verdict_of(tokens_per_second: float, ratio: float, noise: Noise, criteria: Criteria) -> Verdict:
@@ -266,14 +272,54 @@ def verdict_of(tokens_per_second: float, ratio: float, noise: Noise, criteria: C
         ("minimum", criteria.minimum),
     )
     for verdict, criterion in steps:
-        if tokens_per_second >= criterion.tokens_per_second or ratio >= criterion.ratio:
+        if tokens_per_second >= criterion.tokens_per_second or _reaches(ratio, criterion.ratio):
             return verdict
     return "below"
+
+
+def _reaches(ratio: float, bound: float) -> bool:
+    """Whether a quotient is at least so much, but for its rounding: 19.2 ÷ 6.4 is three times."""
+    return ratio >= bound or math.isclose(ratio, bound)
 
 
 def comparison_json(comparison: Comparison) -> dict[str, Any]:
     """A comparison as ``compare --json`` prints it."""
     return asdict(comparison)
+
+
+# Discovery
+
+
+def survey_json(configured: Iterable[tuple[str, str]], found: Survey, engine_problem: str) -> dict[str, Any]:
+    """A survey as ``discover --json`` prints it; ``configured`` are names and URLs of the targets in the settings."""
+    return {
+        "configured": [{"name": name, "url": url} for name, url in configured],
+        "found": [
+            {
+                "name": each.name,
+                "url": each.url,
+                "why": each.why,
+                "container": each.container,
+                "backend": each.identity.backend,
+                "backend_version": each.identity.backend_version,
+                "model": each.identity.model,
+            }
+            for each in found.found
+        ],
+        "not_probed": [{"url": each.url, "why_not": each.why_not, "listening": each.listening} for each in found.seen],
+        "containers_problem": engine_problem or None,
+    }
+
+
+def survey_rows(configured: Iterable[tuple[str, str]], found: Survey) -> list[tuple[str, str]]:
+    """A survey as lines of a table: what becomes of a place, and why."""
+    silent = [each.url for each in found.seen if not each.listening]
+    return [
+        *(("would be probed", f"{url}  {name}, as configured") for name, url in configured),
+        *(("would be probed", f"{each.url}  {server_text(asdict(each.identity))}: {each.why}") for each in found.found),
+        *(("would not", f"{each.url}  {each.why_not}") for each in found.seen if each.listening),
+        *([("nothing listens", ", ".join(silent))] if silent else []),
+    ]
 
 
 # Words
@@ -302,11 +348,11 @@ def bytes_text(size: float) -> str:
 
 
 def server_text(report: Report) -> str:
-    """What answered: ``vLLM 0.11.0, Qwen2.5-14B-Instruct (awq)``."""
+    """What answered: ``vLLM 0.11.0, Qwen2.5-14B-Instruct (awq)``; empty where nothing known did."""
     backend = report.get("backend")
-    name = " ".join(
-        filter(None, (NAMES.get(backend or "", backend or "unknown server"), report.get("backend_version")))
-    )
+    if not backend:
+        return ""
+    name = " ".join(filter(None, (NAMES.get(backend, backend), report.get("backend_version"))))
     model = report.get("model")
     quantization = report.get("quantization")
     return ", ".join(filter(None, (name, f"{model} ({quantization})" if model and quantization else model)))
@@ -318,9 +364,7 @@ def band_text(report: Report) -> str | None:
     if not expected or (expected["min"] is None and expected["max"] is None):
         return None
     low, high = expected["min"], expected["max"]
-    bounds = (
-        f"at least {low:g}" if high is None else f"at most {high:g}" if low is None else f"{low:g}\N{EN DASH}{high:g}"
-    )
+    bounds = f"at least {low:g}" if high is None else f"at most {high:g}" if low is None else f"{low:g}–{high:g}"
     text = f"{bounds} tok/s for {report['scenario']}"
     if speed is None:
         return text
@@ -383,7 +427,7 @@ def _tokens_row(report: Report) -> tuple[str, str] | None:
 
 def _phases_row(report: Report) -> tuple[str, str] | None:
     phases = report.get("phase_seconds")
-    if not phases:
+    if not phases or set(phases) == {"queue"}:  # nothing happened but that its turn came
         return None
     return "phases", ", ".join(f"{name.replace('_', ' ')} {seconds_text(value)}" for name, value in phases.items())
 
@@ -402,3 +446,30 @@ def why_no_speed(report: Report) -> str | None:
 def below(tier: str | None, least: str) -> bool:
     """Whether a tier is worse than another; no tier is worse than any."""
     return tier is None or TIERS.index(tier) > TIERS.index(least)
+
+
+VERDICTS: Final[Mapping[Verdict, str]] = {
+    "excellent": "excellent: a full success",
+    "good": "good: worth it",
+    "minimum": "minimum: a success, just",
+    "below": "below the minimum: faster, but not by enough",
+    "no_change": "no change: the difference is within the noise",
+    "slower": "slower",
+}
+
+
+def comparison_rows(comparison: Comparison) -> list[tuple[str, str]]:
+    """A comparison as lines of a table."""
+    return [
+        *(
+            (label, f"{speed_text(side.tokens_per_second)}  {side.tier}  {side.name}{_runs_text(side)}")
+            for label, side in (("baseline", comparison.baseline), ("candidate", comparison.candidate))
+        ),
+        ("ratio", f"{comparison.ratio:.2f}×"),
+        ("noise", comparison.noise.why),
+        ("verdict", VERDICTS[comparison.verdict]),
+    ]
+
+
+def _runs_text(side: Side) -> str:
+    return f"  (median of {len(side.runs)} runs)" if len(side.runs) > 1 else ""

@@ -1,0 +1,509 @@
+"""The command line: each command parses, calls one room, and prints. Exit codes: 0 fine, 1 not fine, 2 a wrong call.
+
+Results go to stdout, everything else to stderr. A command imports what it needs when it runs, so that ``--help`` and
+``healthcheck`` are quick.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NoReturn
+
+import click
+
+from exporter import __version__
+
+if TYPE_CHECKING:
+    from exporter.demo import SimulatedServers
+    from exporter.oneshot import Session
+    from exporter.present import Report
+    from exporter.settings import Settings, Target
+
+NAME: Final = "llm-probe-exporter"
+DEFAULT_LISTEN: Final = "127.0.0.1:9937"
+INTERRUPTED: Final = 130
+HEALTH_SECONDS: Final = 5.0
+STYLES: Final = {
+    "excellent": "bold green",
+    "good": "green",
+    "minimum": "green",
+    "acceptable": "yellow",
+    "below the minimum": "yellow",
+    "no change": "yellow",
+    "poor": "bold red",
+    "slower": "bold red",
+}
+# The slowest simulated server takes ten seconds for a probe.
+DEMO_SECONDS: Final = 15.0
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name=NAME)
+def main() -> None:
+    """Measure LLM inference servers as a client would, and export what they do to Prometheus.
+
+    `serve` is the daemon: without any configuration it finds the servers of this machine. `probe URL` measures one server
+    now. `demo` shows everything on a machine that has none.
+    """
+
+
+CONFIG = click.option(
+    "--config",
+    "-c",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    envvar="LLM_PROBE_CONFIG",
+    show_envvar=True,
+    help="The configuration, a YAML file. Every key can also be given as LLM_PROBE_…, with __ between levels.",
+)
+
+
+def _listen_address(_: click.Context, __: click.Parameter, value: str | None) -> str | None:
+    from exporter.settings import split_listen
+
+    try:
+        split_listen(value or DEFAULT_LISTEN)
+    except ValueError as exc:
+        raise click.BadParameter(f"it {exc}") from None
+    return value
+
+
+LISTEN = click.option(
+    "--listen",
+    metavar="HOST:PORT",
+    callback=_listen_address,
+    help=f"Where to answer scrapes, instead of the configuration's `listen`.  [default: {DEFAULT_LISTEN}]",
+)
+LOG_LEVEL = click.option(
+    "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True
+)
+AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
+
+
+# Daemons
+
+
+@main.command()
+@CONFIG
+@LISTEN
+@LOG_LEVEL
+def serve(*, config: Path | None, listen: str | None, log_level: str) -> None:
+    """Run the daemon.
+
+    It watches the servers, answers scrapes at /metrics and shows a page at /.
+
+    Without targets in a configuration it looks for inference servers on the usual ports of this machine and in Docker, says
+    what it found, and goes on looking. SIGHUP reloads the configuration, SIGTERM ends it.
+    """
+    from exporter.settings import load
+
+    _run_daemon(partial(load, config, os.environ), listen, log_level)
+
+
+@main.command()
+@LISTEN
+@LOG_LEVEL
+def demo(*, listen: str | None, log_level: str) -> None:
+    """Run the daemon on simulated servers.
+
+    Metrics, page and dashboards live on any machine that way. Only simulated servers are probed.
+    """
+    from exporter.demo import SimulatedServers
+
+    with SimulatedServers() as servers:
+        _run_daemon(lambda: _demo_settings(servers), listen, log_level)
+
+
+def _demo_settings(servers: SimulatedServers) -> Settings:
+    """Probe the simulated servers often, and nothing else."""
+    from exporter import settings
+
+    targets = [settings.Target(name=each.name, url=url, scenario=each.scenario or "auto") for each, url in servers.urls]
+    return settings.Settings(
+        targets=tuple(targets),
+        modules={"default": settings.Module(interval=DEMO_SECONDS)},
+        discovery=settings.Discovery(local=False, docker=False),
+    )
+
+
+def _run_daemon(load: Callable[[], Settings], listen: str | None, log_level: str) -> None:
+    from exporter.daemon import Daemon
+    from exporter.web.server import ListenError
+
+    _log_to_stderr(log_level)
+    with _wrong_settings():
+        daemon = Daemon(load, listen_on=listen)
+    try:
+        daemon.start()
+    except ListenError as exc:
+        _fail(str(exc))
+    try:
+        daemon.run()
+    finally:
+        daemon.drain()
+
+
+class LogLine(logging.Formatter):
+    """One line for each record: ``ts=2026-01-31T12:00:00.000Z level=info room=daemon msg="…"``, line breaks escaped."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """A record as pairs of key and value."""
+        at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        text = record.getMessage()
+        if record.exc_info:
+            text = f"{text}\n{self.formatException(record.exc_info)}"
+        message = json.dumps(text, ensure_ascii=False)
+        room = record.name.removeprefix("exporter.")
+        return f"ts={at} level={record.levelname.lower()} room={room} msg={message}"
+
+
+def _log_to_stderr(level: str) -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(LogLine())
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    logging.getLogger("exporter").setLevel(level.upper())
+
+
+# One-shot probes
+
+
+MODULE = click.option(
+    "--module", "-m", default="default", show_default=True, help="What to send: a module of the configuration."
+)
+
+
+def _count(default: int) -> Callable[[Any], Any]:
+    return click.option(
+        "--count",
+        "-n",
+        type=click.IntRange(1, 1000),
+        default=default,
+        show_default=True,
+        metavar="N",
+        help="Probe so many times; the figures are medians, with their spread.",
+    )
+
+
+@main.command()
+@click.argument("url")
+@click.option("--backend", "-b", help="What the server is, instead of finding out: vllm, llama_cpp, ollama, …")
+@click.option("--model", help="The model to ask for.  [default: the first one served]")
+@_count(1)
+@MODULE
+@click.option("--api-key-file", metavar="FILE", help="A file that holds the server's API key.")
+@click.option(
+    "--min-tier",
+    type=click.Choice(["excellent", "good", "acceptable"]),
+    help="Exit with 1 where the speed is of a lower tier.",
+)
+@click.option("--load", "may_load", is_flag=True, help="Probe even where that makes the server load its model.")
+@CONFIG
+@AS_JSON
+def probe(
+    *,
+    url: str,
+    backend: str | None,
+    model: str | None,
+    count: int,
+    module: str,
+    api_key_file: str | None,
+    min_tier: str | None,
+    may_load: bool,
+    config: Path | None,
+    as_json: bool,
+) -> None:
+    """Measure one server now.
+
+    Shows speed, time to first token, phases, tokens, tier, and what the server is.
+
+    URL is its address, like http://127.0.0.1:8000. Exits with 0 after a good measurement, 1 after a failed one or a tier below --min-tier, 2 for a wrong call.
+
+    \b
+    llm-probe-exporter probe http://127.0.0.1:8000
+    llm-probe-exporter probe http://127.0.0.1:8000 --count 5 --json > before.json
+    """  # noqa: D301 - \b keeps click from filling lines
+    from exporter import present
+    from exporter.oneshot import Session
+
+    with _wrong_settings():
+        session = Session(config, module, may_load=may_load)
+        target = session.target(url, backend=backend, model=model, api_key_file=api_key_file)
+        report = _measured(session, [target], count)[0]
+    if as_json:
+        _print_json(report)
+    else:
+        _print_report(report)
+    if not report["success"] or (min_tier and present.below(report["tier"], min_tier)):
+        if min_tier and report["success"]:
+            _say(f"the tier is {report['tier'] or 'not known'}, which is below {min_tier}")
+        sys.exit(1)
+
+
+@main.command()
+@click.argument("baseline")
+@click.argument("candidate")
+@_count(5)
+@MODULE
+@CONFIG
+@AS_JSON
+def compare(
+    *,
+    baseline: str,
+    candidate: str,
+    count: int,
+    module: str,
+    config: Path | None,
+    as_json: bool,
+) -> None:
+    """Compare a baseline with a candidate: is it faster, and by enough?
+
+    Each is the URL of a running server or a file saved from `probe --json`. Two URLs are probed in turns. The verdict is by
+    the success criteria of the profiles: reached by the speed or by the ratio. Exits with 0 where one is reached, with 1
+    where none is, or the difference is within the noise.
+
+    \b
+    llm-probe-exporter probe http://127.0.0.1:8000 --count 5 --json > before.json
+    llm-probe-exporter compare before.json http://127.0.0.1:8000
+    """  # noqa: D301 - \b keeps click from filling lines
+    from exporter import present
+    from exporter.oneshot import Session
+
+    with _wrong_settings():
+        session = Session(config, module)
+        reports = _reports_of(session, (baseline, candidate), count)
+    bounds = session.profiles.tiers
+    sides = []
+    for name, report in zip((baseline, candidate), reports, strict=True):
+        try:
+            sides.append(present.side_of(name, report, bounds))
+        except ValueError as exc:
+            _fail(f"{name}: {exc}")
+    judged = present.compare(sides[0], sides[1], session.profiles.success_criteria)
+    if as_json:
+        _print_json(present.comparison_json(judged))
+    else:
+        _print_rows(present.comparison_rows(judged))
+        for note in judged.notes:
+            _say(note)
+    sys.exit(0 if judged.verdict in present.REACHED else 1)
+
+
+def _reports_of(session: Session, names: tuple[str, str], count: int) -> list[Report]:
+    """A report of each name: read from a file, or measured, in turns where both are URLs."""
+    targets = [session.target(name) for name in names if "://" in name]
+    saved = [None if "://" in name else _read_report(Path(name)) for name in names]
+    measured = iter(_measured(session, targets, count))
+    return [next(measured) if report is None else report for report in saved]
+
+
+def _measured(session: Session, targets: list[Target], count: int) -> list[Report]:
+    """Measure with a progress bar; Ctrl-C ends the probe at its socket, so that the server is left in peace at once."""
+    before = signal.signal(signal.SIGINT, lambda *_: session.cancellation.cancel())
+    try:
+        with _progress(count * len(targets)) as step:
+            return session.measure(targets, count, step)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _read_report(path: Path) -> Report:
+    try:
+        report = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise click.BadParameter(f"{path} is neither a URL (http://…) nor a file") from None
+    except OSError as exc:
+        raise click.BadParameter(f"{path} can't be read: {exc.strerror}") from None
+    except (ValueError, RecursionError) as exc:
+        raise click.BadParameter(f"{path} is no file saved from `probe --json`: {exc}") from None
+    if not isinstance(report, Mapping) or "tokens_per_second" not in report:
+        raise click.BadParameter(f"{path} is no file saved from `probe --json`: it has no tokens_per_second")
+    return report
+
+
+@contextlib.contextmanager
+def _progress(total: int) -> Iterator[Callable[[str], None]]:
+    """A progress bar on a terminal's stderr; elsewhere nothing. What it gives is called before each step."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("", total=total)
+        done = -1
+
+        def step(what: str) -> None:
+            nonlocal done
+            done += 1
+            progress.update(task, description=f"probing {what}", completed=done)
+
+        yield step
+
+
+# Looking around
+
+
+@main.command()
+@CONFIG
+@AS_JSON
+def discover(*, config: Path | None, as_json: bool) -> None:
+    """Look for inference servers here.
+
+    Shows what would be probed on this machine and in its containers and why, and what not and why not.
+
+    Asks only what costs a server nothing; sends no prompt.
+    """
+    from exporter import present
+    from exporter.oneshot import look_around
+    from exporter.settings import load
+
+    with _wrong_settings():
+        settings = load(config, os.environ)
+    found, problem = look_around(settings)
+    configured = [(target.name, target.url) for target in settings.targets]
+    if as_json:
+        _print_json(present.survey_json(configured, found, problem))
+        return
+    _print_rows(present.survey_rows(configured, found))
+    if problem:
+        _say(f"containers were not looked at: {problem}")
+
+
+@main.command("cache")
+@click.option(
+    "--verify", is_flag=True, help="Read every file whose name is its SHA-256, and name those that are corrupt."
+)
+@CONFIG
+@AS_JSON
+def cache_(*, verify: bool, config: Path | None, as_json: bool) -> None:
+    """Show the model caches of this machine.
+
+    Models, sizes, what is incomplete or orphaned, free space. Deletes nothing. Exits with 1 where --verify finds something
+    corrupt.
+    """
+
+
+@main.command("check-config")
+@click.argument("file", type=click.Path(path_type=Path))
+def check_config(file: Path) -> None:
+    """Check a configuration file.
+
+    Says everything that is wrong with it at once, each with its line. The environment counts as it does for `serve`. Exits
+    with 2 where anything is wrong.
+    """
+    from exporter.settings import load
+
+    with _wrong_settings():
+        settings = load(file, os.environ)
+    click.echo(f"{file} is right: {len(settings.targets)} targets, modules {', '.join(settings.modules)}")
+
+
+@main.command()
+@click.option(
+    "--url", metavar="URL", help="The daemon.  [default: the address of LLM_PROBE_LISTEN, else the usual one]"
+)
+def healthcheck(url: str | None) -> None:
+    """Ask a running daemon whether it is well.
+
+    For the health check of a container: exits with 0 where the daemon lives and its scheduler runs, else with 1.
+    """
+    from urllib.error import HTTPError
+    from urllib.request import ProxyHandler, build_opener
+
+    address = (url or _own_url(os.environ.get("LLM_PROBE_LISTEN") or DEFAULT_LISTEN)).rstrip("/") + "/-/healthy"
+    if not address.startswith(("http://", "https://")):
+        raise click.BadParameter("write it like http://127.0.0.1:9937", param_hint="--url")
+    try:
+        # No proxy: what is asked for is the daemon of this container.
+        with build_opener(ProxyHandler({})).open(address, timeout=HEALTH_SECONDS) as answer:
+            click.echo(answer.read(1000).decode("utf-8", "replace").strip())
+    except HTTPError as exc:
+        with exc:
+            _fail(f"{address}: {exc.code} {exc.read(1000).decode('utf-8', 'replace').strip()}")
+    except (OSError, ValueError) as exc:
+        reason = getattr(exc, "reason", exc)
+        _fail(f"{address}: {getattr(reason, 'strerror', None) or reason}")
+
+
+def _own_url(listen: str) -> str:
+    """The URL of a daemon on this machine that listens there; every address is reached through loopback."""
+    host, _, port = listen.rpartition(":")
+    own = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "[::]": "[::1]"}  # noqa: S104 - replaced, not bound
+    return f"http://{own.get(host, host)}:{port}"
+
+
+# What is printed
+
+
+def _say(text: str) -> None:
+    click.echo(text, err=True)
+
+
+def _fail(text: str) -> NoReturn:
+    _say(text)
+    sys.exit(1)
+
+
+@contextlib.contextmanager
+def _wrong_settings() -> Iterator[None]:
+    """All that is wrong with the settings, a line each, and exit code 2."""
+    from exporter.settings import SettingsError
+
+    try:
+        yield
+    except SettingsError as exc:
+        for problem in exc.errors:
+            _say(str(problem))
+        sys.exit(2)
+
+
+def _print_json(document: Any) -> None:
+    click.echo(json.dumps(document, ensure_ascii=False, indent=2, allow_nan=False))
+
+
+def _print_rows(rows: list[tuple[str, str]]) -> None:
+    """Lines of label and words: in colour and fitted on a terminal, plain and never cut elsewhere."""
+    if not sys.stdout.isatty():
+        width = max((len(label) for label, _ in rows), default=0)
+        for label, words in rows:
+            click.echo(f"{label:{width}}  {words}")
+        return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table.grid(padding=(0, 2))
+    for label, words in rows:
+        table.add_row(Text(label, style="dim"), Text(words, style=STYLES.get(words.partition(":")[0], "")))
+    Console(highlight=False).print(table)
+
+
+def _print_report(report: Report) -> None:
+    from exporter import present
+
+    server = present.server_text(report)
+    click.echo(f"{report['url']}: {server}" if server else report["url"])
+    _print_rows(present.rows_of(report))
+    if not report["success"]:
+        _say(f"{report['result']}: {report['error']}")
+        if report["result"] == "skipped_unloaded":
+            _say("--load lets the probe load it")
+    elif why := present.why_no_speed(report):
+        _say(why)

@@ -1,0 +1,139 @@
+"""What a person asks for at a prompt, done now and once: measure servers, look for servers. No daemon, no schedule."""
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from exporter import present
+from exporter.circumstances import Chosen, Machine, circumstances_of
+from exporter.containers.engine import Engine
+from exporter.containers.facts import EngineReading
+from exporter.daemon import container_candidates
+from exporter.discovery import Answer, Survey, local_candidates, survey
+from exporter.host.gpu import read_gpus
+from exporter.present import Report
+from exporter.probe.result import ProbeResult
+from exporter.probe.run import Prober
+from exporter.probe.transport import Cancellation
+from exporter.probe.watch import identify
+from exporter.settings import (
+    Problem,
+    Settings,
+    SettingsError,
+    Target,
+    check_url,
+    load,
+    load_profiles,
+    make_target,
+    split_listen,
+)
+from exporter.tiers import Judgement, judge
+
+# Somebody waits at a prompt: an engine that doesn't answer by then is left out.
+ENGINE_SECONDS = 2.0
+
+
+class Session:
+    """Settings, profiles and one module of them, to measure servers with.
+
+    Raises SettingsError where the settings are wrong or have no such module.
+    """
+
+    def __init__(self, config: Path | None, module: str, *, may_load: bool = False) -> None:
+        self.settings = load(config, os.environ)
+        self.profiles = load_profiles(self.settings.profiles_file)
+        self.cancellation = Cancellation()
+        if module not in self.settings.modules:
+            known = ", ".join(self.settings.modules)
+            raise SettingsError([Problem("", f"there is no module {module!r} (known: {known})", "--module")])
+        self.name = module
+        # Whoever calls by hand has decided that now is the time, but not that a model may be thrown out.
+        changes = {"when_busy": "probe", **({"when_unloaded": "load"} if may_load else {})}
+        self.module = self.settings.modules[module].model_copy(update=changes)
+
+    def target(self, url: str, **given: str | None) -> Target:
+        """A target to probe: the configured one with this URL, changed by what is given, or a new one."""
+        said: Mapping[str, Any] = {key: value for key, value in given.items() if value is not None}
+        for known in self.settings.targets:
+            if known.url == _normal(url):
+                return make_target(**{**known.model_dump(), **said})
+        return make_target(url=url, **said)
+
+    def measure(self, targets: Sequence[Target], count: int, step: Callable[[str], None]) -> list[Report]:
+        """Probe the targets in turns so many times; a report for each. ``step`` is called before each probe.
+
+        Raises KeyboardInterrupt after a cancellation.
+        """
+        machine = read_machine(self.settings)
+        probers = [Prober(target, cancellation=self.cancellation) for target in targets]
+        reports: list[list[Report]] = [[] for _ in targets]
+        for _ in range(count):
+            for prober, found in zip(probers, reports, strict=True):
+                step(prober.target.url)
+                result = self._probe(prober, step)
+                judgement = self._judge(prober.target, result, machine)
+                found.append(present.report_of(result, prober.target.url, judgement))
+        return [
+            present.combined(found, target.tiers or self.profiles.tiers) if count > 1 else found[0]
+            for target, found in zip(targets, reports, strict=True)
+        ]
+
+    def _probe(self, prober: Prober, step: Callable[[str], None]) -> ProbeResult:
+        result = prober.probe(self.name, self.module)
+        if result is not None and result.result == "ok" and result.cold_start:
+            step(f"{prober.target.url} once more: its model had to be loaded")
+            result = prober.probe(self.name, self.module)
+        if result is None:
+            raise KeyboardInterrupt
+        return result
+
+    def _judge(self, target: Target, result: ProbeResult, machine: Machine) -> Judgement:
+        scenario, hardware = (None if choice == "auto" else choice for choice in (target.scenario, target.hardware))
+        identity = result.state.identity if result.state else None
+        return judge(
+            result.measurements.tokens_per_second if result.result == "ok" else None,
+            bounds=target.tiers or self.profiles.tiers,
+            known=circumstances_of(Chosen(url=target.url, model=target.model), identity, machine),
+            profiles=self.profiles,
+            scenario=scenario,
+            hardware=hardware,
+        )
+
+
+def _normal(url: str) -> str | None:
+    try:
+        return check_url(url)
+    except ValueError:
+        return None
+
+
+def read_engine(settings: Settings, gfx_targets: Sequence[str] = ()) -> EngineReading:
+    """The containers of this machine; unavailable where the settings say not to look."""
+    if settings.docker.enabled is False:
+        return EngineReading(available=False, problem="the configuration says docker: {enabled: false}")
+    return Engine(settings.docker.host, timeout_seconds=ENGINE_SECONDS).read(gfx_targets)
+
+
+def read_machine(settings: Settings) -> Machine:
+    """The GPUs and the containers of this machine, which tell what to expect of a server on it."""
+    gpus = read_gpus(settings.host.sysfs).gpus
+    engine = read_engine(settings, [gpu.gfx_target for gpu in gpus if gpu.gfx_target])
+    return Machine(gpus=gpus, containers=engine.containers)
+
+
+def look_around(settings: Settings) -> tuple[Survey, str]:
+    """One round of discovery by reads that cost a server nothing, and why containers were not looked at (or empty)."""
+    engine = read_engine(settings)
+    candidates = [
+        *container_candidates(engine.containers),
+        *local_candidates(own_port=split_listen(settings.listen)[1]),
+    ]
+
+    def ask(url: str) -> Answer:
+        found = identify(url)
+        return Answer(found.identity, found.why_not, found.listening)
+
+    taken = [target.url for target in settings.targets]
+    return survey(candidates, taken, Survey(), ask, time.time()), "" if engine.available else engine.problem

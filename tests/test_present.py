@@ -1,0 +1,375 @@
+"""Presenting: reports and their medians, comparisons at the edges of noise and criteria, words for a person."""
+
+import itertools
+import math
+from dataclasses import replace
+from statistics import median
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from exporter.discovery import Found, Seen, Survey
+from exporter.present import (
+    Noise,
+    Side,
+    band_text,
+    below,
+    bytes_text,
+    combined,
+    compare,
+    comparison_rows,
+    noise_of,
+    percentile,
+    report_of,
+    rows_of,
+    seconds_text,
+    server_text,
+    side_of,
+    speed_text,
+    survey_json,
+    survey_rows,
+    verdict_of,
+    why_no_speed,
+)
+from exporter.probe.result import Identity, Measurements, ProbeResult, Result, TargetState
+from exporter.settings import load_profiles
+from exporter.tiers import Judgement, Thresholds
+
+PROFILES = load_profiles(None)
+CRITERIA = PROFILES.success_criteria
+BOUNDS = PROFILES.tiers
+JUDGEMENT = Judgement("good", Thresholds(20, 15, 10), "vllm-fp16-aiter", 12.0, 20.0)
+UNKNOWN = Noise(None, None, "")
+URL = "http://127.0.0.1:8000"
+
+
+def result_of(speed: float | None, result: Result = "ok", **changes: Any) -> ProbeResult:
+    """A made-up probe of a vLLM that decodes at this speed."""
+    identity = Identity("vllm", "0.32.0", "Qwen2.5-14B-Instruct", "awq")
+    measured = Measurements(
+        tokens_per_second=speed,
+        end_to_end_tokens_per_second=speed and speed * 0.9,
+        ttft_seconds=0.312,
+        time_to_first_answer_seconds=2.5,
+        gaps=((0.05, 60), (0.09, 3), (0.2, 1)),
+        prompt_tokens=64,
+        output_tokens=65,
+        token_count_exact=True,
+        phases=(("queue", 0.0001), ("first_token", 0.312), ("decode", 4.0), ("total", 4.4)),
+    )
+    state = TargetState("vllm", URL, 0.0, up=True, identity=identity)
+    probe = ProbeResult("vllm", "default", result, "", 0.0, 60.0, measurements=measured, state=state)
+    return replace(probe, **changes)
+
+
+def report(speed: float | None, result: Result = "ok", **changes: Any) -> dict[str, Any]:
+    """The report of such a probe."""
+    return report_of(result_of(speed, result, **changes), URL, replace(JUDGEMENT, tier="good" if speed else None))
+
+
+# Reports
+
+
+def test_a_report_has_the_documented_keys() -> None:
+    """Scripts rely on every key, whether or not its value was measured."""
+    documented = (
+        "success result error url backend backend_version model module tokens_per_second end_to_end_tokens_per_second "
+        "ttft_seconds time_to_first_answer_seconds prefill_tokens_per_second inter_token_seconds phase_seconds tokens "
+        "token_count_exact stream_buffered server_tokens_per_second cold_start clock_error_seconds tier scenario expected"
+    ).split()
+    assert set(documented) <= set(report(17.5))
+    assert set(report(17.5)) == set(report(None, "connect", state=None, measurements=Measurements()))
+
+
+def test_what_was_not_measured_is_null_or_absent() -> None:
+    """A failed probe has no figures: nothing is 0, and the kinds of tokens and the phases are empty."""
+    failed = report(None, "connect", state=None, measurements=Measurements(), error="refused")
+    assert (failed["success"], failed["result"], failed["error"]) == (False, "connect", "refused")
+    assert failed["tokens"] == {}
+    assert failed["phase_seconds"] == {}
+    assert [
+        failed[key] for key in ("backend", "model", "tokens_per_second", "ttft_seconds", "inter_token_seconds", "tier")
+    ] == [None] * 6
+
+
+def test_percentiles_count_tokens_not_chunks() -> None:
+    """A gap before a chunk of four tokens weighs four times."""
+    assert report(17.5)["inter_token_seconds"] == {"p50": 0.05, "p99": 0.2}
+    assert percentile([(0.1, 1), (0.2, 4)], 0.5) == 0.2
+    assert percentile([(0.1, 4), (0.2, 1)], 0.5) == 0.1
+
+
+@given(st.lists(st.tuples(st.floats(0.001, 9), st.integers(1, 9)), min_size=1, max_size=9), st.floats(0.01, 1))
+def test_a_percentile_is_the_one_of_the_values_written_out(gaps: list[tuple[float, int]], share: float) -> None:
+    """Weighted as if each token had its own value."""
+    values = sorted(value for value, weight in gaps for _ in range(weight))
+    assert percentile(gaps, share) == values[max(math.ceil(share * len(values)), 1) - 1]
+
+
+def test_several_runs_give_medians_and_their_spread() -> None:
+    """The odd run out doesn't move the figures, and all runs stay readable."""
+    runs = [report(speed) for speed in (17.0, 30.0, 17.5)]
+    both = combined(runs, BOUNDS)
+    assert both["tokens_per_second"] == 17.5
+    assert both["spread"]["tokens_per_second"] == {"min": 17.0, "max": 30.0}
+    assert both["tokens"] == {"prompt": 64, "output": 65}
+    assert isinstance(both["tokens"]["prompt"], int)
+    assert both["inter_token_seconds"] == {"p50": 0.05, "p99": 0.2}
+    assert (both["tier"], both["success"]) == ("good", True)
+    assert both["runs"] == runs
+
+
+def test_one_failed_run_makes_the_whole_fail_but_keeps_the_figures() -> None:
+    """The medians are of the runs that were fine, the reason is that of the one that was not."""
+    both = combined([report(17.0), report(None, "truncated", error="cut off"), report(18.0)], BOUNDS)
+    assert (both["success"], both["result"], both["error"]) == (False, "truncated", "cut off")
+    assert both["tokens_per_second"] == 17.5
+
+
+def test_runs_without_a_speed_have_no_tier() -> None:
+    """Three bursts are three measurements of nothing."""
+    both = combined([report(None)] * 3, BOUNDS)
+    assert (both["tokens_per_second"], both["tier"]) == (None, None)
+    assert "tokens_per_second" not in both["spread"]
+
+
+# Comparison
+
+
+def side(*speeds: float) -> Side:
+    """A side with these runs."""
+    return side_of(
+        "x", {"tokens_per_second": median(speeds), "runs": [{"tokens_per_second": speed} for speed in speeds]}, BOUNDS
+    )
+
+
+@pytest.mark.parametrize(
+    ("speed", "ratio", "verdict"),
+    [
+        (11.99, 1.9, "below"),
+        (12.0, 1.875, "minimum"),
+        (14.99, 2.0, "minimum"),
+        (15.0, 2.34, "good"),
+        (18.0, 2.8, "good"),
+        (19.99, 2.99, "good"),
+        (20.0, 2.99, "excellent"),
+        (4.0, 1.99, "below"),
+        (4.0, 2.0, "minimum"),
+        (4.0, 2.49, "minimum"),
+        (4.0, 2.5, "good"),
+        (4.0, 2.99, "good"),
+        (4.0, 3.0, "excellent"),
+        (50.0, 1.0, "no_change"),
+        (50.0, 0.99, "slower"),
+        (50.0, 1.01, "excellent"),
+    ],
+)
+def test_verdicts_at_the_edges_of_the_success_criteria(speed: float, ratio: float, verdict: str) -> None:
+    """12, 15 and 20 tok/s and 2, 2.5 and 3 times belong to the better verdict; speed or ratio is enough."""
+    assert verdict_of(speed, ratio, UNKNOWN, CRITERIA) == verdict
+
+
+def test_the_faqs_own_change_is_a_success() -> None:
+    """From the 6.4 tok/s that were seen to 12, the FAQ's minimum, though that is a little less than twice."""
+    assert compare(side(6.4), side(12.0), CRITERIA).verdict == "minimum"
+    assert compare(side(6.4), side(19.2), CRITERIA).verdict == "excellent"
+
+
+def test_a_fast_server_that_did_not_change_is_no_success() -> None:
+    """Where the runs overlap, no speed makes the change a success."""
+    judged = compare(side(30, 31, 32, 33), side(31, 32, 33, 34), CRITERIA)
+    assert (judged.verdict, judged.noise.beyond) == ("no_change", False)
+
+
+def test_single_runs_leave_the_noise_unknown() -> None:
+    """One number of each side says nothing about how they vary."""
+    noise = noise_of([6.4], [16.0])
+    assert (noise.beyond, noise.chance) == (None, None)
+    assert "--count" in noise.why
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "beyond"), [(2, 2, None), (3, 3, None), (3, 4, None), (3, 5, True), (4, 4, True), (5, 5, True)]
+)
+def test_it_takes_enough_runs_to_tell(*, first: int, second: int, beyond: bool | None) -> None:
+    """Runs that don't overlap prove a difference only where chance does that in fewer than 1 of 20 cases."""
+    noise = noise_of([6 + n / 10 for n in range(first)], [9 + n / 10 for n in range(second)])
+    assert noise.beyond is beyond
+
+
+@pytest.mark.parametrize(("first", "second"), [(2, 2), (3, 3), (4, 3)])
+def test_the_chance_is_that_of_dealing_the_runs_out_at_random(first: int, second: int) -> None:
+    """Counted over every way to deal the runs to two sides."""
+    runs = range(first + second)
+    deals = list(itertools.combinations(runs, first))
+    apart = sum(max(one) < min(set(runs) - set(one)) or min(one) > max(set(runs) - set(one)) for one in deals)
+    chance = noise_of(list(range(1, first + 1)), list(range(first + 1, first + second + 1))).chance
+    assert chance == pytest.approx(apart / len(deals))
+
+
+@given(st.lists(st.floats(1, 100), min_size=1, max_size=6), st.lists(st.floats(1, 100), min_size=1, max_size=6))
+def test_a_comparison_turned_round_says_the_opposite(one: list[float], other: list[float]) -> None:
+    """The ratio is inverted and the noise is the same, whichever side is the baseline."""
+    there, back = compare(side(*one), side(*other), CRITERIA), compare(side(*other), side(*one), CRITERIA)
+    assert there.ratio * back.ratio == pytest.approx(1)
+    assert (there.noise.beyond, there.noise.chance) == (back.noise.beyond, back.noise.chance)
+    assert "slower" in {there.verdict, back.verdict} or there.verdict == back.verdict == "no_change"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"tokens_per_second": None, "error": "refused"}, "has no speed to compare: refused"),
+        ({"tokens_per_second": None, "stream_buffered": True}, "has no speed to compare: the stream came in a burst"),
+        ({"tokens_per_second": 0}, "has no speed to compare"),
+        ({"tokens_per_second": True}, "has no speed to compare"),
+        ({"tokens_per_second": float("nan")}, "has no speed to compare"),
+        ({"tokens_per_second": "12"}, "has no speed to compare"),
+        ({"tokens_per_second": 12, "runs": "many"}, "has runs that are no list of probes"),
+        ({"tokens_per_second": 12, "runs": [12]}, "has runs that are no list of probes"),
+    ],
+)
+def test_a_report_that_cant_be_compared_says_why(content: dict[str, object], message: str) -> None:
+    """A file may hold anything."""
+    with pytest.raises(ValueError, match=message):
+        side_of("file", content, BOUNDS)
+
+
+def test_a_comparison_of_different_models_says_so() -> None:
+    """A ratio of two models is not the effect of a change."""
+    one = side_of("a", report(10.0), BOUNDS)
+    other = side_of("b", {**report(20.0), "model": "another"}, BOUNDS)
+    assert compare(one, other, CRITERIA).notes == (
+        "they differ in more than the change: model Qwen2.5-14B-Instruct against another",
+    )
+
+
+# Words
+
+
+def test_a_report_in_rows() -> None:
+    """What a person sees of a good probe."""
+    assert server_text(report(17.5)) == "vLLM 0.32.0, Qwen2.5-14B-Instruct (awq)"
+    assert rows_of(report(17.5)) == [
+        ("speed", "17.5 tok/s"),
+        ("tier", "good"),
+        ("expected", "12–20 tok/s for vllm-fp16-aiter: within"),
+        ("time to first token", "312 ms"),
+        ("time to first answer", "2.5 s"),
+        ("between tokens", "p50 50 ms, p99 200 ms"),
+        ("end to end", "15.8 tok/s"),
+        ("tokens", "64 prompt, 65 output"),
+        ("phases", "queue 100 µs, first token 312 ms, decode 4 s, total 4.4 s"),
+    ]
+
+
+def test_medians_in_rows_show_their_spread() -> None:
+    """A median without its spread would look surer than it is."""
+    rows = dict(rows_of(combined([report(speed) for speed in (17.0, 17.5, 19.0)], BOUNDS)))
+    assert rows["speed"] == "17.5 tok/s  (17.0 tok/s to 19.0 tok/s)"
+    assert rows["time to first token"] == "312 ms"
+
+
+def test_several_streams_show_both_speeds() -> None:
+    """The speed of one user and that of all together are different figures."""
+    measured = Measurements(tokens_per_second=9.0, aggregate_tokens_per_second=33.0)
+    rows = dict(rows_of(report(9.0, concurrency=4, measurements=measured)))
+    assert rows["speed"] == "9.0 tok/s for each stream"
+    assert rows["speed of 4 streams"] == "33.0 tok/s"
+
+
+def test_a_failed_probe_has_no_rows_of_figures() -> None:
+    """Nothing was measured, so nothing is shown; nothing is known of the server either."""
+    failed = report(None, "connect", state=None, measurements=Measurements(phases=(("queue", 0.00001),)))
+    assert rows_of(failed) == [("expected", "12–20 tok/s for vllm-fp16-aiter")]
+    assert server_text(failed) == ""
+
+
+@pytest.mark.parametrize(
+    ("speed", "low", "high", "text"),
+    [
+        (11.9, 12.0, 20.0, "12–20 tok/s for s: below it"),
+        (12.0, 12.0, 20.0, "12–20 tok/s for s: within"),
+        (20.0, 12.0, 20.0, "12–20 tok/s for s: within"),
+        (20.1, 12.0, 20.0, "12–20 tok/s for s: above it"),
+        (5.0, 12.0, None, "at least 12 tok/s for s: below it"),
+        (5.0, None, 20.0, "at most 20 tok/s for s: within"),
+        (None, 12.0, 20.0, "12–20 tok/s for s"),
+        (5.0, None, None, None),
+    ],
+)
+def test_the_band_of_a_scenario_in_words(
+    speed: float | None, low: float | None, high: float | None, text: str | None
+) -> None:
+    """Both ends belong to the band, and either may be open."""
+    assert band_text({"scenario": "s", "expected": {"min": low, "max": high}, "tokens_per_second": speed}) == text
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"cold_start": True}, "load"),
+        ({"measurements": Measurements(stream_buffered=True)}, "burst"),
+        ({"measurements": Measurements(output_tokens=3)}, "too few tokens"),
+    ],
+)
+def test_a_good_probe_without_a_speed_says_why(changes: dict[str, Any], words: str) -> None:
+    """A person who asked for a speed learns why there is none."""
+    assert words in (why_no_speed(report(None, **changes)) or "")
+    assert why_no_speed(report(17.0)) is None
+
+
+def test_tiers_below_a_wanted_one() -> None:
+    """The wanted tier itself is good enough; no tier is not."""
+    assert [below(tier, "good") for tier in ("excellent", "good", "acceptable", "poor", None)] == [
+        False,
+        False,
+        True,
+        True,
+        True,
+    ]
+
+
+def test_figures_in_words() -> None:
+    """Three figures in the unit that suits them."""
+    assert [seconds_text(s) for s in (312.0, 3.456, 0.9996, 0.0123, 0.00001)] == [
+        "312 s",
+        "3.46 s",
+        "1000 ms",
+        "12.3 ms",
+        "10 µs",
+    ]
+    assert [speed_text(s) for s in (6.44, 123.46, 2345.6)] == ["6.4 tok/s", "123.5 tok/s", "2,346 tok/s"]
+    assert [bytes_text(b) for b in (0, 999, 29_540_067_328, 8.2e14)] == ["0 B", "999 B", "29.5 GB", "820 TB"]
+
+
+def test_a_comparison_in_rows() -> None:
+    """Speed, tier and name of each side, the ratio, how sure it is, and the verdict."""
+    rows = comparison_rows(compare(side(6.3, 6.4, 6.5, 6.6), side(16.0, 16.1, 16.2, 16.3), CRITERIA))
+    assert rows == [
+        ("baseline", "6.5 tok/s  poor  x  (median of 4 runs)"),
+        ("candidate", "16.1 tok/s  good  x  (median of 4 runs)"),
+        ("ratio", "2.50×"),
+        ("noise", "the runs don't overlap: 6.3–6.6 and 16–16.3 tok/s; chance alone does that in 1 of 35 cases"),
+        ("verdict", "good: worth it"),
+    ]
+
+
+def test_a_survey_says_what_and_why() -> None:
+    """What would be probed, what not, and where nothing is."""
+    found = Found("vllm", "http://172.17.0.2:8000", "container vllm runs vllm", Identity("vllm", "0.32.0"), "vllm", 0.0)
+    seen = (Seen("http://127.0.0.1:5000", "it answers, but not as an inference server", listening=True, at=0.0),)
+    silent = (Seen("http://127.0.0.1:1234", "refused", listening=False, at=0.0),)
+    survey = Survey((found,), seen + silent)
+    assert survey_rows([("mine", "http://far:8000")], survey) == [
+        ("would be probed", "http://far:8000  mine, as configured"),
+        ("would be probed", "http://172.17.0.2:8000  vLLM 0.32.0: container vllm runs vllm"),
+        ("would not", "http://127.0.0.1:5000  it answers, but not as an inference server"),
+        ("nothing listens", "http://127.0.0.1:1234"),
+    ]
+    listed = survey_json([("mine", "http://far:8000")], survey, "")
+    assert listed["found"][0]["backend"] == "vllm"
+    assert [each["listening"] for each in listed["not_probed"]] == [True, False]
+    assert listed["containers_problem"] is None
