@@ -6,6 +6,7 @@ without bound, so what is read goes through one bounded GET of our own.
 
 import json
 import os
+import re
 import socket
 import time
 from collections.abc import Iterator, Mapping
@@ -48,7 +49,7 @@ class Connection:
 
     def __init__(self, host: str, timeout_seconds: float) -> None:
         if urlsplit(host).scheme in {"ssh", "npipe"}:
-            raise EngineError(f"{shown(host)}: only unix://, tcp:// and https:// addresses can be read")
+            raise EngineError("only unix://, tcp:// and https:// addresses can be read")
         if host.startswith("unix://"):
             _try_socket("/" + host.removeprefix("unix://").lstrip("/"), timeout_seconds)
         tls = kwargs_from_env(dict(os.environ)).get("tls") if host.startswith(("tcp:", "https:")) else None
@@ -193,7 +194,7 @@ def _check(status: int, path: str) -> None:
 
 def shown(host: str) -> str:
     """An engine's address without what may be a secret in it."""
-    return host.rpartition("@")[2].partition("?")[0] if "@" in host else host
+    return re.sub(r"//[^/]*@", "//", host.partition("?")[0])
 
 
 _CAUSES: Final[tuple[tuple[type[OSError], str], ...]] = (
