@@ -14,6 +14,7 @@ from exporter.containers.facts import ContainerFacts
 from exporter.discovery import place_of
 from exporter.host.gpu import GpuFacts
 from exporter.probe.result import Identity
+from exporter.settings import Target
 from exporter.snapshot import TargetInfo
 from exporter.tiers import UNQUANTIZED, Circumstances, Profiles, Weights, hardware_of, scenario_of
 
@@ -29,6 +30,21 @@ class Chosen:
     model: str | None = None
     scenario: str | None = None
     hardware: str | None = None
+
+
+def chosen_of(target: Target) -> Chosen:
+    """What the settings say of a target; ``auto`` is no decision."""
+
+    def decided(word: str) -> str | None:
+        return None if word == "auto" else word
+
+    return Chosen(
+        url=target.url,
+        backend=decided(target.backend),
+        model=target.model,
+        scenario=decided(target.scenario),
+        hardware=decided(target.hardware),
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,10 +15,18 @@ from functools import partial
 from typing import Any, Final
 
 from exporter import systemd
-from exporter.circumstances import Chosen, Machine, circumstances_of, container_of, info_of, is_local
+from exporter.circumstances import Machine, chosen_of, circumstances_of, container_of, info_of, is_local
 from exporter.containers.engine import Engine
-from exporter.containers.facts import ContainerFacts
-from exporter.discovery import LOCAL_PORTS, Answer, Candidate, Found, Survey, local_candidates, survey
+from exporter.discovery import (
+    LOCAL_PORTS,
+    Answer,
+    Candidate,
+    Found,
+    Survey,
+    container_candidates,
+    local_candidates,
+    survey,
+)
 from exporter.host.energy import PowerMeter
 from exporter.host.gpu import GpuSample, read_gpus, sample_gpus
 from exporter.host.rocm import read_rocm
@@ -302,7 +310,7 @@ class Daemon:
         """Publish who a target is and how good it is, from the newest facts of all rooms."""
         view = self.snapshot.view()
         state = view.get(target_key(target.name))
-        machine, chosen, identity = self._machine(), _chosen(target), state.identity if state else None
+        machine, chosen, identity = self._machine(), chosen_of(target), state.identity if state else None
         known = circumstances_of(chosen, identity, machine)
         info = info_of(chosen, identity, known, machine, self._profiles)
         observations: list[Observation] = [(info_key(target.name), info)]
@@ -313,7 +321,7 @@ class Daemon:
         self.snapshot.publish_all(observations)
 
     def _judge(self, target: Target, module: str, figures: Measurements | None, state: TargetState | None) -> Judgement:
-        chosen = _chosen(target)
+        chosen = chosen_of(target)
         return judge(
             figures.tokens_per_second if figures else None,
             bounds=target.tiers or self._profiles.tiers,
@@ -460,31 +468,8 @@ class Daemon:
         self.snapshot.publish(EXPORTER, self._exporter)
 
 
-def container_candidates(containers: tuple[ContainerFacts, ...]) -> Iterator[Candidate]:
-    """The running containers that look like inference servers and can be reached."""
-    for each in containers:
-        if each.running and each.backend and each.urls:
-            why = f"container {each.name} runs {each.backend}"
-            yield Candidate(each.name, tuple(url.url for url in each.urls), why, each.name)
-
-
 def _target_of(found: Found) -> Target:
     return Target(name=found.name, url=found.url)
-
-
-def _chosen(target: Target) -> Chosen:
-    """What the user decided about a target; ``auto`` is no decision."""
-
-    def decided(word: str) -> str | None:
-        return None if word == "auto" else word
-
-    return Chosen(
-        url=target.url,
-        backend=decided(target.backend),
-        model=target.model,
-        scenario=decided(target.scenario),
-        hardware=decided(target.hardware),
-    )
 
 
 def _context_tokens(figures: Measurements | None) -> float:

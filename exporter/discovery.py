@@ -4,11 +4,12 @@ Candidates are the ports on which inference servers usually listen on this machi
 What answers as an inference server becomes a target; it stays one while it is down, so that its going down is seen.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlsplit
 
+from exporter.containers.facts import ContainerFacts
 from exporter.probe.result import Identity
 
 # vLLM, llama.cpp, Ollama, text-generation-webui, LM Studio, SGLang, in this order.
@@ -78,6 +79,14 @@ def local_candidates(own_port: int | None = None) -> tuple[Candidate, ...]:
         for port in LOCAL_PORTS
         if port != own_port
     )
+
+
+def container_candidates(containers: Iterable[ContainerFacts]) -> Iterator[Candidate]:
+    """The running containers that look like inference servers and can be reached."""
+    for each in containers:
+        if each.running and each.backend and each.urls:
+            why = f"container {each.name} runs {each.backend}"
+            yield Candidate(each.name, tuple(url.url for url in each.urls), why, each.name)
 
 
 def place_of(url: str) -> tuple[str, int]:
