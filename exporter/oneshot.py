@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from exporter import present
-from exporter.circumstances import Chosen, Machine, circumstances_of
+from exporter.circumstances import Machine, chosen_of, circumstances_of
 from exporter.containers.engine import Engine
 from exporter.containers.facts import EngineReading
-from exporter.daemon import container_candidates
-from exporter.discovery import Answer, Survey, local_candidates, survey
+from exporter.discovery import Answer, Survey, container_candidates, local_candidates, survey
 from exporter.host.gpu import read_gpus
 from exporter.present import Report
 from exporter.probe.result import ProbeResult
@@ -90,15 +89,15 @@ class Session:
         return result
 
     def _judge(self, target: Target, result: ProbeResult, machine: Machine) -> Judgement:
-        scenario, hardware = (None if choice == "auto" else choice for choice in (target.scenario, target.hardware))
+        chosen = chosen_of(target)
         identity = result.state.identity if result.state else None
         return judge(
             result.measurements.tokens_per_second if result.result == "ok" else None,
             bounds=target.tiers or self.profiles.tiers,
-            known=circumstances_of(Chosen(url=target.url, model=target.model), identity, machine),
+            known=circumstances_of(chosen, identity, machine),
             profiles=self.profiles,
-            scenario=scenario,
-            hardware=hardware,
+            scenario=chosen.scenario,
+            hardware=chosen.hardware,
         )
 
 
