@@ -1,10 +1,12 @@
 """A connection that stamps what it reads with the kernel's arrival time; an httpcore network backend under httpx.
 
 On Linux ``SO_TIMESTAMPNS`` makes the kernel hand out, with the bytes, the time at which the last of them arrived, whatever
-the interpreter was doing since. Two things make that exact for each event:
+the interpreter was doing since. Three things make the most of that:
 
-- A read ends where an event ends, even when more bytes wait: what lay in the queue while this process was not running
-  still gets its own stamps. (The look ahead is a ``MSG_PEEK``.)
+- A read ends where an event ends, even when more bytes wait (the look ahead is a ``MSG_PEEK``): packets that queued up
+  while this process was not running still give their own stamps.
+- The kernel merges waiting packets when it can, and then only the last one's stamp is left. Bytes that are followed by
+  others of the same stamp may be older, so their ``Arrival`` says since when they may have been there.
 - TLS is done on memory buffers above the same reads, record by record, so it has the same stamps.
 
 Stamps are wall time. Each is mapped to monotonic time by a pair of clock readings taken at that read; when the wall clock
@@ -339,7 +341,7 @@ class _Socket:
         self._stepped = False
         self._empty_ns = time.monotonic_ns()
         """Nothing that is not read yet arrived before."""
-        self._stamp = 0
+        self._stamp: int | None = None
         self._stamped = Arrival(0, 0, own=False)
         """The last read whose stamp could be trusted, and that stamp."""
 
@@ -532,7 +534,7 @@ def _resolve(host: str, port: int, wire: Wire) -> list[Any]:
         try:
             found = answer.get(timeout=seconds)
         except queue.Empty:
-            raise ProbeFailure("resolve", f"the name {host} was not resolved within {seconds:.3g} s") from None
+            raise ProbeFailure("resolve", f"the name {host} was not resolved within {seconds:.1f} s") from None
     wire.cancellation.check()
     if isinstance(found, Exception):
         raise found
