@@ -91,7 +91,7 @@ def scan_folders(
         for stem, files in models.items():
             name = f"{prefix}{stem}".rstrip("/") or os.path.basename(os.path.abspath(root))
             dangling = here.dangling if not stem else [name for name in here.dangling if name.startswith(stem)]
-            yield _model(name, root, here, files, dangling, previous, tally)
+            yield _model(name, root, here, (files, dangling), previous.get(f"{root}/{name}"), tally=tally)
         for file in rest:
             if _is_unfinished(file.name):
                 where = f"{root}/{prefix}{file.name}"
@@ -129,15 +129,16 @@ def _model(
     name: str,
     root: str,
     here: _Folder,
-    files: list[_File],
-    dangling: list[str],
-    previous: Mapping[str, ModelFacts],
+    found: tuple[list[_File], list[str]],
+    before: ModelFacts | None,
+    *,
     tally: Tally,
 ) -> ModelFacts:
+    """The model that these files of a folder are; ``found`` has its files, and its links that lead nowhere."""
+    files, dangling = found
     path = f"{root}/{name}"
     marks = tuple(sorted((f"{file.name}:{file.size}", file.modified_ns) for file in files))
     settled = all(tally.now * 1e9 - file.modified_ns > SETTLED_NS for file in files)
-    before = previous.get(path)
     sizes: dict[str, int | None] = {file.name: file.size for file in files}
     if before is not None and before.marks == marks and not dangling:
         verdict = Verdict(before.complete, before.missing, before.weights, before.variants)
@@ -162,51 +163,53 @@ def _model(
 
 def _walk(root: str, tally: Tally, *, skip: re.Pattern[str] | None = None) -> Iterator[_Folder]:
     """Each folder below ``root`` once, its files with it. A linked folder is followed unless it was seen before."""
-    visited: set[tuple[int, int]] = set()
     with folder(root, follow=True) as top:
         found = os.fstat(top)
-        visited.add((found.st_dev, found.st_ino))
-        yield from _walk_below(top, "", root, visited, tally, skip)
+        yield from _Walk(root, tally, skip, {(found.st_dev, found.st_ino)}).below(top, "")
 
 
-def _walk_below(
-    here: int, path: str, root: str, visited: set[tuple[int, int]], tally: Tally, skip: re.Pattern[str] | None
-) -> Iterator[_Folder]:
-    tally.tick()
-    files: list[_File] = []
-    dangling: list[str] = []
-    with os.scandir(here) as entries:
-        for entry in entries:
-            below = f"{path}/{entry.name}" if path else entry.name
-            try:
-                if not entry.is_dir():
-                    found = entry.stat()
-                    if stat.S_ISREG(found.st_mode):
+@dataclass(frozen=True, slots=True)
+class _Walk:
+    root: str
+    tally: Tally
+    skip: re.Pattern[str] | None
+    visited: set[tuple[int, int]]
+
+    def below(self, here: int, path: str) -> Iterator[_Folder]:
+        self.tally.tick()
+        files: list[_File] = []
+        dangling: list[str] = []
+        with os.scandir(here) as entries:
+            for entry in entries:
+                name = f"{path}/{entry.name}" if path else entry.name
+                try:
+                    if entry.is_dir():
+                        if self._enters(entry, name):
+                            with folder(entry.name, here, follow=True) as inner:
+                                yield from self.below(inner, name)
+                    elif stat.S_ISREG((found := entry.stat()).st_mode):
                         files.append(_file(entry, found))
-                    continue
-                if skip is not None and skip.fullmatch(entry.name):
-                    continue
-                if below.count("/") >= MAX_DEPTH:
-                    tally.add(f"{root}/{below}", "too deep")
-                    continue
-                if entry.is_symlink() and not _is_new(entry.stat(), visited):
-                    continue
-                with folder(entry.name, here, follow=True) as inner:
-                    yield from _walk_below(inner, below, root, visited, tally, skip)
-            except FileNotFoundError:
-                if entry.is_symlink():
-                    dangling.append(entry.name)
-            except OSError as error:
-                tally.add(f"{root}/{below}", error)
-    yield _Folder(path, here, files, dangling)
+                except FileNotFoundError:
+                    if entry.is_symlink():
+                        dangling.append(entry.name)
+                except OSError as error:
+                    self.tally.add(f"{self.root}/{name}", error)
+        yield _Folder(path, here, files, dangling)
 
+    def _enters(self, entry: os.DirEntry[str], name: str) -> bool:
+        if self.skip is not None and self.skip.fullmatch(entry.name):
+            return False
+        if name.count("/") >= MAX_DEPTH:
+            self.tally.add(f"{self.root}/{name}", "too deep")
+            return False
+        return not entry.is_symlink() or self._is_new(entry.stat())
 
-def _is_new(found: os.stat_result, visited: set[tuple[int, int]]) -> bool:
-    key = (found.st_dev, found.st_ino)
-    if key in visited or len(visited) >= MAX_LINKED_FOLDERS:
-        return False
-    visited.add(key)
-    return True
+    def _is_new(self, found: os.stat_result) -> bool:
+        key = (found.st_dev, found.st_ino)
+        if key in self.visited or len(self.visited) >= MAX_LINKED_FOLDERS:
+            return False
+        self.visited.add(key)
+        return True
 
 
 def _file(entry: os.DirEntry[str], found: os.stat_result) -> _File:

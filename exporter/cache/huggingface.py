@@ -43,7 +43,7 @@ def scan(path: str, previous: Mapping[str, ModelFacts], tally: Tally, share: tup
             tally.tick()
             try:
                 if entry.is_dir():
-                    facts = _repository(hub, path, name, recognised, previous.get(f"{path}/{name}"), tally)
+                    facts = _repository(hub, f"{path}/{name}", recognised, previous.get(f"{path}/{name}"), tally)
                     if facts.files or facts.missing or facts.orphaned_files or facts.unfinished:
                         yield facts
                 else:
@@ -59,14 +59,13 @@ def hub_of(path: str) -> str:
 
 
 def _repository(
-    hub: int, path: str, name: str, recognised: re.Match[str], previous: ModelFacts | None, tally: Tally
+    hub: int, path: str, recognised: re.Match[str], previous: ModelFacts | None, tally: Tally
 ) -> ModelFacts:
-    with folder(name, hub, follow=True) as repo:
+    with folder(recognised[0], hub, follow=True) as repo:
         if previous is not None and unchanged(previous, repo):
             return _refreshed(previous, repo)
-        return _Reading(f"{path}/{name}", repo, tally).facts(
-            REPO_TYPES[recognised[1]], printable(recognised[2].replace("--", "/"))
-        )
+        name = printable(recognised[2].replace("--", "/"))
+        return _Reading(path, repo, tally).facts(REPO_TYPES[recognised[1]], name)
 
 
 def _refreshed(previous: ModelFacts, repo: int) -> ModelFacts:

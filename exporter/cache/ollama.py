@@ -20,6 +20,10 @@ _BLOB = re.compile(r"sha256[-:]([0-9a-f]{64})")
 _PARTIAL = re.compile(r"sha256[-:][0-9a-f]{64}-partial")
 
 
+_Layer = tuple[str, int | None, str]
+"""SHA-256, size, media type."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Blob:
     name: str
@@ -44,8 +48,19 @@ def scan(path: str, previous: Mapping[str, ModelFacts], tally: Tally, share: tup
         marks: list[tuple[str, int]] = []
         blobs, partial = _read_blobs(store, path, marks, tally)
         referenced: set[str] = set()
-        for manifest in _manifests("manifests", store, "manifests", marks, tally, path):
-            yield _model(manifest, path, store, blobs, referenced, previous, tally)
+        for manifest in _manifests("manifests", store, f"{path}/manifests", marks, tally):
+            where = f"{path}/{manifest}"
+            try:
+                layers = _layers(read_json(manifest, store))
+            except (OSError, WeightsError) as error:
+                tally.add(where, error)
+                missing = (f"manifest: {printable(str(error))}",)
+                yield ModelFacts(printable(tag_of(manifest)), where, 0, complete=False, missing=missing)
+                continue
+            referenced.update(digest for digest, _, _ in layers)
+            model = _model(printable(tag_of(manifest)), where, layers, blobs)
+            weights = _weights(model, layers, store, previous.get(where), tally)
+            yield replace(model, weights=weights)
         orphans = [blob.size for digest, blob in blobs.items() if digest not in referenced]
         yield ModelFacts(
             "",
@@ -102,26 +117,24 @@ def _read_blobs(
     return blobs, tuple(partial)
 
 
-def _manifests(
-    name: str, above: int, path: str, marks: list[tuple[str, int]], tally: Tally, root: str
-) -> Iterator[str]:
+def _manifests(name: str, above: int, path: str, marks: list[tuple[str, int]], tally: Tally) -> Iterator[str]:
     """Paths of the manifests, below the store."""
+    below = path[path.rindex("/manifests") + 1 :]
     try:
         with folder(name, above) as here, os.scandir(here) as entries:
-            mark(path, os.fstat(here), marks, tally.now)
+            mark(below, os.fstat(here), marks, tally.now)
             tally.tick()
             for entry in entries:
-                below = f"{path}/{entry.name}"
                 if entry.is_dir(follow_symlinks=False):
                     if below.count("/") < MAX_MANIFEST_DEPTH:
-                        yield from _manifests(entry.name, here, below, marks, tally, root)
+                        yield from _manifests(entry.name, here, f"{path}/{entry.name}", marks, tally)
                 elif not entry.name.startswith(".") and entry.is_file():
-                    mark(below, entry.stat(), marks, tally.now)
-                    yield below
+                    mark(f"{below}/{entry.name}", entry.stat(), marks, tally.now)
+                    yield f"{below}/{entry.name}"
     except FileNotFoundError:
         return
     except OSError as error:
-        tally.add(f"{root}/{path}", error)
+        tally.add(path, error)
 
 
 def tag_of(manifest: str) -> str:
@@ -132,22 +145,7 @@ def tag_of(manifest: str) -> str:
     return f"{'/'.join(parts)}:{tag}" if parts else tag
 
 
-def _model(
-    manifest: str,
-    path: str,
-    store: int,
-    blobs: Mapping[str, _Blob],
-    referenced: set[str],
-    previous: Mapping[str, ModelFacts],
-    tally: Tally,
-) -> ModelFacts:
-    where, name = f"{path}/{manifest}", printable(tag_of(manifest))
-    try:
-        layers = _layers(read_json(manifest, store))
-    except (OSError, WeightsError) as error:
-        tally.add(where, error)
-        return ModelFacts(name, where, 0, complete=False, missing=(f"manifest: {printable(str(error))}",))
-    referenced.update(digest for digest, _, _ in layers)
+def _model(name: str, where: str, layers: list[_Layer], blobs: Mapping[str, _Blob]) -> ModelFacts:
     missing = []
     for digest, size, _ in layers:
         blob = blobs.get(digest)
@@ -156,7 +154,7 @@ def _model(
         elif size is not None and blob.size != size:
             missing.append(f"sha256-{digest}: has {blob.size} of {size} bytes")
     present = {digest: blobs[digest] for digest, _, _ in layers if digest in blobs}
-    models = [present[digest] for digest, _, kind in layers if kind == MODEL_LAYER and digest in present]
+    weights = [present[digest].name for digest, _, kind in layers if kind == MODEL_LAYER and digest in present]
     return ModelFacts(
         name,
         where,
@@ -165,14 +163,13 @@ def _model(
         tuple(missing[:8]),
         max((blob.used for blob in present.values()), default=None),
         len(present),
-        weights=_weights(models, where, store, previous, tally),
         shared=tuple((blob.device, blob.inode, blob.size) for blob in present.values()),
-        watched=tuple(f"blobs/{blob.name}" for blob in models[:1]),
+        watched=tuple(f"blobs/{blob}" for blob in weights),
     )
 
 
-def _layers(manifest: Mapping[str, Any]) -> list[tuple[str, int | None, str]]:
-    """(SHA-256, size, media type) of the config and the layers. Raises ``WeightsError`` for what is no manifest."""
+def _layers(manifest: Mapping[str, Any]) -> list[_Layer]:
+    """The config and the layers. Raises ``WeightsError`` for what is no manifest."""
     layers = manifest.get("layers")
     if not isinstance(layers, list):
         raise WeightsError("no layers")
@@ -188,19 +185,17 @@ def _layers(manifest: Mapping[str, Any]) -> list[tuple[str, int | None, str]]:
 
 
 def _weights(
-    models: list[_Blob], where: str, store: int, previous: Mapping[str, ModelFacts], tally: Tally
+    model: ModelFacts, layers: list[_Layer], store: int, before: ModelFacts | None, tally: Tally
 ) -> WeightFacts | None:
-    before = previous.get(where)
-    key = tuple((blob.device, blob.inode, blob.size) for blob in models)
-    if before is not None and before.weights is not None and set(key) <= set(before.shared):
+    if before is not None and before.weights is not None and before.shared == model.shared:
         return before.weights
-    if not models:
+    if not model.watched:
         return None
     try:
-        headers = [read_gguf_header(f"blobs/{blob.name}", store) for blob in models]
+        headers = [read_gguf_header(name, store) for name in model.watched]
     except WeightsError:
         return None  # a layer of another format
     except OSError as error:
-        tally.add(where, error)
+        tally.add(model.path, error)
         return None
-    return weigh_gguf(headers, sum(blob.size for blob in models))
+    return weigh_gguf(headers, sum(size or 0 for _, size, kind in layers if kind == MODEL_LAYER))

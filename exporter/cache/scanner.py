@@ -105,7 +105,7 @@ def _failed(place: CachePlace, error: str, now: float) -> CacheFacts:
 
 
 def _start() -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
+    return subprocess.Popen(  # noqa: S603  # our own file, with our own interpreter
         [sys.executable, "-I", "-S", str(WORKER)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

@@ -48,12 +48,25 @@ def folder(name: str, dir_fd: int | None = None, *, follow: bool = False) -> Ite
         os.close(descriptor)
 
 
-def read(name: str, limit: int, dir_fd: int | None = None, *, offset: int = 0) -> bytes:
-    """Up to ``limit`` bytes of a regular file. Raises OSError; a pipe or a device is refused, not waited for."""
-    descriptor = os.open(name, _FILE, dir_fd=dir_fd)
+def open_file(name: str, dir_fd: int | None = None) -> int:
+    """A regular file's descriptor; a pipe or a device is refused, not waited for. Raises OSError.
+
+    Looking must not count as use, so its time of access stays, where the system lets us ask for that.
+    """
     try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError(0, "not a regular file")
+        descriptor = os.open(name, _FILE | os.O_NOATIME, dir_fd=dir_fd)
+    except PermissionError:
+        descriptor = os.open(name, _FILE, dir_fd=dir_fd)  # somebody else's file
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(0, "not a regular file")
+    return descriptor
+
+
+def read(name: str, limit: int, dir_fd: int | None = None, *, offset: int = 0) -> bytes:
+    """Up to ``limit`` bytes of a regular file. Raises OSError."""
+    descriptor = open_file(name, dir_fd)
+    try:
         pieces = []
         while limit > 0 and (piece := os.pread(descriptor, limit, offset)):
             pieces.append(piece)

@@ -1,0 +1,148 @@
+"""Where model caches are, by the same rules as the programs that fill them; and whether a container shares one."""
+
+import os
+import re
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import PurePosixPath
+from typing import Final
+
+from exporter.cache.facts import CachePlace
+from exporter.cache.huggingface import hub_of
+from exporter.cache.ollama import store_of
+
+# The home of root in a container, and where packages of Ollama keep the service's models.
+OTHER_HOMES: Final = ("/root",)
+OLLAMA_SERVICE: Final = (
+    "/usr/share/ollama/.ollama/models",
+    "/var/lib/ollama/.ollama/models",
+    "/var/lib/ollama/models",
+    "/var/snap/ollama/common/models",
+)
+LOOK_SECONDS: Final = 2.0
+
+_VARIABLE: Final = re.compile(r"\$(?:(\w+)|\{([^}]*)\})")
+
+
+def find_caches(
+    environ: Mapping[str, str],
+    home: str,
+    *,
+    other_homes: Sequence[str] = OTHER_HOMES,
+    services: Sequence[str] = OLLAMA_SERVICE,
+) -> tuple[CachePlace, ...]:
+    """The caches that are there, each once, whatever names lead to it; a second one of a kind is called ``<kind>-2``.
+
+    One that can't be looked into or doesn't answer within two seconds is kept if it is this user's or a service's, so
+    that its scan can say what is wrong.
+    """
+    own = {place.path for place in candidates(environ, home)} | set(services)
+    places = [*candidates(environ, home), *(CachePlace("ollama", "ollama", path) for path in services)]
+    for other in other_homes:
+        places += candidates({}, other)
+    return _present(places, own)
+
+
+def find_compile_caches(environ: Mapping[str, str], home: str) -> tuple[CachePlace, ...]:
+    """What servers compile for this machine's GPU: it grows with each version, and isn't a model."""
+    cache = _cache_home(environ, home)
+    paths = [
+        _path(environ, home, "VLLM_CACHE_ROOT") or f"{cache}/vllm",
+        _path(environ, home, "TRITON_CACHE_DIR") or f"{home}/.triton",
+        _path(environ, home, "MIOPEN_USER_DB_PATH") or f"{home}/.config/miopen",
+        f"{cache}/miopen",
+        f"{cache}/comgr",
+        f"{home}/.aiter",
+    ]
+    return _present([CachePlace(PurePosixPath(path).name.strip("."), "compiled", path) for path in paths], set())
+
+
+def candidates(environ: Mapping[str, str], home: str) -> tuple[CachePlace, ...]:
+    """Where the programs of one user look, by their own precedence, whether or not it exists."""
+    cache = _cache_home(environ, home)
+    hugging_face = _path(environ, home, "HF_HOME") or f"{cache}/huggingface"
+    hub = _path(environ, home, "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE") or f"{hugging_face}/hub"
+    return (
+        CachePlace("huggingface", "huggingface", hub),
+        CachePlace("ollama", "ollama", _path(environ, home, "OLLAMA_MODELS") or f"{home}/.ollama/models"),
+        CachePlace("llama_cpp", "llama_cpp", _path(environ, home, "LLAMA_CACHE") or f"{cache}/llama.cpp"),
+        CachePlace("lm_studio", "lm_studio", f"{home}/.lmstudio/models"),
+        CachePlace("lm_studio", "lm_studio", f"{cache}/lm-studio/models"),
+    )
+
+
+def is_shared(cache_path: str, mounts: Sequence[tuple[str, str]], container_cache_path: str | None) -> bool | None:
+    """Whether the cache that a container uses is the host's, or lies within it or around it; None where not known.
+
+    ``mounts``: (source on the host, destination in the container). Without a mount the container keeps its own copy.
+    """
+    if container_cache_path is None:
+        return None
+    inside = PurePosixPath(os.path.normpath(container_cache_path))
+    covering = [
+        (PurePosixPath(os.path.normpath(destination)), source)
+        for source, destination in mounts
+        if inside.is_relative_to(os.path.normpath(destination))
+    ]
+    if not covering:
+        return False
+    destination, source = max(covering, key=lambda mount: len(mount[0].parts))
+    outside = PurePosixPath(os.path.normpath(source)) / inside.relative_to(destination)
+    cache = PurePosixPath(os.path.normpath(cache_path))
+    return outside.is_relative_to(cache) or cache.is_relative_to(outside)
+
+
+def _cache_home(environ: Mapping[str, str], home: str) -> str:
+    return _path(environ, home, "XDG_CACHE_HOME") or f"{home}/.cache"
+
+
+def _path(environ: Mapping[str, str], home: str, *names: str) -> str | None:
+    """The first of the variables that is set, with ``~`` and other variables put in."""
+    for name in names:
+        if value := environ.get(name):
+            value = _VARIABLE.sub(lambda found: environ.get(found[1] or found[2], found[0]), value)
+            return home + value[1:] if value == "~" or value.startswith("~/") else value
+    return None
+
+
+def _present(places: Iterable[CachePlace], own: set[str]) -> tuple[CachePlace, ...]:
+    found: dict[object, CachePlace] = {}
+    count: dict[str, int] = {}
+    for place in places:
+        identity = _look(place)
+        if identity is None or (isinstance(identity, str) and place.path not in own) or identity in found:
+            continue
+        count[place.name] = count.get(place.name, 0) + 1
+        name = place.name if count[place.name] == 1 else f"{place.name}-{count[place.name]}"
+        found[identity] = CachePlace(name, place.kind, place.path)
+    return tuple(found.values())
+
+
+_LOOKING: Final[dict[str, threading.Thread]] = {}  # looks that have not come back, so that none is started twice
+
+
+def _look(place: CachePlace) -> tuple[int, int] | str | None:
+    """The folder's (device, inode); its path where it doesn't tell in time; None where it isn't there."""
+    pending = _LOOKING.get(place.path)
+    if pending is not None and pending.is_alive():
+        return place.path
+    answer: list[tuple[int, int] | str | None] = []
+    look = threading.Thread(target=lambda: answer.append(_identity(place)), name="look at a cache", daemon=True)
+    _LOOKING[place.path] = look
+    look.start()
+    look.join(LOOK_SECONDS)
+    if not answer:
+        return place.path
+    _LOOKING.pop(place.path, None)
+    return answer[0]
+
+
+def _identity(place: CachePlace) -> tuple[int, int] | str | None:
+    real = store_of(place.path) if place.kind == "ollama" else hub_of(place.path)
+    try:
+        found = os.stat(real)
+    except PermissionError:
+        return place.path
+    except (OSError, ValueError):
+        return None
+    return found.st_dev, found.st_ino
