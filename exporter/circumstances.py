@@ -6,10 +6,10 @@ cache the weights. Where two know the same thing, the one that runs it wins over
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import PurePosixPath
 from typing import Final
 
-from exporter.cache.facts import CacheFacts, ModelFacts, WeightFacts
+from exporter.cache.facts import CacheFacts, WeightFacts
+from exporter.cache.find import find_weights
 from exporter.containers.facts import ContainerFacts
 from exporter.discovery import place_of
 from exporter.host.gpu import GpuFacts
@@ -76,7 +76,7 @@ def circumstances_of(chosen: Chosen, identity: Identity | None, machine: Machine
     local = is_local(chosen.url, container)
     identity = identity or Identity(chosen.backend or (container and container.backend) or "")
     model = identity.model or chosen.model or (container and (container.served_model_name or container.model)) or None
-    files = _model_files(identity, container, model, machine.caches) if local else None
+    files = _files(identity, container, model, machine.caches) if local else None
     kv_cache = container.kv_cache_dtype if container else None
     known = Circumstances(
         identity.backend,
@@ -134,18 +134,13 @@ def _with_gpu(known: Circumstances, gpus: Sequence[GpuFacts], container: Contain
     )
 
 
-def _model_files(
+def _files(
     identity: Identity, container: ContainerFacts | None, model: str | None, caches: Iterable[CacheFacts]
-) -> ModelFacts | None:
-    """The model in the caches of this machine that a server runs, by its repository, its folder or its file."""
-    names = [identity.model_root, container.model if container else None, model]
-    wanted = {name.lower() for name in names if name}
-    files = {PurePosixPath(name).name for name in wanted}
-    for cache in caches:
-        for each in cache.models:
-            if each.name.lower() in wanted or PurePosixPath(each.path).name.lower() in files:
-                return each
-    return None
+) -> WeightFacts | None:
+    """The weights in the caches of this machine that a server runs, by its folder, its repository, or its name."""
+    names = (identity.model_root, container.model if container else None, model)
+    found = (find_weights(caches, name) for name in names if name)
+    return next((each for each in found if each is not None), None)
 
 
 # Bytes of one number of the key-value cache, by how its type's name begins; a server's default is 16 bits.
@@ -156,9 +151,8 @@ def _kv_bytes(kv_cache: str | None) -> float:
     return next((size for start, size in _KV_BYTES if (kv_cache or "").lower().startswith(start)), 2.0)
 
 
-def _weights(identity: Identity, files: ModelFacts | None, kv_cache: str | None, quantization: str | None) -> Weights:
+def _weights(identity: Identity, facts: WeightFacts | None, kv_cache: str | None, quantization: str | None) -> Weights:
     """Sizes by what the server says of itself, the rest by the files."""
-    facts: WeightFacts | None = files.weights if files else None
     if facts is None:
         return Weights(bytes=identity.weight_bytes, parameters=identity.parameters)
     if quantization is not None and facts.quantization is None and quantization.lower() not in UNQUANTIZED:

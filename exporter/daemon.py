@@ -5,6 +5,7 @@ in uvicorn's thread, and one thread follows the container engine's events.
 """
 
 import logging
+import os
 import signal
 import threading
 import time
@@ -15,6 +16,9 @@ from functools import partial
 from typing import Any, Final
 
 from exporter import systemd
+from exporter.cache.facts import CachePlace
+from exporter.cache.places import find_caches
+from exporter.cache.scanner import Scanner
 from exporter.circumstances import Machine, chosen_of, circumstances_of, container_of, info_of, is_local
 from exporter.containers.engine import Engine
 from exporter.discovery import (
@@ -52,6 +56,7 @@ from exporter.snapshot import (
     Plan,
     Snapshot,
     View,
+    cache_key,
     collector_key,
     info_key,
     judgement_key,
@@ -94,6 +99,8 @@ class Daemon:
         self._watched: dict[str, Prober] = {}
         self._survey = Survey()
         self._surveyed = False
+        self._scanner = Scanner()
+        self._places: tuple[CachePlace, ...] = ()
         self._collecting: dict[str, float] = {}
         self._watts: dict[tuple[str, str], float] = {}
         self._said: dict[str, tuple[str, ...]] = {}
@@ -228,7 +235,7 @@ class Daemon:
     def _retain(self) -> None:
         """Drop what belongs to targets, modules and caches that are gone."""
         pairs = {(name, module) for name, prober in self._watched.items() for module in prober.target.modules}
-        collectors = {job.name for job in self._collectors()}
+        collectors = {job.name for job in self._collectors()} | {f"cache:{place.name}" for place in self._places}
         self._watts = {pair: watts for pair, watts in self._watts.items() if pair in pairs}
 
         def keep(key: Key[Any]) -> bool:
@@ -258,11 +265,13 @@ class Daemon:
         yield from self._collectors()
 
     def _collectors(self) -> Iterator[Job]:
+        """The jobs that read facts of the machine; all but the caches, of which each scan is one, are one collector each."""
         settings = self._settings
         host, every = settings.host, settings.host.interval
         yield self._collector("rocm", every, lambda: self._read_rocm(host))
         yield self._collector("gpu", every, lambda: self._read_gpus(host))
         yield self._collector("sensors", SENSOR_SECONDS, lambda: self._read_sensors(host))
+        yield Job("caches", settings.cache.interval, self._scan_caches, at_once=True)
         if settings.docker.enabled is not False:
             yield self._collector("containers", settings.discovery.interval, self._read_containers)
 
@@ -435,6 +444,28 @@ class Daemon:
         self._describe_all()
         # Without an engine that anyone asked for, there is nothing to fail.
         return reading.available or self._settings.docker.enabled is None
+
+    def _scan_caches(self) -> None:
+        """Scan the model caches that are there now, one after the other; those that are gone take their series with them."""
+        paths = self._settings.cache.paths
+        if paths is None:
+            places = find_caches(os.environ, os.path.expanduser("~"))  # noqa: PTH111 - a home that can't be found stays ~
+        else:
+            places = tuple(CachePlace(each.name, each.kind, str(each.path)) for each in paths)
+        with self._changing:
+            self._places = places
+            self._scanner.forget(places)
+            self._retain()
+        for place in places:
+            self._collect(f"cache:{place.name}", partial(self._scan, place))
+        self._describe_all()
+
+    def _scan(self, place: CachePlace) -> bool:
+        facts = self._scanner.scan(place, cancel=self._stop)
+        if not self._stop.is_set():
+            self.snapshot.publish(cache_key(place.name), facts)
+            self._say_once(f"cache {place.name}", (facts.error,) if facts.error else facts.problems)
+        return facts.error is None
 
     def _say_once(self, collector: str, problems: tuple[str, ...]) -> None:
         if problems != self._said.get(collector, ()):

@@ -137,7 +137,7 @@ def test_the_type_of_the_key_value_cache_counts(dtype: str | None, bytes_each: f
 
 def test_a_file_is_found_by_its_name() -> None:
     """llama.cpp names a file, the cache knows it by its path."""
-    gguf = ModelFacts("qwen.gguf", "/models/qwen.gguf", 1, complete=True, weights=WEIGHTS)
+    gguf = ModelFacts("qwen", "/models/qwen.gguf", 1, complete=True, weights=WEIGHTS)
     machine = Machine(caches=(replace(CACHE, models=(gguf,)),))
     identity = Identity("llama_cpp", model="qwen", model_root="/srv/models/qwen.gguf", weight_bytes=8_180_228_096)
     known = circumstances_of(HERE, identity, machine)
