@@ -12,7 +12,8 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -23,6 +24,7 @@ import click
 from exporter import __version__
 
 if TYPE_CHECKING:
+    from exporter.cache.verify import Blob, Checked
     from exporter.demo import SimulatedServers
     from exporter.oneshot import Session
     from exporter.present import Report
@@ -386,18 +388,50 @@ def discover(*, config: Path | None, as_json: bool) -> None:
         _say(f"containers were not looked at: {problem}")
 
 
-@main.command("cache")
+@main.command()
 @click.option(
-    "--verify", is_flag=True, help="Read every file whose name is its SHA-256, and name those that are corrupt."
+    "--verify", is_flag=True, help="Read every file that is named by its hash, and name those that are corrupt."
 )
 @CONFIG
 @AS_JSON
-def cache_(*, verify: bool, config: Path | None, as_json: bool) -> None:
+def cache(*, verify: bool, config: Path | None, as_json: bool) -> None:
     """Show the model caches of this machine.
 
-    Models, sizes, what is incomplete or orphaned, free space. Deletes nothing. Exits with 1 where --verify finds something
-    corrupt.
+    Models, sizes, what is incomplete or orphaned, free space. Deletes nothing. Exits with 1 where a cache can't be read or
+    --verify finds something corrupt.
     """
+    from exporter import oneshot, present
+    from exporter.settings import load
+
+    with _wrong_settings():
+        settings = load(config, os.environ)
+    places = oneshot.cache_places(settings)
+    caches = list(oneshot.scan_caches(places))
+    checked = _verified(oneshot.blobs_of(places)) if verify else None
+    if as_json:
+        _print_json(present.caches_json(caches, checked))
+    else:
+        rows = [row for each in caches for row in present.cache_rows(each, time.time())]
+        rows += present.filesystem_rows(caches)
+        _print_rows(rows if checked is None else [*rows, *present.checked_rows(checked)])
+        if not places:
+            _say("there is no model cache at the usual places; a configuration can name others (cache: {paths: …})")
+    fine = all(each.error is None for each in caches) and not any(each.corrupt for each in checked or ())
+    sys.exit(0 if fine else 1)
+
+
+def _verified(blobs: Sequence[Blob]) -> list[Checked]:
+    """Hash files with a progress bar of bytes on a terminal's stderr."""
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
+
+    from exporter.oneshot import verify_blobs
+
+    console = Console(stderr=True)
+    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("", total=sum(blob.bytes for blob in blobs))
+        return list(verify_blobs(blobs, lambda size: progress.advance(task, size)))
 
 
 @main.command("check-config")

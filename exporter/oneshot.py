@@ -1,12 +1,16 @@
-"""What a person asks for at a prompt, done now and once: measure servers, look for servers. No daemon, no schedule."""
+"""What a person asks for at a prompt, done now and once: measure servers, look for them, look at caches. No schedule."""
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from exporter import present
+from exporter.cache.facts import CacheFacts, CachePlace
+from exporter.cache.places import find_caches, find_compile_caches
+from exporter.cache.scanner import Scanner
+from exporter.cache.verify import Blob, Checked, find_blobs, verify
 from exporter.circumstances import Machine, chosen_of, circumstances_of
 from exporter.containers.engine import Engine
 from exporter.containers.facts import EngineReading
@@ -136,3 +140,33 @@ def look_around(settings: Settings) -> tuple[Survey, str]:
 
     taken = [target.url for target in settings.targets]
     return survey(candidates, taken, Survey(), ask, time.time()), "" if engine.available else engine.problem
+
+
+def cache_places(settings: Settings) -> tuple[CachePlace, ...]:
+    """The configured caches, or those that this machine has."""
+    if settings.cache.paths is not None:
+        return tuple(CachePlace(each.name, each.kind, str(each.path)) for each in settings.cache.paths)
+    home = str(Path.home())
+    return (*find_caches(os.environ, home), *find_compile_caches(os.environ, home))
+
+
+def scan_caches(places: Sequence[CachePlace]) -> Iterator[CacheFacts]:
+    """Scan one cache after the other, at the priority of somebody who waits."""
+    scanner = Scanner(niceness=0)
+    return (scanner.scan(place) for place in places)
+
+
+def blobs_of(places: Sequence[CachePlace]) -> tuple[Blob, ...]:
+    """The files of all caches that can be verified; a cache that can't be read has none."""
+    found: dict[str, Blob] = {}
+    for place in places:
+        try:
+            found.update((blob.path, blob) for blob in find_blobs(place))
+        except OSError:
+            continue  # its scan says why
+    return tuple(found.values())
+
+
+def verify_blobs(blobs: Sequence[Blob], progress: Callable[[int], object]) -> Iterator[Checked]:
+    """Hash one file after the other; ``progress`` gets the bytes read since its last call."""
+    return (verify(blob, progress) for blob in blobs)
