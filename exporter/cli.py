@@ -152,6 +152,9 @@ def _run_daemon(load: Callable[[], Settings], listen: str | None, log_level: str
         daemon.run()
     finally:
         daemon.drain()
+    # A normal exit waits for every thread, also for one that hangs in the read of a dead filesystem.
+    sys.stderr.flush()
+    os._exit(0)
 
 
 class LogLine(logging.Formatter):
@@ -446,7 +449,8 @@ def check_config(file: Path) -> None:
 
     with _wrong_settings():
         settings = load(file, os.environ)
-    click.echo(f"{file} is right: {len(settings.targets)} targets, modules {', '.join(settings.modules)}")
+    targets = f"{len(settings.targets)} target{'' if len(settings.targets) == 1 else 's'}"
+    click.echo(f"{file} is right: {targets}, modules {', '.join(settings.modules)}")
 
 
 @main.command()
