@@ -94,6 +94,7 @@ def probe(
         model=model,
         measurements=measurements,
         cold_start=cold_start,
+        model_load_seconds=34.0 if result == "loading" else None,
         prompt_tokens_spent=0 if skipped else 64,
         output_tokens_spent=tokens if good else 0,
         busy_seconds=0.0 if skipped else 1.25,
@@ -102,12 +103,14 @@ def probe(
     )
 
 
-def judged(speed: float | None, scenario: str, low: float, high: float, ceiling: float | None = None) -> Judgement:
+def judged(
+    speed: float | None, scenario: str, low: float | None, high: float | None, ceiling: float | None = None
+) -> Judgement:
     """A judgement as the tiers' room gives it."""
     return Judgement(
         None if speed is None else tier_of(speed, LIMITS),
         LIMITS,
-        scenario,
+        scenario or None,
         low,
         high,
         ceiling,
@@ -248,14 +251,14 @@ def add_quiet_servers(snapshot: Snapshot) -> None:
         snapshot,
         [probe("lm-studio", 55, "skipped_unloaded")],
         TargetInfo("http://127.0.0.1:1234", "openai"),
-        judged(None, "", 0, 0),
+        judged(None, "", None, None),
         up("lm-studio", "http://127.0.0.1:1234", model_resident=False),
     )
     publish_run(
         snapshot,
         [probe("behind-nginx", 900 + 60 * i) for i in range(9)],
         TargetInfo("https://llm.example.org", "openai", "", "gpt-oss-20b"),
-        judged(None, "", 0, 0),
+        judged(None, "", None, None),
         up("behind-nginx", "https://llm.example.org"),
     )
     snapshot.publish(plan_key("new", "default"), Plan(60))

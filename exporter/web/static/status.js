@@ -43,7 +43,7 @@ async function refresh() {
     }
     localise();
   } catch {
-    const lost = document.querySelector("#updated span");
+    const lost = document.querySelector("#updated span:last-child");
     if (!lost.classList.contains("lost")) {
       lost.classList.add("lost");
       lost.prepend("the exporter does not answer; ");
