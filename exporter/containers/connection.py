@@ -22,6 +22,7 @@ from docker.utils import kwargs_from_env
 from exporter.containers.archive import Stat, file_in, stat_of
 from exporter.containers.document import mapping, text
 
+USER_AGENT: Final = "llm-probe-exporter"
 LARGEST_DOCUMENT: Final = 4 << 20
 LARGEST_FILE: Final = 64 << 10
 # A reading as a whole may take so many times the timeout of one call; half of that may go to files of images.
@@ -55,7 +56,7 @@ class Connection:
         tls = kwargs_from_env(dict(os.environ)).get("tls") if host.startswith(("tcp:", "https:")) else None
         # A fixed version keeps the SDK from asking for one: a proxy may refuse that question.
         self._client = docker.APIClient(
-            host, version="1.41", timeout=timeout_seconds, tls=tls or host.startswith("https:")
+            host, version="1.41", timeout=timeout_seconds, user_agent=USER_AGENT, tls=tls or host.startswith("https:")
         )
         self._client.trust_env = False
         self._timeout = timeout_seconds
@@ -215,7 +216,7 @@ def explain(error: BaseException, host: str, timeout_seconds: float) -> str:
         if any(isinstance(cause, kind) for cause in causes):
             return sentence.format(place=place, seconds=timeout_seconds)
     if isinstance(error, DockerException):
-        return f"{place} is not an address of a container engine ({type(error).__name__})"
+        return f"a container engine can't be reached by the address {place} ({type(error).__name__})"
     return f"the container engine at {place} could not be read ({type(causes[-1]).__name__})"
 
 

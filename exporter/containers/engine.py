@@ -82,6 +82,7 @@ class Engine:
         self._proc = proc
         self._uninteresting: frozenset[str] = frozenset()
         self._rocm: dict[str, ImageRocm | None] = {}
+        self._last_known: tuple[ContainerFacts, ...] = ()
         self._said: str | None = None
         self._was_available = False
         self._events: _Closable | None = None
@@ -91,9 +92,11 @@ class Engine:
         try:
             with closing(Connection(self._host, self._timeout)) as connection:
                 containers, problem = self._look(connection, host_gfx)
-            reading = EngineReading(available=True, containers=containers, problem=problem)
+            self._last_known = containers
+            reading = EngineReading(available=True, containers=containers, problem=problem, last_known=containers)
         except FAILURES as error:
-            reading = EngineReading(available=False, problem=explain(error, self._host, self._timeout))
+            problem = explain(error, self._host, self._timeout)
+            reading = EngineReading(available=False, problem=problem, last_known=self._last_known)
         self._say(reading)
         return reading
 

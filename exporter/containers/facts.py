@@ -118,3 +118,5 @@ class EngineReading:
     available: bool
     containers: tuple[ContainerFacts, ...] = ()
     problem: str = ""
+    last_known: tuple[ContainerFacts, ...] = ()
+    """Those of the newest available reading, this one included: while an engine restarts, servers may well go on."""

@@ -211,6 +211,16 @@ def test_a_proxy_that_refuses_all(made_up_engine: MadeUpEngine) -> None:
     assert "GET /containers/json is refused (403)" in reading.problem
 
 
+def test_what_is_known_while_the_engine_is_away(made_up_engine: MadeUpEngine) -> None:
+    """A reading that fails holds no container as present, and those that were last seen as last seen."""
+    engine = Engine(made_up_engine.host, 2)
+    before = engine.read()
+    made_up_engine.answers[f"{PREFIX}/containers/json"] = Answer(b"", 500)
+    away = engine.read()
+    assert (away.available, away.containers) == (False, ())
+    assert away.last_known == before.containers == before.last_known
+
+
 def test_an_engine_that_hangs(made_up_engine: MadeUpEngine) -> None:
     """Silence ends the reading after the timeout and says so."""
     made_up_engine.answers[f"{PREFIX}/containers/json"] = SILENCE
@@ -253,8 +263,8 @@ def test_a_problem_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture
     [
         ("ssh://user@host", "ssh://host: only unix://, tcp:// and https://"),
         ("tcp://127.0.0.1:1", "nothing listens"),
-        ("nonsense://x", "is not an address"),
-        ("tcp://user:secret@127.0.0.1:1", "is not an address"),
+        ("nonsense://x", "can't be reached by the address"),
+        ("tcp://user:secret@127.0.0.1:1", "can't be reached by the address"),
     ],
 )
 def test_addresses_that_give_nothing(host: str, says: str) -> None:

@@ -306,8 +306,8 @@ LEAST = tuple(each for each in DOCUMENTED if not each.endswith(("/top", "/archiv
 
 
 @contextmanager
-def proxy(upstream: Path, path: Path, allowed: tuple[str, ...]) -> Iterator[list[str]]:
-    """A read-only socket proxy: GET on the allowed paths, 403 for all else. Gives the calls that it saw."""
+def proxy(upstream: Path, listen: Path | tuple[str, int], allowed: tuple[str, ...]) -> Iterator[list[str]]:
+    """A read-only proxy on a socket or a port: GET on the allowed paths, 403 for all else. Gives the calls that it saw."""
     calls: list[str] = []
     permitted = re.compile("|".join(allowed))
 
@@ -331,11 +331,16 @@ def proxy(upstream: Path, path: Path, allowed: tuple[str, ...]) -> Iterator[list
                     while data := engine.recv(65536):
                         self.connection.sendall(data)
 
-    class Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
+    class OnSocket(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
         daemon_threads = True
         block_on_close = False
 
-    with Server(str(path), Handler) as server:
+    class OnPort(socketserver.ThreadingMixIn, socketserver.TCPServer):
+        daemon_threads = True
+        block_on_close = False
+        allow_reuse_address = True
+
+    with OnSocket(str(listen), Handler) if isinstance(listen, Path) else OnPort(listen, Handler) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
         thread.start()
         try:
@@ -361,6 +366,22 @@ def test_a_read_only_proxy_in_between(servers: DockerEngine) -> None:
     assert "llama" in by_name(reading)
     assert took < 5
     assert {call.split()[0] for call in calls} == {"GET"}
+
+
+def test_an_engine_by_tcp(servers: DockerEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """DOCKER_HOST with a TCP address gives the same facts and the same events, whatever web proxy is set."""
+    direct = Engine(servers.host).read()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    monkeypatch.setenv("DOCKER_HOST", f"tcp://127.0.0.1:{port}")
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    with proxy(servers.socket, ("127.0.0.1", port), DOCUMENTED):
+        engine = Engine()
+        assert engine.read() == direct
+        with watching(engine) as watched:
+            servers.run("kill", "ollama")
+            watched.next_reading(lambda reading: "ollama" not in by_name(reading))
 
 
 def test_a_proxy_that_hands_out_no_files_and_no_events(servers: DockerEngine) -> None:
