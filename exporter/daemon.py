@@ -346,7 +346,7 @@ class Daemon:
         view = self.snapshot.view()
         engine, gpus = view.get(CONTAINERS), view.get(GPU)
         return Machine(
-            containers=engine.containers if engine else (),
+            containers=engine.last_known if engine else (),
             gpus=gpus.gpus if gpus else (),
             caches=tuple(record.facts for record in view.of("cache").values()),
         )
