@@ -168,7 +168,8 @@ ALERTS: Final = (
         severity="warning",
         summary="An LLM server is too slow to use",
         description=(
-            _WHO + ' decodes {{ $value | printf "%.1f" }} tokens per second with {{ $labels.model }} (median of the last '
+            _WHO
+            + ' decodes {{ $value | printf "%.1f" }} tokens per second with {{ $labels.model }} (median of the last '
             "{{ $labels.module }} probes). That is below the tier acceptable."
         ),
         value=RECENT,
@@ -183,13 +184,18 @@ ALERTS: Final = (
         variables=_PROBE_LABELS,
         means=(
             "The median decode speed of one stream is below the lower bound of the tier acceptable, which is 10 tokens per "
-            "second unless the target's configuration says otherwise. Exactly the bound is not below it. " + _SPEED_GATES_TEXT
+            "second unless the target's configuration says otherwise. Exactly the bound is not below it. "
+            + _SPEED_GATES_TEXT
         ),
         look=(
-            "*Below the expected band too?* Then it is a fault rather than the best that this set-up can do. The panel shows "
-            "the band that the recognised scenario should reach.",
-            "vLLM on ROCm without AITER reaches about 6 to 12 tok/s with a 14B FP16 model on a Ryzen AI Max+ 395. Start it with "
-            "`VLLM_ROCM_USE_AITER=1`, then see the Compare dashboard: 2× is the least that counts, 3× is excellent.",
+            (
+                "*Below the expected band too?* Then it is a fault rather than the best that this set-up can do. The panel shows "
+                "the band that the recognised scenario should reach."
+            ),
+            (
+                "vLLM on ROCm without AITER reaches about 6 to 12 tok/s with a 14B FP16 model on a Ryzen AI Max+ 395. Start it with "
+                "`VLLM_ROCM_USE_AITER=1`, then see the Compare dashboard: 2× is the least that counts, 3× is excellent."
+            ),
             "A quantized model reads fewer bytes for each token: AWQ or a Q4 GGUF reaches 20 to 40 tok/s on the same machine.",
             "Is the GPU used at all, throttled, hot, or short of memory? The Machine dashboard shows it beside the speed.",
             "Did the model, the image or the ROCm version change when the speed fell? Each change is an annotation.",
@@ -201,7 +207,8 @@ ALERTS: Final = (
         severity="warning",
         summary="An LLM server is slower than its set-up should be",
         description=(
-            _WHO + ' decodes {{ $value | printf "%.1f" }} tokens per second with {{ $labels.model }}, below what its scenario '
+            _WHO
+            + ' decodes {{ $value | printf "%.1f" }} tokens per second with {{ $labels.model }}, below what its scenario '
             "{{ $labels.scenario }} should reach."
         ),
         value=RECENT,
@@ -219,11 +226,15 @@ ALERTS: Final = (
             "class. " + _SPEED_GATES_TEXT
         ),
         look=(
-            "Is the recognised scenario right? It is a label of `llm_expected_tokens_per_second`; set `targets[].scenario` if "
-            "not.",
+            (
+                "Is the recognised scenario right? It is a label of `llm_expected_tokens_per_second`; set `targets[].scenario` if "
+                "not."
+            ),
             "Is the hardware class right? `targets[].hardware` overrides what was read from the machine.",
-            "Compare the speed with the ceiling (memory bandwidth ÷ bytes per token): an efficiency far below 0.5 says that "
-            "something other than memory limits decoding.",
+            (
+                "Compare the speed with the ceiling (memory bandwidth ÷ bytes per token): an efficiency far below 0.5 says that "
+                "something other than memory limits decoding."
+            ),
         ),
     ),
     Alert(
@@ -309,8 +320,10 @@ ALERTS: Final = (
             "doesn't explain it. Silent while users keep the server busy and after a model load."
         ),
         look=(
-            "Which phase grew? The Target dashboard stacks resolve, connect, TLS, queue, first token and decode. `queue` is the "
-            "probe's wait for its own turn, not the server's.",
+            (
+                "Which phase grew? The Target dashboard stacks resolve, connect, TLS, queue, first token and decode. `queue` is the "
+                "probe's wait for its own turn, not the server's."
+            ),
             "Did prefill slow down (prompt tokens per second), or do requests wait in the server's queue?",
         ),
     ),
@@ -342,10 +355,14 @@ ALERTS: Final = (
             "LLMTargetDown."
         ),
         look=(
-            "`result` on the panel says how: `timeout_first_token` a server that hangs, `timeout_stalled` one that stops in the "
-            "middle, `truncated` a stream without an end, `server_error` an error inside the stream, `http_5xx` its log.",
-            "The exporter's status page keeps the last failures with their reason and a log of each phase; "
-            "`llm-probe-exporter probe URL` repeats one by hand.",
+            (
+                "`result` on the panel says how: `timeout_first_token` a server that hangs, `timeout_stalled` one that stops in the "
+                "middle, `truncated` a stream without an end, `server_error` an error inside the stream, `http_5xx` its log."
+            ),
+            (
+                "The exporter's status page keeps the last failures with their reason and a log of each phase; "
+                "`llm-probe-exporter probe URL` repeats one by hand."
+            ),
             "Is the GPU hung or the memory full? See the Machine dashboard and `dmesg`.",
         ),
     ),
@@ -414,8 +431,10 @@ ALERTS: Final = (
         variables=_TARGET_LABELS,
         means="Loading keeps LLMTargetDown and LLMProbeFailing silent; this one keeps a load that never ends from hiding there.",
         look=(
-            "Is a model being downloaded? See the incomplete bytes on the Model cache dashboard, and whether the container shares "
-            "the host's cache.",
+            (
+                "Is a model being downloaded? See the incomplete bytes on the Model cache dashboard, and whether the container shares "
+                "the host's cache."
+            ),
             "Is the disk slow or full, or is the model larger than the memory?",
         ),
     ),
@@ -486,8 +505,10 @@ ALERTS: Final = (
         variables=_PROBE_LABELS,
         means="Not a fault: the probe stays out of the users' way. What users get is on the panel, from the server's own counters.",
         look=(
-            "`when_busy: probe` or a smaller `max_skips` in the module measures under load too; such speeds are those of a shared "
-            "server.",
+            (
+                "`when_busy: probe` or a smaller `max_skips` in the module measures under load too; such speeds are those of a shared "
+                "server."
+            ),
         ),
     ),
     Alert(
@@ -504,7 +525,10 @@ ALERTS: Final = (
         panel="Exporters up",
         variables=_HOST_LABELS,
         means="The exporter's process, its machine or the way to it is down. Silences every other alert of that instance.",
-        look=("Does the service run? `systemctl status llm-probe-exporter` or `docker ps`.", "Is port 9937 reachable from here?"),
+        look=(
+            "Does the service run? `systemctl status llm-probe-exporter` or `docker ps`.",
+            "Is port 9937 reachable from here?",
+        ),
     ),
     Alert(
         name="LLMProbeExporterAbsent",
@@ -594,7 +618,9 @@ ALERTS: Final = (
         panel="How it was measured",
         variables=_PROBE_LABELS,
         means="Something between the server and the exporter collects the stream, or the server only pretends to stream.",
-        look=("Switch off buffering in the proxy (`proxy_buffering off` in nginx), or point the target at the server itself.",),
+        look=(
+            "Switch off buffering in the proxy (`proxy_buffering off` in nginx), or point the target at the server itself.",
+        ),
     ),
     Alert(
         name="LLMProbeScheduleLate",
@@ -668,8 +694,10 @@ ALERTS: Final = (
         op=">",
         bound="0",
         gates=(
-            "and on (job, instance, cache) (max_over_time(llm_model_cache_incomplete_bytes[2h]) == "
-            "min_over_time(llm_model_cache_incomplete_bytes[2h]))",
+            (
+                "and on (job, instance, cache) (max_over_time(llm_model_cache_incomplete_bytes[2h]) == "
+                "min_over_time(llm_model_cache_incomplete_bytes[2h]))"
+            ),
             "and on (job, instance, cache) (llm_model_cache_incomplete_bytes offset 2h > 0)",
         ),
         hold="30m",
@@ -701,7 +729,9 @@ ALERTS: Final = (
             "AMD's minimum for this hardware is ROCm 7.0 on the host (`host.minimum_rocm`). The host brings the kernel driver, a "
             "container its own user space. A machine without ROCm has no such series and never alerts."
         ),
-        look=("Update ROCm on the host, or the container's image; the panel lists each version and where it was read.",),
+        look=(
+            "Update ROCm on the host, or the container's image; the panel lists each version and where it was read.",
+        ),
     ),
     Alert(
         name="LLMModelCacheNotShared",
@@ -766,8 +796,6 @@ INHIBITIONS: Final = (
         _TARGET_LABELS,
     ),
     Inhibition("LLMProbeFailing", _SPEED_ALERTS, _PROBE_LABELS),
-    Inhibition(
-        "LLMThroughputPoor", "LLMThroughputBelowExpected|LLMThroughputRegressed|LLMTierDropped", _PROBE_LABELS
-    ),
+    Inhibition("LLMThroughputPoor", "LLMThroughputBelowExpected|LLMThroughputRegressed|LLMTierDropped", _PROBE_LABELS),
     Inhibition("LLMModelCacheDiskFull", "LLMModelCacheDiskFilling", ("job", "instance", "mountpoint")),
 )

@@ -50,8 +50,7 @@ def expand(source: str, scale: float = 1.0) -> str:
 
 def fill(expression: str) -> str:
     """The expression with dashboard variables and intervals replaced by something that parses."""
-    expression = re.sub(r"\$__(rate_interval|range|interval)\b", "5m", expression)
-    expression = re.sub(r"(offset )\$\w+", r"\g<1>5m", expression)
+    expression = re.sub(r"(\[|offset )\$\w+", r"\g<1>5m", expression)
     return re.sub(r"\$\{?\w+\}?", "x", expression)
 
 
@@ -76,7 +75,12 @@ def _selectors(node: object) -> Iterator[promql_parser.VectorSelector]:
         case promql_parser.Call():
             for argument in node.args:
                 yield from _selectors(argument)
-        case promql_parser.AggregateExpr() | promql_parser.ParenExpr() | promql_parser.UnaryExpr() | promql_parser.SubqueryExpr():
+        case (
+            promql_parser.AggregateExpr()
+            | promql_parser.ParenExpr()
+            | promql_parser.UnaryExpr()
+            | promql_parser.SubqueryExpr()
+        ):
             yield from _selectors(node.expr)
 
 

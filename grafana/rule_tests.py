@@ -156,7 +156,12 @@ CASES: Final[tuple[Case, ...]] = (
         {SPEED: "6.4 24@60", EXPECTED: "5"},
         {"64m": ("LLMThroughputPoor",), "69m": ("LLMThroughputPoor",), "71m": ()},
     ),
-    Case("LLMThroughputPoor", "forgives one slow probe in ten", {SPEED: "24 6.4@30 24@34", EXPECTED: "5"}, {"40m": (), "45m": ()}),
+    Case(
+        "LLMThroughputPoor",
+        "forgives one slow probe in ten",
+        {SPEED: "24 6.4@30 24@34", EXPECTED: "5"},
+        {"40m": (), "45m": ()},
+    ),
     Case(
         "LLMThroughputPoor",
         "forgets the speed of a server that is busy: its gauge stays, no probe succeeds",
@@ -178,7 +183,9 @@ CASES: Final[tuple[Case, ...]] = (
         {SPEED: "6.4", EXPECTED: "5", INTERVAL: "600", total("ok"): "slow"},
         {"50m": ("LLMThroughputPoor",)},
     ),
-    Case("LLMThroughputPoor", "obeys another bound", {SPEED: "6.4", EXPECTED: "5", bound("acceptable"): "6"}, {"60m": ()}),
+    Case(
+        "LLMThroughputPoor", "obeys another bound", {SPEED: "6.4", EXPECTED: "5", bound("acceptable"): "6"}, {"60m": ()}
+    ),
     Case(
         "LLMThroughputPoor",
         "stays with the model that is slow when the model is swapped",
@@ -230,8 +237,22 @@ CASES: Final[tuple[Case, ...]] = (
     ),
     Case("LLMTierDropped", "is silent at exactly 20", {SPEED: "24 20.0@1500"}, {"1600m": ()}, minutes=1700, step=5),
     Case("LLMTierDropped", "is silent at exactly 15", {SPEED: "16 15.0@1500"}, {"1600m": ()}, minutes=1700, step=5),
-    Case("LLMTierDropped", "is silent at exactly 10", {SPEED: "12 10.0@1500", EXPECTED: "5"}, {"1600m": ()}, minutes=1700, step=5),
-    Case("LLMTierDropped", "is silent within 5 % of the border", {SPEED: "20.4 19.2@1500"}, {"1600m": ()}, minutes=1700, step=5),
+    Case(
+        "LLMTierDropped",
+        "is silent at exactly 10",
+        {SPEED: "12 10.0@1500", EXPECTED: "5"},
+        {"1600m": ()},
+        minutes=1700,
+        step=5,
+    ),
+    Case(
+        "LLMTierDropped",
+        "is silent within 5 % of the border",
+        {SPEED: "20.4 19.2@1500"},
+        {"1600m": ()},
+        minutes=1700,
+        step=5,
+    ),
     Case("LLMTierDropped", "has no yesterday for a new server", {SPEED: "18"}, {"120m": ()}, step=5),
     # LLMThroughputRegressed
     Case(
@@ -245,8 +266,22 @@ CASES: Final[tuple[Case, ...]] = (
         minutes=2600,
         step=5,
     ),
-    Case("LLMThroughputRegressed", "is silent at 0.75 of the past", {SPEED: "40 30@1000"}, {"1150m": ()}, minutes=1200, step=5),
-    Case("LLMThroughputRegressed", "needs 200 probes of the past", {SPEED: "40 25@150"}, {"195m": ()}, minutes=200, step=5),
+    Case(
+        "LLMThroughputRegressed",
+        "is silent at 0.75 of the past",
+        {SPEED: "40 30@1000"},
+        {"1150m": ()},
+        minutes=1200,
+        step=5,
+    ),
+    Case(
+        "LLMThroughputRegressed",
+        "needs 200 probes of the past",
+        {SPEED: "40 25@150"},
+        {"195m": ()},
+        minutes=200,
+        step=5,
+    ),
     Case(
         "LLMThroughputRegressed",
         "has no past for a new model",
@@ -267,14 +302,34 @@ CASES: Final[tuple[Case, ...]] = (
         minutes=2600,
         step=5,
     ),
-    Case("LLMTTFTRegressed", "is silent below half a second", {TTFT: "0.04 0.4@1000"}, {"1150m": ()}, minutes=1200, step=5),
-    Case("LLMTTFTRegressed", "is silent after a model load", {TTFT: "0.4 40@600", COLD: "0 1@600"}, {"700m": ()}, minutes=700, step=5),
+    Case(
+        "LLMTTFTRegressed",
+        "is silent below half a second",
+        {TTFT: "0.04 0.4@1000"},
+        {"1150m": ()},
+        minutes=1200,
+        step=5,
+    ),
+    Case(
+        "LLMTTFTRegressed",
+        "is silent after a model load",
+        {TTFT: "0.4 40@600", COLD: "0 1@600"},
+        {"700m": ()},
+        minutes=700,
+        step=5,
+    ),
     _missing("LLMTTFTRegressed", TTFT),
     # LLMProbeFailing: the third failure comes at 32 minutes.
     Case(
         "LLMProbeFailing",
         "fires after three failures, at the edge of its for",
-        {SUCCESS: "1 0@30", SPEED: "24 gone@30", TTFT: "0.4 gone@30", total("ok"): "count flat@30", total("timeout_total"): "0 count@30"},
+        {
+            SUCCESS: "1 0@30",
+            SPEED: "24 gone@30",
+            TTFT: "0.4 gone@30",
+            total("ok"): "count flat@30",
+            total("timeout_total"): "0 count@30",
+        },
         **_edge("LLMProbeFailing", "32m"),
         labels=_PROBE_L,
         description=(
@@ -288,7 +343,9 @@ CASES: Final[tuple[Case, ...]] = (
         {total("timeout_total"): "0 count@30 flat@32", SUCCESS: "1 0@30 1@32"},
         {"35m": (), "40m": ()},
     ),
-    Case("LLMProbeFailing", "does not take loading for failure", {SUCCESS: "0", total("loading"): "count"}, {"60m": ()}),
+    Case(
+        "LLMProbeFailing", "does not take loading for failure", {SUCCESS: "0", total("loading"): "count"}, {"60m": ()}
+    ),
     Case("LLMProbeFailing", "does not take a skip for failure", {total("skipped_busy"): "count"}, {"60m": ()}),
     _missing("LLMProbeFailing", total("timeout_total"), **{SUCCESS: "0"}),
     # LLMProbeMisconfigured
@@ -389,8 +446,7 @@ CASES: Final[tuple[Case, ...]] = (
     Case(
         "LLMProbeExporterDown",
         "fires when the scrape fails, and everything else falls silent",
-        {series: value if series != UP else "1 0@30" for series, value in (HEALTHY | {UP: ""}).items()}
-        | {series: f"{value} gone@30" for series, value in HEALTHY.items() if series != UP},
+        {series: f"{value} gone@30" for series, value in HEALTHY.items()} | {UP: "1 0@30"},
         **_edge("LLMProbeExporterDown", "30m"),
         labels=_HOST_L,
         description="Prometheus cannot scrape the exporter box:9937: nothing is known of its servers.",
@@ -422,7 +478,12 @@ CASES: Final[tuple[Case, ...]] = (
         labels=_HOST_L | {"collector": "cache"},
         description="The collector cache of box:9937 has been failing.",
     ),
-    Case("LLMProbeCollectorFailing", "forgives a collector that works now and then", {COLLECTOR: "0 1@20 0@21 1@34 0@35"}, {"48m": ()}),
+    Case(
+        "LLMProbeCollectorFailing",
+        "forgives a collector that works now and then",
+        {COLLECTOR: "0 1@20 0@21 1@34 0@35"},
+        {"48m": ()},
+    ),
     _missing("LLMProbeCollectorFailing", COLLECTOR),
     Case(
         "LLMProbeMeasurementDegraded",
@@ -466,8 +527,20 @@ CASES: Final[tuple[Case, ...]] = (
         description="The file system /models on box:9937 has 10% left and, at the pace of the last six hours, is full within a day.",
         minutes=400,
     ),
-    Case("LLMModelCacheDiskFilling", "does not take one large download for a trend", {FREE: "700e9 300e9@60"}, {"120m": (), "180m": ()}, minutes=180),
-    Case("LLMModelCacheDiskFilling", "is silent on a small disk that stands still", {FREE: "100e9"}, {"180m": ()}, minutes=180),
+    Case(
+        "LLMModelCacheDiskFilling",
+        "does not take one large download for a trend",
+        {FREE: "700e9 300e9@60"},
+        {"120m": (), "180m": ()},
+        minutes=180,
+    ),
+    Case(
+        "LLMModelCacheDiskFilling",
+        "is silent on a small disk that stands still",
+        {FREE: "100e9"},
+        {"180m": ()},
+        minutes=180,
+    ),
     _missing("LLMModelCacheDiskFilling", FREE),
     Case(
         "LLMModelCacheDiskFull",
@@ -489,7 +562,13 @@ CASES: Final[tuple[Case, ...]] = (
         description="4GiB of incomplete downloads lie unchanged in the huggingface cache on box:9937 for more than two hours.",
         minutes=200,
     ),
-    Case("LLMModelDownloadStuck", "is silent while the download grows", {INCOMPLETE: "1e9+1e6"}, {"200m": ()}, minutes=200),
+    Case(
+        "LLMModelDownloadStuck",
+        "is silent while the download grows",
+        {INCOMPLETE: "1e9+1e6"},
+        {"200m": ()},
+        minutes=200,
+    ),
     _missing("LLMModelDownloadStuck", INCOMPLETE),
     Case(
         "LLMModelCacheNotShared",
@@ -529,13 +608,13 @@ def _values(value: str, minutes: int, step: int) -> str:
     """The pieces as promtool's expanding notation."""
     pieces = []
     for piece in value.split(" "):
-        shape, _, start = piece.partition("@")
-        pieces.append((shape, int(start or 0) // step))
+        shape, _, minute = piece.partition("@")
+        pieces.append((shape, int(minute or 0) // step))
     ends = [start for _, start in pieces[1:]] + [minutes // step + 1]
     text: list[str] = []
     last = 0.0
-    for (shape, start), end in zip(pieces, ends, strict=True):
-        count = end - start
+    for (shape, start), following in zip(pieces, ends, strict=True):
+        count = following - start
         rise = {"up": 60.0 * step, "count": 1.0 * step, "slow": 0.1 * step}.get(shape)
         if shape == "gone":
             text.append(f"stale _x{count - 1}" if count > 1 else "stale")
@@ -591,7 +670,9 @@ def _test(case: Case, settings: Settings) -> dict[str, Any]:
     test: dict[str, Any] = {
         "name": f"{case.alert or 'all'}: {case.says}",
         "interval": f"{case.step}m",
-        "input_series": [{"series": series, "values": _values(value, case.minutes, case.step)} for series, value in world.items()],
+        "input_series": [
+            {"series": series, "values": _values(value, case.minutes, case.step)} for series, value in world.items()
+        ],
         "promql_expr_test": list(_queries(case)),
     }
     if case.description:

@@ -65,7 +65,9 @@ def condition(alert: Alert) -> str:
 
 def measured(alert: Alert) -> str:
     """What Grafana compares with 1 (a bound that is a metric) or with the bound: it has a row where anything is known."""
-    return "\n".join((f"{_grouped(alert)} / {alert.match} {alert.bound}" if alert.match else _grouped(alert), *alert.gates))
+    return "\n".join(
+        (f"{_grouped(alert)} / {alert.match} {alert.bound}" if alert.match else _grouped(alert), *alert.gates)
+    )
 
 
 def limit(alert: Alert) -> float:
@@ -182,7 +184,14 @@ def _query(ref: str, expression: str) -> dict[str, Any]:
         "refId": ref,
         "relativeTimeRange": {"from": 600, "to": 0},
         "datasourceUid": DATASOURCE,
-        "model": {"refId": ref, "expr": expression, "instant": True, "range": False, "intervalMs": 1000, "maxDataPoints": 43200},
+        "model": {
+            "refId": ref,
+            "expr": expression,
+            "instant": True,
+            "range": False,
+            "intervalMs": 1000,
+            "maxDataPoints": 43200,
+        },
     }
 
 
@@ -211,7 +220,11 @@ def grafana_datasource(settings: Settings) -> dict[str, Any]:
                 "url": settings.prometheus_url,
                 "isDefault": True,
                 "editable": False,
-                "jsonData": {"httpMethod": "POST", "timeInterval": settings.duration("15s"), "prometheusType": "Prometheus"},
+                "jsonData": {
+                    "httpMethod": "POST",
+                    "timeInterval": settings.duration("15s"),
+                    "prometheusType": "Prometheus",
+                },
             }
         ],
     }
@@ -240,7 +253,11 @@ def prometheus_config(settings: Settings) -> dict[str, Any]:
     """A whole Prometheus configuration: scrape the exporter, load the rules, tell Alertmanager."""
     scrape = settings.duration("15s")
     return {
-        "global": {"scrape_interval": scrape, "scrape_timeout": settings.duration("10s"), "evaluation_interval": scrape},
+        "global": {
+            "scrape_interval": scrape,
+            "scrape_timeout": settings.duration("10s"),
+            "evaluation_interval": scrape,
+        },
         "rule_files": ["rules/*.yml"],
         "alerting": {"alertmanagers": [{"static_configs": [{"targets": [settings.alertmanager]}]}]},
         "scrape_configs": [{"job_name": settings.job, "static_configs": [{"targets": list(settings.exporters)}]}],
@@ -279,12 +296,16 @@ def runbook(settings: Settings, board_titles: Mapping[str, str]) -> str:
         "<!-- Written by `python -m grafana.build`; change grafana/alerts.py, not this file. -->",
         "# Runbook",
         "",
-        "What each alert means and what to look at first. Expressions are those of "
-        "[the rule file](../deploy/prometheus/rules/alerts.yml); times are those of a probe a minute and change with "
-        "`--time-scale`. Each alert carries its target, module and instance, a link to this page and one to its dashboard.",
+        (
+            "What each alert means and what to look at first. Expressions are those of "
+            "[the rule file](../deploy/prometheus/rules/alerts.yml); times are those of a probe a minute and change with "
+            "`--time-scale`. Each alert carries its target, module and instance, a link to this page and one to its dashboard."
+        ),
         "",
-        "**critical**: a server or its monitoring is down for users now. **warning**: look at it today. **info**: a cause to "
-        "know, shown on dashboards; the shipped Alertmanager configuration notifies nobody.",
+        (
+            "**critical**: a server or its monitoring is down for users now. **warning**: look at it today. **info**: a cause to "
+            "know, shown on dashboards; the shipped Alertmanager configuration notifies nobody."
+        ),
         "",
         "| alert | severity | says | after |",
         "|---|---|---|---|",
@@ -299,9 +320,11 @@ def runbook(settings: Settings, board_titles: Mapping[str, str]) -> str:
             "",
             f"## {alert.name}",
             "",
-            f"*{alert.severity}* · {alert.summary}. Fires after {settings.duration(alert.hold)}{held}. "
-            f"Dashboard [{board_titles[alert.board]}](dashboards.md#{quote(board_titles[alert.board].lower().replace(' ', '-'))}), "
-            f"panel *{alert.panel}*.",
+            (
+                f"*{alert.severity}* · {alert.summary}. Fires after {settings.duration(alert.hold)}{held}. "
+                f"Dashboard [{board_titles[alert.board]}](dashboards.md#{quote(board_titles[alert.board].lower().replace(' ', '-'))}), "
+                f"panel *{alert.panel}*."
+            ),
             "",
             alert.means,
             "",
@@ -312,7 +335,14 @@ def runbook(settings: Settings, board_titles: Mapping[str, str]) -> str:
             "```",
         ]
     quiet = [f"| {rule.source} | `{rule.targets}` | {', '.join(rule.equal)} |" for rule in INHIBITIONS]
-    lines += ["", "## What silences what", "", "| while this fires | these stay quiet | of the same |", "|---|---|---|", *quiet]
+    lines += [
+        "",
+        "## What silences what",
+        "",
+        "| while this fires | these stay quiet | of the same |",
+        "|---|---|---|",
+        *quiet,
+    ]
     lines += ["", "## Recorded series", ""]
     for rule in RECORDINGS:
         lines += [f"`{rule.name}`", f": {rule.why}", ""]

@@ -1,0 +1,919 @@
+"""The seven dashboards."""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from grafana.alerts import BOUND
+from grafana.panels import (
+    TIER_COLORS,
+    TOKENS_PER_SECOND,
+    annotation,
+    bar_gauge,
+    custom_variable,
+    dashboard,
+    dashed,
+    heatmap,
+    override,
+    query,
+    row,
+    stat,
+    state_timeline,
+    table,
+    tier_lines,
+    timeseries,
+    values,
+    variable,
+)
+from grafana.promql import expand
+
+_HOST: Final = 'job=~"$job", instance=~"$instance"'
+_TARGET: Final = f'{_HOST}, target=~"$target"'
+_PROBE: Final = f'{_TARGET}, module=~"$module"'
+_MODEL: Final = f'{_PROBE}, model=~"$model"'
+
+
+def select(metric: str, scope: str, **matchers: str) -> str:
+    """A selector: ``label=`` is equal, ``label__not=`` not, ``label__in=`` and ``label__not_in=`` regular expressions."""
+    operators = {"": "=", "not": "!=", "in": "=~", "not_in": "!~"}
+    more = [
+        f'{name}{operators[how]}"{value}"'
+        for (name, _, how), value in ((key.partition("__"), value) for key, value in matchers.items())
+    ]
+    return f"{metric}{{{', '.join((scope, *more))}}}"
+
+
+def host(metric: str, **matchers: str) -> str:
+    """Within the chosen hosts."""
+    return select(metric, _HOST, **matchers)
+
+
+def server(metric: str, **matchers: str) -> str:
+    """Within the chosen targets."""
+    return select(metric, _TARGET, **matchers)
+
+
+def probe(metric: str, **matchers: str) -> str:
+    """Within the chosen targets and modules."""
+    return select(metric, _PROBE, **matchers)
+
+
+def measured(metric: str, **matchers: str) -> str:
+    """Within the chosen targets, modules and models."""
+    return select(metric, _MODEL, **matchers)
+
+
+# Verdicts are numbers in order of urgency, so that a table sorts worst first; people see the names.
+VERDICTS: Final[Mapping[str, tuple[str, str]]] = {
+    "0": ("down", "dark-red"),
+    "1": ("failing", "red"),
+    "2": ("poor", TIER_COLORS["poor"]),
+    "3": ("no speed", "#8e8e8e"),
+    "4": ("not probed", "#8e8e8e"),
+    "5": ("loading", "blue"),
+    "6": ("busy", "purple"),
+    "7": ("acceptable", TIER_COLORS["acceptable"]),
+    "8": ("good", TIER_COLORS["good"]),
+    "9": ("excellent", TIER_COLORS["excellent"]),
+}
+_CODE: Final = {name: int(code) for code, (name, _) in VERDICTS.items()}
+
+
+def verdict() -> str:
+    """What to think of each target and module now: a key of ``VERDICTS``. The first that applies wins."""
+    interval = probe("llm_probe_interval_seconds")
+    age = f"time() - {probe('llm_probe_last_success_timestamp_seconds')} > on (@module) 5 * {interval}"
+    skipped = f"increase({probe('llm_probes_total', result='skipped_busy')}[15m]) > 0"
+    conditions = {
+        "loading": f"on (@target) ({server('llm_target_loading')} == 1)",
+        "down": f"on (@target) ({server('llm_target_up')} == 0)",
+        "failing": f"on (@module) ({probe('llm_probe_success')} == 0)",
+        "busy": f"on (@module) ({age}) and on (@module) ({skipped})",
+        "not probed": f"on (@module) ({age})",
+        **{tier: f"on (@module) ({probe('llm_performance_tier', tier=tier)} == 1)" for tier in (*TIER_COLORS,)},
+    }
+    parts = [f"(0 * {interval} and {condition}) + {_CODE[name]}" for name, condition in conditions.items()]
+    return expand(
+        "max by (@module) (\n" + "\nor on (@module)\n".join([*parts, f"0 * {interval} + {_CODE['no speed']}"]) + "\n)"
+    )
+
+
+def _count(*names: str) -> str:
+    codes = " or ".join(f"({verdict()} == {_CODE[name]})" for name in names)
+    return f"count({codes}) or vector(0)"
+
+
+_ALL_UP: Final = (("green", None), ("red", 1))
+_WARN: Final = (("green", None), ("orange", 1))
+_YES_NO: Final = values({"0": ("no", "red"), "1": ("yes", "green")})
+_FLAG: Final = values({"0": ("no", "green"), "1": ("yes", "orange")})
+_WHO: Final = "{{target}} {{module}} · {{instance}}"
+
+
+def _verdict_cell(**more: Any) -> dict[str, Any]:
+    return override(
+        "byName", "Verdict", mappings=values(VERDICTS), custom__width=100,
+        custom__cellOptions={"type": "color-background", "mode": "basic"}, **more,
+    )  # fmt: skip
+
+
+def _link(title: str, uid: str, *labels: str) -> dict[str, Any]:
+    """A link to a dashboard that carries the row's labels, the data source and the time."""
+    carried = "".join(
+        f"&var-{label}=${{__data.fields.{heading}}}" for label, heading in (pair.split("=") for pair in labels)
+    )
+    return {
+        "title": title,
+        "url": f"/d/{uid}?${{__url_time_range}}&${{datasource:queryparam}}{carried}",
+        "targetBlank": False,
+    }
+
+
+def _series_link(title: str, uid: str, *labels: str) -> dict[str, Any]:
+    carried = "".join(f"&var-{label}=${{__field.labels.{label}}}" for label in labels)
+    return {
+        "title": title,
+        "url": f"/d/{uid}?${{__url_time_range}}&${{datasource:queryparam}}{carried}",
+        "targetBlank": False,
+    }
+
+
+_TO_TARGET: Final = _series_link("Open this target", "llm-target", "job", "instance", "target", "module")
+
+
+def _variables(*, many: bool = True, module: str = "") -> list[dict[str, Any]]:
+    chosen = variable("module", "module", f"label_values(llm_probe_interval_seconds{{{_TARGET}}}, module)", multi=many)
+    if module:
+        chosen["current"] = {"text": [module], "value": [module]} if many else {"text": module, "value": module}
+    return [
+        *_host_variables(),
+        variable("target", "target", f"label_values(llm_probe_interval_seconds{{{_HOST}}}, target)", multi=many),
+        chosen,
+        variable("model", "model", f"label_values(llm_probe_tokens_per_second{{{_PROBE}}}, model)"),
+    ]
+
+
+def _host_variables() -> list[dict[str, Any]]:
+    return [
+        variable("job", "job", "label_values(llm_probe_exporter_build_info, job)"),
+        variable("instance", "instance", 'label_values(llm_probe_exporter_build_info{job=~"$job"}, instance)'),
+    ]
+
+
+def _changed(series: str, labels: str) -> str:
+    """Above 0 for two minutes after a combination of labels first appears beside an older one of the same thing."""
+    by = labels.replace(" ", "").split(",")
+    same = ", ".join(label for label in by if label in ("job", "instance", "target", "container", "scope"))
+    now = f"count by ({labels}) ({series})"
+    before = f"count by ({labels}) ({series} offset 2m)"
+    older = f"count by ({same}) ({series} offset 10m)"
+    return f"({now} unless {before}) and on ({same}) {older}"
+
+
+def _annotations() -> list[dict[str, Any]]:
+    info = server("llm_target_info")
+    return [
+        annotation(
+            "Model or server changed",
+            _changed(info, "job, instance, target, backend_version, model, quantization, image, scenario"),
+            "blue",
+            "{{target}} on {{instance}} changed",
+            "now {{model}} {{quantization}}, version {{backend_version}}, image {{image}}, scenario {{scenario}}",
+        ),
+        annotation(
+            "ROCm changed",
+            _changed(host("rocm_version_info"), "job, instance, scope, container, version"),
+            "purple",
+            "ROCm of {{scope}} {{container}} on {{instance}} is now {{version}}",
+        ),
+        annotation(
+            "Configuration reloaded",
+            f"changes({host('llm_probe_exporter_config_last_reload_success_timestamp_seconds')}[2m]) > 0",
+            "green",
+            "{{instance}} reloaded its configuration",
+            enable=False,
+        ),
+    ]
+
+
+def _tier_queries() -> list[dict[str, Any]]:
+    return [query(f"max({probe(BOUND, tier=tier)})", f"{tier} from") for tier in ("excellent", "good", "acceptable")]
+
+
+def _overview() -> dict[str, Any]:
+    speed = timeseries(
+        "Decode speed",
+        "Tokens per second of one stream after its first token, as a client sees them. Dashed: where each tier begins, from the "
+        "exporter's configuration (the highest, where targets differ). Below the lowest line a server is too slow to use. Each line of "
+        "the grid is twice the one below. A gap: nothing was measured. Metric: llm_probe_tokens_per_second.",
+        [query(measured("llm_probe_tokens_per_second"), _WHO), *_tier_queries()],
+        unit=TOKENS_PER_SECOND, logarithmic=True, overrides=tier_lines(), links=[_TO_TARGET], size=(12, 10),
+    )  # fmt: skip
+    ttft = timeseries(
+        "Time to first token",
+        "From the request to the first generated text. A jump with unchanged speed points to prefill or a queue. "
+        "Metric: llm_probe_ttft_seconds.",
+        [query(measured("llm_probe_ttft_seconds"), _WHO)],
+        unit="s", links=[_TO_TARGET], size=(12, 10),
+    )  # fmt: skip
+    panels = [
+        row("Is it good?"),
+        stat(
+            "Servers probed", "Targets with a schedule. Metric: llm_probe_interval_seconds.",
+            [query(expand(f"count(count by (@target) ({probe('llm_probe_interval_seconds')}))"), instant=True)], no_value="none",
+        ),
+        stat(
+            "Down or failing", "Probes whose server does not answer, or answers wrongly. Look at them first.",
+            [query(_count("down", "failing"), instant=True)], thresholds=_ALL_UP, background=True,
+        ),
+        stat(
+            "Too slow to use", "Probes whose last speed is in the tier poor. Metric: llm_performance_tier.",
+            [query(_count("poor"), instant=True)], thresholds=_WARN, background=True,
+        ),
+        stat(
+            "Not measured now", "Busy with users, loading, not probed for five intervals, or answered without a measurable speed.",
+            [query(_count("busy", "loading", "not probed", "no speed"), instant=True)],
+            thresholds=(("green", None), ("blue", 1)), background=True,
+        ),
+        stat(
+            "Oldest result", "Age of the newest success of the target that has waited longest. "
+            "Metric: llm_probe_last_success_timestamp_seconds.",
+            [query(f"time() - min({probe('llm_probe_last_success_timestamp_seconds')})", instant=True)], unit="s", no_value="no success yet",
+        ),
+        stat(
+            "Alerts firing", "Alerts of this product that fire in Prometheus, without those of severity info. Metric: ALERTS.",
+            [query(f"count({host('ALERTS', alertstate='firing', service='llm-probe', severity__not='info')}) or vector(0)", instant=True)],
+            thresholds=_ALL_UP, background=True,
+        ),
+        table(
+            "Which server, and how good",
+            "Worst first. Verdict: the tier of the last speed, or why there is none. Share: speed ÷ the lower bound of acceptable; "
+            "below 100 % is poor. A click on a target opens it. Metrics: llm_performance_tier, llm_probe_tokens_per_second, "
+            "llm_probe_ttft_seconds, llm_probe_last_success_timestamp_seconds.",
+            [
+                query(verdict(), table=True),
+                query(expand(f"max by (@module, model) ({measured('llm_probe_tokens_per_second')})"), table=True),
+                query(
+                    expand(
+                        f"max by (@module) ({measured('llm_probe_tokens_per_second')}) / on (@module) "
+                        f"max by (@module) ({probe(BOUND, tier='acceptable')})"
+                    ),
+                    table=True,
+                ),
+                query(expand(f"max by (@module) ({measured('llm_probe_ttft_seconds')})"), table=True),
+                query(expand(f"time() - max by (@module) ({probe('llm_probe_last_success_timestamp_seconds')})"), table=True),
+            ],
+            (14, 10),
+            columns={
+                "target": "Target", "Value #A": "Verdict", "Value #B": "Speed", "Value #C": "Share", "Value #D": "TTFT",
+                "Value #E": "Age", "model": "Model", "module": "Module", "instance": "Instance",
+            },
+            sort=("Verdict", False),
+            overrides=[
+                _verdict_cell(),
+                override("byName", "Target", custom__width=115, links=[
+                    _link("Open this target", "llm-target", "instance=Instance", "target=Target", "module=Module")
+                ]),
+                override("byName", "Speed", unit=TOKENS_PER_SECOND, decimals=1, custom__width=95),
+                override("byName", "Share", unit="percentunit", decimals=0, custom__width=65,
+                         color={"mode": "thresholds"}, custom__cellOptions={"type": "color-text"},
+                         thresholds={"mode": "absolute", "steps": [
+                             {"color": "orange", "value": None}, {"color": "text", "value": 1}]}),
+                override("byName", "TTFT", unit="s", decimals=1, custom__width=85),
+                override("byName", "Age", unit="s", decimals=0, custom__width=75, noValue="never"),
+                override("byName", "Module", custom__width=70),
+                override("byName", "Instance", custom__width=135),
+            ],
+            no_value="No target is known yet",
+        ),
+        state_timeline(
+            "Verdict over time",
+            "Colour of the tier while a speed is known; red while probes fail; purple while users keep the server so busy that "
+            "probes are skipped; blue while it loads a model. Metrics: llm_performance_tier, llm_probe_success, llm_target_up.",
+            [query(verdict(), "{{target}} {{module}}")], (10, 10), values(VERDICTS),
+        ),
+        row("How fast, and what changed (blue: model, image or server; purple: ROCm)"),
+        speed,
+        ttft,
+        row("Is it fresh?"),
+        timeseries(
+            "Age of the last success",
+            "Grows while a server is busy, failing or down; should stay near the interval. "
+            "Metric: llm_probe_last_success_timestamp_seconds.",
+            [query(f"time() - {probe('llm_probe_last_success_timestamp_seconds')}", _WHO)], (8, 8), unit="s", links=[_TO_TARGET],
+        ),
+        timeseries(
+            "Share of probes that succeeded",
+            "Of the probes that ran; skipped ones don't count. Metric: llm_probes_total.",
+            [
+                query(
+                    expand(
+                        f"sum by (@module) (rate({probe('llm_probes_total', result='ok')}[$__rate_interval])) / on (@module) "
+                        f"(sum by (@module) (rate({probe('llm_probes_total', result__not_in='skipped_.*')}[$__rate_interval])) > 0)"
+                    ),
+                    _WHO,
+                )
+            ],
+            (8, 8), unit="percentunit", maximum=1, links=[_TO_TARGET],
+        ),
+        timeseries(
+            "Probes that failed or were skipped, by reason",
+            "Probes per shown step. Empty is good. Metric: llm_probes_total.",
+            [query(f"sum by (target, result) (increase({probe('llm_probes_total', result__not='ok')}[$__rate_interval])) > 0.5", "{{target}} {{result}}")],
+            (8, 8), bars=True, stacked=True, no_value="Every probe succeeded",
+        ),
+    ]  # fmt: skip
+    return dashboard(
+        "llm-overview", "LLM Overview", "Is every LLM server good: tier, speed, time to first token, freshness, and what changed.",
+        _variables(module="default"), panels, annotations=_annotations(),
+    )  # fmt: skip
+
+
+def _target() -> dict[str, Any]:
+    percentiles = [
+        query(
+            f"histogram_quantile({q}, sum by (le) (rate({measured('llm_probe_time_to_first_token_seconds_bucket')}[$__rate_interval])))",
+            f"p{q * 100:g}",
+        )
+        for q in (0.5, 0.9, 0.99)
+    ]
+    gaps = [
+        query(
+            f"histogram_quantile({q}, sum by (le) (rate({measured('llm_probe_inter_token_seconds_bucket')}[$__rate_interval])))",
+            f"p{q * 100:g}",
+        )
+        for q in (0.5, 0.9, 0.99)
+    ]
+    tier_gaps = [
+        query(f"1 / max({probe(BOUND, tier=tier)})", f"{tier} from") for tier in ("excellent", "good", "acceptable")
+    ]
+    panels = [
+        row("Is it good?"),
+        stat("Verdict", "The tier of the last speed, or why there is none.", [query(verdict(), instant=True)], (4, 4),
+             mappings=values(VERDICTS), background=True, no_value="not probed"),
+        stat("Speed", "Decode speed of the last success. Metric: llm_probe_tokens_per_second.",
+             [query(measured("llm_probe_tokens_per_second"), instant=True)], (4, 4), unit=TOKENS_PER_SECOND, decimals=1, no_value="not measured"),
+        stat("First token", "Metric: llm_probe_ttft_seconds.", [query(measured("llm_probe_ttft_seconds"), instant=True)], (4, 4),
+             unit="s", decimals=2, no_value="not measured"),
+        stat("Expected", "The band that the recognised scenario should reach. Metric: llm_expected_tokens_per_second.",
+             [query(probe("llm_expected_tokens_per_second", bound=bound), bound, instant=True) for bound in ("min", "max")], (4, 4), unit=TOKENS_PER_SECOND, names=True,
+             no_value="no scenario recognised"),
+        stat("Of the ceiling", "Achieved speed ÷ what memory bandwidth allows. Metric: llm_decode_efficiency_ratio.",
+             [query(probe("llm_decode_efficiency_ratio"), instant=True)], (4, 4), unit="percentunit", no_value="ceiling not known"),
+        stat("Age", "Time since the last success. Metric: llm_probe_last_success_timestamp_seconds.",
+             [query(f"time() - {probe('llm_probe_last_success_timestamp_seconds')}", instant=True)], (4, 4), unit="s", no_value="never"),
+        timeseries(
+            "Decode speed",
+            "As the client measures it, beside what the server says of the same request. Dashed: where the tiers begin, the expected "
+            "band and the ceiling (memory bandwidth ÷ bytes per token). Metrics: llm_probe_tokens_per_second, "
+            "llm_probe_server_tokens_per_second, llm_expected_tokens_per_second, llm_decode_ceiling_tokens_per_second.",
+            [
+                query(measured("llm_probe_tokens_per_second"), "client"),
+                query(measured("llm_probe_server_tokens_per_second"), "server says"),
+                *_tier_queries(),
+                query(f"max by (bound) ({probe('llm_expected_tokens_per_second')})", "expected {{bound}}"),
+                query(probe("llm_decode_ceiling_tokens_per_second"), "ceiling"),
+            ],
+            (12, 10), unit=TOKENS_PER_SECOND, legend="right",
+            overrides=[
+                *tier_lines(), dashed("^expected.*", "blue"), dashed("^ceiling$", "purple"),
+                override("byName", "client", color={"mode": "fixed", "fixedColor": "text"}),
+                override("byName", "server says", color={"mode": "fixed", "fixedColor": "#8e8e8e"}, custom__lineWidth=1),
+            ],
+        ),
+        timeseries(
+            "Time to first token",
+            "Percentiles of the probes within each step, and the last value; to the answer: with the thinking before it. Metrics: "
+            "llm_probe_time_to_first_token_seconds, llm_probe_ttft_seconds, llm_probe_time_to_first_answer_seconds.",
+            [
+                *percentiles,
+                query(measured("llm_probe_time_to_first_answer_seconds"), "last, to the answer"),
+                query(measured("llm_probe_ttft_seconds"), "last"),
+            ],
+            (12, 10), unit="s", legend="right",
+        ),
+        state_timeline("Verdict over time", "Metrics: llm_performance_tier, llm_probe_success, llm_target_up, llm_target_loading.",
+                       [query(verdict(), "{{target}} {{module}}")], (24, 4), values(VERDICTS)),
+        table(
+            "What it is", "Identity as the server and the machine report it; more than one row where it changed within the last minutes. "
+            "Metric: llm_target_info.",
+            [query(server("llm_target_info"), table=True)], (24, 4),
+            columns={"target": "Target", "backend": "Backend", "backend_version": "Version", "model": "Model", "quantization": "Quantization",
+                     "scenario": "Scenario", "hardware": "Hardware", "container": "Container", "image": "Image", "url": "URL"},
+            overrides=[override("byName", "Target", custom__width=80), override("byName", "Version", custom__width=75),
+                       override("byName", "Backend", custom__width=85), override("byName", "Model", custom__width=200),
+                       override("byName", "Quantization", custom__width=95)],
+            no_value="The server has not said what it is",
+        ),
+        row("Where the time goes"),
+        timeseries(
+            "Phases of the last probe",
+            "Stacked: resolve, connect, TLS, the wait for its own turn (queue), first token, decode. Metric: llm_probe_phase_seconds.",
+            [query(f"max by (phase) ({probe('llm_probe_phase_seconds', phase__not='total')})", "{{phase}}")],
+            (8, 9), unit="s", stacked=True, fill=60,
+        ),
+        timeseries(
+            "Seconds per token",
+            "Percentiles of the gaps between tokens; dashed: the gaps at which the tiers begin (1 ÷ their speed). A high p99 with a good "
+            "median is stutter. Metric: llm_probe_inter_token_seconds.",
+            [*gaps, *tier_gaps], (8, 9), unit="s", overrides=tier_lines(),
+        ),
+        heatmap(
+            "Gaps between tokens", "Where the gaps lie; one narrow band is a steady stream. Metric: llm_probe_inter_token_seconds.",
+            [query(f"sum by (le) (increase({measured('llm_probe_inter_token_seconds_bucket')}[$__rate_interval]))", "{{le}}", heatmap=True)],
+            (8, 9), unit="s",
+        ),
+        timeseries(
+            "Prefill speed", "Uncached prompt tokens per second. Metric: llm_probe_prefill_tokens_per_second.",
+            [query(measured("llm_probe_prefill_tokens_per_second"), "{{module}}")], (8, 8), unit=TOKENS_PER_SECOND,
+        ),
+        timeseries(
+            "End to end, and all streams",
+            "Output tokens ÷ the whole time, and the sum of concurrent streams. Metrics: llm_probe_end_to_end_tokens_per_second, "
+            "llm_probe_aggregate_tokens_per_second, llm_probe_concurrency.",
+            [
+                query(measured("llm_probe_end_to_end_tokens_per_second"), "end to end"),
+                query(measured("llm_probe_aggregate_tokens_per_second"), "all streams"),
+                query(probe("llm_probe_concurrency"), "streams at once"),
+            ],
+            (8, 8), unit=TOKENS_PER_SECOND,
+            overrides=[override("byName", "streams at once", unit="short", custom__axisPlacement="right")],
+        ),
+        timeseries(
+            "Energy per token", "GPU power during decode ÷ speed, where the GPU is local. Metric: llm_probe_energy_joules_per_token.",
+            [query(measured("llm_probe_energy_joules_per_token"), "energy")], (8, 8), unit="suffix:J/tok", no_value="No local power sensor",
+        ),
+        row("What users get meanwhile"),
+        timeseries(
+            "Load and production throughput",
+            "From the server's own metrics: requests that run and wait, and the tokens per second that users get (right axis), the "
+            "probes' own taken out. Metrics: llm_server_requests_running, llm_server_requests_waiting, "
+            "llm_server_generated_tokens_per_second.",
+            [
+                query(server("llm_server_requests_running"), "running"),
+                query(server("llm_server_requests_waiting"), "waiting"),
+                query(server("llm_server_generated_tokens_per_second"), "production"),
+            ],
+            (8, 8), no_value="This server has no metrics of its own",
+            overrides=[override("byName", "production", unit=TOKENS_PER_SECOND, custom__axisPlacement="right")],
+        ),
+        timeseries(
+            "KV cache in use", "Near 1, requests wait or are evicted. Metric: llm_server_kv_cache_usage_ratio.",
+            [query(server("llm_server_kv_cache_usage_ratio"), "KV cache")], (4, 8), unit="percentunit", maximum=1,
+            no_value="This server doesn't tell",
+        ),
+        state_timeline(
+            "State of the server", "Metrics: llm_target_up, llm_target_loading, llm_target_model_resident, llm_probe_cold_start.",
+            [
+                query(server("llm_target_up"), "up"),
+                query(server("llm_target_loading"), "loading"),
+                query(server("llm_target_model_resident"), "model in memory"),
+                query(probe("llm_probe_cold_start"), "cold start"),
+            ],
+            (12, 8), values({"0": ("no", "#8e8e8e"), "1": ("yes", "blue")}),
+            overrides=[override("byName", "up", mappings=values({"0": ("down", "red"), "1": ("up", "green")})),
+                       override("byName", "model in memory", mappings=values({"0": ("no", "#8e8e8e"), "1": ("yes", "green")}))],
+        ),
+        row("What probing costs, and how it was measured"),
+        timeseries(
+            "Results of probes", "Probes per shown step, by how they ended. Metric: llm_probes_total.",
+            [query(f"sum by (result) (increase({probe('llm_probes_total')}[$__rate_interval])) > 0.1", "{{result}}")],
+            (12, 8), bars=True, stacked=True,
+            overrides=[override("byName", "ok", color={"mode": "fixed", "fixedColor": "green"}),
+                       override("byRegexp", "^skipped.*", color={"mode": "fixed", "fixedColor": "purple"})],
+        ),
+        timeseries(
+            "Cost: tokens per hour", "What probing has the server read and write. Metric: llm_probe_consumed_tokens_total.",
+            [query(f"3600 * sum by (kind) (rate({probe('llm_probe_consumed_tokens_total')}[$__rate_interval]))", "{{kind}}")], (6, 8),
+        ),
+        timeseries(
+            "Cost: share of the server's time", "Metric: llm_probe_busy_seconds_total.",
+            [query(f"sum by (module) (rate({probe('llm_probe_busy_seconds_total')}[$__rate_interval]))", "{{module}}")],
+            (6, 8), unit="percentunit", stacked=True, fill=30,
+        ),
+        table(
+            "How it was measured",
+            "Tokens of the last probe by kind; whether the server counted them; whether the text came in a burst; the measurement's own "
+            "error; how long the last model load took. Metrics: llm_probe_tokens, llm_probe_token_count_exact, llm_probe_stream_buffered, "
+            "llm_probe_clock_error_seconds, llm_probe_model_load_seconds.",
+            [
+                query(expand(f"max by (@module) ({probe('llm_probe_tokens', kind='prompt')})"), table=True),
+                query(expand(f"max by (@module) ({probe('llm_probe_tokens', kind='cached')})"), table=True),
+                query(expand(f"max by (@module) ({probe('llm_probe_tokens', kind='reasoning')})"), table=True),
+                query(expand(f"max by (@module) ({probe('llm_probe_tokens', kind='output')})"), table=True),
+                query(expand(f"max by (@module) ({probe('llm_probe_token_count_exact')})"), table=True),
+                query(expand(f"max by (@module) ({probe('llm_probe_stream_buffered')})"), table=True),
+                query(expand(f"max by (@module) ({probe('llm_probe_clock_error_seconds')})"), table=True),
+                query(expand(f"max by (@module) ({probe('llm_probe_model_load_seconds')})"), table=True),
+            ],
+            (24, 4),
+            columns={"module": "Module", "Value #A": "Prompt", "Value #B": "Cached", "Value #C": "Reasoning", "Value #D": "Output",
+                     "Value #E": "Counted", "Value #F": "Burst", "Value #G": "Error", "Value #H": "Load"},
+            overrides=[
+                override("byName", "Counted", mappings=values({"0": ("estimated", "yellow"), "1": ("exact", "green")})),
+                override("byName", "Burst", mappings=_FLAG), override("byName", "Error", unit="s"),
+                override("byName", "Load", unit="s"),
+            ],
+        ),
+    ]  # fmt: skip
+    return dashboard(
+        "llm-target",
+        "LLM Target",
+        "One server in depth.",
+        _variables(many=False, module="default"),
+        panels,
+        annotations=_annotations(),
+    )
+
+
+def _compare() -> dict[str, Any]:
+    def side(metric: str, name: str, **matchers: str) -> str:
+        return select(metric, f'{_HOST}, target=~"${name}", module=~"$module"', **matchers)
+
+    speed = "llm_probe_tokens_per_second"
+    base = f"quantile(0.5, quantile_over_time(0.5, {side(speed, 'baseline')}[$window] offset $offset))"
+    new = f"quantile(0.5, quantile_over_time(0.5, {side(speed, 'candidate')}[$window]))"
+    ratio = f"{new} / {base}"
+    base_ttft = (
+        f"quantile(0.5, quantile_over_time(0.5, {side('llm_probe_ttft_seconds', 'baseline')}[$window] offset $offset))"
+    )
+    new_ttft = f"quantile(0.5, quantile_over_time(0.5, {side('llm_probe_ttft_seconds', 'candidate')}[$window]))"
+    colors = [
+        override("byName", "baseline", color={"mode": "fixed", "fixedColor": "#8e8e8e"}),
+        override("byName", "candidate", color={"mode": "fixed", "fixedColor": "blue"}),
+    ]
+    lines = [
+        dashed("^minimum: 2.*", "yellow"),
+        dashed("^good: 2.5.*", "green"),
+        dashed("^excellent: 3.*", "dark-green"),
+    ]
+    criteria = [
+        ("3", "excellent", TIER_COLORS["excellent"]), ("2.5", "good", TIER_COLORS["good"]), ("2", "minimum reached", TIER_COLORS["acceptable"]),
+    ]  # fmt: skip
+    panels = [
+        row("Candidate against baseline: two targets now, or one target now and before"),
+        stat("Baseline", "Median speed of the baseline target over the window, as long ago as the offset says. "
+             "Metric: llm_probe_tokens_per_second.", [query(base, instant=True)], (4, 5), unit=TOKENS_PER_SECOND, decimals=1, no_value="not measured then"),
+        stat("Candidate", "Median speed of the candidate over the window up to now. Metric: llm_probe_tokens_per_second.",
+             [query(new, instant=True)], (4, 5), unit=TOKENS_PER_SECOND, decimals=1, no_value="not measured"),
+        stat("Times as fast", "Candidate ÷ baseline. The AITER success criteria: 2× is the minimum, 2.5 to 3× good, 3× and more excellent.",
+             [query(ratio, instant=True)], (4, 5), unit="suffix:×", decimals=2, no_value="needs both",
+             thresholds=[("red", None), ("orange", 1), *((color, float(number)) for number, _, color in reversed(criteria))], background=True),
+        stat("Verdict", "By the AITER success criteria, which compare a candidate with its own baseline.", [query(ratio, instant=True)], (4, 5),
+             mappings=[
+                 {"type": "range", "options": {"from": None, "to": 0.9999, "result": {"text": "slower", "color": "red", "index": 0}}},
+                 {"type": "range", "options": {"from": 0.9999, "to": 1.9999, "result": {"text": "below the minimum", "color": "orange", "index": 1}}},
+                 {"type": "range", "options": {"from": 1.9999, "to": 2.4999, "result": {"text": "minimum reached", "color": TIER_COLORS["acceptable"], "index": 2}}},
+                 {"type": "range", "options": {"from": 2.4999, "to": 2.9999, "result": {"text": "good", "color": TIER_COLORS["good"], "index": 3}}},
+                 {"type": "range", "options": {"from": 2.9999, "to": None, "result": {"text": "excellent", "color": TIER_COLORS["excellent"], "index": 4}}},
+             ], background=True, no_value="needs both"),
+        stat("Reached by its own right", "Lower bounds that the candidate reaches: its scenario's expected minimum (12 with AITER), and the tiers "
+             "good and excellent (15 and 20 by default). Metrics: llm_expected_tokens_per_second, "
+             "llm_performance_tier_threshold_tokens_per_second.",
+             [
+                 query(f"{new} >= bool scalar(max({side('llm_expected_tokens_per_second', 'candidate', bound='min')}))", "expected", instant=True),
+                 query(f"{new} >= bool scalar(max({side(BOUND, 'candidate', tier='good')}))", "good", instant=True),
+                 query(f"{new} >= bool scalar(max({side(BOUND, 'candidate', tier='excellent')}))", "excellent", instant=True),
+             ], (4, 5), mappings=_YES_NO, names=True, no_value="not measured"),
+        stat("First token, times as long", "Candidate ÷ baseline: below 1 is faster. Metric: llm_probe_ttft_seconds.",
+             [query(f"{new_ttft} / {base_ttft}", instant=True)], (4, 5), unit="suffix:×", decimals=2, no_value="needs both",
+             thresholds=(("green", None), ("text", 0.95), ("orange", 1.05))),
+        timeseries(
+            "Speed, side by side",
+            "The baseline is shifted by the offset, so that both lie over each other. Dashed: 2, 2.5 and 3 times the baseline's median. "
+            "Metric: llm_probe_tokens_per_second.",
+            [
+                query(f"max({side(speed, 'baseline')} offset $offset)", "baseline"),
+                query(f"max({side(speed, 'candidate')})", "candidate"),
+                *(query(f"{number} * {base}", f"{name}: {number}×") for number, name in (("2", "minimum"), ("2.5", "good"), ("3", "excellent"))),
+            ],
+            (24, 10), unit=TOKENS_PER_SECOND, overrides=[*colors, *lines],
+        ),
+        timeseries(
+            "Time to first token, side by side", "Metric: llm_probe_ttft_seconds.",
+            [query(f"max({side('llm_probe_ttft_seconds', 'baseline')} offset $offset)", "baseline"),
+             query(f"max({side('llm_probe_ttft_seconds', 'candidate')})", "candidate")],
+            (8, 9), unit="s", overrides=colors,
+        ),
+        timeseries(
+            "Prefill, side by side", "Metric: llm_probe_prefill_tokens_per_second.",
+            [query(f"max({side('llm_probe_prefill_tokens_per_second', 'baseline')} offset $offset)", "baseline"),
+             query(f"max({side('llm_probe_prefill_tokens_per_second', 'candidate')})", "candidate")],
+            (8, 9), unit=TOKENS_PER_SECOND, overrides=colors,
+        ),
+        timeseries(
+            "Energy per token, side by side", "Metric: llm_probe_energy_joules_per_token.",
+            [query(f"max({side('llm_probe_energy_joules_per_token', 'baseline')} offset $offset)", "baseline"),
+             query(f"max({side('llm_probe_energy_joules_per_token', 'candidate')})", "candidate")],
+            (8, 9), unit="suffix:J/tok", overrides=colors, no_value="No local power sensor",
+        ),
+        table(
+            "What was compared", "What both were, each at its time. Metric: llm_target_info.",
+            [
+                query(f'label_replace({select("llm_target_info", _HOST, target__in="$baseline")} offset $offset, "side", "baseline", "", "")', table=True),
+                query(f'label_replace({select("llm_target_info", _HOST, target__in="$candidate")}, "side", "candidate", "", "")', table=True),
+            ],
+            (24, 5),
+            columns={"side": "Side", "target": "Target", "instance": "Instance", "backend": "Backend", "backend_version": "Version", "model": "Model",
+                     "quantization": "Quantization", "scenario": "Scenario", "hardware": "Hardware", "image": "Image"},
+        ),
+    ]  # fmt: skip
+    variables = [
+        *_host_variables(),
+        variable("baseline", "baseline", f"label_values(llm_probe_interval_seconds{{{_HOST}}}, target)", multi=False),
+        custom_variable("offset", "baseline from", ("0s", "15m", "1h", "3h", "6h", "12h", "1d", "7d"), "1h"),
+        variable("candidate", "candidate", f"label_values(llm_probe_interval_seconds{{{_HOST}}}, target)", multi=False),
+        variable("module", "module", f'label_values(llm_probe_interval_seconds{{{_HOST}, target=~"$baseline|$candidate"}}, module)',
+                 multi=False, current="default"),
+        custom_variable("window", "median over", ("10m", "30m", "1h", "6h", "1d"), "1h"),
+    ]  # fmt: skip
+    changed = annotation(
+        "Model or server changed",
+        _changed(f'llm_target_info{{{_HOST}, target=~"$candidate"}}', "job, instance, target, backend_version, model, quantization, image, scenario"),
+        "blue", "{{target}} changed", "now {{model}} {{quantization}}, image {{image}}, scenario {{scenario}}",
+    )  # fmt: skip
+    return dashboard(
+        "llm-compare",
+        "LLM Compare",
+        "Two targets, or two periods of one, side by side: AITER before and after.",
+        variables,
+        panels,
+        annotations=[changed],
+    )
+
+
+def _machine() -> dict[str, Any]:
+    gpu = "{{instance}} {{gpu}}"
+    panels = [
+        row("What the machine is"),
+        table(
+            "ROCm versions", "The host's and each container's, and whether each is at or above the minimum. A container may lawfully bring "
+            "another release than the host. Metrics: rocm_version_info, rocm_version_supported, rocm_container_release_matches_host.",
+            [
+                query(f"max by (job, instance, scope, container, version, release, source) ({host('rocm_version_info')})", table=True),
+                query(f"max by (job, instance, scope, container) ({host('rocm_version_supported')})", table=True),
+                query(f'max by (job, instance, scope, container) (label_replace({host("rocm_container_release_matches_host")}, "scope", "container", "", ""))', table=True),
+            ],
+            (12, 6),
+            columns={"instance": "Instance", "scope": "Scope", "container": "Container", "version": "Version", "release": "Release",
+                     "Value #B": "At minimum", "Value #C": "As host", "source": "Read from"},
+            overrides=[override("byName", "At minimum", mappings=_YES_NO, custom__cellOptions={"type": "color-text"}),
+                       override("byName", "As host", mappings=values({"0": ("differs", "text"), "1": ("same", "green")}),
+                                custom__cellOptions={"type": "color-text"}),
+                       override("byName", "Read from", custom__width=210)],
+            no_value="No ROCm found: nothing to judge",
+        ),
+        table(
+            "GPUs and driver", "Metrics: amdgpu_info, amdgpu_driver_info, amdgpu_memory_bandwidth_bytes_per_second.",
+            [
+                query(f"max by (job, instance, gpu, name, gfx_target, compute_units, unified_memory) ({host('amdgpu_info')})", table=True),
+                query(f"max by (job, instance, gpu) ({host('amdgpu_memory_bandwidth_bytes_per_second')})", table=True),
+                query(f"max by (job, instance, version) ({host('amdgpu_driver_info')})", table=True),
+            ],
+            (12, 6),
+            columns={"instance": "Instance", "name": "GPU", "gfx_target": "Target", "compute_units": "CUs", "unified_memory": "Unified",
+                     "gpu": "PCI address", "Value #B": "Bandwidth", "version": "Driver"},
+            overrides=[override("byName", "Bandwidth", unit="Bps"), override("byName", "CUs", custom__width=55),
+                       override("byName", "Unified", custom__width=70), override("byName", "Target", custom__width=80)],
+            no_value="No AMD GPU found",
+        ),
+        row("Does the machine explain the speed?"),
+        timeseries(
+            "Decode speed of its servers", "The same time axis as the panels below: look for what moves together. "
+            "Metric: llm_probe_tokens_per_second.",
+            [query(host("llm_probe_tokens_per_second", module="default"), "{{target}} · {{instance}}")], (12, 8), unit=TOKENS_PER_SECOND, logarithmic=True,
+            links=[_series_link("Open this target", "llm-target", "job", "instance", "target", "module")],
+        ),
+        state_timeline(
+            "Throttled", "The GPU lowers its clock: heat or a power limit. At full load that may be normal. Metric: amdgpu_throttled.",
+            [query(host("amdgpu_throttled"), gpu)], (12, 8), values({"0": ("no", "green"), "1": ("throttled", "orange")}),
+            no_value="This GPU doesn't tell",
+        ),
+        timeseries("Temperature", "Metric: amdgpu_temperature_celsius.",
+                   [query(host("amdgpu_temperature_celsius"), "{{instance}} {{sensor}}")], (12, 8), unit="celsius"),
+        timeseries("Clock", "Metric: amdgpu_clock_hertz.", [query(host("amdgpu_clock_hertz"), "{{instance}} {{domain}}")], (12, 8), unit="hertz"),
+        timeseries("Power", "Of the GPU, or of the whole socket where they share a sensor. Metric: amdgpu_power_watts.",
+                   [query(host("amdgpu_power_watts"), "{{instance}} {{scope}}")], (8, 8), unit="watt"),
+        timeseries("GPU busy", "Metric: amdgpu_busy_ratio.", [query(host("amdgpu_busy_ratio"), gpu)], (8, 8), unit="percentunit", maximum=1),
+        timeseries("Memory in use", "VRAM, and system memory that the GPU uses (gtt), of their totals. Metrics: amdgpu_memory_used_bytes, "
+                   "amdgpu_memory_total_bytes.",
+                   [query(f"{host('amdgpu_memory_used_bytes')} / on (job, instance, gpu, kind) {host('amdgpu_memory_total_bytes')}", "{{instance}} {{kind}}")],
+                   (8, 8), unit="percentunit", maximum=1),
+    ]  # fmt: skip
+    return dashboard(
+        "llm-machine",
+        "LLM Machine",
+        "ROCm, driver and GPU beside the speed of the servers.",
+        _host_variables(),
+        panels,
+        annotations=_machine_annotations(),
+    )
+
+
+def _machine_annotations() -> list[dict[str, Any]]:
+    return [
+        annotation("ROCm changed", _changed(host("rocm_version_info"), "job, instance, scope, container, version"), "purple",
+                   "ROCm of {{scope}} {{container}} on {{instance}} is now {{version}}"),
+    ]  # fmt: skip
+
+
+def _cache() -> dict[str, Any]:
+    free, size = host("llm_model_cache_filesystem_free_bytes"), host("llm_model_cache_filesystem_size_bytes")
+    panels = [
+        row("Is there room?"),
+        bar_gauge(
+            "Free space", "Share of each file system that is free. Metrics: llm_model_cache_filesystem_free_bytes, "
+            "llm_model_cache_filesystem_size_bytes.",
+            [query(f"{free} / on (job, instance, mountpoint) {size}", "{{instance}} {{mountpoint}}", instant=True)], (8, 7), unit="percentunit",
+            maximum=1, thresholds=(("red", None), ("orange", 0.03), ("green", 0.15)), no_value="No cache found",
+        ),
+        timeseries("Free bytes", "A step is a download or a deletion; a slope that goes on ends in a full disk. "
+                   "Metric: llm_model_cache_filesystem_free_bytes.", [query(free, "{{instance}} {{mountpoint}}")], (8, 7), unit="bytes"),
+        bar_gauge("Size of the caches", "Metric: llm_model_cache_bytes.",
+                  [query(host("llm_model_cache_bytes"), "{{instance}} {{cache}}", instant=True)], (8, 7), unit="bytes", no_value="No cache found"),
+        row("What lies there?"),
+        table(
+            "Models", "Largest first. A model that is not complete is being downloaded or was broken off. Last use: where the file system "
+            "records it. Metrics: llm_model_cache_model_bytes, llm_model_cache_model_complete, "
+            "llm_model_cache_model_last_used_timestamp_seconds.",
+            [
+                query(f"max by (job, instance, cache, model) ({host('llm_model_cache_model_bytes')})", table=True),
+                query(f"max by (job, instance, cache, model) ({host('llm_model_cache_model_complete')})", table=True),
+                query(f"time() - max by (job, instance, cache, model) ({host('llm_model_cache_model_last_used_timestamp_seconds')})", table=True),
+            ],
+            (14, 11),
+            columns={"model": "Model", "Value #A": "Size", "Value #B": "Complete", "Value #C": "Unused for", "cache": "Cache", "instance": "Instance"},
+            sort=("Size", True),
+            overrides=[override("byName", "Size", unit="bytes", custom__width=110), override("byName", "Unused for", unit="s", decimals=0, custom__width=110),
+                       override("byName", "Complete", mappings=_YES_NO, custom__cellOptions={"type": "color-text"}, custom__width=100)],
+            no_value="No model in any cache",
+        ),
+        timeseries("Size over time", "Metric: llm_model_cache_bytes.", [query(host("llm_model_cache_bytes"), "{{instance}} {{cache}}")], (10, 11), unit="bytes"),
+        row("Downloads, containers and the scan"),
+        timeseries("Incomplete downloads", "Grows while a model is downloaded; stands still where a download hangs or was broken off. "
+                   "Metric: llm_model_cache_incomplete_bytes.", [query(host("llm_model_cache_incomplete_bytes"), "{{instance}} {{cache}}")], (8, 8), unit="bytes"),
+        table(
+            "Containers that share the cache", "A container that does not mount the host's cache downloads its models again. "
+            "Metric: llm_model_cache_shared.",
+            [query(f"max by (job, instance, container, cache) ({host('llm_model_cache_shared')})", table=True)], (8, 8),
+            columns={"container": "Container", "cache": "Cache", "Value": "Shares it", "instance": "Instance"},
+            overrides=[override("byName", "Shares it", mappings=_YES_NO, custom__cellOptions={"type": "color-text"})],
+            no_value="No inference container found",
+        ),
+        table(
+            "Scan", "How long reading a cache took, when, what could not be read. Metrics: llm_model_cache_scan_seconds, "
+            "llm_model_cache_last_scan_timestamp_seconds, llm_model_cache_models, llm_model_cache_unreadable_entries, "
+            "llm_model_cache_scan_errors_total.",
+            [
+                query(f"max by (job, instance, cache) ({host('llm_model_cache_models')})", table=True),
+                query(f"max by (job, instance, cache) ({host('llm_model_cache_unreadable_entries')})", table=True),
+                query(f"max by (job, instance, cache) ({host('llm_model_cache_scan_seconds')})", table=True),
+                query(f"time() - max by (job, instance, cache) ({host('llm_model_cache_last_scan_timestamp_seconds')})", table=True),
+                query(f"max by (job, instance, cache) (increase({host('llm_model_cache_scan_errors_total')}[$__range]))", table=True),
+            ],
+            (8, 8),
+            columns={"instance": "Instance", "cache": "Cache", "Value #A": "Models", "Value #B": "Unreadable", "Value #C": "Took",
+                     "Value #D": "Ago", "Value #E": "Errors"},
+            overrides=[override("byName", "Took", unit="s"), override("byName", "Ago", unit="s", decimals=0), override("byName", "Errors", decimals=0),
+                       override("byName", "Unreadable", custom__cellOptions={"type": "color-text"},
+                                thresholds={"mode": "absolute", "steps": [{"color": "text", "value": None}, {"color": "orange", "value": 1}]})],
+            no_value="No cache found",
+        ),
+    ]  # fmt: skip
+    return dashboard(
+        "llm-cache",
+        "LLM Model cache",
+        "Which models lie on the disks, whether they are whole, and how long there is room.",
+        _host_variables(),
+        panels,
+    )
+
+
+def _fleet() -> dict[str, Any]:
+    share = expand(
+        f"max by (@module) ({measured('llm_probe_tokens_per_second')}) / on (@module) max by (@module) ({probe(BOUND, tier='acceptable')})"
+    )
+    panels = [
+        row("Worst first"),
+        stat("Hosts", "Exporters that Prometheus can scrape, of all it knows. Metric: up.",
+             [query(f"sum({host('up')})", "up", instant=True), query(f"count({host('up')})", "known", instant=True)], (4, 4), names=True, no_value="none"),
+        *(
+            stat(title, description, [query(_count(*names), instant=True)], (4, 4), thresholds=colors, background=True)
+            for title, description, names, colors in (
+                ("Down", "Servers whose health check fails.", ("down",), (("green", None), ("dark-red", 1))),
+                ("Failing", "Servers that answer, but not right.", ("failing",), (("green", None), ("red", 1))),
+                ("Poor", "Too slow to use.", ("poor",), (("green", None), ("orange", 1))),
+                ("Not measured", "Busy, loading, not probed lately, or without a measurable speed.", ("busy", "loading", "not probed", "no speed"),
+                 (("green", None), ("blue", 1))),
+                ("Acceptable or better", "At or above the lower bound of acceptable.", ("acceptable", "good", "excellent"),
+                 (("text", None), ("green", 1))),
+            )
+        ),
+        table(
+            "Every server of every host", "Worst first; a click opens the target or its host. Share: speed ÷ the lower bound of acceptable.",
+            [
+                query(verdict(), table=True),
+                query(expand(f"max by (@module, model) ({measured('llm_probe_tokens_per_second')})"), table=True),
+                query(share, table=True),
+                query(expand(f"max by (@module) (increase({probe('llm_probes_total', result__not_in='ok|skipped_.*')}[$__range]) > 0.5)"), table=True),
+                query(expand(f"time() - max by (@module) ({probe('llm_probe_last_success_timestamp_seconds')})"), table=True),
+            ],
+            (14, 11),
+            columns={"instance": "Instance", "target": "Target", "Value #A": "Verdict", "Value #B": "Speed", "Value #C": "Share",
+                     "Value #D": "Failures", "Value #E": "Age", "model": "Model", "module": "Module"},
+            sort=("Verdict", False),
+            overrides=[
+                _verdict_cell(),
+                override("byName", "Target", custom__width=125, links=[_link("Open this target", "llm-target", "instance=Instance", "target=Target", "module=Module")]),
+                override("byName", "Instance", custom__width=140, links=[_link("Open this machine", "llm-machine", "instance=Instance")]),
+                override("byName", "Speed", unit=TOKENS_PER_SECOND, decimals=1, custom__width=100),
+                override("byName", "Share", unit="percentunit", decimals=0, custom__width=75),
+                override("byName", "Failures", unit="short", decimals=0, noValue="0", custom__width=80),
+                override("byName", "Age", unit="s", decimals=0, noValue="never", custom__width=80),
+                override("byName", "Module", custom__width=75),
+            ],
+            no_value="No target is known yet",
+        ),
+        bar_gauge(
+            "Speed, in multiples of acceptable", "1 is where acceptable begins; below it a server is poor. Comparable between servers with tiers "
+            "of their own. Metrics: llm_probe_tokens_per_second, llm_performance_tier_threshold_tokens_per_second.",
+            [query(f"sort({share})", "{{target}} · {{instance}}", instant=True)], (10, 11), unit="suffix:×", decimals=2,
+            thresholds=(("orange", None), ("green", 1)), no_value="No speed known",
+        ),
+        row("How it went"),
+        state_timeline("Verdict over time", "Metrics: llm_performance_tier, llm_probe_success, llm_target_up.",
+                       [query(verdict(), "{{instance}} {{target}}")], (24, 9), values(VERDICTS)),
+        state_timeline("Alerts that fire", "One band for each alert. Metric: ALERTS.",
+                       [query(f"max by (alertname, severity) ({host('ALERTS', alertstate='firing', service='llm-probe')})", "{{alertname}} ({{severity}})")],
+                       (12, 8), values({"1": ("firing", "red")}), no_value="No alert fires"),
+        timeseries("Production throughput by host", "Tokens per second that users get, the probes' own taken out. "
+                   "Metric: llm_server_generated_tokens_per_second.",
+                   [query(f"sum by (instance) ({server('llm_server_generated_tokens_per_second')})", "{{instance}}")], (12, 8),
+                   unit=TOKENS_PER_SECOND, stacked=True, fill=30),
+    ]  # fmt: skip
+    return dashboard("llm-fleet", "LLM Fleet", "Many hosts: the worst first.", _variables(module="default"), panels)
+
+
+def _exporter() -> dict[str, Any]:
+    age = expand(
+        f"(time() - {probe('llm_probe_last_run_timestamp_seconds')}) / on (@module) {probe('llm_probe_interval_seconds')}"
+    )
+    error = expand(
+        f"{probe('llm_probe_clock_error_seconds')} / on (@module) {probe('llm_probe_phase_seconds', phase='decode')}"
+    )
+    panels = [
+        row("Does the watchman watch?"),
+        stat("Exporters up", "Metric: up.", [query(host("up"), "{{instance}}", instant=True)], (8, 5),
+             mappings=values({"0": ("down", "red"), "1": ("up", "green")}), names=True, background=True, no_value="none known"),
+        stat("Configuration reload", "Whether the last reload was accepted. Metric: llm_probe_exporter_config_last_reload_successful.",
+             [query(host("llm_probe_exporter_config_last_reload_successful"), "{{instance}}", instant=True)], (8, 5),
+             mappings=values({"0": ("rejected", "red"), "1": ("accepted", "green")}), names=True, background=True, no_value="none known"),
+        table("Versions", "Metrics: llm_probe_exporter_build_info, llm_probe_exporter_config_last_reload_success_timestamp_seconds, "
+              "process_start_time_seconds.",
+              [query(f"max by (job, instance, version, python) ({host('llm_probe_exporter_build_info')})", table=True),
+               query(f"time() - max by (job, instance) ({host('llm_probe_exporter_config_last_reload_success_timestamp_seconds')})", table=True),
+               query(f"time() - max by (job, instance) ({host('process_start_time_seconds')})", table=True)],
+              (8, 5),
+              columns={"instance": "Instance", "version": "Version", "python": "Python", "Value #B": "Configured", "Value #C": "Running for"},
+              overrides=[override("byName", "Configured", unit="s", decimals=0), override("byName", "Running for", unit="s", decimals=0)]),
+        state_timeline("Collectors", "A collector that fails leaves its metrics out; the others go on. "
+                       "Metric: llm_probe_exporter_collector_success.",
+                       [query(host("llm_probe_exporter_collector_success"), "{{instance}} {{collector}}")], (12, 9),
+                       values({"0": ("failing", "red"), "1": ("works", "green")})),
+        timeseries("Time that collectors take", "Metric: llm_probe_exporter_collector_duration_seconds.",
+                   [query(f"max by (collector) ({host('llm_probe_exporter_collector_duration_seconds')})", "{{collector}}")], (6, 9), unit="s"),
+        timeseries("Targets", "By state. Metric: llm_probe_exporter_targets.",
+                   [query(f"sum by (state) ({host('llm_probe_exporter_targets')})", "{{state}}")], (6, 9)),
+        row("Is it on time, and to be trusted?"),
+        timeseries("Lateness of the last job", "Metric: llm_probe_exporter_schedule_delay_seconds.",
+                   [query(host("llm_probe_exporter_schedule_delay_seconds"), "{{instance}}")], (8, 8), unit="s"),
+        timeseries("Age of the last run, in intervals", "Above 3 the results are stale, unless probes are skipped because the server is busy. "
+                   "Metrics: llm_probe_last_run_timestamp_seconds, llm_probe_interval_seconds.",
+                   [query(age, _WHO)], (8, 8)),
+        timeseries("Measurement error, share of decode time", "How far the measured speed may be off at most. Above 5 % speed alerts are silent. "
+                   "Metrics: llm_probe_clock_error_seconds, llm_probe_phase_seconds.",
+                   [query(error, _WHO)], (8, 8), unit="percentunit"),
+        row("What it costs"),
+        timeseries("CPU", "Seconds of CPU per second. Metric: process_cpu_seconds_total.",
+                   [query(f"rate({host('process_cpu_seconds_total')}[$__rate_interval])", "{{instance}}")], (8, 8), unit="percentunit"),
+        timeseries("Memory", "Metrics: process_resident_memory_bytes.",
+                   [query(host("process_resident_memory_bytes"), "{{instance}}")], (8, 8), unit="bytes"),
+        timeseries("Open files", "Of those that the process may open. Metrics: process_open_fds, process_max_fds.",
+                   [query(f"{host('process_open_fds')} / on (job, instance) {host('process_max_fds')}", "{{instance}}")], (8, 8),
+                   unit="percentunit", maximum=1, no_value="This system doesn't tell"),
+        timeseries("Probing's share of each server's time", "Metric: llm_probe_busy_seconds_total.",
+                   [query(expand(f"sum by (@target) (rate({probe('llm_probe_busy_seconds_total')}[$__rate_interval]))"), "{{target}} · {{instance}}")],
+                   (12, 8), unit="percentunit"),
+        timeseries("Tokens that probing cost, per hour", "Metric: llm_probe_consumed_tokens_total.",
+                   [query(expand(f"3600 * sum by (@target) (rate({probe('llm_probe_consumed_tokens_total')}[$__rate_interval]))"), "{{target}} · {{instance}}")],
+                   (12, 8)),
+    ]  # fmt: skip
+    return dashboard(
+        "llm-exporter",
+        "LLM Exporter",
+        "Whether the exporter itself works, is on time, and what it costs.",
+        _variables(),
+        panels,
+    )
+
+
+BOARDS: Final = (_overview(), _target(), _compare(), _machine(), _cache(), _fleet(), _exporter())

@@ -1,0 +1,160 @@
+"""The dashboards, by the rules of Grafana's dashboard linter and some that it lacks."""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from exporter.tiers import TIERS
+from grafana.boards import BOARDS, VERDICTS
+from grafana.build import ROOT
+from grafana.panels import SCHEMA_VERSION, TAG, TIER_COLORS, walk_panels
+from grafana.promql import selectors
+
+Board = dict[str, Any]
+UNITS = {"short", "s", "percentunit", "bytes", "Bps", "hertz", "celsius", "watt"}
+"""Units of Grafana's own list that stand here; others are suffixes."""
+FIXED_WINDOWS = {
+    "15m": "skips of a quarter of an hour",
+    "2m": "an annotation's width",
+    "$__range": "counts over the shown range",
+}
+
+
+def files() -> list[Board]:
+    return [
+        json.loads(path.read_text(encoding="utf-8")) for path in sorted((ROOT / "grafana/dashboards").glob("*.json"))
+    ]
+
+
+each_board = pytest.mark.parametrize("board", files(), ids=lambda board: board["uid"])
+
+
+def targets(board: Board) -> Iterator[tuple[str, Board]]:
+    return ((panel["title"], target) for panel in walk_panels(board) for target in panel["targets"])
+
+
+def test_seven_dashboards_with_uids_of_their_own() -> None:
+    """Each file is named after its uid, and no uid or title occurs twice."""
+    boards = files()
+    assert len(boards) == len({board["uid"] for board in boards}) == len({board["title"] for board in boards}) == 7
+    assert {path.stem for path in (ROOT / "grafana/dashboards").glob("*.json")} == {board["uid"] for board in boards}
+
+
+@each_board
+def test_the_format_is_the_classic_one(board: Board) -> None:
+    """File provisioning refuses the newer formats, and never fills ``__inputs``."""
+    assert {"panels", "schemaVersion", "uid"} <= set(board)
+    assert not {"apiVersion", "kind", "elements", "layout", "__inputs"} & set(board)
+    assert board["schemaVersion"] == SCHEMA_VERSION
+    assert board["id"] is None
+    assert board["editable"] is False
+    assert TAG in board["tags"]
+
+
+@each_board
+def test_variables_are_chained_and_read_again_with_the_time(board: Board) -> None:
+    """A data source, job and instance as the linter wants them, and queries that parse."""
+    variables = {variable["name"]: variable for variable in board["templating"]["list"]}
+    assert variables["datasource"]["label"] == "Data source"
+    for name in ("job", "instance"):
+        assert variables[name]["label"] == name
+        assert variables[name]["multi"]
+        assert variables[name]["allValue"] == ".+"
+    for variable in variables.values():
+        if variable["type"] != "query":
+            continue
+        assert variable["refresh"] == 2
+        assert variable["datasource"]["uid"] == "${datasource}"
+        inner = re.fullmatch(r"label_values\((.*), \w+\)", variable["query"]["query"])
+        assert inner
+        assert list(selectors(inner[1]))
+    assert 'job=~"$job"' in variables["instance"]["query"]["query"]
+
+
+@each_board
+def test_every_panel_is_explained(board: Board) -> None:
+    """Title, description, unit, a text for no data, the data source variable, and at least one query."""
+    titles = Counter(panel["title"] for panel in walk_panels(board))
+    assert max(titles.values()) == 1
+    for panel in walk_panels(board):
+        defaults = panel["fieldConfig"]["defaults"]
+        assert panel["description"], panel["title"]
+        assert defaults["noValue"], panel["title"]
+        assert defaults["unit"] in UNITS or defaults["unit"].startswith("suffix:"), panel["title"]
+        assert panel["datasource"]["uid"] == "${datasource}"
+        assert panel["targets"], panel["title"]
+        assert all(target["datasource"]["uid"] == "${datasource}" for target in panel["targets"])
+        assert len({target["refId"] for target in panel["targets"]}) == len(panel["targets"])
+
+
+@each_board
+def test_every_selector_keeps_to_the_chosen_hosts(board: Board) -> None:
+    """Job and instance in each selector; they are regular expressions of the variables."""
+    for title, target in targets(board):
+        for selector in selectors(target["expr"]):
+            labels = {matcher.name for matcher in selector.matchers.matchers}
+            assert {"job", "instance"} <= labels, f"{title}: {selector.name}"
+        assert target["expr"].count('job=~"$job", instance=~"$instance"') == len(list(selectors(target["expr"]))), title
+
+
+@each_board
+def test_rates_follow_the_shown_interval(board: Board) -> None:
+    """``rate`` and ``increase`` use ``$__rate_interval``, but for windows that the panel's text names."""
+    for title, target in targets(board):
+        for window in re.findall(r"(?:rate|irate|increase)\([^\[]*\[([^\]]+)\]", target["expr"]):
+            assert window == "$__rate_interval" or window in FIXED_WINDOWS, f"{title}: {window}"
+
+
+@each_board
+def test_counters_are_only_read_as_rates(board: Board) -> None:
+    """A bare counter would show when the exporter started, not what happens."""
+    for title, target in targets(board):
+        for match in re.finditer(r"\b\w+_total\{", target["expr"]):
+            before = target["expr"][: match.start()]
+            assert re.search(r"(rate|increase)\($", before), f"{title}: {target['expr']}"
+
+
+@each_board
+def test_panels_do_not_overlap(board: Board) -> None:
+    """Within 24 columns, no cell twice, ids unique."""
+    taken: set[tuple[int, int]] = set()
+    for panel in board["panels"]:
+        place = panel["gridPos"]
+        assert place["x"] + place["w"] <= 24
+        cells = {
+            (x, y)
+            for x in range(place["x"], place["x"] + place["w"])
+            for y in range(place["y"], place["y"] + place["h"])
+        }
+        assert not cells & taken, panel["title"]
+        taken |= cells
+    assert len({panel["id"] for panel in board["panels"]}) == len(board["panels"])
+
+
+@each_board
+def test_links_lead_to_dashboards_that_have_the_variables(board: Board) -> None:
+    """A link carries the time and the data source, and only variables that its goal has."""
+    goals = {goal["uid"]: {variable["name"] for variable in goal["templating"]["list"]} for goal in BOARDS}
+    for url in re.findall(r'"url": "(/d/[^"]+)"', json.dumps(board)):
+        uid = url.removeprefix("/d/").partition("?")[0]
+        assert "${__url_time_range}" in url
+        assert "${datasource:queryparam}" in url
+        assert set(re.findall(r"var-(\w+)=", url)) <= goals[uid]
+    (link,) = board["links"]
+    assert link["includeVars"]
+    assert link["keepTime"]
+
+
+def test_tiers_are_coloured_by_name_and_drawn_from_the_exporter() -> None:
+    """No panel has a tier's figure as a threshold; every tier has a verdict, in its colour."""
+    assert list(TIER_COLORS) == list(TIERS)
+    assert {name: color for name, color in VERDICTS.values() if name in TIER_COLORS} == TIER_COLORS
+    for board in files():
+        for panel in walk_panels(board):
+            if panel["fieldConfig"]["defaults"]["unit"] == "suffix:tok/s":
+                steps = panel["fieldConfig"]["defaults"]["thresholds"]["steps"]
+                assert [step["value"] for step in steps] == [None], panel["title"]
