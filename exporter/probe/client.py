@@ -47,6 +47,7 @@ _CATCHES: Final = (
     TooLarge,
     OSError,
     UnicodeError,
+    OverflowError,
     httpx.HTTPError,
     httpx.InvalidURL,
     httpcore.ProtocolError,
@@ -92,7 +93,7 @@ def stream(connection: Connection, request: Request, read: Callable[[Event], Del
     ``ProbeFailure``, which carries the marks seen by then, or ``Cancelled``.
     """
     started_ns = time.monotonic_ns()
-    timer = Timer(started_ns, deadlines.total)
+    timer = Timer(started_ns, deadlines.total, "not done: the request has run")
     timer.allow("timeout_connect", deadlines.connect, "no connection", since_ns=started_ns)
     wire = Wire(
         timer,
@@ -131,7 +132,7 @@ def fetch(
     Raises ``ProbeFailure`` where there is no answer, or one of more than ``limit_bytes``; ``Cancelled``.
     """
     started_ns = time.monotonic_ns()
-    timer = Timer(started_ns, timeout)
+    timer = Timer(started_ns, timeout, "no whole answer")
     timer.allow("timeout_connect", timeout, "no connection", since_ns=started_ns)
     answer: Stage = ("timeout_total", timeout, "no whole answer")
     wire = Wire(

@@ -118,7 +118,7 @@ _TRANSPORT: Final[tuple[tuple[type[BaseException] | tuple[type[BaseException], .
     ((ConnectionError, httpx.NetworkError, httpcore.NetworkError), "truncated", "the connection broke: {reason}"),
     (OSError, "connect", "no connection: {reason}"),
     (
-        (httpx.UnsupportedProtocol, httpx.InvalidURL, httpcore.UnsupportedProtocol),
+        (OverflowError, httpx.UnsupportedProtocol, httpx.InvalidURL, httpcore.UnsupportedProtocol),
         "connect",
         "not a URL to probe: {reason}",
     ),

@@ -109,8 +109,8 @@ Stage = tuple[Result, float, str]
 class Timer:
     """The deadlines of one request: that of the whole, and that of what is being waited for now."""
 
-    def __init__(self, started_ns: int, total: float) -> None:
-        self._total = (started_ns + _ns(total), Expired("timeout_total", total, "not done: the request has run"))
+    def __init__(self, started_ns: int, total: float, doing: str) -> None:
+        self._total = (started_ns + _ns(total), Expired("timeout_total", total, doing))
         self._stage = self._total
 
     def allow(self, result: Result, seconds: float, doing: str, *, since_ns: int) -> None:
