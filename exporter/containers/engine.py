@@ -29,6 +29,10 @@ log = logging.getLogger(__name__)
 DEFAULT_HOST: Final = "unix:///var/run/docker.sock"
 MOST_CONTAINERS: Final = 500
 EVENTS: Final = {"type": ["container"], "event": ["start", "die", "destroy", "rename", "pause", "unpause"]}
+# A reading in the midst of which something changed is done again, so often at most.
+READINGS: Final = 3
+# A container is given a moment after its event: its process has to appear, and a reading that still runs to end.
+SETTLE_SECONDS: Final = 0.2
 # A stream of events that says nothing for so long is opened anew: a connection can die without a word.
 SILENT_SECONDS: Final = 60.0
 # Where a proxy refuses events, changes are looked for this often.
@@ -83,20 +87,20 @@ class Engine:
         self._uninteresting: frozenset[str] = frozenset()
         self._rocm: dict[str, ImageRocm | None] = {}
         self._last_known: tuple[ContainerFacts, ...] = ()
+        self._changes_seen = 0
         self._said: str | None = None
         self._was_available = False
         self._events: _Closable | None = None
 
     def read(self, host_gfx: Sequence[str] = ()) -> EngineReading:
         """Look at every running container: one list, one document for each that may be of interest, files once per image."""
-        try:
-            with closing(Connection(self._host, self._timeout)) as connection:
-                containers, problem = self._look(connection, host_gfx)
-            self._last_known = containers
-            reading = EngineReading(available=True, containers=containers, problem=problem, last_known=containers)
-        except FAILURES as error:
-            problem = explain(error, self._host, self._timeout)
-            reading = EngineReading(available=False, problem=problem, last_known=self._last_known)
+        for _ in range(READINGS - 1):
+            changes = self._changes_seen
+            reading = self._read_once(host_gfx)
+            if changes == self._changes_seen:
+                break
+        else:
+            reading = self._read_once(host_gfx)
         self._say(reading)
         return reading
 
@@ -115,6 +119,16 @@ class Engine:
         if self._events is not None:
             with suppress(OSError, AttributeError):  # it may end by itself at the same moment
                 self._events.close()
+
+    def _read_once(self, host_gfx: Sequence[str]) -> EngineReading:
+        try:
+            with closing(Connection(self._host, self._timeout)) as connection:
+                containers, problem = self._look(connection, host_gfx)
+        except FAILURES as error:
+            problem = explain(error, self._host, self._timeout)
+            return EngineReading(available=False, problem=problem, last_known=self._last_known)
+        self._last_known = containers
+        return EngineReading(available=True, containers=containers, problem=problem, last_known=containers)
 
     def _say(self, reading: EngineReading) -> None:
         if reading.problem != self._said:
@@ -233,6 +247,8 @@ class Engine:
                 # ``close`` may have come before there was a stream to close.
                 while not cancellation.is_set() and (byte := next(content, b"")):
                     if byte == b"\n":
+                        self._changes_seen += 1
+                        cancellation.wait(SETTLE_SECONDS)
                         yield
             finally:
                 self._events = None

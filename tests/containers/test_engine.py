@@ -221,6 +221,27 @@ def test_what_is_known_while_the_engine_is_away(made_up_engine: MadeUpEngine) ->
     assert away.last_known == before.containers == before.last_known
 
 
+def test_a_change_in_the_midst_of_a_reading(made_up_engine: MadeUpEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an event says while a reading runs is in that reading; changes without end don't keep it from ending."""
+    engine = Engine(made_up_engine.host, 2)
+    look, looks = engine._look, []
+
+    def look_and_change(*arguments: Any) -> Any:
+        seen = look(*arguments)
+        looks.append(seen)
+        if len(looks) == 1:
+            made_up_engine.holds(FIRST, SECOND)
+            engine._changes_seen += 1
+        return seen
+
+    monkeypatch.setattr(engine, "_look", look_and_change)
+    assert [each.name for each in engine.read().containers] == ["vllm-awq", "llama"]
+    assert len(looks) == 2
+    monkeypatch.setattr(Engine, "_changes_seen", property(lambda _: object()), raising=False)
+    assert len(engine.read().containers) == 2
+    assert len(looks) == 2 + 3
+
+
 def test_an_engine_that_hangs(made_up_engine: MadeUpEngine) -> None:
     """Silence ends the reading after the timeout and says so."""
     made_up_engine.answers[f"{PREFIX}/containers/json"] = SILENCE
