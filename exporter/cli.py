@@ -142,19 +142,19 @@ def _run_daemon(load: Callable[[], Settings], listen: str | None, log_level: str
     from exporter.web.server import ListenError
 
     _log_to_stderr(log_level)
+    # Until `run` takes the signals over: one that comes during the start must not kill what was started.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: sys.exit(0))
     with _wrong_settings():
         daemon = Daemon(load, listen_on=listen)
     try:
         daemon.start()
+        daemon.run()
     except ListenError as exc:
         _fail(str(exc))
-    try:
-        daemon.run()
     finally:
         daemon.drain()
-    # A normal exit waits for every thread, also for one that hangs in the read of a dead filesystem.
-    sys.stderr.flush()
-    os._exit(0)
 
 
 class LogLine(logging.Formatter):
@@ -269,9 +269,9 @@ def compare(
     config: Path | None,
     as_json: bool,
 ) -> None:
-    """Compare a baseline with a candidate: is it faster, and by enough?
+    """Compare a baseline with a candidate.
 
-    Each is the URL of a running server or a file saved from `probe --json`. Two URLs are probed in turns. The verdict is by
+    Is it faster, and by enough? Each is the URL of a running server or a file saved from `probe --json`. Two URLs are probed in turns. The verdict is by
     the success criteria of the profiles: reached by the speed or by the ratio. Exits with 0 where one is reached, with 1
     where none is, or the difference is within the noise.
 
@@ -306,7 +306,7 @@ def _reports_of(session: Session, names: tuple[str, str], count: int) -> list[Re
     """A report of each name: read from a file, or measured, in turns where both are URLs."""
     targets = [session.target(name) for name in names if "://" in name]
     saved = [None if "://" in name else _read_report(Path(name)) for name in names]
-    measured = iter(_measured(session, targets, count))
+    measured = iter(_measured(session, targets, count) if targets else [])
     return [next(measured) if report is None else report for report in saved]
 
 
@@ -403,7 +403,8 @@ def cache(*, verify: bool, config: Path | None, as_json: bool) -> None:
     Models, sizes, what is incomplete or orphaned, free space. Deletes nothing. Exits with 1 where a cache can't be read or
     --verify finds something corrupt.
     """
-    from exporter import oneshot, present
+    from exporter import oneshot
+    from exporter.cache import report
     from exporter.settings import load
 
     with _wrong_settings():
@@ -412,15 +413,24 @@ def cache(*, verify: bool, config: Path | None, as_json: bool) -> None:
     caches = list(oneshot.scan_caches(places))
     checked = _verified(oneshot.blobs_of(places)) if verify else None
     if as_json:
-        _print_json(present.caches_json(caches, checked))
+        _print_json(report.caches_json(caches, checked))
+    elif caches:
+        rows = [row for each in caches for row in report.cache_rows(each, time.time())]
+        _print_rows(rows, report.HEADINGS)
+        for line in [*report.notes(caches), *_checked_lines(checked)]:
+            click.echo(line)
     else:
-        rows = [row for each in caches for row in present.cache_rows(each, time.time())]
-        rows += present.filesystem_rows(caches)
-        _print_rows(rows if checked is None else [*rows, *present.checked_rows(checked)])
-        if not places:
-            _say("there is no model cache at the usual places; a configuration can name others (cache: {paths: …})")
+        _say("there is no model cache at the usual places; a configuration can name others (cache: {paths: …})")
     fine = all(each.error is None for each in caches) and not any(each.corrupt for each in checked or ())
     sys.exit(0 if fine else 1)
+
+
+def _checked_lines(checked: Sequence[Checked] | None) -> list[str]:
+    if checked is None:
+        return []
+    bad = [each for each in checked if each.problem is not None]
+    lines = [f"{'corrupt' if each.corrupt else 'not verified'}: {each.blob.path}: {each.problem}" for each in bad]
+    return [*lines, f"verified: {len(checked) - len(bad)} of {len(checked)} files are what their names say"]
 
 
 def _verified(blobs: Sequence[Blob]) -> list[Checked]:
@@ -516,20 +526,22 @@ def _print_json(document: Any) -> None:
     click.echo(json.dumps(document, ensure_ascii=False, indent=2, allow_nan=False))
 
 
-def _print_rows(rows: list[tuple[str, str]]) -> None:
-    """Lines of label and words: in colour and fitted on a terminal, plain and never cut elsewhere."""
+def _print_rows(rows: Sequence[tuple[str, ...]], headings: tuple[str, ...] = ()) -> None:
+    """Columns: in colour and fitted on a terminal, plain and never cut elsewhere."""
     if not sys.stdout.isatty():
-        width = max((len(label) for label, _ in rows), default=0)
-        for label, words in rows:
-            click.echo(f"{label:{width}}  {words}")
+        lines = [headings, *rows] if headings else list(rows)
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        for line in lines:
+            click.echo("  ".join(f"{words:{width}}" for words, width in zip(line, widths, strict=True)).rstrip())
         return
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table.grid(padding=(0, 2))
-    for label, words in rows:
-        table.add_row(Text(label, style="dim"), Text(words, style=STYLES.get(words.partition(":")[0], "")))
+    table = Table(*headings, box=None, pad_edge=False, show_header=bool(headings))
+    for first, *others in rows:
+        words = [Text(each, style=STYLES.get(each.partition(":")[0], "")) for each in others]
+        table.add_row(Text(first, style="dim"), *words)
     Console(highlight=False).print(table)
 
 

@@ -10,8 +10,6 @@ from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any, Final, Literal, Protocol
 
-from exporter.cache.facts import CacheFacts, ModelFacts, filesystems
-from exporter.cache.verify import Checked, owner_of
 from exporter.discovery import Survey
 from exporter.probe.result import Measurements, ProbeResult
 from exporter.tiers import TIERS, Bounds, Judgement, tier_of
@@ -324,117 +322,6 @@ def survey_rows(configured: Iterable[tuple[str, str]], found: Survey) -> list[tu
     ]
 
 
-# Caches
-
-
-def caches_json(caches: Sequence[CacheFacts], checked: Sequence[Checked] | None) -> dict[str, Any]:
-    """Caches as ``cache --json`` prints them; ``checked`` is what ``--verify`` read, None without it."""
-    found: dict[str, Any] = {
-        "caches": [_cache_json(cache) for cache in caches],
-        "filesystems": [
-            {"mountpoint": each.mountpoint, "free_bytes": each.free_bytes, "size_bytes": each.size_bytes}
-            for each in filesystems(tuple(caches))
-        ],
-    }
-    if checked is not None:
-        found["verified_files"] = sum(each.problem is None for each in checked)
-        found["not_verified"] = [
-            {"path": each.blob.path, "model": owner_of(each.blob), "problem": each.problem, "corrupt": each.corrupt}
-            for each in checked
-            if each.problem is not None
-        ]
-    return found
-
-
-def _cache_json(cache: CacheFacts) -> dict[str, Any]:
-    figures = ("incomplete", "stale_incomplete", "orphaned", "compile_cache")
-    return {
-        "name": cache.name,
-        "kind": cache.kind,
-        "path": cache.path,
-        "error": cache.error,
-        "bytes": cache.bytes,
-        "models": [_model_json(model) for model in cache.models],
-        "others": [_model_json(other) for other in cache.others],
-        **{f"{figure}_bytes": getattr(cache, f"{figure}_bytes") for figure in figures},
-        "unreadable_entries": cache.unreadable_entries,
-        "problems": list(cache.problems),
-        "scan_seconds": cache.scan_seconds,
-    }
-
-
-def _model_json(model: ModelFacts) -> dict[str, Any]:
-    return {
-        "name": model.name,
-        "path": model.path,
-        "bytes": model.bytes,
-        "files": model.files,
-        "complete": model.complete,
-        "missing": list(model.missing),
-        "unfinished": [asdict(each) for each in model.unfinished],
-        "orphaned_bytes": model.orphaned_bytes,
-        "last_used_timestamp_seconds": model.last_used_seconds,
-    }
-
-
-def cache_rows(cache: CacheFacts, now: float) -> list[tuple[str, str]]:
-    """One cache as lines of a table; ``now`` is Unix time."""
-    if cache.error is not None or cache.bytes is None:
-        return [(cache.name, f"{cache.path}: {cache.error}")]
-    if cache.kind == "compiled":
-        return [(cache.name, f"{cache.path}: {bytes_text(cache.compile_cache_bytes)} of compiled code")]
-    number = f"{len(cache.models)} model{'' if len(cache.models) == 1 else 's'}"
-    models = sorted(cache.models, key=lambda model: (-model.bytes, model.name))
-    stale = cache.stale_incomplete_bytes
-    notes = [
-        f"incomplete: {bytes_text(cache.incomplete_bytes)}"
-        + (f", of which {bytes_text(stale)} untouched for a day" if stale else "")
-        if cache.incomplete_bytes
-        else "",
-        f"orphaned: {bytes_text(cache.orphaned_bytes)} that no model uses" if cache.orphaned_bytes else "",
-        f"unreadable: {cache.unreadable_entries} entries" if cache.unreadable_entries else "",
-        *cache.problems,
-    ]
-    return [
-        (cache.name, f"{cache.path}: {bytes_text(cache.bytes)} in {number}"),
-        *((f"  {model.name}", _model_text(model, now)) for model in models),
-        *(("", note) for note in notes if note),
-    ]
-
-
-def _model_text(model: ModelFacts, now: float) -> str:
-    state = {True: "complete", False: "INCOMPLETE", None: "not known to be complete"}[model.complete]
-    missing = f" ({', '.join(model.missing)})" if model.missing else ""
-    used = "" if model.last_used_seconds is None else f", used {_ago(now - model.last_used_seconds)}"
-    return f"{bytes_text(model.bytes)}, {state}{missing}{used}"
-
-
-def _ago(seconds: float) -> str:
-    for unit, length in (("day", 86400), ("hour", 3600), ("minute", 60)):
-        if (count := int(seconds // length)) > 0:
-            return f"{count} {unit}{'s' if count > 1 else ''} ago"
-    return "just now"
-
-
-def filesystem_rows(caches: Sequence[CacheFacts]) -> list[tuple[str, str]]:
-    """The room that is left, filesystem by filesystem."""
-    return [
-        ("free", f"{bytes_text(each.free_bytes)} of {bytes_text(each.size_bytes)} at {each.mountpoint}")
-        for each in filesystems(tuple(caches))
-    ]
-
-
-def checked_rows(checked: Sequence[Checked]) -> list[tuple[str, str]]:
-    """What verifying found: the files that are wrong, then how many are right."""
-    right = sum(each.problem is None for each in checked)
-    wrong = [
-        ("corrupt" if each.corrupt else "not verified", f"{owner_of(each.blob)}: {each.blob.path} {each.problem}")
-        for each in checked
-        if each.problem is not None
-    ]
-    return [*wrong, ("verified", f"{right} of {len(checked)} files are what their names say")]
-
-
 # Words
 
 
@@ -449,15 +336,6 @@ def seconds_text(seconds: float) -> str:
         if seconds * factor >= 1:
             return f"{seconds * factor:.3g} {unit}" if seconds * factor < 100 else f"{seconds * factor:.0f} {unit}"
     return f"{seconds * 1e6:.0f} µs"
-
-
-def bytes_text(size: float) -> str:
-    """A number of bytes for a person, in powers of 1000."""
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if size < 1000 or unit == "TB":
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.3g} {unit}" if size < 100 else f"{size:.0f} {unit}"
-        size /= 1000
-    raise AssertionError  # not reached: the last unit takes any size
 
 
 def server_text(report: Report) -> str:

@@ -16,7 +16,6 @@ from exporter.present import (
     Side,
     band_text,
     below,
-    bytes_text,
     combined,
     compare,
     comparison_rows,
@@ -342,7 +341,6 @@ def test_figures_in_words() -> None:
         "10 µs",
     ]
     assert [speed_text(s) for s in (6.44, 123.46, 2345.6)] == ["6.4 tok/s", "123.5 tok/s", "2,346 tok/s"]
-    assert [bytes_text(b) for b in (0, 999, 29_540_067_328, 8.2e14)] == ["0 B", "999 B", "29.5 GB", "820 TB"]
 
 
 def test_a_comparison_in_rows() -> None:
