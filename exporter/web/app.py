@@ -280,7 +280,7 @@ async def _refusal(request: Request, refusal: Exception) -> Response:
     if refusal.status_code == 404 and message == "Not Found":
         message = f"There is nothing at {printable(request.url.path)}. Try / for people, /metrics for Prometheus."
     if refusal.status_code == 405:
-        allowed = (refusal.headers or {}).get("Allow", "another method")
+        allowed = ", ".join(sorted((refusal.headers or {}).get("Allow", "").split(", ")))
         message = f"{request.url.path} answers {allowed}, not {printable(request.method)}."
     return _error(request, refusal.status_code, message, refusal.headers)
 

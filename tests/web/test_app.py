@@ -1,0 +1,323 @@
+"""Every path as a client sees it, over the whole application."""
+
+import gzip
+import json
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from exporter.metrics import OPENMETRICS, TEXT, Exposition
+from exporter.probe.result import ProbeResult
+from exporter.snapshot import Plan, Snapshot, plan_key
+from exporter.web.app import PROBES_AT_ONCE, Refused, build_app
+from tests.scenes import NOW, probe, publish_all
+
+PATHS = ("/", "/metrics", "/api/v1/status", "/api/v1/probes?target=vllm", "/api/v1/targets", "/-/healthy", "/-/ready")
+
+
+@dataclass
+class Daemon:
+    """Stands in for the daemon: answers what a test sets, and keeps what it was asked."""
+
+    errors: tuple[str, ...] = ()
+    fine: bool = True
+    outcome: Callable[[str, str], ProbeResult | Refused] = lambda target, _: Refused(f"{target} is not allowed")
+    asked: list[tuple[str, ...]] = field(default_factory=list)
+
+    def reload(self) -> tuple[str, ...]:
+        self.asked.append(("reload",))
+        return self.errors
+
+    def probe(self, target: str, module: str) -> ProbeResult | Refused:
+        self.asked.append(("probe", target, module))
+        return self.outcome(target, module)
+
+    def healthy(self) -> tuple[bool, str]:
+        return self.fine, "the scheduler runs" if self.fine else "the scheduler stands still"
+
+    def ready(self) -> tuple[bool, str]:
+        return self.fine, "every target ran" if self.fine else "3 of 11 targets were not probed yet: new"
+
+
+@pytest.fixture
+def daemon() -> Daemon:
+    return Daemon()
+
+
+@pytest.fixture(scope="module")
+def scene() -> tuple[Snapshot, Exposition]:
+    """One machine with everything, which no test changes."""
+    return publish_all(Snapshot()), Exposition()
+
+
+@pytest.fixture
+def client(scene: tuple[Snapshot, Exposition], daemon: Daemon) -> TestClient:
+    snapshot, exposition = scene
+    app = build_app(snapshot, exposition.render, daemon, clock=lambda: NOW)
+    return TestClient(app, headers={"accept-encoding": "identity"}, raise_server_exceptions=False)
+
+
+@pytest.mark.parametrize(
+    ("accept", "content_type"),
+    [
+        ("", TEXT),
+        ("*/*", TEXT),
+        ("application/openmetrics-text;version=1.0.0;q=0.6,text/plain;version=0.0.4;q=0.3,*/*;q=0.2", OPENMETRICS),
+        ("text/html,application/xhtml+xml,*/*;q=0.8", TEXT),
+    ],
+)
+def test_metrics_by_negotiation(client: TestClient, accept: str, content_type: str) -> None:
+    """A scrape gets the format that it asks for, and a browser readable text."""
+    answer = client.get("/metrics", headers={"accept": accept})
+    assert answer.status_code == 200
+    assert answer.headers["content-type"] == content_type
+    assert ("# EOF" in answer.text) == (content_type == OPENMETRICS)
+    assert 'llm_probe_success{module="default",target="llamacpp-q4"} 1.0' in answer.text
+
+
+def test_metrics_are_compressed_where_asked(client: TestClient) -> None:
+    """Compression is used when accepted and only then, and unpacks to the same."""
+    plain = client.get("/metrics")
+    assert "content-encoding" not in plain.headers
+    with client.stream("GET", "/metrics", headers={"accept-encoding": "gzip"}) as answer:
+        packed = b"".join(answer.iter_raw())
+        assert answer.headers["content-encoding"] == "gzip"
+    unpacked = gzip.decompress(packed).decode()
+    assert len(packed) < len(unpacked) / 5
+    assert unpacked.split("# HELP process_")[0] == plain.text.split("# HELP process_")[0]
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_head_and_headers(client: TestClient, path: str) -> None:
+    """HEAD answers as GET does, and every answer says what a browser may do with it, which is little."""
+    answer = client.head(path)
+    assert answer.status_code == 200
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert "default-src 'none'" in answer.headers["content-security-policy"]
+    assert "unsafe" not in answer.headers["content-security-policy"]
+    assert answer.headers["cache-control"] == "no-store"
+
+
+def test_a_configured_target_is_probed_from_what_is_known(client: TestClient, daemon: Daemon) -> None:
+    """/probe of a configured target answers its series, counters too, as /metrics has them."""
+    daemon.outcome = lambda target, module: probe(target, 0, module=module, speed=15.8)
+    answer = client.get("/probe", params={"target": "vllm-aiter", "module": "prefill"})
+    assert answer.status_code == 200
+    assert daemon.asked == [("probe", "vllm-aiter", "prefill")]
+    lines = set(answer.text.splitlines())
+    assert lines <= set(client.get("/metrics").text.splitlines())
+    assert 'llm_probes_total{module="prefill",result="ok",target="vllm-aiter"} 12.0' in lines
+
+
+def test_an_address_that_is_only_allowed_has_gauges(client: TestClient, daemon: Daemon) -> None:
+    """A one-off probe answers what it measured, and no counters, which would begin anew with every call."""
+    daemon.outcome = lambda target, _: probe(target, 0, speed=33.3, model="m\n1")
+    answer = client.get("/probe?target=http://10.0.0.9:8000")
+    assert daemon.asked == [("probe", "http://10.0.0.9:8000", "default")]
+    expected = 'llm_probe_tokens_per_second{model="m1",module="default",target="http://10.0.0.9:8000"} 33.3'
+    assert expected in answer.text
+    assert "_total" not in answer.text
+    assert "http://10.0.0.9:8000" not in client.get("/metrics").text
+
+
+def test_debug_shows_the_log(client: TestClient, daemon: Daemon) -> None:
+    """With debug=true it answers readable text: result, reason, log, and then the metrics."""
+    daemon.outcome = lambda target, _: probe(target, 0, "http_5xx", error="500: out of memory")
+    answer = client.get("/probe?target=webui&debug=true", headers={"accept": "application/openmetrics-text"})
+    assert answer.headers["content-type"].startswith("text/plain")
+    assert answer.text.startswith("Probe of webui by module default: http_5xx\n500: out of memory\n")
+    assert "POST /v1/chat/completions" in answer.text
+    assert "llm_probe_success" in answer.text
+
+
+@pytest.mark.parametrize(
+    ("query", "message"),
+    [
+        ("", "say which target: /probe?target=…"),
+        ("?target=", "say which target: /probe?target=…"),
+        ("?target=http://evil", "http://evil is not allowed"),
+        (f"?target={'a' * 2001}", "target is longer than 2000 characters"),
+    ],
+)
+def test_what_may_not_be_probed_is_400(client: TestClient, query: str, message: str) -> None:
+    """A probe that can't or may not be is refused in words."""
+    answer = client.get(f"/probe{query}")
+    assert (answer.status_code, answer.text) == (400, f"{message}\n")
+
+
+def test_probes_that_wait_are_few(daemon: Daemon) -> None:
+    """Beyond a number of waiting probes a call is told to come again, while scrapes are still served."""
+    release, waiting = threading.Event(), threading.Semaphore(0)
+
+    def slow(*_: str) -> ProbeResult | Refused:
+        waiting.release()
+        release.wait(10)
+        return Refused("too late")
+
+    daemon.outcome = slow
+    with TestClient(build_app(Snapshot(), Exposition().render, daemon)) as client:
+        threads = [threading.Thread(target=client.get, args=("/probe?target=a",)) for _ in range(PROBES_AT_ONCE)]
+        for thread in threads:
+            thread.start()
+        for _ in threads:
+            assert waiting.acquire(timeout=10)
+        refused = client.get("/probe?target=a")
+        scraped = client.get("/metrics")
+        release.set()
+        for thread in threads:
+            thread.join()
+    assert refused.status_code == 503
+    assert refused.headers["retry-after"] == "5"
+    assert scraped.status_code == 200
+
+
+def test_status_as_json(client: TestClient) -> None:
+    """The API has every target with its verdict, reason and figures, and the host's facts."""
+    status = client.get("/api/v1/status").json()
+    targets = {each["target"]: each for each in status["targets"]}
+    assert targets["vllm"]["verdict"] == "poor"
+    assert targets["vllm"]["probes"][0]["tokens_per_second"] == 6.4
+    assert targets["vllm"]["probes"][0]["judgement"]["expected_min"] == 8
+    assert targets["transformers"]["verdict"] == "down"
+    assert targets["transformers"]["reason"] == "connection refused"
+    assert targets["transformers"]["probes"][0]["tokens_per_second"] is None
+    assert len(targets["vllm-aiter"]["probes"]) == 2
+    assert status["verdicts"]["poor"] == 1
+    assert status["host"]["caches"][0]["models"][1]["complete"] is False
+    assert status["host"]["rocm"]["release"] == "7.2"
+    assert status["exporter"]["reload_successful"] is True
+
+
+def test_recent_probes_as_json(client: TestClient) -> None:
+    """The recent probes have phases, marks and log, the newest first, old failures among them."""
+    answer = client.get("/api/v1/probes?target=ollama").json()
+    newest = answer["probes"][0]
+    assert newest["phase_seconds"]["first_token"] == 0.41
+    assert newest["marks_seconds"][0]["first_text"] == 0.41
+    assert newest["log"] == ["POST /v1/chat/completions", "ok after 1.25 s"]
+    assert answer["probes"][-1]["result"] == "timeout_first_token"
+    times = [each["timestamp_seconds"] for each in answer["probes"]]
+    assert times == sorted(times, reverse=True)
+
+
+def test_service_discovery(client: TestClient) -> None:
+    """Prometheus' HTTP service discovery gets one group for each module of each target, labels being strings."""
+    answer = client.get("/api/v1/targets")
+    assert answer.headers["content-type"] == "application/json"
+    groups = answer.json()
+    assert {
+        "targets": ["vllm-aiter"],
+        "labels": {
+            "__meta_llm_probe_target": "vllm-aiter",
+            "__param_module": "prefill",
+            "__meta_llm_probe_url": "http://127.0.0.1:8001",
+            "__meta_llm_probe_backend": "vllm",
+        },
+    } in groups
+    assert len(groups) == 12
+
+
+@pytest.mark.parametrize("path", ["/-/healthy", "/-/ready"])
+def test_health(client: TestClient, daemon: Daemon, path: str) -> None:
+    """200 while fine, 503 with the reason while not."""
+    assert client.get(path).status_code == 200
+    daemon.fine = False
+    answer = client.get(path)
+    assert answer.status_code == 503
+    assert answer.text.strip() == (daemon.ready() if path.endswith("ready") else daemon.healthy())[1]
+
+
+def test_reload(client: TestClient, daemon: Daemon) -> None:
+    """A reload answers 200, or 400 with all that is wrong."""
+    assert client.post("/-/reload").status_code == 200
+    daemon.errors = ("targets[0].url: is not a URL", "modules: is empty")
+    answer = client.post("/-/reload")
+    assert answer.status_code == 400
+    assert answer.text.splitlines()[1:] == list(daemon.errors)
+
+
+@pytest.mark.parametrize(
+    ("headers", "status_code"),
+    [
+        ({}, 200),
+        ({"origin": "http://testserver", "sec-fetch-site": "same-origin"}, 200),
+        ({"sec-fetch-site": "none"}, 200),
+        ({"origin": "http://evil.example"}, 403),
+        ({"origin": "null"}, 403),
+        ({"sec-fetch-site": "cross-site"}, 403),
+        ({"origin": "http://testserver", "sec-fetch-site": "same-site"}, 403),
+    ],
+)
+def test_another_sites_page_cannot_reload(
+    client: TestClient, daemon: Daemon, headers: dict[str, str], status_code: int
+) -> None:
+    """A browser on another site can't make the exporter reload; a tool can."""
+    assert client.post("/-/reload", headers=headers).status_code == status_code
+    assert daemon.asked == ([("reload",)] if status_code == 200 else [])
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status_code", "message"),
+    [
+        ("GET", "/-/reload", 405, "/-/reload answers POST, not GET."),
+        ("POST", "/metrics", 405, "/metrics answers GET, HEAD, not POST."),
+        ("GET", "/nothing", 404, "There is nothing at /nothing. Try / for people, /metrics for Prometheus."),
+        ("GET", "/static/../app.py", 404, None),
+        ("GET", "/static/status.html", 404, None),
+        ("GET", "/api/v1/probes?target=nobody", 404, "nobody is not a target; /api/v1/targets lists them"),
+        ("GET", "/api/v1/probes", 400, "say which target: /api/v1/probes?target=…"),
+        ("GET", "/api/v2", 404, "There is nothing at /api/v2. Try / for people, /metrics for Prometheus."),
+    ],
+)
+def test_errors_say_what_is_wrong(
+    client: TestClient, method: str, path: str, status_code: int, message: str | None
+) -> None:
+    """An error is a line of text for people, and JSON under /api."""
+    answer = client.request(method, path)
+    assert answer.status_code == status_code
+    said = answer.json()["error"] if path.startswith("/api/") else answer.text.strip()
+    assert message is None or said == message
+    assert answer.headers["x-content-type-options"] == "nosniff"
+
+
+@pytest.mark.parametrize("path", ["/metrics", "/api/v1/targets", "/-/healthy"])
+def test_a_failure_inside_is_a_500_without_details(path: str) -> None:
+    """What goes wrong inside is in the log and not in the answer."""
+
+    class Broken(Daemon):
+        def healthy(self) -> tuple[bool, str]:
+            raise RuntimeError("secret")
+
+    class Lost(Snapshot):
+        def view(self) -> Any:
+            raise RuntimeError("secret")
+
+    client = TestClient(build_app(Lost(), Exposition().render, Broken()), raise_server_exceptions=False)
+    answer = client.get(path)
+    assert answer.status_code == 500
+    assert "secret" not in answer.text
+    assert "its log says how" in answer.text
+
+
+def test_static_files(client: TestClient) -> None:
+    """Style, script and icon come from here, with their types, and are not sent again unchanged."""
+    for name, kind in (("status.css", "text/css"), ("status.js", "text/javascript"), ("icon.svg", "image/svg+xml")):
+        answer = client.get(f"/static/{name}")
+        assert answer.status_code == 200
+        assert answer.headers["content-type"].startswith(kind)
+        again = client.get(f"/static/{name}", headers={"if-none-match": answer.headers["etag"]})
+        assert (again.status_code, again.content) == (304, b"")
+
+
+def test_json_never_holds_what_json_cannot(daemon: Daemon) -> None:
+    """A value that isn't finite is null in the API, whatever a probe measured."""
+    snapshot = Snapshot()
+    snapshot.publish(plan_key("a", "default"), Plan(float("nan")))
+    client = TestClient(build_app(snapshot, Exposition().render, daemon))
+    text = client.get("/api/v1/status").text
+    probe_status = json.loads(text, parse_constant=pytest.fail)["targets"][0]["probes"][0]
+    assert probe_status["interval_seconds"] is None

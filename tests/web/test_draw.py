@@ -1,0 +1,62 @@
+"""The drawings stay inside their box and show what they are given."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from exporter.snapshot import Point
+from exporter.tiers import Judgement, Thresholds
+from exporter.web.draw import bar_of, sparkline_of
+
+LIMITS = Thresholds(20, 15, 10)
+speeds = st.none() | st.floats(0, 1000)
+
+
+@given(speeds, speeds, speeds, speeds)
+def test_everything_is_inside_the_bar(
+    speed: float | None, low: float | None, high: float | None, ceiling: float | None
+) -> None:
+    """Zones fill the box from 0 to 100 in the order of the tiers, and every mark lies in it."""
+    judgement = Judgement(None, LIMITS, expected_min=low, expected_max=high, ceiling_tokens_per_second=ceiling)
+    bar = bar_of(speed, judgement)
+    assert [zone.name for zone in bar.zones] == ["poor", "acceptable", "good", "excellent"]
+    assert bar.zones[0].x == 0
+    assert bar.zones[-1].x + bar.zones[-1].width == pytest.approx(100)
+    for mark in (bar.speed, bar.ceiling, *(x for _, x in bar.ticks)):
+        assert mark is None or 0 <= mark <= 100
+    assert (bar.speed is None) == (speed is None)
+    assert (bar.band is None) == (low is None and high is None)
+
+
+def test_a_speed_on_a_bound_reaches_its_tick() -> None:
+    """A speed of exactly 15 ends where the tick of 15 stands."""
+    bar = bar_of(15.0, Judgement("good", LIMITS))
+    assert bar.speed == dict(bar.ticks)["15"]
+
+
+def test_a_far_ceiling_does_not_crush_the_scale() -> None:
+    """A ceiling many times above the tiers is left to the caption."""
+    assert bar_of(15.0, Judgement("good", LIMITS, ceiling_tokens_per_second=400)).ceiling is None
+    assert bar_of(15.0, Judgement("good", LIMITS, ceiling_tokens_per_second=30)).ceiling is not None
+
+
+def test_the_line_breaks_where_a_probe_failed_or_none_ran() -> None:
+    """A failure and a pause each end one stretch of the line; the failure has its own mark."""
+    at = [0, 60, 120, 180, 240, 900, 960]
+    history = [Point(float(t), None if t == 120 else 20.0, t != 120) for t in at]
+    line = sparkline_of(history, 60, 960)
+    assert line is not None
+    assert len(line.lines) == 3
+    assert line.failures == (12.5,)
+    assert (line.low, line.high) == (20, 20)
+
+
+@given(st.lists(st.builds(Point, st.floats(0, 1e6), st.none() | st.floats(0, 1e4), st.booleans()), max_size=30))
+def test_any_history_is_drawn_inside_its_box(history: list[Point]) -> None:
+    """Whatever the clock did, every point lies in the box; fewer than two probes are no line."""
+    history.sort(key=lambda point: point.at_seconds)
+    line = sparkline_of(history, 60, 1e6)
+    assert (line is None) == (len(history) < 2)
+    if line is not None:
+        coordinates = [float(number) for points in line.lines for pair in points.split() for number in pair.split(",")]
+        assert all(0 <= number <= 100 for number in (*coordinates, *line.failures))
