@@ -39,7 +39,7 @@ QWEN = "Qwen/Qwen2.5-14B-Instruct"
 
 def measured(speed: float | None, ttft: float = 0.41, tokens: int = 64) -> Measurements:
     """What a good probe of a warm model measures."""
-    decode = 0.0 if speed is None else (tokens - 1) / speed
+    decode = (tokens - 1) / speed if speed else 0.0
     return Measurements(
         tokens_per_second=speed,
         end_to_end_tokens_per_second=tokens / (ttft + decode),
@@ -48,7 +48,7 @@ def measured(speed: float | None, ttft: float = 0.41, tokens: int = 64) -> Measu
         prefill_tokens_per_second=64 / ttft,
         server_tokens_per_second=None if speed is None else speed * 1.002,
         aggregate_tokens_per_second=speed,
-        gaps=() if speed is None else ((1 / speed, tokens - 1),),
+        gaps=() if not speed else ((1 / speed, tokens - 1),),
         prompt_tokens=64,
         cached_tokens=0,
         output_tokens=tokens,

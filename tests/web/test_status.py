@@ -1,0 +1,110 @@
+"""One verdict for each state that a target can be in, with the reason that a person reads."""
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from exporter.probe.result import RESULTS, Measurements, ProbeResult, Result
+from exporter.snapshot import Plan, Snapshot, judgement_key, plan_key, probe_key, target_key
+from exporter.tiers import Judgement, Thresholds
+from exporter.web.status import IN_WORDS, TargetStatus, Verdict, as_json, counted, target_json, targets_of
+from tests.scenes import NOW, judged, probe, publish_all, up
+
+BURST = dataclasses.replace(probe("a", 10), measurements=Measurements(stream_buffered=True, ttft_seconds=1.0))
+FEW = dataclasses.replace(probe("a", 10), measurements=Measurements(ttft_seconds=1.0))
+BAND = (12.0, 20.0)
+
+
+def status_of(
+    *results: ProbeResult, judgement: Judgement | None = None, state: Any = None, now: float = NOW
+) -> TargetStatus:
+    """The status of a target after these results."""
+    snapshot = Snapshot()
+    for module in {"default", *(result.module for result in results)}:
+        snapshot.publish(plan_key("a", module), Plan(60))
+    for result in results:
+        snapshot.publish(probe_key("a", result.module), result)
+    if judgement:
+        snapshot.publish(judgement_key("a", "default"), judgement)
+    if state:
+        snapshot.publish(target_key("a"), state)
+    (status,) = targets_of(snapshot.view(), now)
+    return status
+
+
+@pytest.mark.parametrize(
+    ("results", "judgement", "state", "verdict", "reason"),
+    [
+        ((), None, None, "waiting", "not probed yet"),
+        ((), None, up("a", "", up=False, error="refused"), "down", "refused"),
+        ((), None, up("a", "", loading=True), "loading", "the server is loading a model"),
+        ((probe("a", 9, "skipped_busy"),), None, up("a", ""), "busy", IN_WORDS["skipped_busy"]),
+        ((probe("a", 9, "skipped_unloaded"),), None, None, "unloaded", IN_WORDS["skipped_unloaded"]),
+        ((probe("a", 9, "auth", error="401"),), None, up("a", ""), "failing", "the server refused the key: 401"),
+        ((probe("a", 9, "connect", error="refused"),), None, up("a", "", 10, up=False), "down", "no connection: refused"),
+        ((probe("a", 9, "loading"),), None, None, "loading", IN_WORDS["loading"]),
+        ((BURST,), judged(None, "x", *BAND), None, "unmeasured", "the text came in one burst, so its speed can't be"),
+        ((FEW,), None, None, "unmeasured", "answers, but with too few tokens to measure a speed"),
+        ((probe("a", 9, cold_start=True),), None, None, "unmeasured", "the last probe waited for the model to load"),
+        ((probe("a", 9, speed=16),), None, None, "unmeasured", "the speed is measured, but nothing judges it yet"),
+        ((probe("a", 9, speed=16),), judged(16, "x", *BAND), None, "good", "within the 12–20 tokens/s expected of x"),
+        ((probe("a", 9, speed=22),), judged(22, "x", *BAND), None, "excellent", "above the 12–20 tokens/s expected of x"),
+        ((probe("a", 9, speed=11),), judged(11, "x", *BAND), None, "acceptable", "below the 12–20 tokens/s that x should"),
+        ((probe("a", 9, speed=9),), judged(9, "y", 8, 12), None, "poor", "below 10 tokens/s, the least that is acceptable, yet"),
+        ((probe("a", 9, speed=9),), judged(9, "", None, None), None, "poor", "below 10 tokens/s, the least that is acceptable"),
+        ((probe("a", 9, speed=16),), judged(16, "x", *BAND), up("a", "", 5, up=False), "down", "the server does not answer"),
+        ((probe("a", 9, speed=16),), judged(16, "x", *BAND), up("a", "", 15, up=False), "good", "within"),
+        ((probe("a", 9, speed=16), probe("a", 5, "skipped_busy")), judged(16, "x", *BAND), None, "good", "within"),
+    ],
+)  # fmt: skip
+def test_verdict(
+    results: tuple[ProbeResult, ...], judgement: Judgement | None, state: Any, verdict: str, reason: str
+) -> None:
+    """Each state has one verdict and says why; a look at the target that is newer than its probe overrules it."""
+    status = status_of(*results, judgement=judgement, state=state)
+    assert status.verdict.name == verdict
+    assert status.reason.startswith(reason)
+
+
+def test_the_default_module_judges_and_any_module_can_fail() -> None:
+    """Another module's slower figures change no verdict; its failure does, and is named."""
+    good = judged(16, "x", *BAND)
+    slow = probe("a", 9, module="parallel", speed=4)
+    assert status_of(probe("a", 9, speed=16), slow, judgement=good).verdict is Verdict.good
+    broken = probe("a", 9, "timeout_total", module="parallel")
+    status = status_of(probe("a", 9, speed=16), broken, judgement=good)
+    assert status.verdict is Verdict.failing
+    assert status.reason == "parallel: the answer took too long"
+
+
+def test_stale_after_three_intervals() -> None:
+    """A figure that is older than three intervals is marked, and a skip does not freshen it."""
+    results = (probe("a", 0, speed=16), probe("a", -170, "skipped_busy"))
+    assert not status_of(*results, now=NOW + 180).probes[0].stale
+    assert status_of(*results, now=NOW + 181).probes[0].stale
+    assert status_of(*results, now=NOW + 181).probes[0].age_seconds == 181
+
+
+def test_the_worst_comes_first() -> None:
+    """Targets are sorted by verdict, then by name, and counted in the same order."""
+    targets = targets_of(publish_all(Snapshot()).view(), NOW)
+    assert [target.verdict for target in targets] == sorted(target.verdict for target in targets)
+    assert [target.target for target in targets[:3]] == ["transformers", "webui", "vllm"]
+    assert list(counted(targets)) == [verdict.name for verdict in Verdict]
+
+
+@pytest.mark.parametrize("result", [result for result in RESULTS if result != "ok"])
+def test_every_result_is_said_in_words(result: Result) -> None:
+    """No class of result is without words for people."""
+    assert IN_WORDS[result] != result
+
+
+def test_json_of_any_record() -> None:
+    """Nested records become JSON: numbers that aren't finite are null, texts are printable."""
+    status = status_of(dataclasses.replace(probe("a", 9, "protocol"), error="<html>\x00"))
+    assert target_json(status)["probes"][0]["error"] == "<html>"
+    assert as_json((float("nan"), {"a": Thresholds(1, 2, float("inf"))})) == [
+        None,
+        {"a": {"excellent": 1, "good": 2, "acceptable": None}},
+    ]
