@@ -458,7 +458,9 @@ class _Draft:
             case "target":
                 self._set("target", key.names, _shown(value))
             case _:
-                self._set(key.kind, key.names, value)
+                # What says nothing new stays the same object, and what was made of it stays good.
+                if self._get(key.kind, key.names) != value:
+                    self._set(key.kind, key.names, value)
         return True
 
     def _put_result(self, names: tuple[str, ...], result: ProbeResult) -> None:

@@ -333,6 +333,18 @@ def test_what_is_published_together_is_seen_together() -> None:
     assert all(speed == judged for speed, judged in seen)
 
 
+def test_what_says_nothing_new_changes_nothing() -> None:
+    """The same facts published again leave the object that readers may have made something of, and tell no watch."""
+    told: list[tuple[str, tuple[str, ...]]] = []
+    snapshot = Snapshot(watch=lambda _, changed: told.append(changed))
+    snapshot.publish(plan_key("a", "default"), Plan(60))
+    first = Judgement("good", LIMITS)
+    snapshot.publish(judgement_key("a", "default"), first)
+    snapshot.publish(judgement_key("a", "default"), Judgement("good", LIMITS))
+    assert snapshot.view().get(judgement_key("a", "default")) is first
+    assert [kind for kind, _ in told] == ["record", "judgement"]
+
+
 def test_the_watch_is_told_what_changed() -> None:
     """Who watches gets a view that has the change in it, and its kind and names."""
     told: list[tuple[View, tuple[str, tuple[str, ...]]]] = []

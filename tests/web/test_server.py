@@ -178,9 +178,12 @@ def test_every_scrape_is_one_consistent_view() -> None:
 
 
 def test_headers_without_end_are_refused() -> None:
-    """A request whose headers outgrow the limit is answered with an error, and others are served on."""
+    """A request whose headers outgrow the limit gets an error or a closed connection, and others are served on."""
     snapshot, exposition = many_targets(1)
     with serving(build_app(snapshot, exposition.render, Daemon())) as (_, port):
-        status, _ = get(port, "/metrics", headers={"X-Long": "a" * (20 * HEADER_BYTES)})
-        assert status in (400, 431)
+        try:
+            status, _ = get(port, "/metrics", headers={"X-Long": "a" * (20 * HEADER_BYTES)})
+        except OSError:  # closed while it still sent
+            status = 400
+        assert status == 400
         assert get(port, "/-/healthy")[0] == 200
