@@ -337,8 +337,8 @@ def _read_report(path: Path) -> Report:
 
 
 @contextlib.contextmanager
-def _progress(total: int) -> Iterator[Callable[[str], None]]:
-    """A progress bar on a terminal's stderr; elsewhere nothing. What it gives is called before each step."""
+def _progress(total: int) -> Iterator[Callable[[str, int], None]]:
+    """A progress bar on a terminal's stderr; elsewhere nothing. It gives what is called before each step."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
@@ -350,16 +350,10 @@ def _progress(total: int) -> Iterator[Callable[[str], None]]:
         MofNCompleteColumn(),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+    shown = Progress(*columns, console=console, transient=True, refresh_per_second=4, disable=not console.is_terminal)
+    with shown as progress:
         task = progress.add_task("", total=total)
-        done = -1
-
-        def step(what: str) -> None:
-            nonlocal done
-            done += 1
-            progress.update(task, description=f"probing {what}", completed=done)
-
-        yield step
+        yield lambda what, done: progress.update(task, description=f"probing {what}", completed=done)
 
 
 # Looking around

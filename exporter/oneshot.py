@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -64,18 +65,18 @@ class Session:
                 return make_target(**{**known.model_dump(), **said})
         return make_target(url=url, **said)
 
-    def measure(self, targets: Sequence[Target], count: int, step: Callable[[str], None]) -> list[Report]:
-        """Probe the targets in turns so many times; a report for each. ``step`` is called before each probe.
+    def measure(self, targets: Sequence[Target], count: int, step: Callable[[str, int], None]) -> list[Report]:
+        """Probe the targets in turns so many times; a report for each. ``step`` is called before each probe
+        with words and the number of those that are done.
 
         Raises KeyboardInterrupt after a cancellation.
         """
         machine = read_machine(self.settings)
         probers = [Prober(target, cancellation=self.cancellation) for target in targets]
         reports: list[list[Report]] = [[] for _ in targets]
-        for _ in range(count):
-            for prober, found in zip(probers, reports, strict=True):
-                step(prober.target.url)
-                result = self._probe(prober, step)
+        for done in range(count):
+            for index, (prober, found) in enumerate(zip(probers, reports, strict=True)):
+                result = self._probe(prober, partial(step, done=done * len(probers) + index))
                 judgement = self._judge(prober.target, result, machine)
                 found.append(present.report_of(result, prober.target.url, judgement))
         return [
@@ -84,6 +85,7 @@ class Session:
         ]
 
     def _probe(self, prober: Prober, step: Callable[[str], None]) -> ProbeResult:
+        step(prober.target.url)
         result = prober.probe(self.name, self.module)
         if result is not None and result.result == "ok" and result.cold_start:
             step(f"{prober.target.url} once more: its model had to be loaded")
@@ -146,7 +148,7 @@ def cache_places(settings: Settings) -> tuple[CachePlace, ...]:
     """The configured caches, or those that this machine has."""
     if settings.cache.paths is not None:
         return tuple(CachePlace(each.name, each.kind, str(each.path)) for each in settings.cache.paths)
-    home = str(Path.home())
+    home = os.path.expanduser("~")  # noqa: PTH111 - a home that can't be found stays ~
     return (*find_caches(os.environ, home), *find_compile_caches(os.environ, home))
 
 

@@ -25,6 +25,7 @@ from exporter.settings import (
     format_duration,
     load,
     load_profiles,
+    load_web_config,
     name_from_url,
     parse_duration,
     split_listen,
@@ -32,6 +33,8 @@ from exporter.settings import (
 
 GOLDEN = Path(__file__).parent / "golden" / "settings"
 BAD_FILES = sorted(path.stem for path in GOLDEN.glob("*.txt"))
+
+HASH = "$2b$04$" + "x" * 53
 
 DOCUMENTED = """
 listen: 127.0.0.1:9937
@@ -90,8 +93,8 @@ def test_a_bad_file_gives_exactly_these_messages(name: str, monkeypatch: pytest.
 
 
 def test_every_bad_file_has_its_messages() -> None:
-    """No file of the table is left out, but for the one that another names."""
-    assert {path.stem for path in GOLDEN.glob("*.yml")} - {"my-profiles"} == set(BAD_FILES)
+    """No file of the table is left out, but for those that others name."""
+    assert {path.stem for path in GOLDEN.glob("*.yml")} - {"my-profiles", "my-web"} == set(BAD_FILES)
 
 
 def test_no_message_repeats_a_key() -> None:
@@ -102,7 +105,7 @@ def test_no_message_repeats_a_key() -> None:
 
 def test_the_documented_file_loads(tmp_path: Path) -> None:
     """The file that the interface documents is right, and means what it says."""
-    write(tmp_path, "tls_server_config: {}\n", "web.yml")
+    write(tmp_path, f"basic_auth_users: {{prometheus: {HASH}}}\n", "web.yml")
     write(tmp_path, "- {name: far, url: https://far.example/openai/v1}\n", "targets.d/far.yml")
     settings = load(write(tmp_path, DOCUMENTED), {})
     assert [(target.name, target.url) for target in settings.targets] == [
@@ -357,6 +360,24 @@ def test_ids_of_a_users_profiles_are_known_to_targets(tmp_path: Path) -> None:
     write(tmp_path, "scenarios: {mine: {backend: vllm, expected: {min: 1}}}\nhardware: {box: {name: Box}}\n", "p.yml")
     path = write(tmp_path, "profiles_file: p.yml\ntargets: [{url: http://a, scenario: mine, hardware: box}]\n")
     assert load(path, {}).targets[0].scenario == "mine"
+
+
+# The lock on the exporter's own door
+
+
+def test_a_web_configuration(tmp_path: Path) -> None:
+    """TLS files are seen from the folder of the file that names them; hashes stay as they are."""
+    for name in ("cert.pem", "key.pem"):
+        write(tmp_path, "x", f"tls/{name}")
+    path = write(
+        tmp_path,
+        f"tls_server_config: {{cert_file: cert.pem, key_file: key.pem}}\nbasic_auth_users: {{me: {HASH}}}\n",
+        "tls/web.yml",
+    )
+    config = load_web_config(path)
+    assert config.tls_server_config is not None
+    assert config.tls_server_config.key_file == tmp_path / "tls" / "key.pem"
+    assert config.basic_auth_users == {"me": HASH}
 
 
 # Values

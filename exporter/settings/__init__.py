@@ -4,7 +4,7 @@ This is the only door to YAML and pydantic. ``load`` and ``load_profiles`` retur
 ``SettingsError`` with everything that is wrong, each with its path (``targets[1].url``) and its line.
 """
 
-from exporter.settings.load import load, load_profiles, make_target
+from exporter.settings.load import load, load_profiles, load_web_config, make_target
 from exporter.settings.model import (
     BUILT_IN_MODULES,
     Backend,
@@ -27,6 +27,8 @@ from exporter.settings.model import (
     Thresholds,
     Timeouts,
     Tls,
+    WebConfig,
+    WebTls,
 )
 from exporter.settings.values import check_url, format_duration, name_from_url, parse_duration, split_listen
 from exporter.settings.words import Problem, SettingsError
@@ -55,10 +57,13 @@ __all__ = [
     "Thresholds",
     "Timeouts",
     "Tls",
+    "WebConfig",
+    "WebTls",
     "check_url",
     "format_duration",
     "load",
     "load_profiles",
+    "load_web_config",
     "make_target",
     "name_from_url",
     "parse_duration",

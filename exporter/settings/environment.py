@@ -56,7 +56,7 @@ def read_environment(environ: Mapping[str, str]) -> Document:
 def _wrong_variable(loc: tuple[str, ...]) -> str:
     """Why a variable is not a setting; empty if it is."""
     if loc[-1] in SECRETS:
-        return NO_SECRETS
+        return NO_SECRETS.format(name="api_key_file")
     outer: Any = Settings
     for depth, step in enumerate(loc):
         inner = inner_type(outer, step)

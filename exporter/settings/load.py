@@ -3,7 +3,7 @@
 import functools
 import glob
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from exporter.settings.document import Document, Place, read_document
 from exporter.settings.environment import NOWHERE, read_environment
-from exporter.settings.model import BUILT_IN_MODULES, Profiles, Settings, Target, merged
+from exporter.settings.model import BUILT_IN_MODULES, Profiles, Settings, Target, WebConfig, merged
 from exporter.settings.values import check_url, kind_of, name_from_url, quote
 from exporter.settings.words import (
     Loc,
@@ -28,7 +28,9 @@ from exporter.settings.words import (
 M = TypeVar("M", bound=BaseModel)
 
 PROFILES: Final = Path(__file__).parent.with_name("profiles.yaml")
-PATHS: Final = frozenset({"web_config_file", "profiles_file", "api_key_file", "ca_file", "path"})
+PATHS: Final = frozenset(
+    "web_config_file profiles_file api_key_file ca_file path cert_file key_file client_ca_file".split()
+)
 
 
 @dataclass(slots=True)
@@ -65,8 +67,11 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Settings:
     draft = _draft_of(path, 0)
     _overlay(draft, read_environment(environ))
     _append_targets_files(draft)
-    profiles = _profiles_of(draft)
-    for loc, message in _contradictions(draft.data, profiles):
+    _check_named(draft, "web_config_file", load_web_config)
+    named = _check_named(draft, "profiles_file", load_profiles)
+    # Ids are not checked against the shipped profiles where the user's own can't be read: they may be in there.
+    profiles = named if "profiles_file" in draft.data else load_profiles(None)
+    for loc, message in [*_contradictions(draft.data), *(_unknown_ids(draft.data, profiles) if profiles else ())]:
         draft.add(loc, message)
     if profiles and isinstance(host := draft.data.get("host", {}), dict):
         draft.data["host"] = {"minimum_rocm": profiles.rocm.minimum, **host}
@@ -90,6 +95,11 @@ def load_profiles(user_file: Path | None) -> Profiles:
 @functools.cache
 def _shipped_profiles() -> dict[str, Any]:
     return _draft_of(PROFILES, 1).data
+
+
+def load_web_config(path: Path) -> WebConfig:
+    """What guards the exporter's own endpoints; SettingsError with all that is wrong."""
+    return _made(WebConfig, _draft_of(path, 0))
 
 
 def make_target(**given: Any) -> Target:
@@ -196,21 +206,22 @@ def _append_targets(draft: Draft, targets: list[Any], path: Path, number: int) -
         draft.problems.append((place, Problem("", message, place.source)))
 
 
-def _profiles_of(draft: Draft) -> Profiles | None:
-    """The profiles that a draft names; None, and what is wrong with them added to it, where they can't be used."""
-    name = draft.data.get("profiles_file")
+def _check_named(draft: Draft, key: str, read: Callable[[Path], M]) -> M | None:
+    """What another file holds that a key of the draft names; None where there is none, or its problems are the draft's."""
+    name = draft.data.get(key)
+    if not isinstance(name, str) or not os.path.isfile(name):  # noqa: PTH113 - takes any text
+        return None
     try:
-        return load_profiles(Path(name) if isinstance(name, str) and os.path.isfile(name) else None)  # noqa: PTH113 - takes any text
+        return read(Path(name))
     except SettingsError as exc:
-        place = draft.places.get(("profiles_file",), NOWHERE)
+        place = draft.places.get((key,), NOWHERE)
         draft.problems.extend((place, problem) for problem in exc.errors)
         return None
 
 
-def _contradictions(data: Mapping[str, Any], profiles: Profiles | None) -> Iterator[tuple[Loc, str]]:
+def _contradictions(data: Mapping[str, Any]) -> Iterator[tuple[Loc, str]]:
     """What is wrong between parts of the settings, whether or not each is right by itself."""
     modules = {**BUILT_IN_MODULES, **(data["modules"] if isinstance(data.get("modules"), dict) else {})}
-    ids_by_kind = {"hardware": list(profiles.hardware), "scenario": list(profiles.scenarios)} if profiles else {}
     names: dict[str, Loc] = {}
     for loc, target in _mappings(data, "targets"):
         name, key = _name_of(target)
@@ -220,15 +231,20 @@ def _contradictions(data: Mapping[str, Any], profiles: Profiles | None) -> Itera
         for index, module in enumerate(chosen if isinstance(chosen, list) else ()):
             if isinstance(module, str) and module not in modules:
                 yield (*loc, "modules", index), f"unknown module {quote(module)}{suggestion(module, modules)}"
-        for kind, ids in ids_by_kind.items():
-            wanted = target.get(kind, "auto")
-            if isinstance(wanted, str) and wanted != "auto" and wanted not in ids:
-                yield (*loc, kind), f"unknown {kind} {quote(wanted)}{suggestion(wanted, ['auto', *ids])}"
     caches: dict[str, Loc] = {}
     for loc, folder in _mappings(data.get("cache"), "paths"):
         name = folder.get("name")
         if isinstance(name, str) and caches.setdefault(name, loc) != loc:
             yield ("cache", *loc, "name"), f"{quote(name)} is the name of another cache too"
+
+
+def _unknown_ids(data: Mapping[str, Any], profiles: Profiles) -> Iterator[tuple[Loc, str]]:
+    """Hardware and scenarios of targets that no profile describes."""
+    for loc, target in _mappings(data, "targets"):
+        for kind, ids in (("hardware", profiles.hardware), ("scenario", profiles.scenarios)):
+            wanted = target.get(kind, "auto")
+            if isinstance(wanted, str) and wanted not in {"auto", *ids}:
+                yield (*loc, kind), f"unknown {kind} {quote(wanted)}{suggestion(wanted, ['auto', *ids])}"
 
 
 def _mappings(data: Any, key: str) -> Iterator[tuple[Loc, dict[str, Any]]]:

@@ -10,6 +10,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from exporter.settings.values import (
     Amount,
+    BcryptHash,
     Duration,
     Interval,
     Listen,
@@ -296,3 +297,31 @@ class Profiles(Section):
     hardware: dict[Name, Hardware]
     rocm: Rocm
     mixture_of_experts: tuple[Name, ...]
+
+
+class WebTls(Section):
+    """Certificate and key of the exporter's own endpoints, and whether clients must show certificates of theirs."""
+
+    cert_file: ReadableFile
+    key_file: ReadableFile
+    client_auth_type: Literal[
+        "NoClientCert", "RequestClientCert", "VerifyClientCertIfGiven", "RequireAndVerifyClientCert"
+    ] = "NoClientCert"
+    client_ca_file: ReadableFile | None = None
+    min_version: Literal["TLS12", "TLS13"] = "TLS12"
+    max_version: Literal["TLS12", "TLS13"] = "TLS13"
+
+    @model_validator(mode="after")
+    def _agree(self) -> "WebTls":
+        if self.client_ca_file is None and "Verify" in self.client_auth_type:
+            raise ValueError(f"client_auth_type {self.client_auth_type} needs client_ca_file")
+        if self.min_version > self.max_version:
+            raise ValueError("min_version is above max_version")
+        return self
+
+
+class WebConfig(Section):
+    """TLS and basic auth in the format that Prometheus' exporters share; passwords are bcrypt hashes."""
+
+    tls_server_config: WebTls | None = None
+    basic_auth_users: dict[Name, BcryptHash] = Field(default_factory=dict)

@@ -164,6 +164,12 @@ def _check_release(text: str) -> str:
     return text
 
 
+def _check_bcrypt(text: str) -> str:
+    if not re.fullmatch(r"\$2[aby]\$\d\d\$[./A-Za-z0-9]{53}", text, re.ASCII):
+        raise ValueError("is not a bcrypt hash: make one with `htpasswd -nBC 10 USER`")
+    return text
+
+
 def check_distinct(names: tuple[str, ...]) -> tuple[str, ...]:
     """At least one name, and none twice."""
     if not names:
@@ -221,6 +227,7 @@ Interval = Annotated[float, _read(parse_duration, "60s"), _at_least(1, "1s"), Fi
 Share = Annotated[float, _read(parse_share, "5%"), Field(gt=0, le=1)]
 Amount = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Release = Annotated[str, AfterValidator(_check_release)]
+BcryptHash = Annotated[str, AfterValidator(_check_bcrypt)]
 Name = Annotated[str, AfterValidator(_check_name)]
 Url = Annotated[str, AfterValidator(check_url)]
 Listen = Annotated[str, AfterValidator(_check_listen)]

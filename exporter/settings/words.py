@@ -15,7 +15,7 @@ Loc = tuple[str | int, ...]
 """Where a value stands in the settings, as keys and indexes."""
 
 SECRETS: Final = frozenset({"api_key", "apikey", "api-key", "key", "token", "bearer_token", "password", "secret"})
-NO_SECRETS: Final = "a key must not stand here: put it into a file of its own and name that with api_key_file"
+NO_SECRETS: Final = "a key must not stand here: put it into a file of its own and name that with {name}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,8 @@ def sentence(error: Mapping[str, Any], model: type[BaseModel]) -> str:
 def unknown_key(key: str, section: type[BaseModel]) -> str:
     """What to say of a key that a section doesn't have."""
     if key.lower() in SECRETS:
-        return NO_SECRETS
+        names = (name for name in section.model_fields if name.endswith("key_file"))
+        return NO_SECRETS.format(name=next(names, "api_key_file"))
     return f"unknown key{suggestion(key, section.model_fields)}"
 
 
