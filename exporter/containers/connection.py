@@ -92,12 +92,15 @@ class Connection:
             raise EngineError(f"GET {path} was not answered with JSON") from error
 
     def optional(self, path: str, query: Mapping[str, str] | None = None) -> Mapping[str, Any] | None:
-        """The same for what a reading can do without: None where it is refused or not there."""
+        """The same for what a reading can do without: None where it is refused, not there, or does not come in time."""
+        kind, _, call = path.strip("/").partition("/")
+        call = f"/{kind}/{{id}}/{call.rpartition('/')[2]}"
         try:
             return mapping(self.json(path, query))
         except RefusedError:
-            kind, _, call = path.strip("/").partition("/")
-            self.refused(f"/{kind}/{{id}}/{call.rpartition('/')[2]}")
+            self.refused(call)
+        except OSError:
+            self.note(f"GET {call} was not answered in time")
         except EngineError:
             pass
         return None

@@ -12,7 +12,6 @@ from typing import Any, Final, Protocol
 from exporter.containers.connection import (
     FAILURES,
     Connection,
-    EngineError,
     NotFoundError,
     RefusedError,
     explain,
@@ -146,6 +145,7 @@ class Engine:
         identifiers = [text(each, "Id") for each in listed if text(each, "Id")] if isinstance(listed, list) else []
         standpoint = self._standpoint or self._find_standpoint(connection, identifiers)
         self._uninteresting &= frozenset(identifiers)
+        known = {each.id: each for each in self._last_known}
         found = []
         images = set()
         for identifier in identifiers[:MOST_CONTAINERS]:
@@ -158,9 +158,10 @@ class Engine:
             except RefusedError:
                 connection.refused("/containers/{id}/json")
                 break
-            except EngineError as error:
-                connection.note(f"container {identifier[:12]}: {error}")
-                continue
+            except FAILURES as error:
+                # One that hangs or is broken takes no other down, and is still what it was: it was listed as running.
+                connection.note(f"container {identifier[:12]}: {explain(error, self._host, self._timeout)}")
+                facts = known.get(identifier[:12])
             if facts is not None:
                 found.append(facts)
                 images.add(facts.image_id)
@@ -203,6 +204,9 @@ class Engine:
                 content = read(identifier, file.path)
             except RefusedError:
                 connection.refused("/containers/{id}/archive")
+                return None
+            except OSError:
+                connection.note(f"files of container {identifier[:12]} could not be read in time")
                 return None
             if content is not None and (rocm := version_in(content, file.reading)):
                 break

@@ -64,7 +64,7 @@ def _python_sites(environment: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def _distinct(folders: Sequence[str]) -> tuple[str, ...]:
-    absolute = [folder.rstrip("/") for folder in folders if re.fullmatch(r"/[\w./-]{1,200}", folder)]
+    absolute = [folder.rstrip("/") for folder in folders if re.fullmatch(r"(?!.*\.\.)/[\w./-]{1,200}", folder)]
     return tuple(dict.fromkeys(absolute))
 
 

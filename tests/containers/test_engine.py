@@ -115,7 +115,7 @@ def archive(text: str = "", *, link: str = "", size: int | None = None) -> Answe
 
 def test_a_reading(made_up_engine: MadeUpEngine) -> None:
     """One list, one document for each container, versioned paths."""
-    reading = Engine(made_up_engine.host, 2).read()
+    reading = Engine(made_up_engine.host, 10).read()
     assert [each.name for each in reading.containers] == ["vllm-awq"]
     assert reading.problem == ""
     assert made_up_engine.calls[f"{PREFIX}/containers/json"] == 1
@@ -123,7 +123,7 @@ def test_a_reading(made_up_engine: MadeUpEngine) -> None:
 
 def test_files_are_read_once_for_an_image(made_up_engine: MadeUpEngine) -> None:
     """A second reading asks for no file again, whether the first found a version or not."""
-    engine = Engine(made_up_engine.host, 2)
+    engine = Engine(made_up_engine.host, 10)
     made_up_engine.has_file(FIRST, "/opt/rocm/.info/version", archive("7.2.1-43\n"))
     for _ in range(2):
         assert engine.read().containers[0].rocm == ImageRocm("7.2.1-43", "7.2", "file")
@@ -139,16 +139,16 @@ def test_a_link_is_followed_once(made_up_engine: MadeUpEngine) -> None:
     """A version file that is a link is read where it leads; a chain of links is given up."""
     made_up_engine.has_file(FIRST, "/opt/rocm/.info/version", archive(link="/opt/rocm-7/v"))
     made_up_engine.has_file(FIRST, "/opt/rocm-7/v", archive("7.0.2"))
-    assert Engine(made_up_engine.host, 2).read().containers[0].rocm == ImageRocm("7.0.2", "7.0", "file")
+    assert Engine(made_up_engine.host, 10).read().containers[0].rocm == ImageRocm("7.0.2", "7.0", "file")
     made_up_engine.has_file(FIRST, "/opt/rocm-7/v", archive(link="/opt/rocm/.info/version"))
-    assert Engine(made_up_engine.host, 2).read().containers[0].rocm is None
+    assert Engine(made_up_engine.host, 10).read().containers[0].rocm is None
 
 
 def test_a_large_file_is_not_read(made_up_engine: MadeUpEngine) -> None:
     """What is larger than a version file is left alone, whether its stat says so or its body."""
     made_up_engine.has_file(FIRST, "/opt/rocm/.info/version", archive("7.2.1", size=10**9))
     made_up_engine.has_file(FIRST, "/opt/rocm/core/.info/version", archive("7.2.1" + " " * 10**6, size=5))
-    reading = Engine(made_up_engine.host, 2).read()
+    reading = Engine(made_up_engine.host, 10).read()
     assert (reading.available, reading.containers[0].rocm) == (True, None)
 
 
@@ -156,7 +156,7 @@ def test_a_container_that_goes_between_list_and_document(made_up_engine: MadeUpE
     """Its 404 is no problem of the reading."""
     made_up_engine.holds(FIRST, SECOND)
     del made_up_engine.answers[f"{PREFIX}/containers/{FIRST['Id']}/json"]
-    reading = Engine(made_up_engine.host, 2).read()
+    reading = Engine(made_up_engine.host, 10).read()
     assert ([each.name for each in reading.containers], reading.problem) == (["llama"], "")
 
 
@@ -164,7 +164,7 @@ def test_one_broken_container_takes_no_other_down(made_up_engine: MadeUpEngine) 
     """A container that the engine itself can't describe is named as a problem; the rest is read."""
     made_up_engine.holds(FIRST, SECOND)
     made_up_engine.answers[f"{PREFIX}/containers/{FIRST['Id']}/json"] = Answer({"message": CANARY}, 500)
-    reading = Engine(made_up_engine.host, 2).read()
+    reading = Engine(made_up_engine.host, 10).read()
     assert [each.name for each in reading.containers] == ["llama"]
     assert FIRST["Id"][:12] in reading.problem
     assert CANARY not in reading.problem
@@ -174,7 +174,7 @@ def test_a_container_of_no_interest_is_looked_at_once(made_up_engine: MadeUpEngi
     """What is no inference server and can't become one is not asked for again."""
     other = {**FIRST, "Config": {"Image": "nginx", "Cmd": ["nginx"]}, "Path": "nginx", "Args": []}
     made_up_engine.holds(other)
-    engine = Engine(made_up_engine.host, 2)
+    engine = Engine(made_up_engine.host, 10)
     for _ in range(3):
         assert engine.read().containers == ()
     assert made_up_engine.calls[f"{PREFIX}/containers/{other['Id']}/json"] == 1
@@ -190,7 +190,7 @@ def refuse(engine: MadeUpEngine, wanted: Callable[[str], bool]) -> None:
 def test_a_proxy_that_refuses_files(made_up_engine: MadeUpEngine) -> None:
     """The reading goes on without them and says which call to allow; it asks for no second file."""
     refuse(made_up_engine, lambda path: "archive" in path)
-    reading = Engine(made_up_engine.host, 2).read()
+    reading = Engine(made_up_engine.host, 10).read()
     assert (reading.available, len(reading.containers)) == (True, 1)
     assert "GET /containers/{id}/archive is refused" in reading.problem
     assert sum("archive" in call for call in made_up_engine.calls) == 1
@@ -200,20 +200,20 @@ def test_a_proxy_that_refuses_the_version(made_up_engine: MadeUpEngine) -> None:
     """Without the version's call the paths go without one."""
     made_up_engine.answers = {path.removeprefix(PREFIX): answer for path, answer in made_up_engine.answers.items()}
     refuse(made_up_engine, lambda path: path == "/version")
-    assert len(Engine(made_up_engine.host, 2).read().containers) == 1
+    assert len(Engine(made_up_engine.host, 10).read().containers) == 1
 
 
 def test_a_proxy_that_refuses_all(made_up_engine: MadeUpEngine) -> None:
     """Where not even the list is allowed, the problem names it."""
     refuse(made_up_engine, lambda path: path != "/version")
-    reading = Engine(made_up_engine.host, 2).read()
+    reading = Engine(made_up_engine.host, 10).read()
     assert not reading.available
     assert "GET /containers/json is refused (403)" in reading.problem
 
 
 def test_what_is_known_while_the_engine_is_away(made_up_engine: MadeUpEngine) -> None:
     """A reading that fails holds no container as present, and those that were last seen as last seen."""
-    engine = Engine(made_up_engine.host, 2)
+    engine = Engine(made_up_engine.host, 10)
     before = engine.read()
     made_up_engine.answers[f"{PREFIX}/containers/json"] = Answer(b"", 500)
     away = engine.read()
@@ -221,9 +221,29 @@ def test_what_is_known_while_the_engine_is_away(made_up_engine: MadeUpEngine) ->
     assert away.last_known == before.containers == before.last_known
 
 
+def test_one_container_that_hangs(made_up_engine: MadeUpEngine) -> None:
+    """An engine that can't describe one container in time takes no other down, and that one stays what it was."""
+    made_up_engine.holds(FIRST, SECOND)
+    engine = Engine(made_up_engine.host, 1)
+    before = engine.read()
+    assert len(before.containers) == 2
+    made_up_engine.answers[f"{PREFIX}/containers/{FIRST['Id']}/json"] = SILENCE
+    after = engine.read()
+    assert after.containers == before.containers
+    assert f"container {FIRST['Id'][:12]}" in after.problem
+
+
+def test_files_that_hang(made_up_engine: MadeUpEngine) -> None:
+    """Files that don't come in time cost the version, not the container."""
+    made_up_engine.has_file(FIRST, "/opt/rocm/.info/version", SILENCE)
+    reading = Engine(made_up_engine.host, 1).read()
+    assert (len(reading.containers), reading.containers[0].rocm) == (1, None)
+    assert "could not be read in time" in reading.problem
+
+
 def test_a_change_in_the_midst_of_a_reading(made_up_engine: MadeUpEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     """What an event says while a reading runs is in that reading; changes without end don't keep it from ending."""
-    engine = Engine(made_up_engine.host, 2)
+    engine = Engine(made_up_engine.host, 10)
     look, looks = engine._look, []
 
     def look_and_change(*arguments: Any) -> Any:
@@ -254,20 +274,20 @@ def test_an_engine_that_hangs(made_up_engine: MadeUpEngine) -> None:
 def test_nonsense(made_up_engine: MadeUpEngine, body: bytes) -> None:
     """An answer that is not the API gives no container and no exception."""
     made_up_engine.answers[f"{PREFIX}/containers/json"] = Answer(body)
-    assert Engine(made_up_engine.host, 2).read().containers == ()
+    assert Engine(made_up_engine.host, 10).read().containers == ()
 
 
 def test_a_list_without_end(made_up_engine: MadeUpEngine) -> None:
     """An answer is read up to a bound."""
     made_up_engine.answers[f"{PREFIX}/containers/json"] = Answer(b"[" + b" " * (5 << 20) + b"]")
-    reading = Engine(made_up_engine.host, 2).read()
+    reading = Engine(made_up_engine.host, 10).read()
     assert "larger than" in reading.problem
 
 
 def test_a_redirect_is_not_followed(made_up_engine: MadeUpEngine) -> None:
     """An engine can't send the exporter to another address."""
     made_up_engine.answers[f"{PREFIX}/containers/json"] = Answer(b"", 302, {"Location": "http://127.0.0.1:1/"})
-    assert "answered 302" in Engine(made_up_engine.host, 2).read().problem
+    assert "answered 302" in Engine(made_up_engine.host, 10).read().problem
 
 
 def test_a_problem_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -320,7 +340,7 @@ def test_a_watch_over_a_stream_of_events(made_up_engine: MadeUpEngine) -> None:
     made_up_engine.answers[f"{PREFIX}/events?{filters}"] = Answer(b'{"status":"die"}\n{"status":"start"}\n')
     calls = threading.Semaphore(0)
     cancellation = threading.Event()
-    engine = Engine(made_up_engine.host, 2)
+    engine = Engine(made_up_engine.host, 10)
     thread = engine.watch(calls.release, cancellation)
     assert all(calls.acquire(timeout=10) for _ in range(3))
     cancellation.set()
@@ -339,7 +359,7 @@ def test_a_watch_survives_what_it_calls(made_up_engine: MadeUpEngine, caplog: py
 
     refuse(made_up_engine, lambda path: "events" in path)
     cancellation = threading.Event()
-    engine = Engine(made_up_engine.host, 2)
+    engine = Engine(made_up_engine.host, 10)
     thread = engine.watch(listener, cancellation)
     assert calls.acquire(timeout=10)
     cancellation.set()

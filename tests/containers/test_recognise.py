@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from exporter.containers.facts import (
@@ -20,6 +20,9 @@ from exporter.containers.quantization import gguf_type, method_in
 from exporter.containers.recognise import needs_processes, recognise
 from exporter.containers.servers import made_for, repository_of
 from tests.containers.documents import CANARY, FOLDER, load, made_up
+
+# Machines are shared: how long an example takes shows nothing.
+UNTIMED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 STORED = sorted(path.stem for path in FOLDER.glob("*.json") if not path.stem.endswith(".top"))
 
@@ -350,6 +353,7 @@ DOCUMENTS = {name: load(name) for name in STORED}
 PLACES = {name: list(places(document)) for name, document in DOCUMENTS.items()}
 
 
+@UNTIMED
 @given(st.data())
 def test_odd_documents_never_raise(data: st.DataObject) -> None:
     """Any value of a document may be missing or of another type."""
@@ -368,6 +372,7 @@ def test_odd_documents_never_raise(data: st.DataObject) -> None:
     assert facts is None or facts.id
 
 
+@UNTIMED
 @given(st.lists(st.text(alphabet=st.sampled_from("vllm serve-'\"\\$;&|\n{}#=/"), max_size=30), max_size=5))
 def test_any_script_is_survived(words: list[str]) -> None:
     """No shell script, however broken, is more than a container that may not be recognised."""

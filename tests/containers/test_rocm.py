@@ -7,7 +7,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from exporter.containers.archive import Stat, file_in, stat_of
@@ -15,6 +15,9 @@ from exporter.containers.facts import ON_HOST, ImageRocm, Standpoint
 from exporter.containers.rocm import Reading, files_to_read, stated_version, version_in
 from exporter.containers.standpoint import own_container, standpoint_in
 from tests.containers.documents import load
+
+# Machines are shared: how long an example takes shows nothing.
+UNTIMED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 VERSIONS_TXT = """BASE_IMAGE: rocm/dev-ubuntu-22.04:7.2.1-complete
 PYTORCH_BRANCH: 89075173
@@ -43,6 +46,7 @@ def test_versions_in_files(reading: Reading, content: str, raw: str, release: st
 
 
 @pytest.mark.parametrize("reading", ["version", "versions.txt", "torch", "manifest", "library"])
+@UNTIMED
 @given(content=st.text())
 def test_any_text_is_survived(reading: Reading, content: str) -> None:
     """A file with anything in it gives a version or none, and never raises."""
@@ -62,7 +66,9 @@ def test_what_image_and_configuration_state() -> None:
 
 def test_files_are_tried_where_the_environment_points() -> None:
     """ROCM_PATH and a virtual environment on PATH come before the usual places; every path is absolute."""
-    files = files_to_read({"ROCM_PATH": "/opt/rocm-6.4.4", "PATH": "/torch/.venv/bin:/usr/bin", "VIRTUAL_ENV": "../x"})
+    files = files_to_read(
+        {"ROCM_PATH": "/opt/rocm-6.4.4", "PATH": "/torch/.venv/bin:/usr/bin", "VIRTUAL_ENV": "/x/../y"}
+    )
     assert files[0].path == "/opt/rocm-6.4.4/.info/version"
     assert any(file.path == "/torch/.venv/lib/python3.12/site-packages/torch/version.py" for file in files)
     assert all(file.path.startswith("/") and ".." not in file.path for file in files)
@@ -81,6 +87,7 @@ def test_stats_of_a_real_engine() -> None:
     assert stat_of(header(name="opt", size=4096, mode=2147484141, linkTarget="")) == Stat(4096, is_file=False)
 
 
+@UNTIMED
 @given(st.text() | st.binary().map(lambda raw: base64.b64encode(raw).decode()))
 def test_any_header_is_survived(text: str) -> None:
     """A header that is no stat is none."""
@@ -88,6 +95,7 @@ def test_any_header_is_survived(text: str) -> None:
     assert stat is None or isinstance(stat.size, int)
 
 
+@UNTIMED
 @given(st.binary(max_size=2048), st.integers(0, 2048))
 def test_any_archive_is_survived(noise: bytes, cut: int) -> None:
     """An archive that is broken, cut or none at all gives no text, or text."""
