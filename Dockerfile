@@ -1,0 +1,36 @@
+# Python's own slim image, for amd64 and arm64; every dependency has a ready-made wheel for both, so nothing is compiled.
+ARG BASE=python:3.13-slim-bookworm
+
+FROM ${BASE} AS build
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+WORKDIR /src
+# The environment that is shipped has no pip: the one in /build installs into it.
+RUN python3 -m venv /build && python3 -m venv --without-pip /opt/llm-probe-exporter
+COPY deploy/requirements.lock deploy/requirements-build.lock deploy/
+RUN /build/bin/pip install --require-hashes --only-binary=:all: --requirement deploy/requirements-build.lock \
+    && /build/bin/pip --python /opt/llm-probe-exporter/bin/python install \
+        --require-hashes --only-binary=:all: --requirement deploy/requirements.lock
+COPY . .
+RUN /build/bin/pip wheel --no-deps --no-build-isolation --wheel-dir /wheels . \
+    && /build/bin/pip --python /opt/llm-probe-exporter/bin/python install --no-deps --no-index /wheels/*.whl
+
+FROM ${BASE}
+ARG VERSION=0.0.0
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="llm-probe-exporter" \
+      org.opencontainers.image.description="Prometheus exporter that probes LLM inference servers as a client would" \
+      org.opencontainers.image.documentation="https://github.com/llm-probe-exporter/llm-probe-exporter/tree/main/docs" \
+      org.opencontainers.image.source="https://github.com/llm-probe-exporter/llm-probe-exporter" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}"
+COPY --from=build /opt/llm-probe-exporter /opt/llm-probe-exporter
+# In a container the loopback is the container's own: listen on all of its addresses, publish the port on the host's loopback.
+ENV PATH=/opt/llm-probe-exporter/bin:${PATH} PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 LLM_PROBE_LISTEN=0.0.0.0:9937
+EXPOSE 9937
+USER 65532:65532
+STOPSIGNAL SIGTERM
+# Asks whether the daemon and its scheduler live, not whether its targets do.
+HEALTHCHECK --interval=30s --timeout=5s --start-period=15s --retries=3 CMD ["llm-probe-exporter", "healthcheck"]
+ENTRYPOINT ["llm-probe-exporter"]
+CMD ["serve"]

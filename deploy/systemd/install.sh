@@ -1,0 +1,218 @@
+#!/bin/sh
+# Installs llm-probe-exporter as a systemd service, or removes it. Run it with --dry-run first to see every command.
+#
+#   PREFIX (/opt/llm-probe-exporter)            the program, in a Python environment of its own; replaced as a whole
+#   /usr/local/lib/systemd/system               the unit; replaced
+#   /etc/llm-probe-exporter                     your configuration; what is there is never touched
+#   /etc/systemd/system/….service.d             drop-ins that you ask for by --with; what is there is never touched
+#
+# Everything is downloaded and checked against deploy/requirements.lock before anything is changed.
+set -eu
+
+here=$(cd "$(dirname "$0")" && pwd)
+name=llm-probe-exporter
+prefix=/opt/$name
+destdir=
+python=python3
+wheel=
+with=
+start=yes
+purge=no
+dry=no
+action=install
+
+usage() {
+    cat <<EOF
+Usage: install.sh [uninstall] [OPTION]...
+
+  --wheel FILE         install this wheel instead of building one from this checkout
+  --with kfd           read what KFD tells of AMD GPUs (taken by itself where there is one)
+  --with docker        ask the Docker engine about its containers (as much as root: see docs/deploy-systemd.md)
+  --with home-cache=U  read the model caches in the home folder of the user U
+  --prefix DIR         where the program goes [$prefix]
+  --python PROGRAM     a Python of 3.11 or newer [$python]
+  --no-start           do not enable and start the service
+  --destdir DIR        put everything under DIR, for packages; starts nothing
+  --purge              with uninstall: the configuration and the drop-ins too
+  --dry-run            say what would be done, and do nothing
+EOF
+}
+
+fail() {
+    echo "install.sh: $*" >&2
+    exit 1
+}
+
+say() { echo "install.sh: $*"; }
+
+run() {
+    if [ "$dry" = yes ]; then
+        echo "+ $*"
+    else
+        "$@"
+    fi
+}
+
+while [ $# -gt 0 ]; do
+    case $1 in
+        install | uninstall) action=$1 ;;
+        --wheel | --with | --prefix | --python | --destdir)
+            [ $# -gt 1 ] || fail "$1 wants a value"
+            case $1 in
+                --wheel) wheel=$2 ;;
+                --with) with="$with $2" ;;
+                --prefix) prefix=$2 ;;
+                --python) python=$2 ;;
+                --destdir) destdir=${2%/} ;;
+            esac
+            shift
+            ;;
+        --no-start) start=no ;;
+        --purge) purge=yes ;;
+        --dry-run) dry=yes ;;
+        -h | --help)
+            usage
+            exit 0
+            ;;
+        *)
+            usage >&2
+            fail "what is $1?"
+            ;;
+    esac
+    shift
+done
+
+case $prefix in
+    /*[!/A-Za-z0-9._-]*) fail "--prefix $prefix: use letters, digits, . _ - only, since it goes into the unit" ;;
+    /?*) ;;
+    *) fail "--prefix $prefix: use an absolute path" ;;
+esac
+[ -z "$destdir" ] || start=no
+program=$destdir$prefix
+configuration=$destdir/etc/$name
+unit_folder=$destdir/usr/local/lib/systemd/system
+unit=$unit_folder/$name.service
+drop_ins=$destdir/etc/systemd/system/$name.service.d
+
+may_change_the_system() {
+    [ "$dry" = yes ] || [ -n "$destdir" ] || [ "$(id -u)" = 0 ] || fail "run it as root (or with --dry-run)"
+    [ "$start" = no ] || command -v systemctl >/dev/null || fail "there is no systemctl: this machine has no systemd"
+}
+
+# A folder is ours only if it is a Python environment with this program in it.
+is_ours() { [ -f "$1/pyvenv.cfg" ] && [ -e "$1/bin/$name" ]; }
+
+fetch() {
+    wheels=$work/wheels
+    say "downloading what deploy/requirements.lock names, checking hashes"
+    run "$python" -m venv "$work/build"
+    pip="$work/build/bin/python -m pip --quiet --disable-pip-version-check"
+    run $pip download --only-binary=:all: --require-hashes --requirement "$here/../requirements.lock" --dest "$wheels"
+    if [ -n "$wheel" ]; then
+        run cp "$wheel" "$wheels/"
+    else
+        say "building the wheel from $(cd "$here/../.." && pwd)"
+        run $pip install --only-binary=:all: --require-hashes --requirement "$here/../requirements-build.lock"
+        run $pip wheel --no-deps --no-build-isolation --wheel-dir "$wheels" "$here/../.."
+    fi
+}
+
+# From the files at hand alone, so that a network that fails can't leave half a program behind.
+make_program() {
+    if [ -e "$program" ]; then
+        is_ours "$program" || fail "$program is there already, and is no $name: move it away, or choose --prefix"
+    fi
+    say "installing into $program"
+    run mkdir -p "$(dirname "$program")"
+    run "$python" -m venv --clear --without-pip "$program"
+    # With --destdir the scripts must name the folder in which they will be.
+    run $pip --python "$program/bin/python" install --no-index --find-links "$wheels" "$name"
+    [ -z "$destdir" ] || run sed -i "1s|^#!$destdir|#!|" "$program/bin/$name"
+}
+
+put() { # FROM TO MODE: where there is nothing yet
+    if [ -e "$2" ]; then
+        say "$2 is kept as it is"
+    else
+        say "writing $2"
+        run install -m "$3" "$1" "$2"
+    fi
+}
+
+configure() {
+    run install -d -m 0755 "$configuration" "$unit_folder"
+    run install -d -m 0700 "$configuration/keys"
+    put "$here/config.yml" "$configuration/config.yml" 0644
+    put "$here/environment" "$configuration/environment" 0644
+    say "writing $unit"
+    run sed "s|/opt/$name|$prefix|g" "$here/$name.service" >"$work/unit"
+    run install -m 0644 "$work/unit" "$unit"
+}
+
+add_drop_ins() {
+    case " $with " in
+        *" kfd "*) ;;
+        *) [ -n "$destdir" ] || [ ! -d /sys/class/kfd/kfd/topology ] || with="$with kfd" ;;
+    esac
+    for each in $with; do
+        drop_in=${each%%=*}
+        [ -f "$here/$name.service.d/$drop_in.conf" ] || fail "--with $each: there are kfd, docker and home-cache=USER"
+        run install -d -m 0755 "$drop_ins"
+        home=
+        case $each in
+            docker) [ -n "$destdir" ] || getent group docker >/dev/null || fail "--with docker: there is no group docker" ;;
+            home-cache=?*)
+                home=$(getent passwd "${each#*=}" | cut -d: -f6)
+                [ -n "$home" ] || fail "--with $each: there is no user ${each#*=}"
+                ;;
+            home-cache*) fail "--with home-cache wants a user: home-cache=alice" ;;
+        esac
+        sed "s|@HOME@|$home|g" "$here/$name.service.d/$drop_in.conf" >"$work/$drop_in.conf"
+        put "$work/$drop_in.conf" "$drop_ins/$drop_in.conf" 0644
+    done
+}
+
+begin() {
+    [ "$start" = yes ] || return 0
+    run systemctl daemon-reload
+    run systemctl enable --quiet "$name"
+    say "starting $name"
+    run systemctl restart "$name" || fail "it did not start: journalctl -u $name says why"
+    [ "$dry" = yes ] || say "it runs: http://127.0.0.1:9937/ shows what it found; settings are in $configuration"
+}
+
+install_it() {
+    "$python" -c 'import sys, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null ||
+        fail "$python must be Python 3.11 or newer with venv (on Debian: apt install python3-venv); else use --python"
+    [ -z "$wheel" ] || [ -f "$wheel" ] || fail "--wheel $wheel: there is no such file"
+    work=$(mktemp -d)
+    trap 'rm -rf "$work"' EXIT
+    fetch
+    make_program
+    configure
+    add_drop_ins
+    begin
+}
+
+uninstall_it() {
+    if [ -z "$destdir" ] && command -v systemctl >/dev/null; then
+        run systemctl disable --now --quiet "$name" || say "the service was not running"
+    fi
+    run rm -f "$unit"
+    if is_ours "$program"; then
+        run rm -rf "$program"
+    elif [ -e "$program" ]; then
+        say "$program is no $name: it is left alone"
+    fi
+    if [ "$purge" = yes ]; then
+        run rm -rf "$configuration" "$drop_ins"
+    else
+        say "your settings stay: $configuration, $drop_ins (--purge removes them)"
+    fi
+    if [ -z "$destdir" ] && command -v systemctl >/dev/null; then
+        run systemctl daemon-reload
+    fi
+}
+
+may_change_the_system
+"${action}_it"
