@@ -164,8 +164,11 @@ def _model(
 def _walk(root: str, tally: Tally, *, skip: re.Pattern[str] | None = None) -> Iterator[_Folder]:
     """Each folder below ``root`` once, its files with it. A linked folder is followed unless it was seen before."""
     with folder(root, follow=True) as top:
-        found = os.fstat(top)
-        yield from _Walk(root, tally, skip, {(found.st_dev, found.st_ino)}).below(top, "")
+        yield from _Walk(root, tally, skip, set()).below(top, "", ())
+
+
+_Identity = tuple[int, int]
+"""Device and inode."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,10 +176,12 @@ class _Walk:
     root: str
     tally: Tally
     skip: re.Pattern[str] | None
-    visited: set[tuple[int, int]]
+    followed: set[_Identity]
 
-    def below(self, here: int, path: str) -> Iterator[_Folder]:
+    def below(self, here: int, path: str, above: tuple[_Identity, ...]) -> Iterator[_Folder]:
         self.tally.tick()
+        found = os.fstat(here)
+        above = (*above, (found.st_dev, found.st_ino))
         files: list[_File] = []
         dangling: list[str] = []
         with os.scandir(here) as entries:
@@ -184,9 +189,9 @@ class _Walk:
                 name = f"{path}/{entry.name}" if path else entry.name
                 try:
                     if entry.is_dir():
-                        if self._enters(entry, name):
+                        if self._enters(entry, name, above):
                             with folder(entry.name, here, follow=True) as inner:
-                                yield from self.below(inner, name)
+                                yield from self.below(inner, name, above)
                     elif stat.S_ISREG((found := entry.stat()).st_mode):
                         files.append(_file(entry, found))
                 except FileNotFoundError:
@@ -196,19 +201,20 @@ class _Walk:
                     self.tally.add(f"{self.root}/{name}", error)
         yield _Folder(path, here, files, dangling)
 
-    def _enters(self, entry: os.DirEntry[str], name: str) -> bool:
+    def _enters(self, entry: os.DirEntry[str], name: str, above: tuple[_Identity, ...]) -> bool:
+        """Into every folder but those that another scan takes, and a link's only the first time and never upwards."""
         if self.skip is not None and self.skip.fullmatch(entry.name):
             return False
         if name.count("/") >= MAX_DEPTH:
             self.tally.add(f"{self.root}/{name}", "too deep")
             return False
-        return not entry.is_symlink() or self._is_new(entry.stat())
-
-    def _is_new(self, found: os.stat_result) -> bool:
-        key = (found.st_dev, found.st_ino)
-        if key in self.visited or len(self.visited) >= MAX_LINKED_FOLDERS:
+        if not entry.is_symlink():
+            return True
+        target = entry.stat()
+        identity = (target.st_dev, target.st_ino)
+        if identity in above or identity in self.followed or len(self.followed) >= MAX_LINKED_FOLDERS:
             return False
-        self.visited.add(key)
+        self.followed.add(identity)
         return True
 
 

@@ -79,7 +79,7 @@ def _refreshed(previous: ModelFacts, repo: int) -> ModelFacts:
     last_used = previous.last_used_seconds
     for watched in previous.watched:
         try:
-            last_used = max(last_used or 0.0, os.stat(watched, dir_fd=repo).st_atime)
+            last_used = max(last_used or 0.0, float(int(os.stat(watched, dir_fd=repo).st_atime)))
         except OSError:
             continue
     return replace(previous, unfinished=tuple(unfinished), last_used_seconds=last_used)
@@ -99,7 +99,7 @@ class _Reading:
         self.unfinished: list[tuple[str, Unfinished]] = []
         self.sizes: dict[int, int] = {}  # inode → size of each file that a snapshot leads to, on this device
         self.shared: dict[tuple[int, int], int] = {}
-        self.last_used = 0.0
+        self.last_used = 0
         self.main: dict[str, int | None] = {}  # files of the revision that is judged; None: the link dangles
         self.main_name = ""
 
@@ -119,7 +119,7 @@ class _Reading:
             sum(self.sizes.values()) + sum(self.shared.values()),
             complete,
             missing,
-            self.last_used or None,
+            float(self.last_used) or None,
             len(self.sizes) + len(self.shared),
             repo_type,
             weights,
@@ -201,7 +201,7 @@ class _Reading:
 
     def _read_files(self, name: str, above: int, path: str, prefix: str, files: dict[str, int | None]) -> None:
         sizes, blobs, device = self.sizes, self.blobs, self.device
-        last_used = 0.0
+        last_used = 0
         try:
             with folder(name, above) as here, os.scandir(here) as entries:
                 mark(path, os.fstat(here), self.marks, self.tally.now)

@@ -110,7 +110,7 @@ def _start() -> subprocess.Popen[bytes]:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
-        start_new_session=True,  # a Ctrl-C at the terminal is for the parent
+        process_group=0,  # a Ctrl-C at the terminal is for the parent; and so both of its processes end together
     )
 
 
