@@ -458,23 +458,25 @@ def check_config(file: Path) -> None:
 
 
 @main.command()
-@click.option(
-    "--url", metavar="URL", help="The daemon.  [default: the address of LLM_PROBE_LISTEN, else the usual one]"
-)
+@click.option("--url", metavar="URL", help="The daemon.  [default: where LLM_PROBE_LISTEN or LLM_PROBE_CONFIG says]")
 def healthcheck(url: str | None) -> None:
     """Ask a running daemon whether it is well.
 
     For the health check of a container: exits with 0 where the daemon lives and its scheduler runs, else with 1.
     """
+    import ssl
     from urllib.error import HTTPError
-    from urllib.request import ProxyHandler, build_opener
+    from urllib.request import HTTPSHandler, ProxyHandler, build_opener
 
-    address = (url or _own_url(os.environ.get("LLM_PROBE_LISTEN") or DEFAULT_LISTEN)).rstrip("/") + "/-/healthy"
+    address = (url or _own_url(os.environ)).rstrip("/") + "/-/healthy"
     if not address.startswith(("http://", "https://")):
         raise click.BadParameter("write it like http://127.0.0.1:9937", param_hint="--url")
+    tls = ssl.create_default_context()
+    tls.check_hostname, tls.verify_mode = False, ssl.CERT_NONE  # its certificate is for others, who know it by a name
+    # No proxy: what is asked for is the daemon of this container.
+    opener = build_opener(ProxyHandler({}), HTTPSHandler(context=tls))
     try:
-        # No proxy: what is asked for is the daemon of this container.
-        with build_opener(ProxyHandler({})).open(address, timeout=HEALTH_SECONDS) as answer:
+        with opener.open(address, timeout=HEALTH_SECONDS) as answer:
             click.echo(answer.read(1000).decode("utf-8", "replace").strip())
     except HTTPError as exc:
         with exc:
@@ -484,11 +486,21 @@ def healthcheck(url: str | None) -> None:
         _fail(f"{address}: {getattr(reason, 'strerror', None) or reason}")
 
 
-def _own_url(listen: str) -> str:
-    """The URL of a daemon on this machine that listens there; every address is reached through loopback."""
+def _own_url(environ: Mapping[str, str]) -> str:
+    """The URL of the daemon on this machine that has this environment; every address is reached through loopback."""
+    listen, scheme = environ.get("LLM_PROBE_LISTEN") or DEFAULT_LISTEN, "http"
+    if environ.get("LLM_PROBE_CONFIG") or environ.get("LLM_PROBE_WEB_CONFIG_FILE"):
+        from exporter.settings import SettingsError, load, load_web_config
+
+        # A file that was broken since is no reason to call a daemon sick that runs on.
+        with contextlib.suppress(SettingsError):
+            settings = load(Path(environ["LLM_PROBE_CONFIG"]) if environ.get("LLM_PROBE_CONFIG") else None, environ)
+            listen = settings.listen
+            if settings.web_config_file and load_web_config(settings.web_config_file).tls_server_config:
+                scheme = "https"
     host, _, port = listen.rpartition(":")
     own = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "[::]": "[::1]"}  # noqa: S104 - replaced, not bound
-    return f"http://{own.get(host, host)}:{port}"
+    return f"{scheme}://{own.get(host, host)}:{port}"
 
 
 # What is printed

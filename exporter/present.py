@@ -12,6 +12,7 @@ from typing import Any, Final, Literal, Protocol
 
 from exporter.discovery import Survey
 from exporter.probe.result import Measurements, ProbeResult
+from exporter.snapshot import ERROR_CHARACTERS, finite, printable
 from exporter.tiers import TIERS, Bounds, Judgement, tier_of
 
 Report = Mapping[str, Any]
@@ -46,22 +47,22 @@ def report_of(result: ProbeResult, url: str, judgement: Judgement) -> dict[str, 
     return {
         "success": result.result == "ok",
         "result": result.result,
-        "error": result.error,
+        "error": printable(result.error, ERROR_CHARACTERS),
         "url": url,
         "backend": identity.backend if identity else None,
-        "backend_version": identity.backend_version if identity else None,
-        "model": result.model or (identity.model if identity else None),
-        "quantization": identity.quantization if identity else None,
+        "backend_version": _text(identity.backend_version) if identity else None,
+        "model": _text(result.model) or (_text(identity.model) if identity else None),
+        "quantization": _text(identity.quantization) if identity else None,
         "module": result.module,
         "concurrency": result.concurrency,
-        **{name: getattr(measured, name) for name in (*SPEEDS, *TIMES)},
+        **{name: finite(getattr(measured, name)) for name in (*SPEEDS, *TIMES)},
         "inter_token_seconds": inter_token_of(measured),
         "phase_seconds": dict(measured.phases),
         "tokens": tokens_of(measured),
         "token_count_exact": measured.token_count_exact,
         "stream_buffered": measured.stream_buffered,
         "cold_start": result.cold_start,
-        "model_load_seconds": result.model_load_seconds,
+        "model_load_seconds": finite(result.model_load_seconds),
         "tier": judgement.tier,
         "scenario": judgement.scenario,
         "expected": {"min": judgement.expected_min, "max": judgement.expected_max} if judgement.scenario else None,
@@ -202,7 +203,7 @@ def side_of(name: str, report: Report, bounds: Bounds) -> Side:
     """One side of a comparison out of a report; ValueError where it has no speed to compare, or is no report."""
     speed = _number(report.get("tokens_per_second"))
     if speed is None:
-        why = report.get("error") or ("the stream came in a burst" if report.get("stream_buffered") else "")
+        why = _text(report.get("error")) or ("the stream came in a burst" if report.get("stream_buffered") else "")
         raise ValueError("has no speed to compare" + (f": {why}" if why else ""))
     runs = report.get("runs") or [report]
     if not isinstance(runs, list) or not all(isinstance(run, Mapping) for run in runs):
@@ -219,7 +220,8 @@ def _number(value: object) -> float | None:
 
 
 def _text(value: object) -> str | None:
-    return value if isinstance(value, str) else None
+    """A stranger's text as a terminal may show it."""
+    return printable(value) if isinstance(value, str) else None
 
 
 def compare(baseline: Side, candidate: Side, criteria: Criteria) -> Comparison:
@@ -317,7 +319,7 @@ def survey_rows(configured: Iterable[tuple[str, str]], found: Survey) -> list[tu
     return [
         *(("would be probed", f"{url}  {name}, as configured") for name, url in configured),
         *(("would be probed", f"{each.url}  {server_text(asdict(each.identity))}: {each.why}") for each in found.found),
-        *(("would not", f"{each.url}  {each.why_not}") for each in found.seen if each.listening),
+        *(("would not", f"{each.url}  {_text(each.why_not)}") for each in found.seen if each.listening),
         *([("nothing listens", ", ".join(silent))] if silent else []),
     ]
 
@@ -343,9 +345,8 @@ def server_text(report: Report) -> str:
     backend = report.get("backend")
     if not backend:
         return ""
-    name = " ".join(filter(None, (NAMES.get(backend, backend), report.get("backend_version"))))
-    model = report.get("model")
-    quantization = report.get("quantization")
+    version, model, quantization = (_text(report.get(key)) for key in ("backend_version", "model", "quantization"))
+    name = " ".join(filter(None, (NAMES.get(backend, backend), version)))
     return ", ".join(filter(None, (name, f"{model} ({quantization})" if model and quantization else model)))
 
 

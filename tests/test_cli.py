@@ -174,7 +174,7 @@ def test_probe_json_is_one_object(url: str) -> None:
         "default",
     )
     assert report["tokens"]["output"] == 64
-    assert report["phase_seconds"]["decode"] == pytest.approx(63 / report["tokens_per_second"])
+    assert report["phase_seconds"]["decode"] == pytest.approx(63 / report["tokens_per_second"], rel=0.2)
     assert "runs" not in report
 
 
@@ -403,13 +403,16 @@ def test_check_config(tmp_path: Path) -> None:
     assert run("check-config", tmp_path / "none.yml").exit_code == 2
 
 
-def test_healthcheck_asks_the_daemon(answering: ThreadingHTTPServer, closed_port: int) -> None:
+def test_healthcheck_asks_the_daemon(answering: ThreadingHTTPServer, closed_port: int, tmp_path: Path) -> None:
     """0 where it says that it is well, 1 where it says that it is not, or says nothing; no proxy in between."""
     result = run("healthcheck", "--url", address(answering), http_proxy=f"http://127.0.0.1:{closed_port}")
     assert (result.exit_code, result.stdout) == (0, "fine\n")
     host_port = address(answering).removeprefix("http://")
     assert run("healthcheck", LLM_PROBE_LISTEN=host_port).exit_code == 0
     assert run("healthcheck", LLM_PROBE_LISTEN=f"0.0.0.0:{host_port.rpartition(':')[2]}").exit_code == 0
+    config = tmp_path / "c.yml"
+    config.write_text(f"listen: {host_port}\n", encoding="utf-8")
+    assert run("healthcheck", LLM_PROBE_CONFIG=str(config)).exit_code == 0
     answering.RequestHandlerClass.status, answering.RequestHandlerClass.body = 503, b"the scheduler hangs"  # type: ignore[attr-defined]
     sick = run("healthcheck", "--url", address(answering))
     assert (sick.exit_code, sick.stdout) == (1, "")

@@ -93,6 +93,18 @@ def test_what_was_not_measured_is_null_or_absent() -> None:
     ] == [None] * 6
 
 
+def test_a_strangers_text_cant_command_a_terminal() -> None:
+    """Escape sequences and line breaks in what a server says are left out, and figures are finite or null."""
+    hostile = "\x1b[2Jname\r\nforged"
+    identity = Identity("vllm", hostile, hostile, hostile)
+    state = TargetState("vllm", URL, 0.0, up=True, identity=identity, error=hostile)
+    measured = Measurements(server_tokens_per_second=math.inf, ttft_seconds=math.nan)
+    shown = report(None, "server_error", state=state, error=hostile, measurements=measured, model=hostile)
+    assert [shown[key] for key in ("error", "model", "backend_version", "quantization")] == ["[2Jnameforged"] * 4
+    assert (shown["server_tokens_per_second"], shown["ttft_seconds"]) == (None, None)
+    assert server_text({"backend": "vllm", "model": hostile}).isprintable()
+
+
 def test_percentiles_count_tokens_not_chunks() -> None:
     """A gap before a chunk of four tokens weighs four times."""
     assert report(17.5)["inter_token_seconds"] == {"p50": 0.05, "p99": 0.2}

@@ -153,7 +153,9 @@ def _seen_from(folder: Path, data: Any) -> Any:
     if isinstance(patterns := kept.get("targets_files"), list):
         kept["targets_files"] = [_path_from(folder, pattern) for pattern in patterns]
     if isinstance(modules := data.get("modules"), dict):
-        kept["modules"] = {name: _seen_from(folder, module or {}) for name, module in modules.items()}
+        kept["modules"] = {
+            name: {} if module is None else _seen_from(folder, module) for name, module in modules.items()
+        }
     return kept
 
 
