@@ -99,7 +99,7 @@ class _Reading:
         self.unfinished: list[tuple[str, Unfinished]] = []
         self.sizes: dict[int, int] = {}  # inode → size of each file that a snapshot leads to, on this device
         self.shared: dict[tuple[int, int], int] = {}
-        self.last_used = 0
+        self.last_used: float = 0
         self.main: dict[str, int | None] = {}  # files of the revision that is judged; None: the link dangles
         self.main_name = ""
 
@@ -201,7 +201,7 @@ class _Reading:
 
     def _read_files(self, name: str, above: int, path: str, prefix: str, files: dict[str, int | None]) -> None:
         sizes, blobs, device = self.sizes, self.blobs, self.device
-        last_used = 0
+        last_used: float = 0
         try:
             with folder(name, above) as here, os.scandir(here) as entries:
                 mark(path, os.fstat(here), self.marks, self.tally.now)

@@ -138,9 +138,8 @@ def _look(place: CachePlace) -> tuple[int, int] | str | None:
 
 
 def _identity(place: CachePlace) -> tuple[int, int] | str | None:
-    real = store_of(place.path) if place.kind == "ollama" else hub_of(place.path)
     try:
-        found = os.stat(real)
+        found = os.stat(store_of(place.path) if place.kind == "ollama" else hub_of(place.path))
     except PermissionError:
         return place.path
     except (OSError, ValueError):

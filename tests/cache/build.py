@@ -21,8 +21,7 @@ def scan(kind: str, path: Path | str, previous: Iterable[ModelFacts] = (), *, na
     place = CachePlace(name, kind, str(path))
     answer = answer_of(kind, path, previous)
     assert answer.error is None, answer.error
-    facts = combine(place, list(answer.models), time.time())
-    return facts
+    return combine(place, list(answer.models), time.time())
 
 
 def answer_of(kind: str, path: Path | str, previous: Iterable[ModelFacts] = ()) -> Answer:

@@ -22,10 +22,10 @@ def serve(files: Mapping[str, bytes]) -> Iterator[str]:
         def log_message(self, *_: object) -> None:
             pass
 
-        def do_HEAD(self) -> None:  # noqa: N802  # the standard library's name
+        def do_HEAD(self) -> None:
             self._answer(with_body=False)
 
-        def do_GET(self) -> None:  # noqa: N802
+        def do_GET(self) -> None:
             self._answer(with_body=True)
 
         def _answer(self, *, with_body: bool) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from exporter.cache import files
+from exporter.cache.weights import Header, read_gguf_header
 from tests.cache.build import SMALL_GGUF, Hub, answer_of, index, model_named, safetensors, scan, settle
 
 
@@ -90,8 +91,12 @@ def test_a_rescan_reads_no_header_again(tmp_path: Path, monkeypatch: pytest.Monk
     settle(tmp_path)
     first = answer_of("files", tmp_path)
     read: list[str] = []
-    reader = files.read_gguf_header
-    monkeypatch.setattr(files, "read_gguf_header", lambda name, fd: read.append(name) or reader(name, fd))
+
+    def reader(name: str, dir_fd: int | None = None) -> Header:
+        read.append(name)
+        return read_gguf_header(name, dir_fd)
+
+    monkeypatch.setattr(files, "read_gguf_header", reader)
     assert answer_of("files", tmp_path, first.models).models == first.models
     assert read == []
     (tmp_path / "changed.gguf").write_bytes(SMALL_GGUF[:-1])

@@ -114,7 +114,7 @@ def test_many_shapes_agree_with_the_library(tmp_path: Path) -> None:
     folder = hub.repository("org/two", {"config.json": b"{}"}, commit=OLDER, reference="refs/pr/1")
     older = folder / "snapshots" / OLDER
     for path in (folder / "snapshots" / COMMIT).glob("model*"):
-        (older / path.name).symlink_to(os.readlink(path))
+        (older / path.name).symlink_to(path.readlink())
     hub.repository("org/data", {"train/a.parquet": 5000, "README.md": b"x"}, kind="datasets")
     hub.repository("org/space", {"app.py": b"print()"}, kind="spaces")
     hub.repository("single", {"model.safetensors": safetensors({"a": 64})})
@@ -174,7 +174,7 @@ def test_a_link_that_leads_nowhere(tmp_path: Path) -> None:
     """A file whose blob is gone is missing, by its name, and the rest is still counted."""
     folder = Hub(tmp_path).repository("org/m", WHOLE)
     link = folder / "snapshots" / COMMIT / "model-00001-of-00002.safetensors"
-    (link.parent / os.readlink(link)).unlink()
+    (link.parent / link.readlink()).unlink()
     model = model_named(scan("huggingface", tmp_path), "org/m")
     assert (model.complete, model.missing) == (False, ("model-00001-of-00002.safetensors",))
     assert model.bytes == sum(map(len, WHOLE.values())) - len(SHARD_1)
@@ -241,7 +241,7 @@ def test_a_rescan_reads_only_what_changed(tmp_path: Path, monkeypatch: pytest.Mo
     list_folder = os.scandir
 
     def counted(where: int | str) -> object:
-        listed.append(os.readlink(f"/proc/self/fd/{where}") if isinstance(where, int) else where)
+        listed.append(str(Path(f"/proc/self/fd/{where}").readlink()) if isinstance(where, int) else where)
         return list_folder(where)
 
     monkeypatch.setattr(os, "scandir", counted)

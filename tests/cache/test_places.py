@@ -1,0 +1,123 @@
+"""Where caches are found, and which container shares one."""
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from exporter.cache import places
+from exporter.cache.facts import CachePlace
+from exporter.cache.places import candidates, find_caches, find_compile_caches, is_shared
+
+HOME = "/home/me"
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {},
+        {"XDG_CACHE_HOME": "/xdg"},
+        {"XDG_CACHE_HOME": "/xdg", "HF_HOME": "/hf"},
+        {"HF_HOME": "~/hf"},
+        {"HF_HOME": "$BASE/hf", "BASE": "/base"},
+        {"HF_HOME": "/hf", "HUGGINGFACE_HUB_CACHE": "/old"},
+        {"HF_HOME": "/hf", "HUGGINGFACE_HUB_CACHE": "/old", "HF_HUB_CACHE": "~/new"},
+        {"HF_HUB_CACHE": "${BASE}/x$NOT_SET", "BASE": "/base"},
+    ],
+)
+def test_the_precedence_of_huggingface_hub(environ: Mapping[str, str]) -> None:
+    """The library itself, asked with the same environment, says the same path."""
+    told = subprocess.run(
+        [sys.executable, "-c", "from huggingface_hub.constants import HF_HUB_CACHE; print(HF_HUB_CACHE)"],
+        env={"PATH": os.environ["PATH"], "HOME": HOME, **environ},
+        capture_output=True,
+        check=True,
+        text=True,
+    )
+    assert candidates(environ, HOME)[0] == CachePlace("huggingface", "huggingface", told.stdout.strip())
+
+
+def found(
+    environ: Mapping[str, str], home: Path, *, others: tuple[str, ...] = (), services: tuple[str, ...] = ()
+) -> list[tuple[str, str]]:
+    """(name, path) of what is found."""
+    places = find_caches(environ, str(home), other_homes=others, services=services)
+    return [(place.name, place.path) for place in places]
+
+
+def test_only_what_is_there(tmp_path: Path) -> None:
+    """An empty home has no caches; the usual folders are found, a service's beside one's own."""
+    assert found({}, tmp_path) == []
+    for path in (".cache/huggingface/hub", ".ollama/models", ".cache/llama.cpp", ".lmstudio/models", "service/models"):
+        (tmp_path / path).mkdir(parents=True)
+    service = f"{tmp_path}/service/models"
+    assert found({}, tmp_path, services=(service,)) == [
+        ("huggingface", f"{tmp_path}/.cache/huggingface/hub"),
+        ("ollama", f"{tmp_path}/.ollama/models"),
+        ("llama_cpp", f"{tmp_path}/.cache/llama.cpp"),
+        ("lm_studio", f"{tmp_path}/.lmstudio/models"),
+        ("ollama-2", service),
+    ]
+
+
+def test_no_folder_twice(tmp_path: Path) -> None:
+    """llama.cpp pointed at the hub, at the folder above it or through a link, and root's home that is one's own."""
+    hub = tmp_path / ".cache/huggingface/hub"
+    hub.mkdir(parents=True)
+    (tmp_path / "link").symlink_to(hub)
+    for same in (hub, hub.parent, tmp_path / "link"):
+        assert found({"LLAMA_CACHE": str(same)}, tmp_path, others=(str(tmp_path),)) == [("huggingface", str(hub))]
+
+
+def test_one_that_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder on a dead network filesystem is kept as it is named, and not looked at again while the look hangs."""
+    release = threading.Event()
+    looks: list[str] = []
+
+    def hang(path: str) -> os.stat_result:
+        looks.append(path)
+        release.wait(30)
+        raise FileNotFoundError
+
+    monkeypatch.setattr(places, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(places, "store_of", hang)
+    try:
+        for _ in range(2):
+            assert found({}, tmp_path) == [("ollama", f"{tmp_path}/.ollama/models")]
+        assert looks == [f"{tmp_path}/.ollama/models"]
+    finally:
+        release.set()
+        places._LOOKING.pop(f"{tmp_path}/.ollama/models").join()
+
+
+def test_compile_caches(tmp_path: Path) -> None:
+    """They are kept apart, with a kind of their own."""
+    (tmp_path / ".triton").mkdir()
+    (tmp_path / "vllm").mkdir()
+    places = find_compile_caches({"VLLM_CACHE_ROOT": f"{tmp_path}/vllm"}, str(tmp_path))
+    assert [(place.name, place.kind) for place in places] == [("vllm", "compiled"), ("triton", "compiled")]
+
+
+@pytest.mark.parametrize(
+    ("mounts", "inside", "shared"),
+    [
+        ([("/home/me/.cache/huggingface", "/root/.cache/huggingface")], "/root/.cache/huggingface/hub", True),
+        ([("/home/me/.cache/huggingface/hub", "/models")], "/models", True),
+        ([("/home/me/.cache/huggingface/", "/root/.cache/huggingface/")], "/root/.cache/huggingface", True),
+        ([("/home/me", "/host")], "/host/.cache/huggingface/hub", True),
+        ([("/home/me", "/host")], "/host/.cache/other/hub", False),
+        ([("/home/me/.cache/huggingface", "/data")], "/root/.cache/huggingface/hub", False),
+        ([("/home/me/.cache/hugging", "/root/.cache/huggingface")], "/root/.cache/huggingface/hub", False),
+        ([("/", "/root"), ("/srv", "/root/.cache/huggingface")], "/root/.cache/huggingface/hub", False),
+        ([("/var/lib/docker/volumes/hf/_data", "/root/.cache")], "/root/.cache/huggingface/hub", False),
+        ([], "/root/.cache/huggingface/hub", False),
+        ([("/home/me/.cache/huggingface", "/root/.cache/huggingface")], None, None),
+    ],
+)
+def test_shared(mounts: list[tuple[str, str]], inside: str | None, shared: bool | None) -> None:  # noqa: FBT001
+    """The longest mount decides; what is not mounted is the container's own; what isn't known stays unknown."""
+    assert is_shared("/home/me/.cache/huggingface/hub", mounts, inside) is shared
