@@ -42,7 +42,17 @@ from exporter.probe.server import Servers
 from exporter.probe.transport import Cancellation
 from exporter.probe.watch import identify
 from exporter.schedule import Job, Schedule
-from exporter.settings import Host, Module, Profiles, Settings, SettingsError, Target, load_profiles, split_listen
+from exporter.settings import (
+    Docker,
+    Host,
+    Module,
+    Profiles,
+    Settings,
+    SettingsError,
+    Target,
+    load_profiles,
+    split_listen,
+)
 from exporter.snapshot import (
     CONTAINERS,
     EXPORTER,
@@ -95,6 +105,8 @@ class Daemon:
         self._schedule = Schedule(on_beat=self._beat)
         self._servers = Servers()
         self._engine = Engine(self._settings.docker.host)
+        self._engine_gone: threading.Event | None = None
+        self._docker: Docker | None = None
         self._on_demand = OnDemand(self._probe_once)
         self._watched: dict[str, Prober] = {}
         self._survey = Survey()
@@ -123,7 +135,6 @@ class Daemon:
         self._web = WebServer(build_app(self.snapshot, self._exposition.render, self), bound)
         self._web.start()
         self._schedule.start()
-        self._engine.watch(self._look_at_containers_soon, self._stop)
         self._say_what_comes(address)
 
     def _say_what_comes(self, address: str) -> None:
@@ -154,7 +165,7 @@ class Daemon:
         self._stop.set()
         self._cancellation.cancel()
         self._schedule.stop()
-        self._engine.close()
+        self._leave_engine()
         if self._web is not None:
             self._web.stop()
 
@@ -218,9 +229,27 @@ class Daemon:
                 self._watched[target.name] = kept if kept and kept.target == target else self._prober(target)
             for prober in self._watched.values():
                 self._announce(prober.target)
+            self._follow_engine(settings.docker)
             self._retain()
             self._schedule.replace(self._jobs())
             self._publish_exporter()
+
+    def _follow_engine(self, docker: Docker) -> None:
+        """Follow the events of the engine that the settings name now, and of no other."""
+        if docker == self._docker:
+            return
+        self._leave_engine()
+        self._docker, self._engine = docker, Engine(docker.host)
+        if docker.enabled is False:
+            self.snapshot.retain(lambda key: key != CONTAINERS)
+        else:
+            self._engine_gone = threading.Event()
+            self._engine.watch(self._look_at_containers_soon, self._engine_gone)
+
+    def _leave_engine(self) -> None:
+        if self._engine_gone is not None:
+            self._engine_gone.set()
+        self._engine.close()
 
     def _prober(self, target: Target) -> Prober:
         return Prober(target, server=self._servers.at(target.url), cancellation=self._cancellation)
@@ -440,8 +469,12 @@ class Daemon:
     def _read_containers(self) -> bool:
         gpus = self._machine().gpus
         reading = self._engine.read([gpu.gfx_target for gpu in gpus if gpu.gfx_target])
+        before = self._machine().containers
         self.snapshot.publish(CONTAINERS, reading)
         self._describe_all()
+        if self._machine().containers != before:
+            # A container that came or went is a target to find or to drop, within seconds.
+            self._schedule.run_soon("discovery")
         # Without an engine that anyone asked for, there is nothing to fail.
         return reading.available or self._settings.docker.enabled is None
 
