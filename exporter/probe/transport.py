@@ -327,7 +327,7 @@ class _TlsStream(httpcore.NetworkStream):
 
 
 class _Socket:
-    """A connected, non-blocking socket: bounded by the timer, ended by the cancellation, each read stamped."""
+    """A socket: bounded by the timer, ended by the cancellation, each read stamped."""
 
     def __init__(self, sock: socket.socket, wire: Wire) -> None:
         self._sock = sock
@@ -338,9 +338,14 @@ class _Socket:
             with suppress(OSError):
                 sock.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
         self._offset, self._offset_error = _clock_pair()
-        self._stepped = False
-        self._empty_ns = time.monotonic_ns()
-        """Nothing that is not read yet arrived before."""
+        self._distrust = 0
+        """How many looks ahead a step of the wall clock makes doubtful."""
+        self._ahead = b""
+        self._ahead_stamp: int | None = None
+        """What is known to lie in the queue, and the stamp of its last byte when it was looked at."""
+        self._seen_all = True
+        self._looked_ns = self._floor_ns = time.monotonic_ns()
+        """When that look began; what was not seen by the look before arrived after ``_floor_ns``."""
         self._stamp: int | None = None
         self._stamped = Arrival(0, 0, own=False)
         """The last read whose stamp could be trusted, and that stamp."""
@@ -353,7 +358,7 @@ class _Socket:
             self.wait(select.POLLOUT)
             before = time.monotonic_ns()
             with suppress(BlockingIOError):
-                view = view[self._sock.send(view) :]
+                view = view[self._sock.send(view, socket.MSG_DONTWAIT) :]
             after = time.monotonic_ns()
         return before, after
 
@@ -364,45 +369,62 @@ class _Socket:
             raise ProbeFailure("too_large", f"the answer's headers are longer than {HEADERS_LIMIT} bytes")
         if wire.received >= wire.limit_bytes:
             raise ProbeFailure("too_large", f"the answer is longer than {wire.limit_bytes} bytes")
-        size = min(size, _READ_BYTES)
-        while True:
-            self.wait(select.POLLIN)
-            looked_ns = time.monotonic_ns()
-            with suppress(BlockingIOError):
-                ahead = self._sock.recv(size, socket.MSG_PEEK)
-                break
-        if not ahead:
+        wire.timer.remaining()
+        if not self._ahead:
+            self._look(min(size, _READ_BYTES))
+        if not self._ahead:
             wire.ended = True
             return b""
-        data, ancillary, _, _ = self._sock.recvmsg(end(ahead), self._space)
-        wire.arrival = self._arrival(_kernel_stamp(ancillary))
-        if len(data) == len(ahead) < size:
-            self._empty_ns = looked_ns
-            self._stepped = False
+        length = end(self._ahead)
+        data, ancillary, _, _ = self._sock.recvmsg(length, self._space)
+        self._ahead = self._ahead[length:]
+        wire.arrival = self._arrival(_kernel_stamp(ancillary) if self._ahead else self._ahead_stamp)
         wire.received += len(data)
         if len(wire.head) < 16:
             wire.head += data[:16]
         return data
 
+    def _look(self, size: int) -> None:
+        """Wait in the kernel for what comes next, and look at it as it is then.
+
+        Not by a poll: after that the interpreter may be busy for a while, and what comes meanwhile could be merged with what
+        came first.
+        """
+        if self._seen_all:
+            self._floor_ns = max(self._looked_ns, self._stamped.at_ns)
+        self._distrust = max(self._distrust - 1, 0)
+        self._looked_ns = time.monotonic_ns()
+        with self._cancellation.waking(self._wake):
+            while True:
+                left = self._wire.timer.remaining()
+                timeout = struct.pack("@ll", int(left), int(left % 1 * 1e6) + 1)
+                self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeout)
+                with suppress(BlockingIOError):
+                    self._ahead, ancillary, _, _ = self._sock.recvmsg(size, self._space, socket.MSG_PEEK)
+                    break
+        self._cancellation.check()
+        self._seen_all = len(self._ahead) < size
+        self._ahead_stamp = _kernel_stamp(ancillary)
+
     def _arrival(self, stamp: int | None) -> Arrival:
         """Map a stamp to monotonic time, if it can be trusted."""
         read_ns = time.monotonic_ns()
         before = self._stamped
-        floor_ns = max(self._empty_ns, before.at_ns)
+        floor_ns = max(self._floor_ns, before.at_ns)
         offset, error = _clock_pair()
         if abs(offset - self._offset) > error + self._offset_error + _STEP_NS:
-            self._stepped = (
-                True  # until the queue is empty, for what lies in it may be stamped on either side of the step
+            self._distrust = (
+                2  # what is ahead now, and what came while it was read, may be stamped on either side of the step
             )
         self._offset, self._offset_error = offset, error
-        if stamp is None or self._stepped:
-            return Arrival(read_ns, floor_ns, own=False)
+        if stamp is None or self._distrust:
+            return Arrival(read_ns, self._floor_ns, own=False)
         if stamp == self._stamp:
             before.own = False  # the same packet goes on, or packets were merged: what was read before may be older
             self._stamped = Arrival(before.at_ns, before.floor_ns, own=True)
             return self._stamped
-        if not self._empty_ns - error <= stamp + offset <= read_ns + error:
-            return Arrival(read_ns, floor_ns, own=False)
+        if not self._floor_ns - error <= stamp + offset <= read_ns + error:
+            return Arrival(read_ns, self._floor_ns, own=False)
         at_ns = min(max(stamp + offset, before.at_ns), read_ns)  # a packet that overtook another waits for it
         self._stamp, self._stamped = stamp, Arrival(at_ns, floor_ns, own=True)
         self._wire.clock_error_ns = max(self._wire.clock_error_ns, error)
@@ -425,13 +447,14 @@ class _Socket:
 
     def connect(self, address: Any, until_ns: int | None) -> None:
         """Connect, or raise the ``OSError`` that says why not."""
+        self._sock.setblocking(False)
         with suppress(BlockingIOError):
             self._sock.connect(address)
-            return
         self.wait(select.POLLOUT, until_ns)
         error = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if error:
             raise OSError(error, os.strerror(error))
+        self._sock.setblocking(True)
 
     def close(self) -> None:
         self._sock.close()
@@ -461,7 +484,6 @@ def _connect(addresses: list[Any], wire: Wire) -> _Socket:
         share = wire.timer.remaining() / others
         sock = socket.socket(family, kind, protocol)
         try:
-            sock.setblocking(False)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             wired = _Socket(sock, wire)
             wired.connect(address, time.monotonic_ns() + _ns(share) if others > 1 else None)

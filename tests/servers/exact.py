@@ -370,12 +370,19 @@ def _receive(connection: socket.socket) -> tuple[bytes, int]:
     if isinstance(connection, ssl.SSLSocket):
         return connection.recv(65536), time.monotonic_ns()
     data, ancillary, _, _ = connection.recvmsg(65536, socket.CMSG_SPACE(16))
-    now_ns, wall_ns = time.monotonic_ns(), time.time_ns()
+    now_ns = time.monotonic_ns()
     for _, kind, stamp in ancillary:
         if kind == _SO_TIMESTAMPNS:
             seconds, nanoseconds = struct.unpack("qq", stamp)
-            return data, min(now_ns, now_ns - (wall_ns - (seconds * 1_000_000_000 + nanoseconds)))
+            return data, min(now_ns, seconds * 1_000_000_000 + nanoseconds - _wall_minus_monotonic())
     return data, now_ns
+
+
+def _wall_minus_monotonic() -> int:
+    """Read both clocks without being interrupted in between: the closest of five pairs."""
+    pairs = [(time.monotonic_ns(), time.time_ns(), time.monotonic_ns()) for _ in range(5)]
+    before, wall, after = min(pairs, key=lambda pair: pair[2] - pair[0])
+    return wall - (before + after) // 2
 
 
 def _run(commands: IO[bytes], answers: IO[bytes]) -> None:
