@@ -233,7 +233,7 @@ def test_probe_of_something_else_says_so(answering: ThreadingHTTPServer) -> None
             ["http://a", "--module", "defualt"],
             "--module: there is no module 'defualt' (known: default, prefill, parallel)",
         ),
-        (["http://a", "--api-key-file", "/nowhere"], 'api_key_file: there is no file "/nowhere"'),
+        (["http://a", "--api-key-file", "/nowhere"], "api_key_file: there is no such file"),
         (["http://a", "--config", "/nowhere.yml"], "/nowhere.yml: there is no such file"),
     ],
 )

@@ -206,7 +206,8 @@ def test_an_unreadable_key_file_is_an_error(tmp_path: Path) -> None:
     if os.geteuid() == 0:  # root may read everything
         assert load(path, {}).targets[0].api_key_file == key
     else:
-        assert problems_of(path) == [f"{path}:1: targets[0].api_key_file: can't be read, permission denied: {key}"]
+        (problem,) = problems_of(path)
+        assert problem.startswith(f"{path}:1: targets[0].api_key_file: can't be read, permission denied")
 
 
 def test_a_missing_file_a_folder_and_a_huge_file(tmp_path: Path) -> None:

@@ -185,7 +185,7 @@ def _append_targets_files(draft: Draft) -> None:
             continue
         found = sorted(glob.glob(pattern))  # noqa: PTH207 - a pattern may be absolute
         if not found and not glob.has_magic(pattern):
-            draft.add(("targets_files", index), f"there is no file {quote(pattern, 200)}")
+            draft.add(("targets_files", index), f"there is no such file: {quote(pattern, 200)}")
         for name in found:
             if name not in seen:
                 seen.add(name)

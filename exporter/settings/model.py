@@ -13,6 +13,7 @@ from exporter.settings.values import (
     BcryptHash,
     Duration,
     Interval,
+    KeyFile,
     Listen,
     Name,
     ReadableFile,
@@ -77,7 +78,7 @@ class Target(Section):
     backend: Backend = "auto"
     model: Name | None = None
     modules: Annotated[tuple[Name, ...], AfterValidator(check_distinct)] = ("default",)
-    api_key_file: ReadableFile | None = None
+    api_key_file: KeyFile | None = None
     tls: Tls = Tls()
     hardware: Name = "auto"
     scenario: Name = "auto"
@@ -303,7 +304,7 @@ class WebTls(Section):
     """Certificate and key of the exporter's own endpoints, and whether clients must show certificates of theirs."""
 
     cert_file: ReadableFile
-    key_file: ReadableFile
+    key_file: KeyFile
     client_auth_type: Literal[
         "NoClientCert", "RequestClientCert", "VerifyClientCertIfGiven", "RequireAndVerifyClientCert"
     ] = "NoClientCert"

@@ -16,8 +16,10 @@ MAX_SECONDS: Final = 30 * 86400.0
 
 
 def quote(text: str, most: int = 60) -> str:
-    """A text as it may be shown: cut, in quotes, control characters escaped."""
-    return '"' + (text if len(text) <= most else text[: most - 1] + "…").encode("unicode_escape").decode() + '"'
+    """A text as it may be shown: in quotes, cut, control characters escaped, without the user and password of a URL."""
+    text = re.sub(r"://[^/@\s]*@", "://…@", text)
+    text = text if len(text) <= most else text[: most - 1] + "…"
+    return '"' + "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text) + '"'
 
 
 def kind_of(value: object) -> str:
@@ -37,7 +39,8 @@ _SECONDS: Final = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 def parse_duration(text: str) -> float:
     """Seconds of ``500ms``, ``60s``, ``5m``, ``1h30m``, ``2d``; ValueError for anything else."""
     if re.fullmatch(_NUMBER, text, re.ASCII):
-        raise ValueError(f"has no unit: write {text}s, {text}m or {text}h")
+        number = text if len(text) < 12 else "60"
+        raise ValueError(f"has no unit: write {number}s, {number}m or {number}h")
     match = _DURATION.fullmatch(text)
     if not text or match is None:
         raise ValueError(f"is not a duration: {quote(text)}; write it like 500ms, 60s, 5m or 1h30m")
@@ -145,17 +148,28 @@ def _check_name(text: str) -> str:
 
 
 def _check_file(path: Path) -> Path:
+    if (wrong := _why_unreadable(path)) is not None:
+        raise ValueError(f"{wrong}: {quote(str(path), 200)}")
+    return path
+
+
+def _check_key_file(path: Path) -> Path:
+    """The message doesn't repeat the path: it may be the key itself, written in the wrong place."""
+    if (wrong := _why_unreadable(path)) is not None:
+        raise ValueError(f"{wrong}; this must be the path of a file that holds the key")
+    return path
+
+
+def _why_unreadable(path: Path) -> str | None:
     try:
         exists = path.exists()
     except OSError:  # a name that is too long
         exists = False
     if not exists:
-        raise ValueError(f"there is no file {quote(str(path), 200)}")
+        return "there is no such file"
     if not path.is_file():
-        raise ValueError(f"is not a file: {path}")
-    if not os.access(path, os.R_OK):
-        raise ValueError(f"can't be read, permission denied: {path}")
-    return path
+        return "is not a file"
+    return None if os.access(path, os.R_OK) else "can't be read, permission denied"
 
 
 def _check_release(text: str) -> str:
@@ -232,3 +246,4 @@ Name = Annotated[str, AfterValidator(_check_name)]
 Url = Annotated[str, AfterValidator(check_url)]
 Listen = Annotated[str, AfterValidator(_check_listen)]
 ReadableFile = Annotated[Path, AfterValidator(_check_file)]
+KeyFile = Annotated[Path, AfterValidator(_check_key_file)]
