@@ -11,8 +11,8 @@ from exporter.settings import Module
 
 # From this many prompt tokens on, a prompt is work that a server in use should not be given.
 LONG_PROMPT_TOKENS: Final = 512
-# A busy server is given this long to become idle before the probe is skipped.
-BUSY_WAIT_SECONDS: Final = 2.0
+# A busy server is looked at so often, so far apart, before the probe is skipped.
+BUSY_POLLS: Final = 4
 BUSY_POLL_SECONDS: Final = 0.5
 LONGEST_PAUSE_SECONDS: Final = 3600.0
 # Results after which the server may go on working for a client that has left.

@@ -26,7 +26,7 @@ from exporter.probe.failure import Cancelled, ProbeFailure
 from exporter.probe.measure import combine, measure
 from exporter.probe.politeness import (
     BUSY_POLL_SECONDS,
-    BUSY_WAIT_SECONDS,
+    BUSY_POLLS,
     Pace,
     is_heavy,
     standing_of,
@@ -51,6 +51,8 @@ TURN_SECONDS: Final = 2.0
 LOAD_SECONDS: Final = 1.0
 # Tokens of the context that a chat template may need besides prompt and answer.
 TEMPLATE_TOKENS: Final = 32
+# The length of a prompt is an estimate, so the context is not filled to its end.
+SURE_SHARE: Final = 0.8
 _PHASES: Final = ("resolve", "connect", "tls", "queue", "first_token", "decode", "total")
 _NOT_LOADED: Final = b"model is not loaded"
 
@@ -227,7 +229,7 @@ class Run:
             return self._skip(
                 "skipped_unloaded", f"{look.model or 'a model'} is not in memory, and a probe would load it"
             )
-        if look.model is None and look.resident is not None:
+        if look.model is None and look.resident is not None and not look.error:
             return self.end(Outcome(failure=ProbeFailure("no_model", "the server has no model that could be probed")))
         now = self._prober.wall()
         if look.lease and nearly_over(look.lease, now, module.interval):
@@ -241,18 +243,19 @@ class Run:
     def _wait_for_users(self) -> ProbeResult | None:
         """Give a busy server a moment to become idle; the result where it does not, unless a probe may go to it."""
         prober, module = self._prober, self._module
-        until = prober.monotonic() + BUSY_WAIT_SECONDS
+        polls = 0
         while (standing := standing_of(self._look)) == "busy":
             if prober.pace.may_probe_busy(self._name, module):
                 self._say("the server is busy; this probe may go to it all the same")
                 return None
-            if prober.monotonic() >= until:
+            if polls >= BUSY_POLLS:
                 running, waiting = self._look.running or 0, self._look.waiting or 0
                 skips = prober.pace.skipped(self._name)
                 return self._skip(
                     "skipped_busy",
                     f"requests of users: {running:.0f} running, {waiting:.0f} waiting; skip {skips} in a row",
                 )
+            polls += 1
             pause(BUSY_POLL_SECONDS, prober.cancellation)
             sight = self._see()
             if sight.failure:
@@ -313,8 +316,8 @@ class Run:
         prober, module, look = self._prober, self._module, self._look
         tokens = module.prompt_tokens
         context = look.context_length or look.identity.context_length
-        if context and tokens + module.max_tokens + TEMPLATE_TOKENS > context:
-            tokens = max(context - module.max_tokens - TEMPLATE_TOKENS, 1)
+        if context and tokens > (room := int((context - module.max_tokens - TEMPLATE_TOKENS) * SURE_SHARE)):
+            tokens = max(room, 1)
             self._say(f"the prompt is cut to {tokens} tokens: the context holds {context}")
         return Ask(
             model=look.model,

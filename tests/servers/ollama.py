@@ -49,6 +49,10 @@ class Ollama(Simulated):
         self.loads = 0
         self.thinks = 0
 
+    def now(self) -> float:
+        """By the clock that tests can move."""
+        return self.clock()
+
     def use(self, model: str, *, num_ctx: int = DEFAULT_CONTEXT, keep_alive: float | None = None) -> Loaded:
         """What a request of this model does to the memory, and when it ends at once."""
         self._unload_expired()

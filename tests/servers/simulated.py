@@ -5,7 +5,8 @@ They are made up, but answer as the recorded servers of tests/fixtures/streams d
 
 import json
 import threading
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
@@ -55,6 +56,10 @@ class Simulated:
         self._http: ThreadingHTTPServer | None = None
         self._thread: threading.Thread | None = None
 
+    def now(self) -> float:
+        """Unix time, as its Date header tells it."""
+        return time.time()
+
     def answer(self, asked: Asked) -> Answer:
         """What one request gets."""
         raise NotImplementedError
@@ -75,7 +80,7 @@ class Simulated:
 
     def start(self, port: int = 0) -> None:
         """Listen; on the port of before, if it is started again."""
-        self._http = _Http(("127.0.0.1", port), _handler(self._take, self.name))
+        self._http = _Http(("127.0.0.1", port), _handler(self))
         self._thread = threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True)
         self._thread.start()
 
@@ -110,10 +115,11 @@ class _Http(ThreadingHTTPServer):
         """A client that leaves is no error."""
 
 
-def _handler(take: Callable[[Asked], Answer], name: str) -> type[BaseHTTPRequestHandler]:
+def _handler(server: Simulated) -> type[BaseHTTPRequestHandler]:
+    take = server._take
+
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
-        server_version, sys_version = name, ""
 
         def do_GET(self) -> None:
             self._give(take(self._asked(None)))
@@ -129,7 +135,10 @@ def _handler(take: Callable[[Asked], Answer], name: str) -> type[BaseHTTPRequest
             return Asked(self.command, parts.path, query, headers, body)
 
         def version_string(self) -> str:
-            return name
+            return server.name
+
+        def date_time_string(self, timestamp: float | None = None) -> str:
+            return super().date_time_string(server.now() if timestamp is None else timestamp)
 
         def _give(self, answer: Answer) -> None:
             self.send_response(answer.status)
