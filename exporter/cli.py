@@ -153,8 +153,13 @@ def _run_daemon(load: Callable[[], Settings], listen: str | None, log_level: str
         daemon.run()
     except ListenError as exc:
         _fail(str(exc))
+    except SystemExit:  # a signal during the start
+        pass
     finally:
         daemon.drain()
+    # A normal exit waits for every thread, also for one that hangs in the read of a dead filesystem.
+    sys.stderr.flush()
+    os._exit(0)
 
 
 class LogLine(logging.Formatter):
@@ -230,7 +235,8 @@ def probe(
 
     Shows speed, time to first token, phases, tokens, tier, and what the server is.
 
-    URL is its address, like http://127.0.0.1:8000. Exits with 0 after a good measurement, 1 after a failed one or a tier below --min-tier, 2 for a wrong call.
+    URL is its address, like http://127.0.0.1:8000. Exits with 0 after a good measurement, 1 after a failed one or a tier
+    below --min-tier, 2 for a wrong call.
 
     \b
     llm-probe-exporter probe http://127.0.0.1:8000
@@ -271,9 +277,9 @@ def compare(
 ) -> None:
     """Compare a baseline with a candidate.
 
-    Is it faster, and by enough? Each is the URL of a running server or a file saved from `probe --json`. Two URLs are probed in turns. The verdict is by
-    the success criteria of the profiles: reached by the speed or by the ratio. Exits with 0 where one is reached, with 1
-    where none is, or the difference is within the noise.
+    Is it faster, and by enough? Each is the URL of a running server or a file saved from `probe --json`. Two URLs are probed
+    in turns. The verdict is by the success criteria of the profiles: reached by the speed or by the ratio. Exits with 0
+    where one is reached, with 1 where none is, or where the difference is within the noise.
 
     \b
     llm-probe-exporter probe http://127.0.0.1:8000 --count 5 --json > before.json
