@@ -62,7 +62,7 @@ class Actions(Protocol):
         """Validate, then swap the configuration; what is wrong with it, nothing when it is used now."""
 
     def probe(self, target: str, module: str) -> ProbeResult | Refused:
-        """The newest result of a configured target, or one probe of an allowed address; may take as long as a probe."""
+        """One probe of an allowed address that isn't configured, shared by all that ask; may take as long as a probe."""
 
     def healthy(self) -> tuple[bool, str]:
         """Whether the process and its scheduler live, in words too; at once."""
@@ -131,6 +131,22 @@ class _Site:
 
     async def probe(self, request: Request) -> Response:
         target, module = _name(request, "target"), _name(request, "module", "default")
+        view = self._snapshot.view()
+        record = view.records.get((target, module))
+        # Of a configured target the newest result is at hand; only another address may mean a probe.
+        result = record.last if record else await self._probed(target, module)
+        debug = request.query_params.get("debug") == "true"
+        content_type = TEXT if debug else choose_format(request.headers.get("accept", ""))
+        if record is None and result is not None:
+            body = _render_alone(result, content_type)
+        else:
+            body = render_probe(view, target, module, content_type)
+        if debug:
+            said = _log_of(result) if result else "Not probed yet.\n"
+            return _text(f"{said}\nMetrics that the probe gives:\n{body.decode()}")
+        return Response(body, headers={"content-type": content_type, "cache-control": "no-store"})
+
+    async def _probed(self, target: str, module: str) -> ProbeResult:
         if self._probing >= PROBES_AT_ONCE:
             raise HTTPException(503, f"{PROBES_AT_ONCE} probes are waited for already: try again", {"retry-after": "5"})
         self._probing += 1
@@ -140,12 +156,7 @@ class _Site:
             self._probing -= 1
         if isinstance(outcome, Refused):
             raise HTTPException(400, outcome.message)
-        content_type = choose_format(request.headers.get("accept", ""))
-        debug = request.query_params.get("debug") == "true"
-        body = _probe_exposition(self._snapshot.view(), outcome, TEXT if debug else content_type)
-        if debug:
-            return _text(f"{_log_of(outcome)}\nMetrics that the probe gives:\n{body.decode()}")
-        return Response(body, headers={"content-type": content_type, "cache-control": "no-store"})
+        return outcome
 
     async def page(self, _: Request) -> Response:
         html = await run_in_threadpool(page.render_page, self._snapshot.view(), self._clock(), self._links)
@@ -162,7 +173,10 @@ class _Site:
         return _json({"target": target, "probes": recent})
 
     async def targets(self, _: Request) -> Response:
-        """Prometheus' HTTP service discovery: one group for each module of each target, for a job that scrapes /probe."""
+        """Prometheus' HTTP service discovery: one group for each module of each target, for a job that scrapes /probe.
+
+        Two modules of a target differ only in ``__param_module``: relabel it to ``module``, with ``honor_labels: true``.
+        """
         view = self._snapshot.view()
         return _json([_discovered(view, target, module) for target, module in sorted(view.records)])
 
@@ -199,10 +213,8 @@ class _Shared:
         return await asyncio.shield(task)
 
 
-def _probe_exposition(view: View, result: ProbeResult, content_type: str) -> bytes:
-    if (result.target, result.module) in view.records:
-        return render_probe(view, result.target, result.module, content_type)
-    # An address that isn't configured has no counters: they would start at 0 with every call.
+def _render_alone(result: ProbeResult, content_type: str) -> bytes:
+    """A probe of an address that isn't configured, without counters: they would begin at 0 with every call."""
     alone = Snapshot()
     alone.publish(plan_key(result.target, result.module), Plan(result.interval_seconds, result.concurrency))
     alone.publish(probe_key(result.target, result.module), result)

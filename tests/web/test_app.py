@@ -102,15 +102,17 @@ def test_head_and_headers(client: TestClient, path: str) -> None:
     assert answer.headers["cache-control"] == "no-store"
 
 
-def test_a_configured_target_is_probed_from_what_is_known(client: TestClient, daemon: Daemon) -> None:
-    """/probe of a configured target answers its series, counters too, as /metrics has them."""
-    daemon.outcome = lambda target, module: probe(target, 0, module=module, speed=15.8)
+def test_a_configured_target_is_answered_from_what_is_known(client: TestClient, daemon: Daemon) -> None:
+    """/probe of a configured target starts nothing and answers its series, counters too, as /metrics has them."""
     answer = client.get("/probe", params={"target": "vllm-aiter", "module": "prefill"})
     assert answer.status_code == 200
-    assert daemon.asked == [("probe", "vllm-aiter", "prefill")]
     lines = set(answer.text.splitlines())
     assert lines <= set(client.get("/metrics").text.splitlines())
     assert 'llm_probes_total{module="prefill",result="ok",target="vllm-aiter"} 12.0' in lines
+    waiting = client.get("/probe?target=new")
+    assert 'llm_probes_total{module="default",result="ok",target="new"} 0.0' in waiting.text
+    assert client.get("/probe?target=new&debug=true").text.startswith("Not probed yet.")
+    assert daemon.asked == []
 
 
 def test_an_address_that_is_only_allowed_has_gauges(client: TestClient, daemon: Daemon) -> None:
@@ -127,9 +129,10 @@ def test_an_address_that_is_only_allowed_has_gauges(client: TestClient, daemon: 
 def test_debug_shows_the_log(client: TestClient, daemon: Daemon) -> None:
     """With debug=true it answers readable text: result, reason, log, and then the metrics."""
     daemon.outcome = lambda target, _: probe(target, 0, "http_5xx", error="500: out of memory")
-    answer = client.get("/probe?target=webui&debug=true", headers={"accept": "application/openmetrics-text"})
+    answer = client.get("/probe?target=http://x&debug=true", headers={"accept": "application/openmetrics-text"})
     assert answer.headers["content-type"].startswith("text/plain")
-    assert answer.text.startswith("Probe of webui by module default: http_5xx\n500: out of memory\n")
+    assert answer.text.startswith("Probe of http://x by module default: http_5xx\n500: out of memory\n")
+    assert "Probe of webui by module default: http_5xx" in client.get("/probe?target=webui&debug=true").text
     assert "POST /v1/chat/completions" in answer.text
     assert "llm_probe_success" in answer.text
 

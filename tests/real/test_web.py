@@ -1,0 +1,245 @@
+"""What the web room serves, read by who reads it: promtool, a Prometheus, and a browser."""
+
+import json
+import shutil
+import subprocess
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from exporter.metrics import Exposition
+from exporter.probe.result import ProbeResult
+from exporter.snapshot import Snapshot, judgement_key, probe_key
+from exporter.web.app import Refused, build_app
+from exporter.web.server import WebServer, listen
+from tests.real.conftest import need
+from tests.real.daemon import free_port, wait_for
+from tests.scenes import NOW, judged, probe, publish_all
+
+pytestmark = pytest.mark.real
+
+CHROMIUM = "/usr/bin/chromium"
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+class Daemon:
+    """A daemon that is fine and probes nothing on demand."""
+
+    def reload(self) -> tuple[str, ...]:
+        return ()
+
+    def probe(self, target: str, module: str) -> ProbeResult | Refused:
+        return Refused(f"{target} is not configured, so {module} may not probe it")
+
+    def healthy(self) -> tuple[bool, str]:
+        return True, "fine"
+
+    def ready(self) -> tuple[bool, str]:
+        return True, "ready"
+
+
+@contextmanager
+def serving() -> Iterator[tuple[Snapshot, int]]:
+    """The made-up machine, served on loopback."""
+    exposition = Exposition()
+    snapshot = publish_all(Snapshot())
+    bound = listen("127.0.0.1", 0)
+    server = WebServer(build_app(snapshot, exposition.render, Daemon(), clock=lambda: NOW), bound)
+    server.start()
+    try:
+        yield snapshot, bound.getsockname()[1]
+    finally:
+        server.stop()
+
+
+def test_promtool_finds_nothing() -> None:
+    """Promtool's lint of a full exposition is silent."""
+    promtool = shutil.which("promtool")
+    need(promtool, "promtool (apt-get install prometheus)")
+    assert promtool is not None
+    exposition = Exposition().render(publish_all(Snapshot()).view())
+    checked = subprocess.run([promtool, "check", "metrics"], input=exposition, capture_output=True, check=False)
+    assert (checked.returncode, checked.stdout, checked.stderr) == (0, b"", b"")
+
+
+PROMETHEUS = """
+global: {{scrape_interval: 1s}}
+scrape_configs:
+  - job_name: exporter
+    static_configs: [{{targets: ["127.0.0.1:{port}"]}}]
+  - job_name: discovered
+    metrics_path: /probe
+    honor_labels: true
+    http_sd_configs: [{{url: "http://127.0.0.1:{port}/api/v1/targets", refresh_interval: 1s}}]
+    relabel_configs:
+      - {{source_labels: [__address__], target_label: __param_target}}
+      - {{source_labels: [__address__], target_label: instance}}
+      - {{source_labels: [__param_module], target_label: module}}
+      - {{target_label: __address__, replacement: "127.0.0.1:{port}"}}
+"""
+
+
+def ask(port: int, query: str) -> dict[str, float]:
+    """The values of an instant query, by the labels that it leaves."""
+    url = f"http://127.0.0.1:{port}/api/v1/query?query={urllib.parse.quote(query)}"
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            found: list[dict[str, Any]] = json.load(answer)["data"]["result"]
+    except OSError:
+        return {}
+    return {",".join(sorted(each["metric"].values())): float(each["value"][1]) for each in found}
+
+
+def test_prometheus_scrapes_everything_and_discovers_the_targets(tmp_path: Path) -> None:
+    """A real Prometheus takes every sample, and scrapes each module of each target that it was told of."""
+    binary = shutil.which("prometheus")
+    need(binary, "prometheus (apt-get install prometheus)")
+    assert binary is not None
+    own = free_port()
+    with serving() as (snapshot, port):
+        (tmp_path / "prometheus.yml").write_text(PROMETHEUS.format(port=port))
+        command = [
+            binary,
+            f"--config.file={tmp_path}/prometheus.yml",
+            f"--storage.tsdb.path={tmp_path}/data",
+            f"--web.listen-address=127.0.0.1:{own}",
+        ]
+        with (tmp_path / "log").open("wb") as log, subprocess.Popen(command, stderr=log) as prometheus:
+            try:
+                modules = len(snapshot.view().records)
+                wait_for(lambda: ask(own, 'sum(up{job="discovered"})') == {"": modules}, what="every module is scraped")
+                assert ask(own, 'up{job="exporter"}') != {}
+                lines = Exposition().render(snapshot.view()).decode().splitlines()
+                wanted = sum(not line.startswith("#") for line in lines)
+                assert ask(own, 'sum(scrape_samples_scraped{job="exporter"})') == {"": wanted}
+                speeds = ask(own, 'sum by (target) (llm_probe_tokens_per_second{module="default", job="exporter"})')
+                assert speeds["vllm"] == 6.4
+                assert speeds == ask(
+                    own, 'sum by (target) (llm_probe_tokens_per_second{module="default", job="discovered"})'
+                )
+            finally:
+                prometheus.terminate()
+
+
+@contextmanager
+def browser() -> Iterator[Any]:
+    """A real Chromium."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is missing (pip install playwright)")
+    need(Path(CHROMIUM).exists(), "chromium (apt-get install chromium)")
+    with playwright.sync_playwright() as driver:
+        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        try:
+            yield chromium
+        finally:
+            chromium.close()
+
+
+def test_the_page_in_a_browser(tmp_path: Path) -> None:
+    """Light and dark, wide and on a phone: nothing is refused or missing, nobody else is asked, nothing sticks out."""
+    with serving() as (_, port), browser() as chromium:
+        for scheme, width in (("light", 1280), ("dark", 1280), ("light", 390)):
+            context = chromium.new_context(color_scheme=scheme, viewport={"width": width, "height": 900})
+            page = context.new_page()
+            said: list[str] = []
+            asked: list[str] = []
+            page.on("console", lambda message, said=said: said.append(message.text))
+            page.on("pageerror", lambda error, said=said: said.append(str(error)))
+            page.on("request", lambda request, asked=asked: asked.append(request.url))
+            page.goto(f"http://127.0.0.1:{port}/")
+            page.screenshot(path=tmp_path / f"{scheme}-{width}.png", full_page=True)
+            assert said == []
+            assert {urllib.parse.urlsplit(url).port for url in asked} == {port}
+            assert page.evaluate("document.documentElement.scrollWidth") == width
+            assert page.locator("article.target").count() == 11
+            light = page.evaluate("getComputedStyle(document.body).backgroundColor")
+            assert (light == "rgb(17, 19, 22)") == (scheme == "dark")
+            context.close()
+
+
+CONTRAST = """
+() => {
+  const parse = (text) => text.match(/[\\d.]+/g).map(Number);
+  const light = ([r, g, b]) => [r, g, b]
+    .map((each) => each / 255)
+    .map((each) => (each <= 0.03928 ? each / 12.92 : ((each + 0.055) / 1.055) ** 2.4))
+    .reduce((sum, each, i) => sum + each * [0.2126, 0.7152, 0.0722][i], 0);
+  const behind = (element) => {
+    for (let each = element; each; each = each.parentElement) {
+      const colour = getComputedStyle(each).backgroundColor;
+      const parts = parse(colour);
+      if (colour.startsWith("rgb") && (parts.length < 4 || parts[3] > 0.9)) return parts;
+    }
+    return [255, 255, 255];
+  };
+  const poor = [];
+  for (const element of document.querySelectorAll("h1,h2,h3,p,span,dt,dd,li,td,th,code,a,time")) {
+    if (!element.textContent.trim() || !element.checkVisibility()) continue;
+    const [front, back] = [light(parse(getComputedStyle(element).color)), light(behind(element))].sort((a, b) => b - a);
+    const ratio = (front + 0.05) / (back + 0.05);
+    if (ratio < 4.5) poor.push(`${element.className || element.tagName}: ${ratio.toFixed(2)}`);
+  }
+  return [...new Set(poor)];
+}
+"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_text_has_contrast(scheme: str) -> None:
+    """Every text stands out from what is behind it by at least 4.5 to 1, in both schemes, details open."""
+    with serving() as (_, port), browser() as chromium:
+        page = chromium.new_context(color_scheme=scheme, viewport={"width": 1280, "height": 900}).new_page()
+        page.goto(f"http://127.0.0.1:{port}/")
+        page.evaluate("for (const each of document.querySelectorAll('details')) each.open = true")
+        assert page.evaluate(CONTRAST) == []
+
+
+def test_the_page_without_a_script_is_complete() -> None:
+    """With JavaScript off the page says the same."""
+    with serving() as (_, port), browser() as chromium:
+        page = chromium.new_context(java_script_enabled=False).new_page()
+        page.goto(f"http://127.0.0.1:{port}/")
+        assert page.locator("h1").inner_text() == "Of 11 servers, 1 is down, 1 is failing, 1 is poor"
+        assert "probed 12 s ago" in page.locator("article", has_text="llamacpp-q4").first.inner_text()
+
+
+def test_the_page_keeps_itself_fresh() -> None:
+    """A refresh shows what was published since, and leaves open what a reader had opened."""
+    with serving() as (snapshot, port), browser() as chromium:
+        page = chromium.new_page()
+        page.goto(f"http://127.0.0.1:{port}/")
+        page.locator("details[data-key='vllm'] summary").click()
+        snapshot.publish_all(
+            (
+                (probe_key("vllm", "default"), probe("vllm", 1, speed=21.5)),
+                (judgement_key("vllm", "default"), judged(21.5, "vllm-fp16", 8, 12)),
+            )
+        )
+        page.evaluate("refresh()")
+        card = page.locator("article.target", has_text="vLLM 0.10.1")
+        assert card.locator(".badge").inner_text() == "excellent"
+        assert card.locator(".big").inner_text() == "21.5"
+        assert page.evaluate("document.querySelector(\"details[data-key='vllm']\").open") is True
+
+
+def test_the_page_says_when_the_exporter_is_gone() -> None:
+    """A page whose exporter has stopped keeps its figures and says that they are old."""
+    with browser() as chromium:
+        page = chromium.new_page()
+        with serving() as (_, port):
+            page.goto(f"http://127.0.0.1:{port}/")
+        page.evaluate("refresh()")
+        assert "the exporter does not answer" in page.locator("#updated").inner_text()
+        assert page.locator("article.target").count() == 11
