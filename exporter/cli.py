@@ -15,7 +15,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
@@ -70,10 +69,12 @@ CONFIG = click.option(
 
 
 def _listen_address(_: click.Context, __: click.Parameter, value: str | None) -> str | None:
+    if value is None:
+        return None
     from exporter.settings import split_listen
 
     try:
-        split_listen(value or DEFAULT_LISTEN)
+        split_listen(value)
     except ValueError as exc:
         raise click.BadParameter(f"it {exc}") from None
     return value
@@ -106,9 +107,13 @@ def serve(*, config: Path | None, listen: str | None, log_level: str) -> None:
     Without targets in a configuration it looks for inference servers on the usual ports of this machine and in Docker, says
     what it found, and goes on looking. SIGHUP reloads the configuration, SIGTERM ends it.
     """
-    from exporter.settings import load
 
-    _run_daemon(partial(load, config, os.environ), listen, log_level)
+    def load() -> Settings:
+        from exporter import settings
+
+        return settings.load(config, os.environ)
+
+    _run_daemon(load, listen, log_level)
 
 
 @main.command()
@@ -138,14 +143,14 @@ def _demo_settings(servers: SimulatedServers) -> Settings:
 
 
 def _run_daemon(load: Callable[[], Settings], listen: str | None, log_level: str) -> None:
-    from exporter.daemon import Daemon
-    from exporter.web.server import ListenError
-
-    _log_to_stderr(log_level)
     # Until `run` takes the signals over: one that comes during the start must not kill what was started.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit(0))
+    from exporter.daemon import Daemon
+    from exporter.web.server import ListenError
+
+    _log_to_stderr(log_level)
     with _wrong_settings():
         daemon = Daemon(load, listen_on=listen)
     try:
