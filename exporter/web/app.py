@@ -170,7 +170,7 @@ class _Site:
         recent = status.recent_json(self._snapshot.view(), target)
         if recent is None:
             raise HTTPException(404, f"{printable(target)} is not a target; /api/v1/targets lists them")
-        return _json({"target": target, "probes": recent})
+        return _json(recent)
 
     async def targets(self, _: Request) -> Response:
         """Prometheus' HTTP service discovery: one group for each module of each target, for a job that scrapes /probe.

@@ -288,7 +288,6 @@ def _probe_json(probe: ProbeStatus) -> dict[str, Any]:
         "probes_total": dict(zip(RESULTS, totals.results, strict=True)),
         "consumed_tokens_total": {"prompt": totals.prompt_tokens, "output": totals.output_tokens},
         "busy_seconds_total": totals.busy_seconds,
-        "history": [as_json(point._asdict()) for point in record.history],
     }
 
 
@@ -322,11 +321,19 @@ def _figures_json(ran: ProbeResult | None, figures: Measurements) -> dict[str, A
     }
 
 
-def recent_json(view: View, target: str) -> list[dict[str, Any]] | None:
-    """The recent probes of a target, newest first, as ``/api/v1/probes`` answers; None for one that isn't configured."""
-    records = [record for (name, _), record in view.records.items() if name == target]
+def recent_json(view: View, target: str) -> dict[str, Any] | None:
+    """What ``/api/v1/probes`` answers: a target's recent probes, newest first, and by module the history of its speed.
+
+    None for a target that isn't configured.
+    """
+    records = [record for (name, _), record in sorted(view.records.items()) if name == target]
     results = sorted((result for record in records for result in record.recent), key=lambda each: -each.at_seconds)
-    return [result_json(result) for result in results] if records else None
+    found = {
+        "target": printable(target),
+        "probes": [result_json(result) for result in results],
+        "history": {record.module: [as_json(point._asdict()) for point in record.history] for record in records},
+    }
+    return found if records else None
 
 
 def result_json(result: ProbeResult) -> dict[str, Any]:

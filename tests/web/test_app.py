@@ -205,6 +205,7 @@ def test_recent_probes_as_json(client: TestClient) -> None:
     assert answer["probes"][-1]["result"] == "timeout_first_token"
     times = [each["timestamp_seconds"] for each in answer["probes"]]
     assert times == sorted(times, reverse=True)
+    assert answer["history"]["default"][-1] == {"at_seconds": NOW - 12, "tokens_per_second": 13.4, "ok": True}
 
 
 def test_service_discovery(client: TestClient) -> None:
