@@ -8,9 +8,9 @@ import yaml
 
 from exporter.settings.words import Loc, Problem, path_of
 
-# Bounds on what a file may cost to read: room for some ten thousand targets, none for a bomb.
+# Bounds on what a file may cost to read: room for thousands of targets, none for a bomb.
 MAX_BYTES: Final = 1 << 20
-MAX_VALUES: Final = 200_000
+MAX_VALUES: Final = 100_000
 MAX_DEPTH: Final = 16
 
 NULLS: Final = frozenset({"", "~", "null", "Null", "NULL"})
