@@ -1,0 +1,444 @@
+"""Whether a daemon is after many probes what it was after a few: descriptors, threads, memory, series.
+
+    python tests/bench/endurance.py [--probes 100000] [--targets 80] [--rotating 20]
+
+A server in its own process, on a loopback address of its own for each target, answers about every second request well and
+the others with one of all the faults that it knows. The daemon runs as a user starts it, every target each second, which is as often
+as it may; a reload every ten seconds lets some targets go and others come. At 100 probes a second, 100,000 are 70 days of a
+target that is probed each minute.
+"""
+
+import argparse
+import asyncio
+import gzip
+import os
+import random
+import resource
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from prometheus_client.parser import text_string_to_metric_families
+
+PORT: Final = 18900
+RELOAD_SECONDS: Final = 10.0
+PAUSE_SECONDS: Final = 2.0
+RENAMING: Final = 8
+"""So many targets name another model in every answer."""
+ROTATING_NAMES: Final = 5
+"""So many times more targets come and go than are there at once."""
+HEAD: Final = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+TEXT: Final = b'data: {"model":"%b","choices":[{"index":0,"delta":{"content":" word"}}]}\n\n'
+FINISH: Final = b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"length"}]}\n\n'
+USAGE: Final = b'data: {"choices":[],"usage":{"prompt_tokens":64,"completion_tokens":%d}}\n\n'
+DONE: Final = b"data: [DONE]\n\n"
+TOKENS: Final = 12
+BOMB: Final = gzip.compress(b"data: x\n\n" * 1_000_000)
+
+Writer = asyncio.StreamWriter
+Send = Callable[[bytes], None]
+
+
+def whole(status: int, body: bytes = b"", *headers: bytes, kind: bytes = b"application/json") -> bytes:
+    """A whole answer."""
+    lines = [b"HTTP/1.1 %d X" % status, b"Content-Type: " + kind, b"Content-Length: %d" % len(body), *headers]
+    return b"\r\n".join([*lines, b"", body])
+
+
+def piece(data: bytes) -> bytes:
+    """One HTTP chunk."""
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+WHOLE_FAULTS: Final = {
+    "301": whole(301, b"", b"Location: http://elsewhere.invalid/"),
+    "400": whole(400, b'{"error":{"message":"no"}}'),
+    "401": whole(401, b'{"error":"no key"}'),
+    "404": whole(404, b'{"error":{"message":"model x not found"}}'),
+    "422": whole(422, b'{"detail":[{"loc":["body","seed"],"msg":"extra"}]}'),
+    "429": whole(429, b"", b"Retry-After: 1"),
+    "500": whole(500, b"Internal Server Error", kind=b"text/plain"),
+    "502": whole(502, b"<h1>Bad Gateway</h1>", kind=b"text/html"),
+    "503": whole(503, b'{"error":{"message":"Loading model"}}'),
+    "HTML with 200": whole(200, b"<p>Welcome</p>", kind=b"text/html"),
+    "empty stream": HEAD + piece(b""),
+    "role chunks": HEAD
+    + piece(b'data: {"choices":[{"delta":{"role":"assistant","content":""}}]}\n\n' * 9)
+    + piece(b""),
+    "clean end": HEAD + piece(TEXT % b"m") * 9 + piece(b""),
+    "error in the stream": HEAD + piece(TEXT % b"m") + piece(b'data: {"error":{"message":"no memory"}}\n\n'),
+    "bad JSON": HEAD + piece(TEXT % b"m") + piece(b"data: {nonsense\n\n"),
+    "bad UTF-8": HEAD + piece(b"data: \xff\xfe\n\n"),
+    "NUL": HEAD + piece(b"data: \x00\n\n"),
+    "long line": HEAD + piece(b"data: " + b"x" * 2_000_000),
+    "tiny events": HEAD + piece(b"data:\n\n" * 300_000),
+    "long header": b"HTTP/1.1 200 OK\r\nx: " + b"y" * 1_000_000,
+    "many headers": b"HTTP/1.1 200 OK\r\n" + b"x: y\r\n" * 200_000,
+    "gzip bomb": whole(200, BOMB, b"Content-Encoding: gzip", kind=b"text/event-stream"),
+    "not HTTP": b"SSH-2.0-OpenSSH_9\r\n",
+}
+"""Answers after which the connection is closed."""
+HEAVY: Final = frozenset({"long line", "tiny events", "long header", "many headers", "gzip bomb"})
+PLAYED_FAULTS: Final = "silent stall comments reset close bytes crlf".split()
+LISTING: Final = b'{"object":"list","data":[{"id":"%b","object":"model","owned_by":"endurance"}]}'
+LISTING_FAULTS: Final = (
+    whole(500),
+    whole(200, b"{"),
+    whole(200, b"<html>"),
+    whole(200, b'{"data":[' + b'{"id":"x"},' * 20_000 + b"{}]}"),
+    b"",
+)
+
+
+class FaultServer:
+    """Answers from many addresses in one event loop, by a seed."""
+
+    def __init__(self, addresses: list[str], renaming: list[str], seed: int = 1) -> None:
+        self.addresses, self.renaming = addresses, set(renaming)
+        self.draw = random.Random(seed)
+        self.played: Counter[str] = Counter()
+        names = [*WHOLE_FAULTS, *PLAYED_FAULTS]
+        # Those that cost seconds, megabytes or a thousand packets come once for every four of the others.
+        weights = [1 if name in HEAVY or name in {"silent", "stall", "comments", "bytes"} else 4 for name in names]
+        self.kinds = ["good", *names]
+        self.weights = [sum(weights), *weights]
+
+    async def run(self) -> None:
+        """Serve until standard input ends, then say what was played."""
+        servers = [
+            await asyncio.start_server(partial(self._serve, address), address, PORT) for address in self.addresses
+        ]
+        print("ready", flush=True)
+        await asyncio.to_thread(sys.stdin.read)
+        for server in servers:
+            server.close()
+        print(" ".join(f"{name.replace(' ', '-')}={count}" for name, count in self.played.most_common()), flush=True)
+
+    async def _serve(self, address: str, reader: asyncio.StreamReader, writer: Writer) -> None:
+        try:
+            head = await reader.readuntil(b"\r\n\r\n")
+            length = next(
+                (int(line[15:]) for line in head.lower().split(b"\r\n") if line[:15] == b"content-length:"), 0
+            )
+            await reader.readexactly(length)
+            async with asyncio.timeout(30):
+                await (self._post(address, writer) if head.startswith(b"POST") else self._get(address, head, writer))
+        except (OSError, EOFError, TimeoutError, asyncio.LimitOverrunError, asyncio.CancelledError):
+            pass
+        finally:
+            writer.close()
+
+    async def _get(self, address: str, head: bytes, writer: Writer) -> None:
+        if b"/v1/models" not in head.split(b"\r\n", 1)[0]:
+            writer.write(whole(404))
+        elif self.draw.random() < 0.02:
+            self.played["bad listing"] += 1
+            writer.write(self.draw.choice(LISTING_FAULTS))
+        else:
+            writer.write(whole(200, LISTING % self._model(address)))
+        await writer.drain()
+
+    async def _post(self, address: str, writer: Writer) -> None:
+        kind = self.draw.choices(self.kinds, self.weights)[0]
+        self.played[kind] += 1
+        if kind in WHOLE_FAULTS:
+            writer.write(WHOLE_FAULTS[kind])
+            await writer.drain()
+            return
+        await self._stream(kind, TEXT % self._model(address), writer)
+
+    def _model(self, address: str) -> bytes:
+        return b"m%d" % self.draw.getrandbits(64) if address in self.renaming else b"steady"
+
+    async def _stream(self, kind: str, text: bytes, writer: Writer) -> None:
+        if kind == "silent":
+            await asyncio.sleep(5)
+            return
+        writer.write(HEAD)
+        end = FINISH + USAGE % TOKENS + DONE
+        if kind == "bytes":
+            for byte in text * TOKENS + end:
+                writer.write(piece(bytes([byte])))
+            writer.write(piece(b""))
+            await writer.drain()
+            return
+        for number in range(TOKENS):
+            writer.write(piece(text.replace(b"\n", b"\r\n") if kind == "crlf" else text))
+            await writer.drain()
+            await asyncio.sleep(0.002)
+            if number < TOKENS // 2:
+                continue
+            if kind == "close":
+                return
+            if kind == "reset":
+                sock: socket.socket = writer.get_extra_info("socket")
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                writer.transport.abort()
+                return
+            while kind in {"stall", "comments"}:
+                writer.write(piece(b": ping\n\n") if kind == "comments" else b"")
+                await writer.drain()
+                await asyncio.sleep(0.05 if kind == "comments" else 5)
+        writer.write(piece(end) + piece(b""))
+        await writer.drain()
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Who is probed: targets that stay, and those of which another part is there after each reload."""
+
+    targets: int
+    rotating: int
+
+    def address(self, number: int) -> str:
+        """The loopback address of a target."""
+        return f"127.2.{number // 250}.{number % 250 + 1}"
+
+    @property
+    def addresses(self) -> list[str]:
+        """Every address that is ever probed."""
+        return [self.address(number) for number in range(self.targets + self.rotating * ROTATING_NAMES)]
+
+    def names(self, turn: int) -> list[str]:
+        """The rotating targets of one turn."""
+        first = turn * self.rotating // 2
+        return [f"r{(first + n) % (self.rotating * ROTATING_NAMES)}" for n in range(self.rotating)]
+
+    def configuration(self, port: int, turn: int) -> str:
+        """The daemon's configuration in one turn; the last permanent targets are those that can't be reached."""
+        # Nothing listens, no such name, TLS where there is none.
+        special = [f"http://{self.address(0)}:1", "http://no-such-host.invalid:1", f"https://{self.address(0)}:{PORT}"]
+        plain = [f"http://{self.address(number)}:{PORT}" for number in range(self.targets - len(special))]
+        lines = [
+            f"listen: 127.0.0.1:{port}",
+            "discovery: {local: false, docker: false}",
+            "docker: {enabled: false}",
+            "cache: {paths: []}",
+            "modules: {default: {interval: 1s, max_tokens: 12, timeouts: {connect: 500ms, first_token: 500ms, stalled: 500ms, total: 1500ms}}}",
+            "targets:",
+            *(
+                f"- {{name: t{number}, url: '{url}', backend: {'auto' if number % 10 == 0 else 'openai'}}}"
+                for number, url in enumerate(plain + special)
+            ),
+            *(
+                f"- {{name: {name}, url: 'http://{self.address(self.targets + int(name[1:]))}:{PORT}', backend: openai}}"
+                for name in self.names(turn)
+            ),
+        ]
+        return "\n".join(lines) + "\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a daemon holds at one time, quiet as it gets: the least of several looks at its descriptors and threads."""
+
+    probes: int
+    descriptors: int
+    threads: int
+    resident_mib: float
+    series: int
+    kept: frozenset[tuple[str, frozenset[tuple[str, str]]]]
+    """The counters and histograms of the permanent targets, models left out: they come with the first probes, and stay."""
+    models: int
+    """The most that one target shows."""
+
+
+class Scrapes:
+    """The expositions of one daemon, and how many probes they have shown in all."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self.probes = 0
+        self.results: Counter[str] = Counter()
+        self._before: dict[tuple[str, str], float] = {}
+        self.series: set[tuple[str, frozenset[tuple[str, str]]]] = set()
+
+    def take(self) -> None:
+        """Scrape once, and count on."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=30) as answer:
+            text = answer.read().decode()
+        samples = [each for family in text_string_to_metric_families(text) for each in family.samples]
+        self.series = {(each.name, frozenset(each.labels.items())) for each in samples}
+        counts = {
+            (each.labels["target"], each.labels["result"]): each.value
+            for each in samples
+            if each.name == "llm_probes_total"
+        }
+        for key, count in counts.items():
+            more = int(count - self._before.get(key, 0))
+            self.probes += more
+            self.results[key[1]] += more
+        self._before = counts
+
+    def targets(self) -> set[str]:
+        """Every target that any series names."""
+        return {value for _, labels in self.series for name, value in labels if name == "target"}
+
+    def read(self, process: int) -> Reading:
+        """What the daemon holds now."""
+        folder = Path(f"/proc/{process}")
+        descriptors, threads = [], []
+        for _ in range(40):
+            descriptors.append(len(list((folder / "fd").iterdir())))
+            threads.append(int(_status(folder, "Threads")))
+            time.sleep(0.05)
+        self.take()
+        models = Counter(
+            dict(labels)["target"]
+            for name, labels in self.series
+            if name == "llm_probe_time_to_first_token_seconds_count"
+        )
+        kept = frozenset(
+            (name, frozenset(each for each in labels if each[0] != "model"))
+            for name, labels in self.series
+            if name.endswith(("_total", "_bucket", "_count", "_sum")) and dict(labels).get("target", "").startswith("t")
+        )
+        return Reading(
+            self.probes,
+            min(descriptors),
+            min(threads),
+            int(_status(folder, "VmRSS").split()[0]) / 1024,
+            len(self.series),
+            kept,
+            max(models.values(), default=0),
+        )
+
+
+def _status(folder: Path, name: str) -> str:
+    lines = (folder / "status").read_text().splitlines()
+    return next(line.partition(":")[2].strip() for line in lines if line.startswith(f"{name}:"))
+
+
+@contextmanager
+def daemon_and_server(plan: Plan, folder: Path, port: int) -> Iterator[tuple[int, Path]]:
+    """Both processes while the block runs: the daemon's id, and its configuration file."""
+    config, log = folder / "config.yml", folder / "log"
+    config.write_text(plan.configuration(port, 0))
+    role = [sys.executable, __file__, "--serve", "--targets", str(plan.targets), "--rotating", str(plan.rotating)]
+    with log.open("wb") as stderr:
+        server = subprocess.Popen(role, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert server.stdin is not None
+        assert server.stdout is not None
+        server.stdout.readline()
+        daemon = subprocess.Popen([sys.executable, "-m", "exporter", "serve", "--config", str(config)], stderr=stderr)
+        try:
+            _wait_until_it_answers(port)
+            yield daemon.pid, config
+        finally:
+            daemon.terminate()
+            daemon.wait(timeout=20)
+            server.stdin.close()
+            said = server.stdout.read()
+            server.wait(timeout=20)
+            server.stdout.close()
+    print(f"\nplayed: {said.strip()}")
+
+
+def _wait_until_it_answers(port: int) -> None:
+    for _ in range(200):
+        with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/-/healthy", timeout=5):
+            return
+        time.sleep(0.1)
+    raise RuntimeError("the daemon does not answer")
+
+
+def endure(plan: Plan, probes: int, *, first: int, folder: Path, progress: Callable[[str], object]) -> list[Reading]:
+    """Run so many probes; what the daemon held after the ``first`` ones, at each tenth of the rest, and at the end.
+
+    Raises AssertionError where a target that left has series. Bounded: a probe takes a tenth of a second at the slowest.
+    """
+    port = _free_port()
+    with daemon_and_server(plan, folder, port) as (process, config):
+        scrapes, readings = Scrapes(port), list[Reading]()
+        began = reloaded = time.monotonic()
+        turn = 0
+        while scrapes.probes < probes:
+            time.sleep(PAUSE_SECONDS / 4)
+            scrapes.take()
+            seconds = time.monotonic() - began
+            assert seconds < 60 + probes / 10, f"only {scrapes.probes} probes in {seconds:.0f} s"
+            if scrapes.probes >= first + len(readings) * (probes - first) // 10:
+                readings.append(scrapes.read(process))
+                progress(f"{_in_words(readings[-1])}, {scrapes.probes / seconds:.0f} probes/s")
+            if time.monotonic() - reloaded > RELOAD_SECONDS:
+                turn += 1
+                config.write_text(plan.configuration(port, turn))
+                os.kill(process, signal.SIGHUP)
+                reloaded = time.monotonic()
+                _await_turn(scrapes, plan, turn)
+        readings.append(scrapes.read(process))
+        progress(f"{_in_words(readings[-1])} in {time.monotonic() - began:.0f} s, {turn} reloads")
+        progress("results: " + ", ".join(f"{name} {count}" for name, count in scrapes.results.most_common() if count))
+    return readings
+
+
+def _await_turn(scrapes: Scrapes, plan: Plan, turn: int) -> None:
+    """Wait until the reload is seen, and check that who left has no series, and keeps none."""
+    there = {f"t{number}" for number in range(plan.targets)} | set(plan.names(turn))
+    for _ in range(100):
+        scrapes.take()
+        if scrapes.targets() == there:
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"10 s after a reload these are there or missing: {scrapes.targets() ^ there}")
+
+
+def _in_words(reading: Reading) -> str:
+    return (
+        f"{reading.probes} probes: {reading.descriptors} descriptors, {reading.threads} threads,"
+        f" {reading.resident_mib:.1f} MiB, {reading.series} series ({len(reading.kept)} that stay),"
+        f" {reading.models} models of a target at most"
+    )
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def main() -> None:
+    """Parse, and run either side."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--probes", type=int, default=100_000)
+    parser.add_argument("--targets", type=int, default=80)
+    parser.add_argument("--rotating", type=int, default=20)
+    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 8192)), hard))
+    plan = Plan(options.targets, options.rotating)
+    if options.serve:
+        asyncio.run(FaultServer(plan.addresses, plan.addresses[:RENAMING]).run())
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        readings = endure(
+            plan, options.probes, first=1000, folder=Path(folder), progress=lambda line: print(line, flush=True)
+        )
+        print((Path(folder) / "log").read_text().count("Traceback"), "tracebacks in the log")
+    early, late = readings[0], readings[-1]
+    print("| | after the first | at the end |\n|---|---|---|")
+    print(f"| probes | {early.probes} | {late.probes} |")
+    print(f"| descriptors | {early.descriptors} | {late.descriptors} |")
+    print(f"| threads | {early.threads} | {late.threads} |")
+    print(f"| resident memory | {early.resident_mib:.1f} MiB | {late.resident_mib:.1f} MiB |")
+    print(f"| series that stay | {len(early.kept)} | {len(late.kept)} |")
+    print(f"| all series | {early.series} | {late.series} |")
+
+
+if __name__ == "__main__":
+    main()
