@@ -348,7 +348,7 @@ def _read_report(path: Path) -> Report:
 
 
 @contextlib.contextmanager
-def _progress(total: int) -> Iterator[Callable[[str, int], None]]:
+def _progress(total: int) -> Iterator[Callable[[int, str], None]]:
     """A progress bar on a terminal's stderr; elsewhere nothing. It gives what is called before each step."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -364,7 +364,7 @@ def _progress(total: int) -> Iterator[Callable[[str, int], None]]:
     shown = Progress(*columns, console=console, transient=True, refresh_per_second=4, disable=not console.is_terminal)
     with shown as progress:
         task = progress.add_task("", total=total)
-        yield lambda what, done: progress.update(task, description=f"probing {what}", completed=done)
+        yield lambda done, what: progress.update(task, description=f"probing {what}", completed=done)
 
 
 # Looking around

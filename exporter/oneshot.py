@@ -65,9 +65,9 @@ class Session:
                 return make_target(**{**known.model_dump(), **said})
         return make_target(url=url, **said)
 
-    def measure(self, targets: Sequence[Target], count: int, step: Callable[[str, int], None]) -> list[Report]:
+    def measure(self, targets: Sequence[Target], count: int, step: Callable[[int, str], None]) -> list[Report]:
         """Probe the targets in turns so many times; a report for each. ``step`` is called before each probe
-        with words and the number of those that are done.
+        with the number of those that are done and with what it probes.
 
         Raises KeyboardInterrupt after a cancellation.
         """
@@ -76,7 +76,7 @@ class Session:
         reports: list[list[Report]] = [[] for _ in targets]
         for done in range(count):
             for index, (prober, found) in enumerate(zip(probers, reports, strict=True)):
-                result = self._probe(prober, partial(step, done=done * len(probers) + index))
+                result = self._probe(prober, partial(step, done * len(probers) + index))
                 judgement = self._judge(prober.target, result, machine)
                 found.append(present.report_of(result, prober.target.url, judgement))
         return [
