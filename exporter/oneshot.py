@@ -66,10 +66,10 @@ class Session:
         return make_target(url=url, **said)
 
     def measure(self, targets: Sequence[Target], count: int, step: Callable[[int, str], None]) -> list[Report]:
-        """Probe the targets in turns so many times; a report for each. ``step`` is called before each probe
-        with the number of those that are done and with what it probes.
+        """Probe the targets in turns so many times; a report for each.
 
-        Raises KeyboardInterrupt after a cancellation.
+        ``step`` is called before each probe with the number of those that are done and with what comes. Raises
+        KeyboardInterrupt after a cancellation.
         """
         machine = read_machine(self.settings)
         probers = [Prober(target, cancellation=self.cancellation) for target in targets]
