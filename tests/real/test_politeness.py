@@ -1,0 +1,259 @@
+"""A guest that does no harm, on a real llama-server: asleep it stays asleep, a router loads nothing, users lose nothing."""
+
+import json
+import shlex
+import statistics
+import subprocess
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from exporter.probe.result import ProbeResult, TargetState
+from exporter.probe.run import Prober
+from exporter.settings import Module, Target
+from tests.real.conftest import need
+from tests.real.daemon import free_port
+from tests.real.llama import llama_server, make_model, running_llama, wait_until_ready
+
+pytestmark = pytest.mark.real
+
+EVERY_SECOND = Module(interval=1.0, max_tokens=16, prompt_tokens=32)
+FEWEST_PAIRS, MOST_PAIRS = 7, 25
+USER_TOKENS = 200
+
+
+@pytest.fixture(scope="module")
+def binary() -> Path:
+    """The llama-server binary."""
+    found = llama_server()
+    need(found, "llama-server (tests/real/build-llama-server: needs python3 with pip, cmake, c++)")
+    assert found is not None
+    return found
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for models."""
+    return tmp_path_factory.mktemp("models")
+
+
+def prober(port: int) -> Prober:
+    """A prober of a local server."""
+    return Prober(Target(url=f"http://127.0.0.1:{port}", name="llama"))
+
+
+def probe(one: Prober) -> ProbeResult:
+    """A probe that was not cancelled."""
+    result = one.probe("default", EVERY_SECOND)
+    assert result is not None
+    return result
+
+
+def look(one: Prober) -> TargetState:
+    """A look that was not cancelled."""
+    state = one.look()
+    assert state is not None
+    return state
+
+
+def get(port: int, path: str) -> Any:
+    """The JSON of a harmless read."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
+        return json.load(answer)
+
+
+def wait_until_asleep(port: int) -> None:
+    """Return once the server sleeps."""
+    deadline = time.monotonic() + 30
+    while not get(port, "/props")["is_sleeping"]:
+        assert time.monotonic() < deadline, "llama-server did not fall asleep"
+        time.sleep(0.2)
+
+
+def test_a_sleeping_server_stays_asleep_over_ten_intervals(binary: Path, models: Path) -> None:
+    """Ten probes and ten looks, a second apart: skipped, not resident, up; it sleeps before and after each."""
+    port = free_port()
+    with running_llama(binary, make_model(models, "tiny"), port, "--sleep-idle-seconds", "1"):
+        wait_until_asleep(port)
+        one = prober(port)
+        for _ in range(10):
+            result, state = probe(one), look(one)
+            assert (result.result, state.model_resident, state.up) == ("skipped_unloaded", False, True)
+            assert get(port, "/props")["is_sleeping"]
+            time.sleep(EVERY_SECOND.interval)
+
+
+def test_looking_keeps_no_server_awake(binary: Path, models: Path) -> None:
+    """Looked at five times a second, a server that may sleep after two seconds falls asleep all the same."""
+    port = free_port()
+    with running_llama(binary, make_model(models, "tiny"), port, "--sleep-idle-seconds", "2"):
+        one = prober(port)
+        deadline = time.monotonic() + 30
+        while look(one).model_resident:
+            assert time.monotonic() < deadline, "the looks keep llama-server awake"
+            time.sleep(0.2)
+
+
+@contextmanager
+def running_router(binary: Path, folder: Path, port: int) -> Iterator[None]:
+    """llama-server as a router of the models in a folder."""
+    command = (
+        f"{binary} --models-dir {folder} --host 127.0.0.1 --port {port} --threads 1 --ctx-size 1024 --metrics --offline"
+    )
+    process = subprocess.Popen(shlex.split(command), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        wait_until_ready(port)
+        yield
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def statuses(port: int) -> dict[str, str]:
+    """Each model of a router, and its status."""
+    return {each["id"]: each["status"]["value"] for each in get(port, "/v1/models")["data"]}
+
+
+def test_a_router_of_two_models_loads_neither(binary: Path, models: Path) -> None:
+    """Probes and looks load nothing; once a user has loaded one, that one is probed and the other stays where it is."""
+    folder, port = models / "router", free_port()
+    folder.mkdir()
+    tiny = make_model(models, "tiny")
+    for name in ("first", "second"):
+        (folder / f"{name}.gguf").hardlink_to(tiny)
+    with running_router(binary, folder, port):
+        one = prober(port)
+        for _ in range(10):
+            assert probe(one).result == "skipped_unloaded"
+            assert look(one).model_resident is False
+        assert statuses(port) == {"first": "unloaded", "second": "unloaded"}
+        ask(port, 4, "second")
+        result = probe(one)
+        assert (result.result, result.model) == ("ok", "second")
+        assert statuses(port) == {"first": "unloaded", "second": "loaded"}
+
+
+def ask(port: int, tokens: int, model: str = "any") -> tuple[float, int]:
+    """A user's request: tokens per second as they came, and how many they were."""
+    body = {
+        "model": model,
+        "messages": [{"role": "user", "content": "Please write a long answer about the old lighthouse."}],
+        "max_tokens": tokens,
+        "ignore_eos": True,
+        "stream": True,
+    }
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{port}/v1/chat/completions",
+        json.dumps(body).encode(),
+        {"Content-Type": "application/json"},
+    )
+    times = []
+    with urllib.request.urlopen(request, timeout=120) as answer:
+        times = [time.monotonic() for line in answer if b'"content":"' in line]
+    assert len(times) >= tokens * 0.9
+    return (len(times) - 1) / (times[-1] - times[0]), len(times)
+
+
+def test_a_users_tokens_come_as_fast_with_us_as_without(binary: Path, models: Path) -> None:
+    """One slot, one user: with a prober at it every second his speed is the same within 5 %, and every probe is skipped."""
+    port = free_port()
+    with running_llama(binary, make_model(models, "slow"), port):
+        one = prober(port)
+        ask(port, 20)
+        ratios, results = [], []
+        while len(ratios) < FEWEST_PAIRS or (doubt(ratios) > 0.01 and len(ratios) < MOST_PAIRS):
+            alone, _ = ask(port, USER_TOKENS)
+            with probing(one) as found:
+                beside, _ = ask(port, USER_TOKENS)
+            ratios.append(beside / alone)
+            results += found
+    print(f"speed beside a prober over speed alone: median {statistics.median(ratios):.4f}, all {sorted(ratios)}")
+    assert {each.result for each in results} == {"skipped_busy"}
+    assert len(results) >= FEWEST_PAIRS
+    assert abs(statistics.median(ratios) - 1) < 0.05
+
+
+def doubt(ratios: list[float]) -> float:
+    """How uncertain a median is: its standard error, from the spread's median, so that a disturbed pair counts little."""
+    middle = statistics.median(ratios)
+    spread = 1.4826 * statistics.median(abs(each - middle) for each in ratios)
+    return float(1.25 * spread / len(ratios) ** 0.5)
+
+
+@contextmanager
+def probing(one: Prober) -> Iterator[list[ProbeResult]]:
+    """Probe once a second while the block runs, from when the user's request is being served."""
+    found: list[ProbeResult] = []
+    over = threading.Event()
+
+    def run() -> None:
+        while not (look(one).requests_running or over.wait(0.01)):
+            pass
+        while not over.is_set():
+            result = probe(one)
+            # What ends after the user's request has nothing to yield to any more.
+            if not over.is_set():
+                found.append(result)
+            over.wait(EVERY_SECOND.interval)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield found
+    finally:
+        over.set()
+        thread.join()
+
+
+def test_production_speed_is_that_of_the_users(binary: Path, models: Path) -> None:
+    """What a user generated between two looks, by the server's counter, with the tokens of a probe in between left out."""
+    port = free_port()
+    with running_llama(binary, make_model(models, "tiny"), port):
+        one = prober(port)
+        ask(port, 20)
+        assert look(one).generated_tokens_per_second is None
+        started = time.monotonic()
+        _, tokens = ask(port, 600)
+        assert probe(one).result == "ok"
+        time.sleep(max(0.0, 5.5 - (time.monotonic() - started)))
+        speed = look(one).generated_tokens_per_second
+        seconds = time.monotonic() - started
+    assert speed is not None
+    assert speed == pytest.approx(tokens / seconds, rel=0.05)
+
+
+def test_a_large_model_that_loads_is_seen_as_loading(binary: Path, models: Path) -> None:
+    """1.6 GB take seconds: loading and up, not down; the first probe after it is a cold start, the next one has a speed."""
+    port = free_port()
+    big = make_model(models, "big")
+    try:
+        with running_llama(binary, big, port, "--load-mode", "none", wait=False):
+            one = prober(port)
+            seen: list[ProbeResult] = []
+            deadline = time.monotonic() + 180
+            while not seen or seen[-1].result != "ok":
+                assert time.monotonic() < deadline, [each.result for each in seen]
+                seen.append(probe(one))
+                time.sleep(0.1)
+            last = probe(one)
+    finally:
+        big.unlink()
+    loading = [each for each in seen if each.result == "loading"]
+    assert loading
+    for each in loading:
+        assert each.state is not None
+        assert (each.state.loading, each.state.up) == (True, True)
+    assert {each.result for each in seen} <= {"connect", "loading", "ok"}
+    first = seen[-1]
+    assert first.cold_start
+    assert first.model_load_seconds is not None
+    assert 0 < first.model_load_seconds < 180
+    assert first.measurements.tokens_per_second is None
+    assert (last.result, last.cold_start) == ("ok", False)
+    assert last.measurements.tokens_per_second is not None
