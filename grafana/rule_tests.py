@@ -179,6 +179,12 @@ CASES: Final[tuple[Case, ...]] = (
     ),
     Case(
         "LLMThroughputPoor",
+        "fires a little later when the budget stretches the interval of the slow probes",
+        {SPEED: "24 6.4@30", EXPECTED: "5", INTERVAL: "60 240@33", total("ok"): "count quarter@33"},
+        {"44m": (), "46m": ("LLMThroughputPoor",)},
+    ),
+    Case(
+        "LLMThroughputPoor",
         "sees a module that runs every ten minutes",
         {SPEED: "6.4", EXPECTED: "5", INTERVAL: "600", total("ok"): "slow"},
         {"50m": ("LLMThroughputPoor",)},
@@ -487,16 +493,22 @@ CASES: Final[tuple[Case, ...]] = (
     _missing("LLMProbeCollectorFailing", COLLECTOR),
     Case(
         "LLMProbeMeasurementDegraded",
-        "fires at 10 % error, and the speed alerts fall silent",
-        {CLOCK: "0.001 0.26@30", SPEED: "24 6.4@30"},
-        **_edge("LLMProbeMeasurementDegraded", "30m"),
+        "fires at 20 % error, and the speed alerts fall silent",
+        {CLOCK: "0.001 0.52@30", SPEED: "24 6.4@30"},
+        **_edge("LLMProbeMeasurementDegraded", "35m"),
         labels=_PROBE_L,
         description=(
-            "The measurement error of the default probe of vllm on box:9937 is 10% of its decode time. Speed alerts of this "
+            "The measurement error of the default probe of vllm on box:9937 is 20% of its decode time. Speed alerts of this "
             "probe are silent meanwhile."
         ),
     ),
-    Case("LLMProbeMeasurementDegraded", "is silent at 1 % error", {CLOCK: "0.026"}, {"60m": ()}),
+    Case(
+        "LLMProbeMeasurementDegraded",
+        "does not let one late reading silence the others",
+        {CLOCK: "0.001 0.9@36 0.001@38", SPEED: "24 6.4@30", EXPECTED: "5"},
+        {"40m": ("LLMThroughputPoor",)},
+    ),
+    Case("LLMProbeMeasurementDegraded", "is silent at 9 % error", {CLOCK: "0.234"}, {"60m": ()}),
     _missing("LLMProbeMeasurementDegraded", CLOCK),
     Case(
         "LLMProbeStreamBuffered",
@@ -615,7 +627,7 @@ def _values(value: str, minutes: int, step: int) -> str:
     last = 0.0
     for (shape, start), following in zip(pieces, ends, strict=True):
         count = following - start
-        rise = {"up": 60.0 * step, "count": 1.0 * step, "slow": 0.1 * step}.get(shape)
+        rise = {"up": 60.0 * step, "count": 1.0 * step, "quarter": 0.25 * step, "slow": 0.1 * step}.get(shape)
         if shape == "gone":
             text.append(f"stale _x{count - 1}" if count > 1 else "stale")
         elif rise is not None:

@@ -25,6 +25,8 @@ JOB: Final = "llm-probe-exporter"
 TIERS: Final = {"excellent": 20.0, "good": 15.0, "acceptable": 10.0}
 MINUTE: Final = 60.0
 HOUR: Final = 3600.0
+BUDGET: Final = 0.05
+"""The share of its time that a server gives to probes: a slow server is probed less often."""
 GIB: Final = 1024.0**3
 
 Labels = tuple[tuple[str, str], ...]
@@ -92,13 +94,13 @@ class History:
 
 
 def _fp16_then_aiter(age: float) -> Moment:
-    if age < -3 * HOUR:
+    if age < -2.8 * HOUR:
         return Moment(speed=6.4, ttft=0.82)
-    if age < -3 * HOUR + 2 * MINUTE:
+    if age < -2.8 * HOUR + 2 * MINUTE:
         return Moment("down")
-    if age < -3 * HOUR + 7 * MINUTE:
+    if age < -2.8 * HOUR + 7 * MINUTE:
         return Moment("loading")
-    return Moment(speed=16.2, ttft=0.41, cold=age < -3 * HOUR + 8 * MINUTE)
+    return Moment(speed=16.2, ttft=0.41, cold=age < -2.8 * HOUR + 8 * MINUTE)
 
 
 def _by_day(age: float) -> Moment:
@@ -139,8 +141,8 @@ SERVERS: Final = (
         "ryzen-ai-max-395",
         8.5 * 2.1,
         _fp16_then_aiter,
-        lambda age: ("vllm-fp16", 8.0, 12.0) if age < -3 * HOUR else ("vllm-fp16-aiter", 12.0, 20.0),
-        lambda age: "rocm/vllm:6.4" if age < -3 * HOUR else "rocm/vllm:7.0-aiter",
+        lambda age: ("vllm-fp16", 8.0, 12.0) if age < -2.8 * HOUR else ("vllm-fp16-aiter", 12.0, 20.0),
+        lambda age: "rocm/vllm:6.4" if age < -2.8 * HOUR else "rocm/vllm:7.0-aiter",
     ),
     Server(
         "llama-cpp",
@@ -282,8 +284,10 @@ def _server(history: History, server: Server) -> None:
 
 
 def _module(history: History, server: Server, probe: Mapping[str, str], shape: Shape) -> None:
-    interval, tokens, prompt = shape
+    _, tokens, prompt = shape
     now, when, age = server.at(history.age), history.when, history.age
+    cost = tokens / now.speed + now.ttft if now.speed else 0.0
+    interval = shape.interval * max(1, math.ceil(cost / shape.interval / BUDGET))
     runs = history.step / interval
     ran = when - (when % interval)
     result = {"failing": server.failure, "down": "connect", "loading": "loading", "busy": "skipped_busy"}.get(
@@ -304,9 +308,7 @@ def _module(history: History, server: Server, probe: Mapping[str, str], shape: S
     done = result == "ok"
     history.add("llm_probe_consumed_tokens_total", runs * prompt * done, {**probe, "kind": "prompt"})
     history.add("llm_probe_consumed_tokens_total", runs * tokens * done, {**probe, "kind": "output"})
-    history.add(
-        "llm_probe_busy_seconds_total", runs * (tokens / now.speed + now.ttft) * done if now.speed else 0.0, probe
-    )
+    history.add("llm_probe_busy_seconds_total", runs * cost * done, probe)
     for tier, bound in TIERS.items():
         history.put("llm_performance_tier_threshold_tokens_per_second", bound, {**probe, "tier": tier})
     scenario, low, high = server.scenario(age)
@@ -388,7 +390,7 @@ def _machine(history: History, host: str) -> None:
 
     rocm("host", "", version, "/opt/rocm/.info/version")
     if host == "framework":
-        inside = "6.4.0" if age < -3 * HOUR else "7.0.2"
+        inside = "6.4.0" if age < -2.8 * HOUR else "7.0.2"
         rocm("container", "vllm", inside, "image")
         history.put("rocm_container_release_matches_host", 0.0, where | {"container": "vllm"})
     history.put("amdgpu_driver_info", 1.0, where | {"version": "6.14.14", "source": "/sys/module/amdgpu/version"})
@@ -419,18 +421,22 @@ def _machine(history: History, host: str) -> None:
 
 
 _MODELS: Final = {
-    "huggingface": {
-        "Qwen/Qwen2.5-14B-Instruct": (27.5, 1, 0.1), "Qwen/Qwen2.5-14B-Instruct-AWQ": (9.3, 1, 30.0),
-        "meta-llama/Llama-3.1-8B-Instruct": (15.0, 1, 700.0), "Qwen/Qwen3-32B": (41.0, 0, 2.0),
+    ("framework", "huggingface"): {
+        "Qwen/Qwen2.5-14B-Instruct": (27.5, 1, 0.1), "Qwen/Qwen3-32B": (41.0, 0, 2.0), "meta-llama/Llama-3.1-8B-Instruct": (15.0, 1, 700.0),
     },
-    "ollama": {"qwen2.5:14b": (8.4, 1, 0.1), "llama3.1:8b": (4.6, 1, 200.0)},
+    ("framework", "ollama"): {"qwen2.5:14b": (8.4, 1, 0.1), "llama3.1:8b": (4.6, 1, 200.0)},
+    ("workstation", "huggingface"): {"Qwen/Qwen2.5-14B-Instruct-AWQ": (9.3, 1, 0.1), "Qwen/Qwen2.5-14B-Instruct-GPTQ": (9.9, 1, 0.1)},
+    ("oldbox", "huggingface"): {"Qwen/Qwen2.5-7B-Instruct": (14.2, 1, 0.1)},
+    ("oldbox", "llama_cpp"): {"qwen2.5-7b-instruct-q4_k_m": (4.4, 1, 0.4)},
 }  # fmt: skip
 
 
 def _cache(history: History, host: str) -> None:
     when, age = history.when, history.age
     where = {"job": JOB, "instance": f"{host}:9937"}
-    for cache, models in _MODELS.items():
+    for (owner, cache), models in _MODELS.items():
+        if owner != host:
+            continue
         of = where | {"cache": cache}
         loading = (
             max(0.0, 12.0 * (1 + min(age, -HOUR) / (8 * HOUR)))
@@ -449,11 +455,8 @@ def _cache(history: History, host: str) -> None:
         history.put("llm_model_cache_scan_seconds", 0.4 if cache == "ollama" else 1.9, of)
         history.put("llm_model_cache_last_scan_timestamp_seconds", when - when % 900, of)
         history.add("llm_model_cache_scan_errors_total", 0.0, of)
-        history.put(
-            "llm_model_cache_shared",
-            float(cache == "huggingface" or host != "framework"),
-            of | {"container": "vllm"},
-        )
+        if host == "framework":
+            history.put("llm_model_cache_shared", float(cache == "huggingface"), of | {"container": "vllm"})
     size = 1.8e12
     left = {"framework": 0.31, "workstation": 0.52, "oldbox": 0.02}[host] - 0.03 * (age + 8 * HOUR) / HOUR * (
         host == "framework"
@@ -504,7 +507,7 @@ def _alerts(history: History) -> None:
     firing("LLMThroughputPoor", "warning", instance="oldbox:9937", target="transformers", module="default")
     firing("LLMRocmBelowMinimum", "warning", instance="oldbox:9937", scope="host")
     firing("LLMModelCacheDiskFull", "critical", instance="oldbox:9937", mountpoint="/srv/models")
-    if age < -3 * HOUR:
+    if age < -2.8 * HOUR:
         firing("LLMThroughputPoor", "warning", instance="framework:9937", target="vllm", module="default")
     if -4.1 * HOUR < age < -3.6 * HOUR:
         firing("LLMProbeFailing", "critical", instance="workstation:9937", target="vllm-awq", module="default")

@@ -1,0 +1,211 @@
+"""Dashboards and Grafana rules over a real Prometheus that holds some hours of made-up history (grafana/sample_history.py)."""
+
+import json
+import re
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from grafana import sample_history
+from grafana.alerts import ALERTS, Alert
+from grafana.build import ROOT
+from grafana.panels import walk_panels
+from tests.real.conftest import need
+from tests.real.prometheus import missing_tools, query, query_range, running_prometheus
+
+pytestmark = pytest.mark.real
+
+HOURS, STEP = 4.0, 60.0
+BOARDS = [json.loads(path.read_text(encoding="utf-8")) for path in sorted((ROOT / "grafana/dashboards").glob("*.json"))]
+CHOSEN = {
+    "llm-target": {"instance": "framework:9937", "target": "vllm", "module": "default"},
+    "llm-compare": {
+        "instance": "framework:9937",
+        "baseline": "vllm",
+        "candidate": "vllm",
+        "module": "default",
+        "offset": "1h",
+    },
+}
+QUIET = {
+    "LLMTierDropped", "LLMThroughputRegressed", "LLMTTFTRegressed", "LLMNeverProbed", "LLMProbeExporterAbsent",
+    "LLMModelDownloadStuck", "LLMModelCacheDiskFilling",
+}  # fmt: skip
+"""Rules that have no row where all is well, or that need days of history."""
+
+
+@dataclass(frozen=True)
+class Past:
+    """A Prometheus that holds the history, and the Unix time at which it ends."""
+
+    url: str
+    end: float
+
+
+@pytest.fixture(scope="module")
+def past(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Past]:
+    """The history with the recorded series, as Prometheus would have recorded them."""
+    missing = missing_tools("prometheus", "promtool")
+    need(not missing, f"prometheus ({missing})")
+    folder = tmp_path_factory.mktemp("past")
+    end = time.time() - 60
+    with (folder / "history.txt").open("w", encoding="utf-8") as file:
+        sample_history.write(file, end, HOURS, STEP)
+    backfill = [
+        "promtool",
+        "tsdb",
+        "create-blocks-from",
+        "openmetrics",
+        str(folder / "history.txt"),
+        str(folder / "tsdb"),
+    ]
+    subprocess.run(backfill, check=True, capture_output=True)
+    config = folder / "prometheus.yml"
+    config.write_text("global: {scrape_interval: 60s}\n")
+    rules = str(ROOT / "deploy/prometheus/rules/recording.yml")
+    with running_prometheus(config, folder / "tsdb") as url:
+        # Each pass computes what the pass before has written: a recorded series may read another.
+        for _ in range(3):
+            record = [
+                "promtool",
+                "tsdb",
+                "create-blocks-from",
+                "rules",
+                f"--url={url}",
+                f"--start={end - 3000:.0f}",
+                f"--end={end:.0f}",
+            ]
+            subprocess.run(
+                [*record, f"--output-dir={folder / 'tsdb'}", "--eval-interval=60s", rules],
+                check=True,
+                capture_output=True,
+            )
+            wait_for_reload(url, folder)
+        yield Past(url, end)
+
+
+def wait_for_reload(url: str, folder: Path) -> None:
+    """Blocks that were written beside a running Prometheus are seen at its next look, within a minute."""
+    deadline = time.monotonic() + 90
+    blocks = len([path for path in (folder / "tsdb").iterdir() if (path / "meta.json").exists()])
+    while time.monotonic() < deadline:
+        (row,) = query(url, "prometheus_tsdb_blocks_loaded") or [{"value": [0, "0"]}]
+        if int(row["value"][1]) >= blocks:
+            return
+        time.sleep(1)
+
+
+def filled(expression: str, board: Mapping[str, Any]) -> str:
+    """The expression as Grafana would send it, with the variables' present values."""
+    values = {"__rate_interval": "4m", "__range": "4h", "__interval": "1m"}
+    for variable in board["templating"]["list"]:
+        current = variable["current"].get("value", "")
+        chosen = current[0] if isinstance(current, list) else current
+        values[variable["name"]] = ".+" if chosen in ("$__all", "") else chosen
+    values |= CHOSEN.get(board["uid"], {})
+    return re.sub(r"\$\{?(\w+)\}?", lambda match: values[match[1]], expression)
+
+
+@pytest.mark.parametrize("board", BOARDS, ids=lambda board: board["uid"])
+def test_every_query_of_every_panel_gives_data(past: Past, board: dict[str, Any]) -> None:
+    """With the variables filled in, none is an error and none is empty."""
+    empty = []
+    for panel in walk_panels(board):
+        for target in panel["targets"]:
+            expression = filled(target["expr"], board)
+            rows = (
+                query(past.url, expression, past.end)
+                if target["instant"]
+                else query_range(past.url, expression, past.end - HOURS * 3600, past.end, STEP)
+            )
+            if not rows:
+                empty.append(f"{panel['title']}: {expression}")
+    assert not empty, "\n".join(empty)
+
+
+@pytest.mark.parametrize("board", BOARDS, ids=lambda board: board["uid"])
+def test_every_variable_and_annotation_is_answered(past: Past, board: dict[str, Any]) -> None:
+    """Variables have values; annotations mark something where the history has it."""
+    for variable in board["templating"]["list"]:
+        if variable["type"] == "query":
+            inner = re.fullmatch(r"label_values\((.*), (\w+)\)", variable["query"]["query"])
+            assert inner
+            rows = query(past.url, f"count by ({inner[2]}) ({filled(inner[1], board)})", past.end)
+            assert rows, variable["name"]
+    for annotation in board["annotations"]["list"]:
+        if "expr" in annotation and annotation["enable"]:
+            rows = query_range(past.url, filled(annotation["expr"], board), past.end - HOURS * 3600, past.end, STEP)
+            assert rows, annotation["name"]
+
+
+def grafana_rule(name: str) -> dict[str, Any]:
+    document = yaml.safe_load((ROOT / "grafana/provisioning/alerting/llm-probe.yml").read_text(encoding="utf-8"))
+    found: dict[str, Any] = next(rule for rule in document["groups"][0]["rules"] if rule["title"] == name)
+    return found
+
+
+def prometheus_rule(name: str) -> dict[str, Any]:
+    document = yaml.safe_load((ROOT / "deploy/prometheus/rules/alerts.yml").read_text(encoding="utf-8"))
+    found: dict[str, Any] = next(rule for rule in document["groups"][0]["rules"] if rule["alert"] == name)
+    return found
+
+
+def labels_of(rows: list[dict[str, Any]]) -> set[frozenset[tuple[str, str]]]:
+    return {frozenset((key, value) for key, value in row["metric"].items() if key != "__name__") for row in rows}
+
+
+@pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert.name)
+def test_grafana_and_prometheus_find_the_same(past: Past, alert: Alert) -> None:
+    """At each of several times Grafana's query and threshold hold for exactly the servers for which Prometheus' rule has a row."""
+    theirs = grafana_rule(alert.name)
+    queries = {part["refId"]: part["model"] for part in theirs["data"]}
+    evaluator = queries["C"]["conditions"][0]["evaluator"]
+    limit = evaluator["params"][0]
+    rows: list[dict[str, Any]] = []
+    for minutes in (0, 5, 20, 40):
+        at = past.end - 60 * minutes
+        found = query(past.url, queries["A"]["expr"], at)
+        rows += found
+        holds = [
+            row
+            for row in found
+            if (float(row["value"][1]) < limit) == (evaluator["type"] == "lt") and float(row["value"][1]) != limit
+        ]
+        assert labels_of(holds) == labels_of(query(past.url, prometheus_rule(alert.name)["expr"], at))
+        if "B" in queries:
+            assert labels_of(query(past.url, queries["B"]["expr"], at)) >= labels_of(holds) or alert.match
+    if alert.name not in QUIET:
+        assert rows, "a healthy target has a row too, so that no data means no data"
+
+
+@pytest.mark.parametrize("board", BOARDS, ids=lambda board: board["uid"])
+def test_grafanas_own_schema_reads_a_dashboard_and_writes_it_back(board: dict[str, Any]) -> None:
+    """grafana-foundation-sdk knows every field that is written here, and loses none."""
+    sdk = pytest.importorskip("grafana_foundation_sdk.models.dashboard", reason="grafana-foundation-sdk is missing")
+    from grafana_foundation_sdk.cog.encoder import JSONEncoder
+
+    back = json.loads(JSONEncoder(sort_keys=True).encode(sdk.Dashboard.from_json(board)))
+    assert lost(board, back) == []
+
+
+def lost(ours: Any, theirs: Any, path: str = "") -> list[str]:
+    """Where a value of ours is missing or different in theirs; defaults that they add are fine."""
+    if isinstance(ours, dict):
+        if not isinstance(theirs, dict):
+            return [f"{path}: {ours!r} became {theirs!r}"]
+        return [found for key, value in ours.items() for found in lost(value, theirs.get(key), f"{path}.{key}")]
+    if isinstance(ours, list):
+        if not isinstance(theirs, list) or len(ours) != len(theirs):
+            return [] if not ours and theirs is None else [f"{path}: {ours!r} became {theirs!r}"]
+        return [
+            found
+            for place, pair in enumerate(zip(ours, theirs, strict=True))
+            for found in lost(*pair, f"{path}[{place}]")
+        ]
+    return [] if ours == theirs else [f"{path}: {ours!r} became {theirs!r}"]
