@@ -409,7 +409,7 @@ def snapshots(draw: st.DrawFn) -> Snapshot:
     return snapshot
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(snapshots())
 def test_any_snapshot_renders(snapshot: Snapshot) -> None:
     """Whatever was published: nothing raises, no series is there twice, both formats parse, and the library agrees."""
