@@ -77,9 +77,8 @@ def _configure_pip(folder: Path) -> None:
     listed = subprocess.run(
         [sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=True, timeout=60
     )
-    for key in ("index-url", "trusted-host"):
-        if found := re.search(rf"^\S+\.{key}='(http.*|[\w.-]+)'$", listed.stdout, re.MULTILINE):
-            lines.append(f"{key} = {found[1]}")
+    found = re.findall(r"^\S+\.(index-url|trusted-host)='(http.*|[\w.-]+)'$", listed.stdout, re.MULTILINE)
+    lines += [f"{key} = {value}" for key, value in found]
     (folder / "pip.conf").write_text("\n".join(lines) + "\n", encoding="utf-8")
     (folder / "certificates.crt").write_bytes(CERTIFICATES.read_bytes() if CERTIFICATES.exists() else b"")
 

@@ -25,6 +25,8 @@ BOOT = (
     *(f"--cap-add={name}" for name in CAPABILITIES.split()),
     *(f"--security-opt={name}=unconfined" for name in ("seccomp", "apparmor", "systempaths")),
     *("--tmpfs=/run:exec", "--tmpfs=/run/lock", "--tmpfs=/tmp:exec", "--tmpfs=/sys/fs/cgroup"),
+    # The classes of devices that a unit may be given must be the container's first: here the one with fuse and tun.
+    "--device-cgroup-rule=c 10:* rwm",
     "--env=container=docker",
     "--env=SYSTEMD_PROC_CMDLINE=systemd.unified_cgroup_hierarchy=0 systemd.legacy_systemd_cgroup_controller=1",
 )
@@ -97,6 +99,8 @@ def machine(docker_engine: DockerEngine, image: str) -> Iterator[Machine]:
     docker_engine.start_container("machine", image, "/lib/systemd/systemd", options=BOOT)
     booted = Machine(docker_engine)
     eventually(lambda: booted.run("systemctl is-system-running", check=False) == "running", "systemd has booted")
+    # As on a machine: credentials are mounted by a process of their own, and are seen by all.
+    booted.run("mount --make-rshared /")
     yield booted
     docker_engine.run("rm", "--force", "machine")
 
@@ -178,11 +182,11 @@ def test_the_watchdog_ends_what_hangs_and_it_comes_back(machine: Machine) -> Non
 
 def test_reads_a_home_folders_cache_through_the_drop_in(machine: Machine) -> None:
     """Without the drop-in the homes are closed; with it the cache is read and can't be written, and nothing beside it is seen."""
-    hub = "/home/alice/.cache/huggingface/hub"
+    hub, blob, commit = "/home/alice/.cache/huggingface/hub", "a" * 64, "b" * 40
     machine.run(
-        "useradd --create-home alice && chmod 755 /home/alice"
-        f" && mkdir -p {hub}/models--Qwen--Qwen3-14B/blobs {hub}/models--Qwen--Qwen3-14B/refs"
-        f" && head -c 4000 /dev/zero > {hub}/models--Qwen--Qwen3-14B/blobs/{'a' * 64}"
+        f"useradd --create-home alice && mkdir -p {hub}/models--Qwen--Qwen3-14B && cd {hub}/models--Qwen--Qwen3-14B"
+        f" && mkdir -p blobs refs snapshots/{commit} && printf {commit} > refs/main"
+        f" && head -c 4000 /dev/zero > blobs/{blob} && ln -s ../../blobs/{blob} snapshots/{commit}/model.safetensors"
         " && echo diary > /home/alice/diary && chown -R alice: /home/alice && chmod 700 /home/alice/.cache"
     )
     machine.write(CONFIG, f"cache: {{paths: [{{name: huggingface, kind: huggingface, path: {hub}}}]}}\n")
