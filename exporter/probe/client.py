@@ -203,8 +203,11 @@ class _Notes:
             raise ProbeFailure("too_large", f"the stream has more than {CHUNKS_LIMIT} events with text")
         self.chunks.append((self._arrival, kind, characters, output_tokens))
         if not self.complete:
-            stalled = self._deadlines.stalled
-            self.wire.timer.allow("timeout_stalled", stalled, "no further token", since_ns=self._arrival.at_ns)
+            stalled, now_ns = (
+                self._deadlines.stalled,
+                time.monotonic_ns(),
+            )  # not since its arrival: more may wait already
+            self.wire.timer.allow("timeout_stalled", stalled, "no further token", since_ns=now_ns)
 
     def note_more(self) -> None:
         """Note that the read in which the last text came goes on after it: its stamp is that of what followed."""

@@ -378,7 +378,7 @@ class _Socket:
         length = end(self._ahead)
         data, ancillary, _, _ = self._sock.recvmsg(length, self._space)
         self._ahead = self._ahead[length:]
-        wire.arrival = self._arrival(_kernel_stamp(ancillary) if self._ahead else self._ahead_stamp)
+        wire.arrival = self._arrival(self._stamp_of(ancillary))
         wire.received += len(data)
         if len(wire.head) < 16:
             wire.head += data[:16]
@@ -405,6 +405,13 @@ class _Socket:
         self._cancellation.check()
         self._seen_all = len(self._ahead) < size
         self._ahead_stamp = _kernel_stamp(ancillary)
+
+    def _stamp_of(self, ancillary: list[tuple[int, int, bytes]]) -> int | None:
+        """The stamp of a read, or if it is earlier that of the look: meanwhile others may have been merged with it."""
+        stamp = _kernel_stamp(ancillary)
+        if stamp is None or self._ahead_stamp is None:
+            return None
+        return min(stamp, self._ahead_stamp)
 
     def _arrival(self, stamp: int | None) -> Arrival:
         """Map a stamp to monotonic time, if it can be trusted."""

@@ -148,7 +148,7 @@ def test_a_wall_clock_that_steps_moves_no_mark(monkeypatch: pytest.MonkeyPatch, 
     for chunk, (before, after) in zip(timeline.chunks, played.texts, strict=True):
         assert chunk.at_ns + timeline.clock_error_ns >= before
         assert chunk.at_ns - chunk.late_ns - timeline.clock_error_ns <= after
-    assert 0 < sum(chunk.late_ns > 0 for chunk in timeline.chunks) <= (30 if sleepy else 5)
+    assert 0 < sum(chunk.late_ns > 0 for chunk in timeline.chunks) <= (30 if sleepy else 25)
 
 
 @linux
