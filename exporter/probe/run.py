@@ -22,7 +22,7 @@ from exporter.probe import client
 from exporter.probe.client import Deadlines, Request
 from exporter.probe.dialects.dialect import Ask, Dialect, Look, rejected_fields, short_name
 from exporter.probe.dialects.lease import after_probe, keep_alive, nearly_over
-from exporter.probe.failure import Cancelled, ProbeFailure
+from exporter.probe.failure import Cancelled, ProbeFailure, one_line
 from exporter.probe.measure import combine, measure
 from exporter.probe.politeness import (
     BUSY_POLL_SECONDS,
@@ -36,15 +36,15 @@ from exporter.probe.result import Identity, Measurements, ProbeResult, Result, T
 from exporter.probe.server import Server, pause
 from exporter.probe.timeline import Timeline, Usage
 from exporter.probe.transport import Cancellation
-from exporter.probe.watch import Identified, Sight, Watch, identify
+from exporter.probe.watch import Sight, Watch
 from exporter.settings import Module, Target
-
-__all__ = ["Identified", "Prober", "identify"]
 
 log = logging.getLogger(__name__)
 
 # One harmless read. A server under load answers slowly, and slow is not down.
 READ_SECONDS: Final = 10.0
+# All reads of one look that no probe waits for.
+LOOK_SECONDS: Final = 30.0
 # A look waits so long for a probe of ours to end, so that it doesn't take our own work for a user's.
 TURN_SECONDS: Final = 2.0
 # Ollama's load_duration of a model that was in memory is far below this, a load from the fastest disk above.
@@ -102,7 +102,7 @@ class Prober:
         self.wall = wall
         self.draw = draw or random.SystemRandom()
         self.rejected: dict[tuple[str, str | None], frozenset[str]] = {}
-        """Fields that a version of a backend is known to refuse."""
+        """Fields that the backend in its present version is known to refuse."""
         self.prompt_factor = 1.0
         """Tokens that the server counts for each token of our estimate."""
         self._watching = Lock()
@@ -116,11 +116,11 @@ class Prober:
         return self.pace.due(name, module, self.monotonic())
 
     def look(self) -> TargetState | None:
-        """What the server says of itself, by reads that cost it nothing. None only when it was cancelled."""
+        """What the server says of itself, by reads that cost it nothing. None when it was cancelled, or had no turn."""
         try:
             with self.server.in_turn(TURN_SECONDS, self.cancellation) as alone:
-                return self.sight(READ_SECONDS, alone=alone)[1]
-        except Cancelled:
+                return self.sight(LOOK_SECONDS, alone=alone)[1]
+        except (Cancelled, ProbeFailure):
             return None
 
     def probe(self, name: str, module: Module) -> ProbeResult | None:
@@ -130,21 +130,30 @@ class Prober:
             return run.result()
         except Cancelled:
             return None
+        except ProbeFailure as exc:
+            return run.end(Outcome(failure=exc))
         except Exception as exc:
             log.exception("a probe of %s failed in the exporter", self.target.name)
             return run.end(Outcome(failure=ProbeFailure("protocol", f"a fault of the exporter: {exc!r}")))
 
     def sight(self, seconds: float, *, thorough: bool = False, alone: bool = True) -> tuple[Sight, TargetState]:
-        """Look, in turn with whoever else looks at this target."""
-        with self._watching:
+        """Look within so many seconds, in turn with whoever else looks at this target. Raises ProbeFailure when its turn does
+        not come.
+        """
+        until = time.monotonic() + seconds
+        if not self._watching.acquire(timeout=seconds):
+            raise ProbeFailure("timeout_total", f"the server has not answered the reads before for {seconds:.1f} s")
+        try:
             try:
-                sight = self.watch.look(seconds, thorough=thorough)
+                sight = self.watch.look(READ_SECONDS, until=until, thorough=thorough)
             except Cancelled:
                 raise
             except Exception as exc:
                 log.exception("a look at %s failed in the exporter", self.target.name)
                 sight = Sight(failure=ProbeFailure("protocol", f"a fault of the exporter: {exc!r}"))
             return sight, self.watch.state(sight, alone=alone)
+        finally:
+            self._watching.release()
 
 
 class Run:
@@ -192,6 +201,8 @@ class Run:
             prober.pace.ran(self._name, self._module, result, self._due, outcome.busy_seconds)
         if failure and failure.retry_after_seconds:
             prober.pace.hold_until(prober.monotonic() + failure.retry_after_seconds)
+        if result in {"no_model", "http_4xx"}:
+            prober.watch.doubt()
         cold, load_seconds = self._cold_start(outcome)
         if cold or failure:
             measured = _without_speed(measured)
@@ -210,25 +221,31 @@ class Run:
 
     def _see(self) -> Sight:
         """Look at the server, and write down what is seen."""
-        seconds = min(READ_SECONDS, self._module.timeouts.total)
-        sight, self._state = self._prober.sight(seconds, thorough=True)
+        sight, self._state = self._prober.sight(self._left(), thorough=True)
         if look := sight.look:
             self._look = look
-            self._say(" ".join(filter(None, (look.identity.backend, look.identity.backend_version, look.model))))
+            identity = look.identity
+            self._say(" ".join(filter(None, (identity.backend, one_line(identity.backend_version or ""), self._model))))
             for note in filter(None, (look.notice, look.error)):
                 self._say(note)
         return sight
+
+    def _left(self) -> float:
+        """Seconds that are left of this probe. Raises ProbeFailure when it has none."""
+        total = self._module.timeouts.total
+        left = total - (self._prober.monotonic() - self._due - self._queued)
+        if left <= 0:
+            raise ProbeFailure("timeout_total", f"the server answered the reads before a probe too slowly: {total:g} s")
+        return left
 
     def _refusal(self) -> ProbeResult | None:
         """The result where the server's state forbids a probe: it loads, it would have to load, it is about to unload."""
         look, module = self._look, self._module
         if look.loading:
-            return self.end(Outcome(failure=ProbeFailure("loading", f"the server is loading {look.model}")))
+            return self.end(Outcome(failure=ProbeFailure("loading", f"the server is loading {self._model}")))
         self._loads = look.resident is False
         if self._loads and module.when_unloaded == "skip":
-            return self._skip(
-                "skipped_unloaded", f"{look.model or 'a model'} is not in memory, and a probe would load it"
-            )
+            return self._skip("skipped_unloaded", f"{self._model} is not in memory, and a probe would load it")
         if look.model is None and look.resident is not None and not look.error:
             return self.end(Outcome(failure=ProbeFailure("no_model", "the server has no model that could be probed")))
         now = self._prober.wall()
@@ -236,7 +253,7 @@ class Run:
             left = max(look.lease.leaves_at - now, 0.0)
             return self._skip(
                 "skipped_unloaded",
-                f"{look.model} leaves the memory in {left:.0f} s: a probe could shorten the stay of who asks next",
+                f"{self._model} leaves the memory in {left:.0f} s: a probe could shorten the stay of who asks next",
             )
         return None
 
@@ -274,12 +291,12 @@ class Run:
         if refusal and refusal.status is not None and refusal.result in {"http_4xx", "no_model"}:
             more = rejected_fields(refusal.status, refusal.body, dialect.optional - known)
             if _NOT_LOADED in refusal.body and look.router:
-                return self._skip("skipped_unloaded", f"{look.model} left the memory just now")
+                return self._skip("skipped_unloaded", f"{self._model} left the memory just now")
             if more and refusal.result == "http_4xx":
                 self._say(f"refused: {refusal.message}; once more without {', '.join(sorted(more))}")
                 outcome = self._stream(known | more)
                 if outcome.failure is None:
-                    prober.rejected[version] = known | more
+                    prober.rejected = {version: known | more}
         return self.end(outcome)
 
     def _stream(self, rejected: frozenset[str]) -> Outcome:
@@ -287,9 +304,8 @@ class Run:
         asks = [self._ask(rejected) for _ in range(module.concurrency)]
         connection, headers = prober.watch.connection()
         requests = [replace(each, headers=(*each.headers, *headers)) for each in map(self._dialect.request, asks)]
-        left = module.timeouts.total - (prober.monotonic() - self._due - self._queued)
         limits = module.timeouts
-        deadlines = Deadlines(limits.connect, limits.first_token, limits.stalled, max(left, 0.001))
+        deadlines = Deadlines(limits.connect, limits.first_token, limits.stalled, self._left())
         self._say(
             f"POST {requests[0].path}: {len(requests)} stream(s), each of about {estimate(asks[0].prompt)} tokens of prompt"
         )
@@ -302,8 +318,8 @@ class Run:
                 return Stream(exc.timeline, exc, about)
 
         started = prober.monotonic()
-        with prober.server.streaming(len(requests)), ThreadPoolExecutor(len(requests)) as pool:
-            streams = tuple(pool.map(run, asks, requests))
+        with prober.server.streaming(len(requests)):
+            streams = _at_once(run, asks, requests)
         busy = prober.monotonic() - started
         for number, stream in enumerate(streams, start=1):
             self._say(f"stream {number}: {_course_of(stream)}")
@@ -377,6 +393,10 @@ class Run:
         return replace(empty, **found)
 
     @property
+    def _model(self) -> str:
+        return one_line(self._look.identity.model or "") or "its model"
+
+    @property
     def _dialect(self) -> Dialect:
         dialect = self._prober.watch.dialect
         assert dialect is not None  # noqa: S101 - a look that succeeded has found it
@@ -384,6 +404,13 @@ class Run:
 
     def _say(self, line: str) -> None:
         self._lines.append(f"+{self._prober.monotonic() - self._due:.3f} s {line}")
+
+
+def _at_once(run: Callable[[Ask, Request], Stream], asks: list[Ask], requests: list[Request]) -> tuple[Stream, ...]:
+    if len(requests) == 1:
+        return (run(asks[0], requests[0]),)
+    with ThreadPoolExecutor(len(requests)) as pool:
+        return tuple(pool.map(run, asks, requests))
 
 
 def _spent(stream: Stream) -> tuple[int, int]:

@@ -5,6 +5,7 @@ counter, our tokens taken out), that it restarted, and how long it loaded.
 """
 
 import logging
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -99,11 +100,11 @@ class Watch:
         self._reading: Reading | None = None
         self._throughput: float | None = None
 
-    def look(self, seconds: float, *, thorough: bool = False) -> Sight:
-        """Look once, each read bounded by so many seconds. Raises nothing but Cancelled."""
+    def look(self, seconds: float, *, until: float = math.inf, thorough: bool = False) -> Sight:
+        """Look once, each read bounded by so many seconds, all by ``until`` in monotonic time. Raises only Cancelled."""
         try:
             connection, headers = self.connection()
-            sight = Sight(self._look(_reader(connection, headers, seconds), thorough=thorough))
+            sight = Sight(self._look(_reader(connection, headers, seconds, until), thorough=thorough))
         except ProbeFailure as exc:
             sight = Sight(failure=exc)
         self._note(sight)
@@ -124,6 +125,10 @@ class Watch:
         """Remember what a probe asked for of the time that the model stays."""
         if self.last:
             self.last = replace(self.last, lease=lease)
+
+    def doubt(self) -> None:
+        """Ask anew at the next look who the server is and what it serves."""
+        self._up = False
 
     def warmed(self) -> None:
         """Remember that a request has been answered since the server's start."""
@@ -249,17 +254,21 @@ def _key_header(api_key_file: Path | None) -> Headers:
     return (("authorization", f"Bearer {key}"),)
 
 
-def _reader(connection: Connection, headers: Headers, seconds: float) -> Get:
+def _reader(connection: Connection, headers: Headers, seconds: float, until: float = math.inf) -> Get:
     """A GET that asks each path once. What only this path does wrong is a reply of status 0, what is wrong with all raises."""
     replies: dict[str, Reply] = {}
 
     def get(path: str) -> Reply:
         if path not in replies:
+            timeout = max(min(seconds, until - time.monotonic()), 0.001)
             try:
-                replies[path] = client.fetch(connection, path, timeout=seconds, limit_bytes=READ_BYTES, headers=headers)
+                replies[path] = client.fetch(connection, path, timeout=timeout, limit_bytes=READ_BYTES, headers=headers)
             except ProbeFailure as exc:
                 # Whatever accepted the connection and then said nothing will not say more at another path.
                 if exc.result in _NOBODY_THERE or exc.result.startswith("timeout"):
+                    raise
+                # Nor will what does not speak HTTP, as its first answer tells.
+                if not replies and exc.result == "protocol" and exc.status is None:
                     raise
                 replies[path] = Reply(0, {}, b"")
         return replies[path]

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from exporter.probe.result import ProbeResult
-from exporter.probe.run import Prober, identify
+from exporter.probe.run import Prober
 from exporter.probe.server import Server, Servers
 from exporter.probe.transport import Cancellation
+from exporter.probe.watch import identify
 from exporter.settings import Module, Target, Timeouts
 from tests.servers.captured import Captured, load
 from tests.servers.llama_cpp import LlamaCpp
@@ -194,6 +195,25 @@ def test_what_was_rejected_is_forgotten_with_the_servers_version() -> None:
         server.version, server.started = "0.33.0", server.started + 100
         assert probe(one).result == "ok"
         assert "cache_salt" in server.posts()[-1]
+
+
+def test_what_a_server_serves_is_asked_anew_after_a_refusal() -> None:
+    """A model that left while the server ran on is not asked for again and again."""
+
+    class Renamed(Vllm):
+        serves = "tiny"
+
+        def answer(self, asked: Asked) -> Answer:
+            if asked.path == "/v1/models":
+                return as_json({"object": "list", "data": [{"id": self.serves, "owned_by": "vllm"}]})
+            if asked.method == "POST" and asked.body["model"] != self.serves:
+                return load("vllm/error-unknown-model")
+            return super().answer(asked)
+
+    with Renamed() as server:
+        one = warm(server.url)
+        server.serves = "other"
+        assert [probe(one).result for _ in range(2)] == ["no_model", "ok"]
 
 
 def test_a_refusal_for_another_reason_is_tried_once_more_and_no_further() -> None:

@@ -166,7 +166,8 @@ def test_a_users_tokens_come_as_fast_with_us_as_without(binary: Path, models: Pa
     with running_llama(binary, make_model(models, "slow"), port):
         one = prober(port)
         ask(port, 20)
-        ratios, results = [], []
+        ratios: list[float] = []
+        results: list[ProbeResult] = []
         while len(ratios) < FEWEST_PAIRS or (doubt(ratios) > 0.01 and len(ratios) < MOST_PAIRS):
             alone, _ = ask(port, USER_TOKENS)
             with probing(one) as found:

@@ -111,6 +111,17 @@ def json_of(reply: Reply) -> Any:
         return None
 
 
+def object_of(data: bytes) -> dict[str, Any]:
+    """The JSON object that an event holds. Raises ValueError where it holds none."""
+    try:
+        value = json.loads(data)
+    except RecursionError:
+        raise ValueError("an event is nested too deeply") from None
+    if not isinstance(value, dict):
+        raise ValueError("an event is not a JSON object")  # noqa: TRY004 - what comes from outside is a value
+    return value
+
+
 def listed(value: Any, key: str) -> list[dict[str, Any]]:
     """The objects in a list that is a member of an object; empty for anything else."""
     entries = value.get(key) if isinstance(value, Mapping) else None

@@ -4,7 +4,6 @@
 read only just before a request; a router's ``/metrics?model=`` would load the model, but for ``autoload=false``.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import PurePath
@@ -22,12 +21,22 @@ from exporter.probe.dialects.dialect import (
     listed,
     member,
     number_of,
+    object_of,
     refused_without_key,
     size_of,
     text_of,
     unusable,
 )
-from exporter.probe.dialects.openai import CHAT, KEY_WANTED, OPTIONAL, chat_request, choose, identity_of, read_chat
+from exporter.probe.dialects.openai import (
+    CHAT,
+    KEY_WANTED,
+    OPTIONAL,
+    chat_request,
+    choose,
+    identity_of,
+    read_chat,
+    read_chunk,
+)
 from exporter.probe.exposition import parse, total
 from exporter.probe.result import Identity
 from exporter.probe.stream import Event
@@ -77,10 +86,10 @@ class LlamaCpp:
 
     def read(self, event: Event) -> Delta:
         """One chunk of a chat completion, with ``timings``."""
-        delta = read_chat(event)
-        if b'"timings"' not in event.data:
-            return delta
-        timings = json.loads(event.data).get("timings")
+        if event.name or event.data.strip() == b"[DONE]":
+            return read_chat(event)
+        chunk = object_of(event.data)
+        delta, timings = read_chunk(chunk), chunk.get("timings")
         if not isinstance(timings, Mapping):
             return delta
         predicted = count_of(timings.get("predicted_n"))

@@ -22,6 +22,7 @@ from exporter.probe.dialects.dialect import (
     listed,
     member,
     number_of,
+    object_of,
     size_of,
     text_of,
     unusable,
@@ -94,9 +95,7 @@ class Ollama:
 
     def read(self, event: Event) -> Delta:
         """One line of the answer; the last one has the counts and the durations."""
-        line = json.loads(event.data)
-        if not isinstance(line, dict):
-            raise ValueError("a line of the answer is not a JSON object")  # noqa: TRY004 - what comes from outside is a value
+        line = object_of(event.data)
         if error := text_of(line.get("error")):
             return Delta(error=error)
         done = line.get("done") is True

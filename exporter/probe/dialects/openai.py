@@ -19,6 +19,7 @@ from exporter.probe.dialects.dialect import (
     json_of,
     listed,
     member,
+    object_of,
     refused_without_key,
     short_name,
     size_of,
@@ -144,14 +145,19 @@ def chat_request(ask: Ask, more: Mapping[str, Any] | None = None, path: str = CH
 
 
 def read_chat(event: Event) -> Delta:
-    """One chunk of a chat completion, in all the shapes that servers give it. Raises ValueError where it is no JSON object."""
+    """One event of a chat completion's stream. Raises ValueError where it is no JSON object."""
     if event.data.strip() == b"[DONE]":
         return Delta(final=True)
-    chunk = json.loads(event.data)
-    if not isinstance(chunk, dict):
-        raise ValueError("an event of the stream is not a JSON object")  # noqa: TRY004 - what comes from outside is a value
-    if (error := error_of(chunk)) or event.name == "error":
-        return Delta(error=error or event.data.decode("utf-8", "replace")[:500])
+    chunk = object_of(event.data)
+    if event.name == "error":
+        return Delta(error=error_of(chunk) or text_of(chunk.get("message")) or json.dumps(chunk)[:500])
+    return read_chunk(chunk)
+
+
+def read_chunk(chunk: Mapping[str, Any]) -> Delta:
+    """One chunk of a chat completion, in all the shapes that servers give it."""
+    if error := error_of(chunk):
+        return Delta(error=error)
     choices = listed(chunk, "choices")
     choice: dict[str, Any] = choices[0] if choices else {}
     delta = choice.get("delta")
