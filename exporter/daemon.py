@@ -189,13 +189,10 @@ class Daemon:
             return ()
 
     def probe(self, target: str, module: str) -> ProbeResult | Refused:
-        """The newest result of a configured target, or one probe of an allowed address, shared by all that ask."""
+        """One probe of an allowed address, shared by all that ask within its interval."""
         settings = self._settings
         if module not in settings.modules:
             return Refused(f"there is no module {module!r}: the configuration has {', '.join(settings.modules)}")
-        if target in self._watched:
-            result = self.snapshot.view().get(probe_key(target, module))
-            return result or Refused(f"{target} has not been probed by the module {module} yet")
         if (why := refusal_of(target, settings.probe_endpoint.allow)) is not None:
             return Refused(why)
         return self._on_demand.probe(target, module, settings.modules[module]) or Refused("the exporter stops")
@@ -469,6 +466,8 @@ class Daemon:
     def _read_containers(self) -> bool:
         gpus = self._machine().gpus
         reading = self._engine.read([gpu.gfx_target for gpu in gpus if gpu.gfx_target])
+        notes = [f"{each.name}: {note}" for each in reading.containers for note in each.notes]
+        self._say_once("containers", tuple(notes))
         before = self._machine().containers
         self.snapshot.publish(CONTAINERS, reading)
         self._describe_all()

@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from exporter.cache.verify import Blob, Checked, find_blobs, verify
 from exporter.circumstances import Machine, chosen_of, circumstances_of
 from exporter.containers.engine import Engine
 from exporter.containers.facts import EngineReading
-from exporter.discovery import Answer, Survey, container_candidates, local_candidates, survey
+from exporter.discovery import Answer, Seen, Survey, container_candidates, local_candidates, survey
 from exporter.host.gpu import read_gpus
 from exporter.present import Report
 from exporter.probe.result import ProbeResult
@@ -140,8 +141,11 @@ def look_around(settings: Settings) -> tuple[Survey, str]:
         found = identify(url)
         return Answer(found.identity, found.why_not, found.listening)
 
-    taken = [target.url for target in settings.targets]
-    return survey(candidates, taken, Survey(), ask, time.time()), "" if engine.available else engine.problem
+    now, taken = time.time(), [target.url for target in settings.targets]
+    found = survey(candidates, taken, Survey(), ask, now)
+    unreachable = [(each.name, note) for each in engine.containers if not each.urls for note in each.notes]
+    seen = (*found.seen, *(Seen(f"container {name}", note, listening=True, at=now) for name, note in unreachable))
+    return replace(found, seen=seen), "" if engine.available else engine.problem
 
 
 def cache_places(settings: Settings) -> tuple[CachePlace, ...]:

@@ -107,6 +107,13 @@ class ContainerFacts:
     cache_mounts: tuple[CacheMount, ...] = ()
     rocm: ImageRocm | None = None
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a person should know of it, in sentences."""
+        useless = "AITER is switched on, but the one in this image is not built for this GPU: it has no effect or fails"
+        unused = (useless,) if self.aiter and self.aiter_usable is False else ()
+        return unused + ((self.unreachable,) if self.running and self.backend and self.unreachable else ())
+
 
 @dataclass(frozen=True, slots=True)
 class EngineReading:
