@@ -105,6 +105,8 @@ class Prober:
         """Fields that the backend in its present version is known to refuse."""
         self.prompt_factor = 1.0
         """Tokens that the server counts for each token of our estimate."""
+        self.took_seconds = 0.0
+        """How long the streams of the last probe ran."""
         self._watching = Lock()
 
     def interval_seconds(self, name: str, module: Module) -> float:
@@ -320,7 +322,7 @@ class Run:
         started = prober.monotonic()
         with prober.server.streaming(len(requests)):
             streams = _at_once(run, asks, requests)
-        busy = prober.monotonic() - started
+        prober.took_seconds = busy = prober.monotonic() - started
         for number, stream in enumerate(streams, start=1):
             self._say(f"stream {number}: {_course_of(stream)}")
         if look.lease and asks[0].keep_alive_seconds is not None:
@@ -343,7 +345,7 @@ class Run:
             look=look,
             may_load=module.when_unloaded == "load",
             rejected=rejected,
-            keep_alive_seconds=keep_alive(look.lease, prober.wall(), 0.0) if look.lease else None,
+            keep_alive_seconds=keep_alive(look.lease, prober.wall(), prober.took_seconds) if look.lease else None,
         )
 
     def _measure(self, outcome: Outcome) -> Measurements:
