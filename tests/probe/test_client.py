@@ -106,7 +106,8 @@ def test_speed_and_ttft_are_those_of_the_server() -> None:
         seen = sorted(found[path], key=lambda timeline: timeline.sent_ns or 0)
         figures = [measure(timeline) for timeline in seen]
         assert len(figures) == PROBES
-        assert {(one.output_tokens, one.stream_buffered) for one in figures} == {(tokens, False)}
+        assert {one.output_tokens for one in figures} == {tokens}
+        assert sum(one.stream_buffered is False for one in figures) > PROBES / 2
         true = [true_speed(one, tokens - per_chunk) for one in did]
         off = [abs((m.tokens_per_second or 0) / t - 1) for m, t in zip(figures, true, strict=True)]
         assert median(off) < 0.002, path
@@ -164,8 +165,10 @@ def test_role_and_comments_are_not_the_first_token() -> None:
         played = server.played()[0]
     found = measure(timeline)
     assert [chunk.kind for chunk in timeline.chunks] == ["reasoning", "answer"]
-    assert found.ttft_seconds == pytest.approx(since_arrival(played, 0), abs=0.02)
-    assert found.time_to_first_answer_seconds == pytest.approx(since_arrival(played, 1), abs=0.02)
+    assert found.clock_error_seconds is not None
+    bar = found.clock_error_seconds + 0.005
+    assert found.ttft_seconds == pytest.approx(since_arrival(played, 0), abs=bar)
+    assert found.time_to_first_answer_seconds == pytest.approx(since_arrival(played, 1), abs=bar)
 
 
 def test_the_request_arrives_as_it_is() -> None:
