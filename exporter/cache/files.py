@@ -16,8 +16,8 @@ from exporter.cache.weights import (
     CutShortError,
     Header,
     WeightsError,
+    embeddings_in,
     expert_counts,
-    is_embedding,
     read_gguf_header,
     read_json,
     read_safetensors_header,
@@ -26,7 +26,7 @@ from exporter.cache.weights import (
     weigh_safetensors,
 )
 
-_WEIGHTS = frozenset("safetensors gguf bin pt pth onnx h5 msgpack ckpt npz tflite".split())
+_WEIGHTS = tuple(".safetensors .gguf .bin .pt .pth .onnx .h5 .msgpack .ckpt .npz .tflite".split())
 UNFINISHED_SUFFIXES = (".incomplete", ".part", ".downloadInProgress", ".tmp", ".crdownload")
 MAX_HEADERS = 512
 MAX_SINGLE = 16
@@ -259,7 +259,7 @@ class _Judgement:
         self.files = files
         self.base, self.dir_fd = base, dir_fd
         self.where, self.tally = where, tally
-        self.weights = {name: size for name, size in files.items() if size is not None and _suffix(name) in _WEIGHTS}
+        self.weights = {name: size for name, size in files.items() if name.endswith(_WEIGHTS) and size is not None}
         self.missing = [name for name, size in files.items() if size is None]
         self.headers: dict[str, Header | None] = {}
         self.indexed: set[str] = set()  # files that some index names
@@ -382,7 +382,7 @@ class _Judgement:
     def _sizes(self, weight_map: Mapping[str, str], prefix: str, config: Mapping[str, Any]) -> dict[str, int]:
         """Tensor sizes from the shards' headers: the embedding's, or all where experts must be told from the rest."""
         experts, _ = expert_counts(config)
-        wanted = {shard for tensor, shard in weight_map.items() if experts or is_embedding(tensor)}
+        wanted = set(weight_map.values()) if experts else {weight_map[tensor] for tensor in embeddings_in(weight_map)}
         sizes: dict[str, int] = {}
         for shard in sorted(wanted):
             header = self._header(prefix + shard)
@@ -390,10 +390,6 @@ class _Judgement:
                 return {}
             sizes.update(header.tensors)
         return sizes
-
-
-def _suffix(name: str) -> str:
-    return name[name.rfind(".") + 1 :]
 
 
 def _folder(name: str) -> str:

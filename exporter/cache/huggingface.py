@@ -22,6 +22,7 @@ SHARED_STORE = "blobs"
 SHARED_STORE_MARKER = ".huggingface-shared-blobs"
 MAX_REFERENCES = 1000
 REGULAR = stat.S_IFREG >> 12
+HASH_LENGTHS = (64, 40)
 _SHARED_NAME = re.compile(r"[0-9a-f]{64}")
 _IGNORED = frozenset({".DS_Store", "Thumbs.db", "desktop.ini"})
 
@@ -136,20 +137,28 @@ class _Reading:
         try:
             with folder("blobs", self.repo) as blobs, os.scandir(blobs) as entries:
                 self._mark("blobs", blobs)
-                for entry in entries:
-                    name = entry.name
-                    if name.endswith(".incomplete"):
-                        download = weigh(name, f"{self.path}/blobs/{name}", blobs)
-                        if download is not None:
-                            self.unfinished.append((name.partition(".")[0], download))
-                    elif not entry.is_symlink():  # a link leads to the shared store, which is counted by itself
-                        self.blobs[entry.inode()] = name
-                    else:
-                        self.linked.add(name)
+                listed = list(entries)
+                self.blobs = {entry.inode(): entry.name for entry in listed}
+                for entry in listed:
+                    if len(entry.name) not in HASH_LENGTHS or entry.is_symlink():
+                        self._odd_blob(entry, blobs)
         except FileNotFoundError:
             return  # files are copied into the snapshots where links are not to be had
         except OSError as error:
             self.tally.add(f"{self.path}/blobs", error)
+
+    def _odd_blob(self, entry: os.DirEntry[str], blobs: int) -> None:
+        """A download that has not ended, or a link into the shared store, which is counted by itself."""
+        name = entry.name
+        if entry.is_symlink():
+            self.linked.add(name)
+        elif name.endswith(".incomplete"):
+            download = weigh(name, f"{self.path}/blobs/{name}", blobs)
+            if download is not None:
+                self.unfinished.append((name.partition(".")[0], download))
+        else:
+            return
+        del self.blobs[entry.inode()]
 
     def _mark(self, name: str, descriptor: int) -> None:
         found = os.fstat(descriptor)
@@ -280,8 +289,9 @@ class _Reading:
 
     def _watched(self) -> tuple[str, ...]:
         """The largest file: whoever loads the model reads it."""
-        present = {name: size for name, size in self.main.items() if size is not None}
-        return (f"snapshots/{self.main_name}/{max(present, key=present.__getitem__)}",) if present else ()
+        largest = max(filter(None, self.main.values()), default=None)
+        names = [name for name, size in self.main.items() if size == largest]
+        return (f"snapshots/{self.main_name}/{names[0]}",) if largest else ()
 
 
 def _is_there(entry: os.DirEntry[str]) -> bool:

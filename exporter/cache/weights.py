@@ -54,7 +54,7 @@ def read_safetensors_index(name: str, dir_fd: int | None = None) -> tuple[dict[s
     """``*.index.json`` → (file of each tensor, bytes of all tensors where it says). Raises OSError, ``WeightsError``."""
     index = read_json(name, dir_fd)
     weight_map, metadata = index.get("weight_map"), index.get("metadata")
-    if not isinstance(weight_map, dict) or not all(isinstance(file, str) for file in weight_map.values()):
+    if not isinstance(weight_map, dict) or set(map(type, weight_map.values())) - {str}:
         raise WeightsError("no weight_map")
     return weight_map, _count(metadata.get("total_size")) if isinstance(metadata, dict) else None
 
@@ -254,9 +254,10 @@ _EMBEDDINGS = (
 _HEADS = ("lm_head.weight", "embed_out.weight", "lm_head.qweight")
 
 
-def is_embedding(tensor: str) -> bool:
-    """Whether a tensor is the input embedding of a language model."""
-    return tensor.endswith(_EMBEDDINGS) and "visual" not in tensor and "vision" not in tensor
+def embeddings_in(tensors: Iterable[str]) -> list[str]:
+    """The input embedding of a language model among its tensors; that of what it sees or hears with is another."""
+    found = [tensor for tensor in tensors if tensor.endswith(_EMBEDDINGS)]
+    return [tensor for tensor in found if "visual" not in tensor and "vision" not in tensor][:1]
 
 
 def expert_counts(config: Mapping[str, Any]) -> tuple[int | None, int | None]:
@@ -291,8 +292,8 @@ def weigh_safetensors(
     architectures = config.get("architectures")
     return WeightFacts(
         weight_bytes,
-        input_embedding_bytes=next((size for tensor, size in sizes.items() if is_embedding(tensor)), None),
-        tied=not any(name.endswith(_HEADS) for name in names),
+        input_embedding_bytes=next((sizes[tensor] for tensor in embeddings_in(sizes)), None),
+        tied=not [name for name in names if name.endswith(_HEADS)],
         layers=layers,
         kv_heads=kv_heads,
         head_dim=head_dim,

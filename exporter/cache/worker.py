@@ -34,7 +34,9 @@ def main() -> None:
         _write(to_first, answer)
         os._exit(0)
     # only when all have ended: their signs of life go to the same pipe
-    answers = [answer, *map(_read, others)]
+    answers = [answer, *(_read(reader) for reader in others)]
+    for _ in others:
+        os.wait()
     _write(1, ANSWER + b"".join(answers))
 
 
