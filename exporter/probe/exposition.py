@@ -19,9 +19,9 @@ class Sample:
     labels: dict[str, str] = field(default_factory=dict)
 
 
-def parse(text: str) -> tuple[Sample, ...]:
-    """Every sample that can be read; comments, exemplars, NaN and lines that are not samples are left out."""
-    return tuple(_samples(text))
+def parse(text: str, *names: str) -> tuple[Sample, ...]:
+    """The samples of these names that can be read, or all; exemplars, NaN and lines that are not samples are left out."""
+    return tuple(_samples(text, names or ("",)))
 
 
 def total(samples: tuple[Sample, ...], *names: str, **labels: str) -> float | None:
@@ -33,9 +33,10 @@ def total(samples: tuple[Sample, ...], *names: str, **labels: str) -> float | No
     return None
 
 
-def _samples(text: str) -> Iterator[Sample]:
+def _samples(text: str, names: tuple[str, ...]) -> Iterator[Sample]:
     for line in text.split("\n"):
-        match = _LINE.fullmatch(line.partition(" # ")[0].strip())
+        # Most of an exposition is buckets of histograms: what is not wanted is not taken apart.
+        match = _LINE.fullmatch(line.partition(" # ")[0].strip()) if line.startswith(names) else None
         if match is None:
             continue
         try:

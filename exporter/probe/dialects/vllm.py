@@ -22,6 +22,15 @@ from exporter.probe.stream import Event
 from exporter.probe.timeline import Delta
 
 PREFIX: Final = b"vllm:"
+METRICS: Final = (
+    "vllm:engine_sleep_state",
+    "vllm:num_requests_running",
+    "vllm:num_requests_waiting",
+    "vllm:kv_cache_usage_perc",
+    "vllm:gpu_cache_usage_perc",
+    "vllm:generation_tokens_",
+    "process_start_time_seconds",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +53,7 @@ class Vllm:
         health = get("/health")
         if health.status != 200:
             raise unusable("/health", health)
-        samples = parse(get("/metrics").body.decode("utf-8", "replace"))
+        samples = parse(get("/metrics").body.decode("utf-8", "replace"), *METRICS)
         started = _start_of(samples)
         unchanged = last is not None and started is not None and last.started == started and not last.error
         seen = last if last is not None and unchanged else _identify(get, visit.wanted)
