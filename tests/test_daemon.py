@@ -219,3 +219,40 @@ def test_on_demand_probes_reach_only_what_is_allowed(tmp_path: Path) -> None:
                     get(f"{url}/probe?target={target}")
                 with refused.value as answer:
                     assert answer.code == 400
+
+
+def test_the_machine_stands_beside_the_speed(tmp_path: Path) -> None:
+    """With a GPU in sysfs, its facts, the energy of a token and what the memory allows are exported for a local server."""
+    machine = Path(__file__).parent / "fixtures" / "host" / "sys" / "radeon-880m"
+    model = {
+        "id": "exact",
+        "object": "model",
+        "owned_by": "llamacpp",
+        "meta": {"size": 5_000_000_000, "n_params": 9_000_000_000},
+    }
+    llama = ExactServer(
+        {
+            "/v1/models": plain({"object": "list", "data": [model]}),
+            "/props": plain({"build_info": "b1", "model_path": "/models/exact.gguf"}),
+            "/health": plain({"status": "ok"}),
+            "/v1/chat/completions": chat(tokens=30, tokens_per_second=20.0, running=True),
+        }
+    )
+    with llama as real:
+        target = Target(name="exact", url=real.url, backend="llama_cpp")
+        modules = {"default": Module(interval=1, max_tokens=30)}
+        settings = settings_of(tmp_path, target, host=Host(sysfs=machine, rocm=tmp_path), modules=modules)
+        with running(lambda: settings) as (_, url):
+            wait_for(lambda: value(scrape(url), "llm_probe_energy_joules_per_token", target="exact") is not None)
+            samples = scrape(url)
+    assert value(samples, "amdgpu_info", gfx_target="gfx1150") == 1.0
+    watts = value(samples, "amdgpu_power_watts", scope="socket")
+    speed = value(samples, "llm_probe_tokens_per_second", target="exact")
+    assert watts == pytest.approx(9.087)
+    assert speed
+    joules = value(samples, "llm_probe_energy_joules_per_token", target="exact")
+    assert joules == pytest.approx(9.087 / speed)
+    ceiling = value(samples, "llm_decode_ceiling_tokens_per_second", target="exact")
+    assert ceiling == pytest.approx(128e9 / 5e9)
+    assert value(samples, "llm_decode_efficiency_ratio", target="exact") == pytest.approx(speed / ceiling)
+    assert value(samples, "amdgpu_memory_bandwidth_bytes_per_second") == 128e9
