@@ -46,6 +46,7 @@ def outputs(settings: Settings) -> dict[str, str]:
         "deploy/prometheus/prometheus.yml": to_yaml(rules.prometheus_config(settings)),
         "deploy/prometheus/rules/recording.yml": to_yaml(rules.recording_rules(settings)),
         "deploy/prometheus/rules/alerts.yml": to_yaml(rules.alerting_rules(settings)),
+        "deploy/kubernetes/overlays/operator/prometheusrule.yaml": to_yaml(rules.prometheus_rule(settings)),
         "deploy/alertmanager/alertmanager.yml": to_yaml(rules.alertmanager_config(settings)),
         "docs/runbook.md": rules.runbook(settings, {uid: board["title"] for uid, board in boards.items()}),
     }

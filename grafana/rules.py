@@ -264,6 +264,20 @@ def prometheus_config(settings: Settings) -> dict[str, Any]:
     }
 
 
+def prometheus_rule(settings: Settings) -> dict[str, Any]:
+    """The same rules as an object of the Prometheus operator. kube-prometheus-stack selects by the label ``release``."""
+    return {
+        "apiVersion": "monitoring.coreos.com/v1",
+        "kind": "PrometheusRule",
+        "metadata": {
+            "name": settings.job,
+            "namespace": settings.job,
+            "labels": {"release": "kube-prometheus-stack"},
+        },
+        "spec": {"groups": [*recording_rules(settings)["groups"], *alerting_rules(settings)["groups"]]},
+    }
+
+
 def alertmanager_config(settings: Settings) -> dict[str, Any]:
     """Routes by severity, one notification per server, and the inhibitions. The receiver is empty until a site fills it."""
     receiver: dict[str, Any] = {"name": "default"}
