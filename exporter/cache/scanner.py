@@ -9,6 +9,7 @@ import contextlib
 import io
 import os
 import pickle
+import select
 import selectors
 import signal
 import subprocess
@@ -26,7 +27,7 @@ from exporter.cache.worker import ALIVE, ANSWER
 
 WORKER: Final = Path(__file__).with_name("worker.py")
 SPLIT: Final = frozenset({"huggingface", "llama_cpp"})
-"""Kinds that two processes can share, a repository at a time."""
+"""Kinds that several processes can share, a repository at a time."""
 MAX_MODELS: Final = 5000
 _PIECE: Final = 1 << 16
 
@@ -40,7 +41,7 @@ class Scanner:
     def __init__(self, *, stall_seconds: float = 20.0, niceness: int = 10, workers: int | None = None) -> None:
         self._stall_seconds = stall_seconds
         self._niceness = niceness
-        self._workers = workers or min(2, os.cpu_count() or 1)
+        self._workers = workers or min(4, os.cpu_count() or 1)
         self._turn = threading.Lock()
         self._known: dict[CachePlace, tuple[ModelFacts, ...]] = {}
         self._hanging: dict[CachePlace, subprocess.Popen[bytes]] = {}
@@ -54,7 +55,7 @@ class Scanner:
         with self._turn:
             started, now = time.monotonic(), time.time()
             hanging = self._hanging.pop(place, None)
-            if hanging is not None and not _end(hanging):
+            if hanging is not None and not _gone(hanging):
                 self._hanging[place] = hanging
                 return _failed(place, "still hangs since an earlier scan", now)
             answers = self._run(place, cancel or threading.Event())
@@ -153,15 +154,23 @@ def _answers(output: bytes, workers: int) -> list[Answer]:
 
 
 def _end(process: subprocess.Popen[bytes]) -> bool:
-    """Make a scan end, with the process that it split off; whether it has. One that waits in the kernel can't be made to."""
-    for pipe in (process.stdin, process.stdout):
-        if pipe is not None:
-            pipe.close()
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(0.2)
+    """Make a scan end, with the processes that it split off; whether it has. One that waits in the kernel stays."""
+    if _gone(process, within=0.2):
         return True
     with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(1)
-    return process.returncode is not None
+        os.killpg(process.pid, signal.SIGKILL)  # the first isn't waited for yet, so its number is still its own
+    return _gone(process, within=1.0)
+
+
+def _gone(process: subprocess.Popen[bytes], within: float = 0.0) -> bool:
+    """Whether no process of a scan is left, or will be in so many seconds: each holds the pipe's other end open."""
+    assert process.stdout is not None  # noqa: S101  # it was opened as a pipe
+    until = time.monotonic() + within
+    pipe = select.poll()
+    pipe.register(process.stdout, select.POLLIN)
+    while pipe.poll(max(0.0, until - time.monotonic()) * 1000):
+        if not os.read(process.stdout.fileno(), _PIECE):
+            process.stdout.close()
+            process.wait()
+            return True
+    return False

@@ -220,6 +220,15 @@ def test_a_leftover_of_what_is_there(tmp_path: Path) -> None:
     assert facts.incomplete_bytes == 8192
 
 
+def test_an_unfinished_small_file(tmp_path: Path) -> None:
+    """Small files have shorter names, and their downloads are seen as well."""
+    folder = Hub(tmp_path).repository("org/m", WHOLE)
+    (folder / "blobs" / f"{'a' * 40}.incomplete").write_bytes(bytes(4096))
+    facts = scan("huggingface", tmp_path)
+    assert (facts.incomplete_bytes, facts.orphaned_bytes) == (4096, 0)
+    assert model_named(facts, "org/m").complete is False
+
+
 def test_sparse_downloads_count_by_their_blocks(tmp_path: Path) -> None:
     """A partial file made at full size takes only what was written."""
     folder = Hub(tmp_path).repository("org/m", {"config.json": CONFIG})

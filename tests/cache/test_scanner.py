@@ -93,16 +93,16 @@ def _processes(argument: str) -> list[str]:
 def test_one_that_cannot_be_killed(tmp_path: Path, hanging: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """While its process waits in the kernel its cache isn't scanned again; others are; later it is."""
     assert hanging.exists()
-    end, alive = module._end, threading.Event()
+    gone, alive = module._gone, threading.Event()
     alive.set()
-    monkeypatch.setattr(module, "_end", lambda process: end(process) and not alive.is_set())
+    monkeypatch.setattr(module, "_gone", lambda process, within=0.0: not alive.is_set() and gone(process, within))
     scanner = Scanner(stall_seconds=0.2)
     place = CachePlace("it", "huggingface", str(tmp_path))
     assert "no answer" in str(scanner.scan(place).error)
     monkeypatch.setattr(module, "WORKER", Path(module.__file__).with_name("worker.py"))
+    scanner._stall_seconds = 30.0
     assert scanner.scan(place).error == "still hangs since an earlier scan"
     alive.clear()
-    scanner._stall_seconds = 30.0
     assert scanner.scan(CachePlace("other", "files", str(tmp_path))).error is None
     assert scanner.scan(place).error is None
 
