@@ -1,5 +1,6 @@
 """The text format of Prometheus, read: what an inference server's own /metrics says. Pure; bad lines are left out."""
 
+import io
 import math
 import re
 from collections.abc import Iterator
@@ -34,7 +35,7 @@ def total(samples: tuple[Sample, ...], *names: str, **labels: str) -> float | No
 
 
 def _samples(text: str, names: tuple[str, ...]) -> Iterator[Sample]:
-    for line in text.split("\n"):
+    for line in io.StringIO(text):  # which splits at \n alone, and one line at a time
         # Most of an exposition is buckets of histograms: what is not wanted is not taken apart.
         match = _LINE.fullmatch(line.partition(" # ")[0].strip()) if line.startswith(names) else None
         if match is None:

@@ -25,7 +25,7 @@ from exporter.settings import Target
 
 log = logging.getLogger(__name__)
 
-READ_BYTES: Final = 4 * 1024 * 1024
+READ_BYTES: Final = 2 * 1024 * 1024
 NOT_KNOWN: Final = "it answers, but not as an inference server that this exporter knows (backend names it if it is one)"
 # Throughput between two readings closer than this would be noise.
 WINDOW_SECONDS: Final = 5.0

@@ -23,6 +23,8 @@ Get = Callable[[str], Reply]
 status 0 says that this one path brought no usable answer."""
 
 MOST_TOKENS: Final = 10**9
+MOST_VALUES: Final = 100_000
+_ERROR_BYTES: Final = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,20 +108,27 @@ def json_of(reply: Reply) -> Any:
     if reply.status != 200:
         return None
     try:
-        return json.loads(reply.body)
-    except (ValueError, RecursionError):
+        return _json(reply.body)
+    except ValueError:
         return None
 
 
 def object_of(data: bytes) -> dict[str, Any]:
     """The JSON object that an event holds. Raises ValueError where it holds none."""
-    try:
-        value = json.loads(data)
-    except RecursionError:
-        raise ValueError("an event is nested too deeply") from None
+    value = _json(data)
     if not isinstance(value, dict):
         raise ValueError("an event is not a JSON object")  # noqa: TRY004 - what comes from outside is a value
     return value
+
+
+def _json(data: bytes) -> Any:
+    """JSON of no more values than a server can mean: each costs some 70 bytes here, and 3 there. Raises ValueError."""
+    if len(data) > MOST_VALUES and sum(map(data.count, (b",", b"[", b"{"))) > MOST_VALUES:
+        raise ValueError(f"it has more than {MOST_VALUES} values")
+    try:
+        return json.loads(data)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
 def listed(value: Any, key: str) -> list[dict[str, Any]]:
@@ -182,7 +191,7 @@ def unusable(path: str, reply: Reply) -> ProbeFailure:
     """What it means that a server does not answer its own health check as it should."""
     if reply.status == 0:
         return ProbeFailure("protocol", f"GET {path} brought nothing usable")
-    return refuse(reply.status, reply.headers, reply.body, f"GET {path}")
+    return refuse(reply.status, reply.headers, reply.body[:_ERROR_BYTES], f"GET {path}")
 
 
 def refused_without_key(reply: Reply) -> bool:

@@ -118,7 +118,7 @@ def _with_load(look: Look, get: Get, path: str, enabled: object) -> Look:
     reply = get(path) if enabled is not False else None
     if reply is None or reply.status != 200:
         return look
-    samples = parse(reply.body.decode("utf-8", "replace"))
+    samples = parse(reply.body.decode("utf-8", "replace"), "llamacpp:")
     return replace(
         look,
         running=total(samples, "llamacpp:requests_processing"),
@@ -156,7 +156,7 @@ def _look_at_router(visit: Visit, props: Mapping[str, Any]) -> Look:
     """A router's state is that of the model which a probe would use: the configured one, else one that is loaded."""
     get, wanted = visit.get, visit.wanted
     entries = [each for each in listed(json_of(get("/v1/models")), "data") if text_of(each.get("id"))]
-    states = {each["id"]: member(each, "status", "value") for each in entries}
+    states = {each["id"]: text_of(member(each, "status", "value")) for each in entries}
     loaded = {name: state for name, state in states.items() if state == "loaded"}
     model = next((name for each in entries for name in [each["id"]] if wanted in _names(each)), wanted)
     model = model or choose(list(states), loaded, visit.last)
