@@ -424,10 +424,12 @@ class _Socket:
                 2  # what is ahead now, and what came while it was read, may be stamped on either side of the step
             )
         self._offset, self._offset_error = offset, error
+        same = stamp is not None and stamp == self._stamp
+        if same:
+            before.own = False  # the same packet goes on, or packets were merged: what was read before may be older
         if stamp is None or self._distrust:
             return Arrival(read_ns, self._floor_ns, own=False)
-        if stamp == self._stamp:
-            before.own = False  # the same packet goes on, or packets were merged: what was read before may be older
+        if same:
             self._stamped = Arrival(before.at_ns, before.floor_ns, own=True)
             return self._stamped
         if not self._floor_ns - error <= stamp + offset <= read_ns + error:

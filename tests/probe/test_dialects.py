@@ -345,9 +345,12 @@ def test_lm_studio_and_llama_swap_say_what_is_in_memory() -> None:
     """Of servers that load on request, only a model that is in memory counts as resident."""
     studio = {
         "/v1/models": {"data": [{"id": each, "owned_by": "organization_owner"} for each in ("a", "b")]},
-        "/api/v0/models": {"data": [{"id": "a", "state": "not-loaded"}, {"id": "b", "state": "loaded"}]},
+        "/api/v0/models": {
+            "data": [{"id": "a", "state": "not-loaded"}, {"id": "b", "state": "loaded", "quantization": "Q4_K_M"}]
+        },
     }
-    assert (look(made_up(studio), "openai").model, look(made_up(studio), "openai").resident) == ("b", True)
+    seen = look(made_up(studio), "openai")
+    assert (seen.model, seen.resident, seen.identity.quantization) == ("b", True, "Q4_K_M")
     assert look(made_up(studio), "openai", wanted="a").resident is False
     swap: dict[str, Any] = {
         "/v1/models": {"data": [{"id": each, "owned_by": "llama-swap"} for each in ("a", "b")]},
@@ -404,6 +407,69 @@ def test_an_exposition_is_read_whatever_is_in_its_labels() -> None:
     ]
     assert total(samples, "nothing", "b") == 1000.0
     assert total(samples, "a", x="2") is None
+
+
+TEXTS = [
+    "vllm",
+    "llamacpp",
+    "llama-swap",
+    "organization_owner",
+    "loaded",
+    "ready",
+    "not-loaded",
+    "a",
+    "b",
+    "14.8B",
+    "None",
+]
+LEAF: st.SearchStrategy[Any] = st.sampled_from(
+    [*TEXTS, None, "", True, 0, -1, 3, 1e308, [], ["a"], {}, {"value": "loaded"}, {"family": []}]
+)
+NAME = st.sampled_from(["a", "b"]) | LEAF
+ENTRY = st.fixed_dictionaries(
+    {"id": NAME, "name": NAME, "owned_by": LEAF, "status": LEAF},
+    optional=dict.fromkeys(
+        "model state aliases meta root details expires_at context_length size remote_host".split(), LEAF
+    ),
+)
+LISTS = {"data": st.lists(ENTRY | LEAF, max_size=3), "models": st.lists(ENTRY | LEAF, max_size=3)}
+OTHERS = [
+    "role",
+    "is_sleeping",
+    "build_info",
+    "model_path",
+    "endpoint_slots",
+    "model_name",
+    "lora_names",
+    "status",
+]
+ANSWER = st.fixed_dictionaries(
+    {**LISTS, "version": NAME},
+    optional={"running": LISTS["data"], **dict.fromkeys(OTHERS, LEAF), "default_generation_settings": LEAF},
+)
+
+
+class Parrot(Reads):
+    """Says the same at every path."""
+
+    def __call__(self, path: str) -> Reply:
+        """The one answer."""
+        self.paths.append(path)
+        return self.missing
+
+
+@settings(max_examples=200, deadline=None)
+@given(answer=ANSWER, wanted=st.none() | st.just("a"))
+def test_no_answer_surprises_a_look(answer: object, wanted: str | None) -> None:
+    """Whatever JSON comes, recognising and looking raise nothing but what says that the server is not well."""
+    get = Parrot({}, Reply(200, {}, json.dumps(answer).encode()))
+    recognise(get)
+    for backend in DIALECTS:
+        try:
+            first = look(get, backend, wanted=wanted, thorough=True)
+            look(get, backend, wanted=wanted, last=first)
+        except ProbeFailure:
+            continue
 
 
 # Requests ------------------------------------------------------------------------------------------------------------
@@ -552,7 +618,7 @@ def backend_of(name: str) -> str:
 
 
 @pytest.mark.parametrize("name", STREAMS)
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 @given(cuts=st.lists(st.integers(0, 1 << 16), max_size=8))
 def test_recorded_streams_say_the_same_wherever_they_are_cut(name: str, cuts: list[int]) -> None:
     """Text, counts, finish and model of each recorded stream, its bytes in any pieces."""
@@ -635,6 +701,7 @@ JSON = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(value=JSON)
 def test_no_json_surprises_a_dialect(value: object) -> None:
     """Whatever shape comes, reading it gives a Delta or a ValueError, and counts are sane."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exporter.probe import run
@@ -342,6 +342,7 @@ def test_production_speed_goes_on_while_probes_are_skipped() -> None:
     assert state.generated_tokens_per_second == pytest.approx(40.0)
 
 
+@settings(deadline=None)
 @given(
     ours=st.integers(0, 10**6), users=st.integers(0, 10**9), before=st.integers(0, 10**9), seconds=st.floats(1.0, 1e5)
 )
@@ -498,6 +499,7 @@ def test_a_skipped_probe_is_due_again_at_the_next_interval() -> None:
         assert one.due("default", MODULE)
 
 
+@settings(deadline=None)
 @given(
     interval=st.floats(1.0, 86400.0),
     busy=st.floats(0.0, 10.0),

@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exporter.probe.prompt import OPENING_WORDS, compose, estimate
@@ -12,12 +12,14 @@ SEEDS = st.integers(0, 2**64 - 1)
 LEAST = 40
 
 
+@settings(deadline=None)
 @given(seed=SEEDS, tokens=st.integers(LEAST, 3000))
 def test_a_prompt_is_about_as_long_as_asked_for(seed: int, tokens: int) -> None:
     """By the estimate it has the tokens that were asked for, one more or less."""
     assert abs(estimate(compose(tokens, seed)) - tokens) <= 1
 
 
+@settings(deadline=None)
 @given(seed=SEEDS)
 def test_the_same_seed_gives_the_same_prompt(seed: int) -> None:
     """A prompt can be made again from its seed."""
@@ -37,6 +39,7 @@ def test_a_prompt_asks_for_something_however_short(tokens: int) -> None:
     assert len(words) > OPENING_WORDS + 5
 
 
+@settings(deadline=None)
 @given(seed=SEEDS)
 def test_a_prompt_is_plain_english(seed: int) -> None:
     """Only letters, spaces and sentence marks, in sentences that begin with a capital."""

@@ -134,13 +134,15 @@ def chat(
     prompt_tokens: int = 20,
     model: str = "exact",
     word: str = " word",
+    rest_after: float = 0.001,
     whole: bool = True,
     end: End = "keep",
 ) -> Answer:
     """An OpenAI chat stream: ``tokens`` tokens, the first ``reasoning`` of them as reasoning, ``per_chunk`` at a time.
 
     The first chunk comes ``ttft`` seconds after the request, then ``tokens_per_second``. ``role_first`` sends the role at
-    once, long before; ``running`` puts a running usage into each chunk, ``usage`` a final one behind the finish.
+    once, long before; ``running`` puts a running usage into each chunk, ``usage`` a final one behind the finish, which comes
+    ``rest_after`` seconds after the last text: about a millisecond with llama-server.
     """
 
     def chunk(delta: dict[str, Any] | None, *, count: int | None = None, reason: str | None = None) -> bytes:
@@ -163,6 +165,7 @@ def chat(
         texts.append(len(events))
         delta = {"reasoning_content" if thinking else "content": word * many}
         events.append((at, chunk(delta, count=sent if running else None)))
+    at += rest_after
     if finish is not None:
         events.append((at, chunk({}, reason=finish)))
     if usage:
