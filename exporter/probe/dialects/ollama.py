@@ -51,7 +51,7 @@ class Ollama:
         """It has a version and a list of running models at paths of its own; koboldcpp imitates them and says so elsewhere."""
         if text_of(member(json_of(get("/api/version")), "version")) is None:
             return False
-        owners = {each.get("owned_by") for each in listed(json_of(get("/v1/models")), "data")}
+        owners = {text_of(each.get("owned_by")) for each in listed(json_of(get("/v1/models")), "data")}
         return isinstance(member(json_of(get("/api/ps")), "models"), list) and "koboldcpp" not in owners
 
     def look(self, visit: Visit) -> Look:
@@ -121,7 +121,7 @@ def _is_local(entry: Mapping[str, Any]) -> bool:
 
 
 def _chatting(entries: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    return [name for name, each in entries.items() if member(each, "details", "family") not in _NO_CHAT]
+    return [name for name, each in entries.items() if text_of(member(each, "details", "family")) not in _NO_CHAT]
 
 
 def _identity(version: str, model: str | None, entry: Mapping[str, Any]) -> Identity:

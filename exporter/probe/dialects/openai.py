@@ -80,6 +80,8 @@ def look_at_models(backend: str, visit: Visit) -> Look:
     resident = resident_models(visit.get, entries)
     model = wanted or choose([each["id"] for each in entries], resident, visit.last)
     entry = next((each for each in entries if each["id"] == model), {})
+    if resident and model is not None and model in resident:
+        entry = {**resident[model], **entry}
     return Look(
         identity_of(backend, model, entry),
         model=model,
@@ -98,30 +100,35 @@ def choose(served: list[str], resident: Mapping[str, Any] | None, last: Look | N
 
 def resident_models(get: Get, entries: list[dict[str, Any]]) -> Mapping[str, Any] | None:
     """The models in memory, where a server that loads on request says so; None where it can't tell."""
-    states = {each["id"]: member(each, "status", "value") for each in entries}
-    if any(isinstance(state, str) for state in states.values()):
-        return {name: state for name, state in states.items() if state == "loaded"}
-    owners = {each.get("owned_by") for each in entries}
+    states = {each["id"]: text_of(member(each, "status", "value")) for each in entries}
+    if any(states.values()):
+        return {each["id"]: each for each in entries if states[each["id"]] == "loaded"}
+    owners = {text_of(each.get("owned_by")) for each in entries}
     if "llama-swap" in owners:
         running = json_of(get("/running"))
-        if isinstance(running, Mapping):
-            return {each["model"]: each for each in listed(running, "running") if each.get("state") == "ready"}
+        if member(running, "running") is not None:
+            return _named(running, "running", "model", "ready")
     if "organization_owner" in owners:
-        details = listed(json_of(get("/api/v0/models")), "data")
-        if details:
-            return {each["id"]: each for each in details if each.get("state") == "loaded" and text_of(each.get("id"))}
+        details = json_of(get("/api/v0/models"))
+        if member(details, "data") is not None:
+            return _named(details, "data", "id", "loaded")
     return None
 
 
+def _named(value: Any, key: str, name: str, state: str) -> Mapping[str, Any]:
+    return {each[name]: each for each in listed(value, key) if each.get("state") == state and text_of(each.get(name))}
+
+
 def identity_of(backend: str, model: str | None, entry: Mapping[str, Any]) -> Identity:
-    """What an entry of a model list says of a model; the fields are those of vLLM and llama.cpp."""
+    """What an entry of a model list says of a model; the fields are those of vLLM, llama.cpp and LM Studio."""
+    contexts = (entry.get("max_model_len"), member(entry, "meta", "n_ctx"), entry.get("loaded_context_length"))
     return Identity(
         backend,
         model=short_name(model),
-        quantization=text_of(member(entry, "meta", "ftype")),
+        quantization=text_of(member(entry, "meta", "ftype")) or text_of(entry.get("quantization")),
         parameters=size_of(member(entry, "meta", "n_params")),
         weight_bytes=size_of(member(entry, "meta", "size")),
-        context_length=size_of(entry.get("max_model_len")) or size_of(member(entry, "meta", "n_ctx")),
+        context_length=next(filter(None, map(size_of, contexts)), None),
         model_root=text_of(entry.get("root")),
     )
 
