@@ -1,8 +1,13 @@
-"""The listening socket and uvicorn on it, in a thread of its own.
+"""The listening socket and uvicorn on it, in a thread of its own; and how much one client may take.
 
 The socket is bound where the daemon starts, so that a port in use is an error at start and not a line in a log.
+
+No client can keep the others out: a request must be whole within seconds, an answer must be taken, and when there are too
+many connections, the one goes that has been of no use for longest. So clients that are idle or slow are never in the way of a
+scrape, however many they are.
 """
 
+import asyncio
 import errno
 import logging
 import socket
@@ -10,9 +15,12 @@ import ssl
 import threading
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import suppress
 from typing import Any, Final
 
+import h11
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 log = logging.getLogger(__name__)
 
@@ -20,9 +28,17 @@ Message = MutableMapping[str, Any]
 AsgiApp = Callable[[Message, Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]], Awaitable[None]]
 
 HEADER_BYTES: Final = 16 * 1024
-CONNECTIONS: Final = 200
-IDLE_SECONDS: Final = 75
-"""Longer than any usual scrape interval: Prometheus keeps its connection."""
+REQUEST_BYTES: Final = 64 * 1024
+"""Of a whole request. None that this exporter answers has a body; one that comes all the same is not read on."""
+CONNECTIONS: Final = 512
+"""Half of the file descriptors that a process usually may have: the other half is for probes."""
+REQUEST_SECONDS: Final = 10.0
+"""From the first byte of a request, or from the connection, to the last; the handshake of TLS has as many of its own."""
+IDLE_SECONDS: Final = 75.0
+"""Between requests. Longer than any usual scrape interval: Prometheus keeps its connection."""
+WRITE_SECONDS: Final = 30.0
+"""For a client to take something of an answer that is ready for it."""
+ACCEPT_PAUSE_SECONDS: Final = 0.05
 
 
 class ListenError(Exception):
@@ -68,27 +84,29 @@ def _advice(error: OSError, port: int) -> str:
 class WebServer:
     """Serves an ASGI application on a bound socket until ``stop``.
 
-    ``app`` is what answers, with whatever guards it already around it; ``tls`` makes the socket speak HTTPS.
+    ``app`` is what answers, with whatever guards it already around it. ``tls`` is asked for each new connection what it must
+    speak: TLS by a context, or plain HTTP (None).
     """
 
-    def __init__(self, app: AsgiApp, bound: socket.socket, *, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self, app: AsgiApp, bound: socket.socket, *, tls: Callable[[], ssl.SSLContext | None] = lambda: None
+    ) -> None:
         config = uvicorn.Config(
             app,
-            http="h11",
+            http=_Connection,
             ws="none",
             lifespan="off",
             log_config=None,
+            log_level="error",  # what clients do wrong would fill the log
             access_log=False,
             proxy_headers=False,
             server_header=False,
-            limit_concurrency=CONNECTIONS,
-            timeout_keep_alive=IDLE_SECONDS,
+            timeout_keep_alive=round(IDLE_SECONDS),
             timeout_graceful_shutdown=1,
             h11_max_incomplete_event_size=HEADER_BYTES,
         )
         config.load()
-        config.ssl = tls
-        self._server = uvicorn.Server(config)
+        self._server = _Server(config, bound, tls)
         self._socket = bound
         # A daemon thread, and so are those that it starts: a probe that still runs for a client can't hold up the end.
         self._thread = threading.Thread(target=self._run, name="web", daemon=True)
@@ -118,6 +136,159 @@ class WebServer:
 
     def _run(self) -> None:
         try:
-            self._server.run(sockets=[self._socket])
+            self._server.run(sockets=[])
         except Exception:
             log.exception("the web server has stopped")
+
+
+class _Server(uvicorn.Server):
+    """uvicorn with a door of its own: connections are counted from the moment that they are accepted."""
+
+    def __init__(self, config: uvicorn.Config, bound: socket.socket, tls: Callable[[], ssl.SSLContext | None]) -> None:
+        super().__init__(config)
+        self._bound = bound
+        self._tls = tls
+        self._door: asyncio.Task[None] | None = None
+        self._arriving: dict[asyncio.Task[None], float] = {}
+        """Connections that are not connections yet, TLS shaking hands, and since when."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._door = asyncio.create_task(self._accept())
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for task in (self._door, *self._arriving):
+            if task is not None:
+                task.cancel()
+        self._bound.close()
+        await super().shutdown(sockets)
+
+    async def _accept(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                sock, _ = await loop.sock_accept(self._bound)
+            except OSError:  # no file descriptor is left, or the client has gone already
+                self._make_room()
+                await asyncio.sleep(ACCEPT_PAUSE_SECONDS)
+                continue
+            if len(self._arriving) + len(self.server_state.connections) >= CONNECTIONS and not self._make_room():
+                sock.close()
+            else:
+                task = asyncio.create_task(self._welcome(sock))
+                self._arriving[task] = loop.time()
+                task.add_done_callback(lambda task: self._arriving.pop(task, None))
+            await asyncio.sleep(0)  # where many come at once, let those that are here go on
+
+    async def _welcome(self, sock: socket.socket) -> None:
+        tls, loop = self._tls(), asyncio.get_running_loop()
+        limits = {"ssl_handshake_timeout": REQUEST_SECONDS, "ssl_shutdown_timeout": 1.0} if tls else {}
+        task = asyncio.current_task()
+        connection = _Connection(self.config, self.server_state, {})
+        connection.on_made = lambda: task and self._arriving.pop(task, None)
+        with suppress(OSError):  # a handshake that failed; the client knows why
+            await loop.connect_accepted_socket(lambda: connection, sock, ssl=tls, **limits)
+
+    def _make_room(self) -> bool:
+        """Drop the connection that has been waited for longest; False where none is waited for."""
+        candidates: list[tuple[float, Callable[[], object]]] = [
+            (since, task.cancel) for task, since in self._arriving.items()
+        ]
+        connections = [each for each in self.server_state.connections if isinstance(each, _Connection)]
+        candidates.extend((each.since, each.drop) for each in connections if each.is_waited_for)
+        if not candidates:
+            return False
+        _, drop = min(candidates, key=lambda candidate: candidate[0])
+        drop()
+        return True
+
+
+class _Connection(H11Protocol):
+    """uvicorn's HTTP/1.1 with a clock on whatever is waited for: the request, the next request, that an answer is taken."""
+
+    on_made: Callable[[], object]
+    since = 0.0
+    """When its last request was answered, or it was made."""
+    _received = 0
+    _waits_for = ""
+    _clock: asyncio.TimerHandle | None = None
+    _write_clock: asyncio.TimerHandle | None = None
+
+    @property
+    def is_waited_for(self) -> bool:
+        """Whether it is the client that has to do something."""
+        return not self._requested or self.cycle.response_complete or self.flow.write_paused
+
+    @property
+    def _requested(self) -> bool:
+        return self.scope is not None  # as long as there was no request, uvicorn has None there, whatever its types say
+
+    def drop(self) -> None:
+        """Close it at once, whatever is still to be sent."""
+        self.connections.discard(self)
+        self.transport.abort()
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.on_made()
+        self.since = self.loop.time()
+        self._wait_for("request")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._wait_for("")
+        self.resume_writing()
+        self._unset_keepalive_if_required()
+
+    def data_received(self, data: bytes) -> None:
+        self._received += len(data)
+        if self._received <= REQUEST_BYTES:
+            super().data_received(data)
+        elif self.conn.our_state is h11.IDLE:
+            self.send_400_response("The request is too large.")
+        else:
+            self.drop()
+
+    def handle_events(self) -> None:
+        super().handle_events()
+        state = self.conn.their_state
+        if state is h11.SEND_BODY or (state is h11.IDLE and self.conn.trailing_data[0]):
+            self._wait_for("request")
+        elif state is h11.IDLE and self._requested:
+            self._received = 0
+            self._wait_for("next request")
+        else:
+            self._wait_for("")
+
+    def on_response_complete(self) -> None:
+        self.since = self.loop.time()
+        super().on_response_complete()
+        if self.transport.is_closing():
+            self._expect_to_write()
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Nothing: the clock of this class says when to close, also when the client doesn't take what it is sent."""
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._expect_to_write()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._write_clock is not None:
+            self._write_clock.cancel()
+            self._write_clock = None
+
+    def _expect_to_write(self) -> None:
+        if self._write_clock is None:
+            self._write_clock = self.loop.call_later(WRITE_SECONDS, self.drop)
+
+    def _wait_for(self, what: str) -> None:
+        """Give the client its time for what is waited for now; a clock that runs for the same is not set anew."""
+        if what == self._waits_for:
+            return
+        if self._clock is not None:
+            self._clock.cancel()
+        self._waits_for = what
+        seconds = REQUEST_SECONDS if what == "request" else IDLE_SECONDS
+        self._clock = self.loop.call_later(seconds, self.drop) if what else None
