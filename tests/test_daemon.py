@@ -253,6 +253,7 @@ def test_the_machine_stands_beside_the_speed(tmp_path: Path) -> None:
     joules = value(samples, "llm_probe_energy_joules_per_token", target="exact")
     assert joules == pytest.approx(9.087 / speed)
     ceiling = value(samples, "llm_decode_ceiling_tokens_per_second", target="exact")
+    assert ceiling
     assert ceiling == pytest.approx(128e9 / 5e9)
     assert value(samples, "llm_decode_efficiency_ratio", target="exact") == pytest.approx(speed / ceiling)
     assert value(samples, "amdgpu_memory_bandwidth_bytes_per_second") == 128e9
