@@ -38,6 +38,7 @@ def main() -> None:
     for _ in others:
         os.wait()
     _write(1, ANSWER + b"".join(answers))
+    os._exit(0)  # taking every object apart first would cost as much as reading some models
 
 
 def _read(descriptor: int) -> bytes:
