@@ -69,6 +69,29 @@ bench: $(VENV)/.dev ## measure the exporter against servers that keep exact time
 	$(BIN)/python tests/bench/scrape.py
 	$(BIN)/python tests/bench/cache.py
 
+image: ## build the container image; for two processors: docker buildx build --platform linux/amd64,linux/arm64 .
+	docker build --tag llm-probe-exporter:latest --build-arg VERSION="$$(sed -n 's/^__version__ = "\(.*\)"/\1/p' exporter/__init__.py)" \
+		--build-arg REVISION="$$(git rev-parse HEAD 2>/dev/null || echo unknown)" .
+
+$(VENV)/.supply: $(VENV)/bin/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[supply]'
+	@touch $@
+
+audit: $(VENV)/.supply ## look for known vulnerabilities in what the image holds (says so where there is no network)
+	@said=$$(mktemp); trap 'rm -f "$$said"' EXIT; \
+	for lock in deploy/requirements.lock deploy/requirements-build.lock; do \
+		if $(BIN)/pip-audit --progress-spinner=off --require-hashes --disable-pip --requirement $$lock >"$$said" 2>&1; then \
+			if grep -q 'could not be audited' "$$said"; then cat "$$said"; echo "$$lock: those in the list were NOT audited"; \
+			else echo "$$lock: no known vulnerability"; fi; \
+		elif grep -qiE 'connection|resolution|timed out' "$$said"; then echo "$$lock was NOT audited: no network"; \
+		else cat "$$said"; exit 1; fi; \
+	done
+
+sbom: $(VENV)/.supply ## write dist/sbom.cdx.json: every locked dependency, as CycloneDX
+	@mkdir -p dist
+	$(BIN)/cyclonedx-py requirements --pyproject pyproject.toml --output-reproducible --of JSON -o dist/sbom.cdx.json \
+		deploy/requirements.lock
+
 build: $(VENV)/.dev ## build the wheel and the source package
 	$(BIN)/python -m build
 

@@ -149,25 +149,29 @@ configure() {
     run install -m 0644 "$work/unit" "$unit"
 }
 
-add_drop_ins() {
+home_of() { getent passwd "$1" | cut -d: -f6; }
+
+check_drop_ins() {
     case " $with " in
         *" kfd "*) ;;
         *) [ -n "$destdir" ] || [ ! -d /sys/class/kfd/kfd/topology ] || with="$with kfd" ;;
     esac
     for each in $with; do
-        drop_in=${each%%=*}
-        [ -f "$here/$name.service.d/$drop_in.conf" ] || fail "--with $each: there are kfd, docker and home-cache=USER"
-        run install -d -m 0755 "$drop_ins"
-        home=
         case $each in
+            kfd) ;;
             docker) [ -n "$destdir" ] || getent group docker >/dev/null || fail "--with docker: there is no group docker" ;;
-            home-cache=?*)
-                home=$(getent passwd "${each#*=}" | cut -d: -f6)
-                [ -n "$home" ] || fail "--with $each: there is no user ${each#*=}"
-                ;;
+            home-cache=?*) [ -n "$(home_of "${each#*=}")" ] || fail "--with $each: there is no user ${each#*=}" ;;
             home-cache*) fail "--with home-cache wants a user: home-cache=alice" ;;
+            *) fail "--with $each: there are kfd, docker and home-cache=USER" ;;
         esac
-        sed "s|@HOME@|$home|g" "$here/$name.service.d/$drop_in.conf" >"$work/$drop_in.conf"
+    done
+}
+
+add_drop_ins() {
+    for each in $with; do
+        drop_in=${each%%=*}
+        run install -d -m 0755 "$drop_ins"
+        sed "s|@HOME@|$(home_of "${each#*=}")|g" "$here/$name.service.d/$drop_in.conf" >"$work/$drop_in.conf"
         put "$work/$drop_in.conf" "$drop_ins/$drop_in.conf" 0644
     done
 }
@@ -185,6 +189,7 @@ install_it() {
     "$python" -c 'import sys, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null ||
         fail "$python must be Python 3.11 or newer with venv (on Debian: apt install python3-venv); else use --python"
     [ -z "$wheel" ] || [ -f "$wheel" ] || fail "--wheel $wheel: there is no such file"
+    check_drop_ins
     work=$(mktemp -d)
     trap 'rm -rf "$work"' EXIT
     fetch

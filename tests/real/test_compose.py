@@ -46,8 +46,17 @@ class Project:
         """Run docker-compose; what it prints."""
         command = [str(COMPOSE), "--file", str(self.file), *arguments]
         done = subprocess.run(command, env=self.environment, capture_output=True, text=True, check=False, timeout=300)
-        assert not check or done.returncode == 0, f"{' '.join(arguments)}: {done.stderr[-3000:]}"
+        if check and done.returncode != 0:
+            logs = self.run("logs", "--tail=20", check=False)
+            pytest.fail(f"{' '.join(arguments)}: {done.stderr[-3000:]}\n{logs}\n{self.checks()}")
         return done.stdout
+
+    def checks(self) -> str:
+        """What the health checks said last."""
+        identifiers = self.run("ps", "--all", "--quiet", check=False).split()
+        return "\n".join(
+            self.engine.run("inspect", "--format={{json .State.Health}}", each).stdout for each in identifiers
+        )
 
     def states(self) -> dict[str, str]:
         """The health of each service that runs."""
@@ -112,7 +121,7 @@ def image_of(service: str) -> str:
     return str(services()[service]["image"])
 
 
-def stand_in(engine: DockerEngine, tag: str, files: Mapping[str, str | Path], lines: list[str]) -> None:
+def stand_in(engine: DockerEngine, tag: str, files: Mapping[str, Any], lines: list[str]) -> None:
     """An image on the Debian base under the name of another."""
     context = engine.folder / "stand-in"
     context.mkdir()
@@ -160,9 +169,6 @@ def test_the_file_is_right(profiles: str) -> None:
 def test_exporter_and_proxy(compose: Callable[..., Project], tmp_path: Path) -> None:
     """The exporter finds a container through the proxy, which passes what is listed and no more, and reads a cache."""
     port, hub = free_port(), tmp_path / "huggingface" / "hub" / "models--Qwen--Qwen3-14B"
-    for folder in (tmp_path, *tmp_path.parents):
-        if folder.owner() == "root" and folder != Path("/tmp"):  # as a user's folders are, so that another may look in
-            folder.chmod(folder.stat().st_mode | 0o055)
     commit = "b" * 40
     for folder in ("blobs", "refs", f"snapshots/{commit}"):
         (hub / folder).mkdir(parents=True)
@@ -173,6 +179,7 @@ def test_exporter_and_proxy(compose: Callable[..., Project], tmp_path: Path) -> 
         COMPOSE_PROFILES="exporter,docker", EXPORTER_PORT=str(port), HF_HOME=str(tmp_path / "huggingface")
     )
     project.environment["DOCKER_SOCKET"] = str(project.engine.socket)
+    project.environment["DOCKER_GID"] = str(project.engine.socket.stat().st_gid)
     rootfs = busybox_rootfs({"usr/bin/vllm": "#!/bin/sh\nexec sleep 600\n", "opt/rocm/.info/version": "7.2.1-43\n"})
     changes = ["ENV PATH=/usr/bin:/bin", 'ENTRYPOINT ["vllm","serve"]']
     project.engine.import_image(VLLM, rootfs, changes)
@@ -236,16 +243,19 @@ def test_demo_with_prometheus_and_alertmanager(compose: Callable[..., Project], 
     programs = {name: shutil.which(name) for name in ("prometheus", "promtool", "prometheus-alertmanager", "amtool")}
     need(all(programs.values()), "prometheus and prometheus-alertmanager")
     need(all(is_free(port) for port in (9937, 9090, 9093)), "that the ports 9937, 9090 and 9093 are free")
+    templates = "/usr/share/prometheus/alertmanager"  # of Debian's Alertmanager; the image's has them built in
     for service, server, tool, state in (
         ("prometheus", "prometheus", "promtool", "/prometheus"),
         ("alertmanager", "prometheus-alertmanager", "amtool", "/alertmanager"),
     ):
-        binaries = {each: Path(programs[each] or "") for each in (server, tool)}
+        files = {each: Path(programs[each] or "") for each in (server, tool)}
+        if service == "alertmanager":
+            files["default.tmpl"] = Path(templates) / "default.tmpl"
         lines = [
-            f"COPY {server} {tool} /bin/", f"RUN mkdir {state} && chown 65534:65534 {state}", f"VOLUME {state}",
-            "USER nobody", f'ENTRYPOINT ["/bin/{server}"]',
+            f"COPY default.tm[p]l {templates}/", f"COPY {server} {tool} /bin/", f"RUN mkdir {state} && chown 65534:65534 {state}", f"VOLUME {state}",
+            "USER 65534:65534", f'ENTRYPOINT ["/bin/{server}"]',
         ]  # fmt: skip
-        stand_in(stocked, image_of(service), binaries, lines)
+        stand_in(stocked, image_of(service), files, lines)
 
     project = compose(COMPOSE_PROFILES="demo")
     project.run("up", "--detach", "--wait", "--no-build", "--wait-timeout=180", "demo", "prometheus", "alertmanager")
