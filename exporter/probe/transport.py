@@ -369,15 +369,15 @@ class _Socket:
             raise ProbeFailure("too_large", f"the answer's headers are longer than {HEADERS_LIMIT} bytes")
         if wire.received >= wire.limit_bytes:
             raise ProbeFailure("too_large", f"the answer is longer than {wire.limit_bytes} bytes")
+        self._cancellation.check()
         wire.timer.remaining()
         if not self._ahead:
             self._look(min(size, _READ_BYTES))
-        if not self._ahead:
+        data, ancillary, _, _ = self._sock.recvmsg(end(self._ahead) or 1, self._space)
+        if not data:
             wire.ended = True
             return b""
-        length = end(self._ahead)
-        data, ancillary, _, _ = self._sock.recvmsg(length, self._space)
-        self._ahead = self._ahead[length:]
+        self._ahead = self._ahead[len(data) :]
         wire.arrival = self._arrival(self._stamp_of(ancillary))
         wire.received += len(data)
         if len(wire.head) < 16:
@@ -420,9 +420,8 @@ class _Socket:
         floor_ns = max(self._floor_ns, before.at_ns)
         offset, error = _clock_pair()
         if abs(offset - self._offset) > error + self._offset_error + _STEP_NS:
-            self._distrust = (
-                2  # what is ahead now, and what came while it was read, may be stamped on either side of the step
-            )
+            # What is ahead now, and what came while it was read, may be stamped on either side of the step.
+            self._distrust = 2
         self._offset, self._offset_error = offset, error
         same = stamp is not None and stamp == self._stamp
         if same:
