@@ -50,11 +50,11 @@ types: $(VENV)/.dev
 	$(BIN)/mypy
 
 grafana: $(VENV)/.dev ## write dashboards, rules and runbook anew from their source
-	$(BIN)/python grafana/build.py
+	$(BIN)/python -m grafana.build
 
 .PHONY: grafana-check
 grafana-check: $(VENV)/.dev
-	$(BIN)/python grafana/build.py --check
+	$(BIN)/python -m grafana.build --check
 
 promtool: ## check and test the alert rules, where promtool is installed
 	@if command -v promtool >/dev/null; then \
