@@ -464,6 +464,10 @@ def check_config(file: Path) -> None:
 
     with _wrong_settings():
         settings = load(file, os.environ)
+        if settings.web_config_file is not None:
+            from exporter.web.lock import read_rules
+
+            read_rules(settings.web_config_file)
     targets = f"{len(settings.targets)} target{'' if len(settings.targets) == 1 else 's'}"
     click.echo(f"{file} is right: {targets}, modules {', '.join(settings.modules)}")
 
@@ -479,11 +483,15 @@ def healthcheck(url: str | None) -> None:
     from urllib.error import HTTPError
     from urllib.request import HTTPSHandler, ProxyHandler, build_opener
 
-    address = (url or _own_url(os.environ)).rstrip("/") + "/-/healthy"
+    own, certificate = (url, None) if url else _own_url(os.environ)
+    address = own.rstrip("/") + "/-/healthy"
     if not address.startswith(("http://", "https://")):
         raise click.BadParameter("write it like http://127.0.0.1:9937", param_hint="--url")
     tls = ssl.create_default_context()
     tls.check_hostname, tls.verify_mode = False, ssl.CERT_NONE  # its certificate is for others, who know it by a name
+    if certificate is not None:
+        with contextlib.suppress(OSError, ValueError):
+            tls.load_cert_chain(*certificate, password="")
     # No proxy: what is asked for is the daemon of this container.
     opener = build_opener(ProxyHandler({}), HTTPSHandler(context=tls))
     try:
@@ -497,9 +505,12 @@ def healthcheck(url: str | None) -> None:
         _fail(f"{address}: {getattr(reason, 'strerror', None) or reason}")
 
 
-def _own_url(environ: Mapping[str, str]) -> str:
-    """The URL of the daemon on this machine that has this environment; every address is reached through loopback."""
-    listen, scheme = environ.get("LLM_PROBE_LISTEN") or DEFAULT_LISTEN, "http"
+def _own_url(environ: Mapping[str, str]) -> tuple[str, tuple[Path, Path] | None]:
+    """The URL of the daemon on this machine that has this environment; every address is reached through loopback.
+
+    With it the certificate and key to show where it wants some from its clients: its own, which it may know.
+    """
+    listen, scheme, certificate = environ.get("LLM_PROBE_LISTEN") or DEFAULT_LISTEN, "http", None
     if environ.get("LLM_PROBE_CONFIG") or environ.get("LLM_PROBE_WEB_CONFIG_FILE"):
         from exporter.settings import SettingsError, load, load_web_config
 
@@ -507,11 +518,13 @@ def _own_url(environ: Mapping[str, str]) -> str:
         with contextlib.suppress(SettingsError):
             settings = load(Path(environ["LLM_PROBE_CONFIG"]) if environ.get("LLM_PROBE_CONFIG") else None, environ)
             listen = settings.listen
-            if settings.web_config_file and load_web_config(settings.web_config_file).tls_server_config:
+            if settings.web_config_file and (tls := load_web_config(settings.web_config_file).tls_server_config):
                 scheme = "https"
+                wanted = tls.client_auth_type == "RequireAndVerifyClientCert"
+                certificate = (tls.cert_file, tls.key_file) if wanted else None
     host, _, port = listen.rpartition(":")
     own = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "[::]": "[::1]"}  # noqa: S104 - replaced, not bound
-    return f"{scheme}://{own.get(host, host)}:{port}"
+    return f"{scheme}://{own.get(host, host)}:{port}", certificate
 
 
 # What is printed

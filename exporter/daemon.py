@@ -76,6 +76,7 @@ from exporter.snapshot import (
 )
 from exporter.tiers import Judgement, judge
 from exporter.web.app import Refused, build_app
+from exporter.web.lock import Lock, is_loopback, read_rules
 from exporter.web.server import WebServer, listen
 
 log = logging.getLogger(__name__)
@@ -86,6 +87,8 @@ LOOK_SECONDS: Final = 30.0
 SENSOR_SECONDS: Final = 15.0
 # A collector that takes longer is reported as failing while it still hangs; its next run waits for it.
 COLLECTOR_SECONDS: Final = 30.0
+# How soon a changed password or certificate is noticed; it is used when it has stayed the same for as long.
+LOCK_SECONDS: Final = 2.0
 TARGET_STATES: Final = ("up", "loading", "down", "unknown")
 
 
@@ -98,9 +101,10 @@ class Daemon:
 
     def __init__(self, load: Callable[[], Settings], *, listen_on: str | None = None) -> None:
         self._load = load
-        self._listen_on = listen_on
         self._settings = load()
         self._profiles = load_profiles(self._settings.profiles_file)
+        self._address = listen_on or self._settings.listen
+        self._lock = Lock(self._settings.web_config_file, name=split_listen(self._address)[0])
         self._cancellation = Cancellation()
         self._schedule = Schedule(on_beat=self._beat)
         self._servers = Servers()
@@ -121,6 +125,7 @@ class Daemon:
         self._stop = threading.Event()
         self._reload_wanted = threading.Event()
         self._exporter = ExporterState(reload_success_at_seconds=time.time())
+        self._loaded = True
         self._web: WebServer | None = None
         self._exposition = Exposition()
         self.snapshot = Snapshot(watch=self._exposition.prepare)
@@ -129,23 +134,33 @@ class Daemon:
 
     def start(self) -> None:
         """Begin to serve and to watch; returns when everything runs. Raises ListenError where the port can't be had."""
-        address = self._listen_on or self._settings.listen
-        bound = listen(*split_listen(address))
+        bound = listen(*split_listen(self._address))
         self._apply(self._settings, self._profiles)
-        self._web = WebServer(build_app(self.snapshot, self._exposition.render, self), bound)
+        app = self._lock.guard(build_app(self.snapshot, self._exposition.render, self))
+        self._web = WebServer(app, bound, tls=self._lock.context)
         self._web.start()
         self._schedule.start()
-        self._say_what_comes(address)
+        self._say_what_comes()
+        self._warn_if_open()
 
-    def _say_what_comes(self, address: str) -> None:
+    def _say_what_comes(self) -> None:
         settings = self._settings
-        log.info("http://%s/ shows the targets, http://%s/metrics is for Prometheus", address, address)
+        url = f"{'https' if self._lock.rules.tls else 'http'}://{self._address}"
+        log.info("%s/ shows the targets, %s/metrics is for Prometheus", url, url)
         for target in settings.targets:
             modules = ", ".join(f"{name} every {settings.modules[name].interval:g} s" for name in target.modules)
             log.info("target %s at %s: modules %s", target.name, target.url, modules)
         if settings.discovery.local:
             ports = ", ".join(str(port) for port in LOCAL_PORTS)
             log.info("looking for inference servers at the ports %s, every %g s", ports, settings.discovery.interval)
+
+    def _warn_if_open(self) -> None:
+        if not self._lock.rules.closed and not is_loopback(split_listen(self._address)[0]):
+            log.warning(
+                "WITHOUT A LOCK: whoever reaches %s reads everything that is measured here, and can reload the configuration."
+                " Set web_config_file to a file with basic_auth_users or client certificates, or listen on 127.0.0.1",
+                self._address,
+            )
 
     def run(self) -> None:
         """Wait for SIGTERM or SIGINT; reload at SIGHUP. From the main thread, which owns the signals."""
@@ -177,14 +192,20 @@ class Daemon:
             try:
                 settings = self._load()
                 profiles = load_profiles(settings.profiles_file)
+                rules = read_rules(settings.web_config_file)
             except SettingsError as exc:
                 errors = tuple(str(problem) for problem in exc.errors)
                 log.error("the configuration is not reloaded: %s", "; ".join(errors))  # noqa: TRY400 - the user's mistake
-                self._exporter = replace(self._exporter, reload_successful=False)
+                self._loaded = False
                 self._publish_exporter()
                 return errors
-            self._exporter = replace(self._exporter, reload_successful=True, reload_success_at_seconds=time.time())
+            self._loaded = True
+            self._exporter = replace(self._exporter, reload_success_at_seconds=time.time())
+            was_closed = self._lock.rules.closed
+            self._lock.use(settings.web_config_file, rules)
             self._apply(settings, profiles)
+            if was_closed:
+                self._warn_if_open()
             log.info("the configuration is reloaded: %d targets", len(self._watched))
             return ()
 
@@ -288,6 +309,8 @@ class Daemon:
                 yield Job(f"probe:{name}:{module}", interval, partial(self._probe, name, module))
         if settings.discovery.local or settings.discovery.docker:
             yield Job("discovery", settings.discovery.interval, self._discover, at_once=True)
+        if settings.web_config_file is not None:
+            yield Job("lock", LOCK_SECONDS, self._refresh_lock)
         yield from self._collectors()
 
     def _collectors(self) -> Iterator[Job]:
@@ -417,7 +440,7 @@ class Daemon:
         if settings.discovery.docker:
             yield from container_candidates(self._machine().containers)
         if settings.discovery.local:
-            yield from local_candidates(own_port=split_listen(settings.listen)[1])
+            yield from local_candidates(own_port=split_listen(self._address)[1])
 
     def _ask(self, url: str) -> Answer:
         identified = identify(url, cancellation=self._cancellation)
@@ -514,6 +537,12 @@ class Daemon:
 
     # The exporter itself -----------------------------------------------------------------------------------------------
 
+    def _refresh_lock(self) -> None:
+        with self._changing:
+            before = self._lock.problems
+            if self._lock.refresh() != before:
+                self._publish_exporter()
+
     def _beat(self) -> None:
         systemd.notify("WATCHDOG=1")
         self._report_hanging()
@@ -524,6 +553,7 @@ class Daemon:
         states = Counter(_state_of(view, name) for name in tuple(self._watched))
         self._exporter = replace(
             self._exporter,
+            reload_successful=self._loaded and not self._lock.problems,
             schedule_delay_seconds=self._schedule.delay_seconds,
             minimum_rocm=self._settings.host.minimum_rocm or self._profiles.rocm.minimum,
             targets_by_state=tuple((state, states[state]) for state in TARGET_STATES),

@@ -181,6 +181,10 @@ def _check_release(text: str) -> str:
 def _check_bcrypt(text: str) -> str:
     if not re.fullmatch(r"\$2[aby]\$\d\d\$[./A-Za-z0-9]{53}", text, re.ASCII):
         raise ValueError("is not a bcrypt hash: make one with `htpasswd -nBC 10 USER`")
+    if not 4 <= int(text[4:6]) <= 16:
+        raise ValueError(
+            f"has the cost {text[4:6]}: from 04 to 16 are possible, 10 is usual, 16 takes seconds to check"
+        )
     return text
 
 

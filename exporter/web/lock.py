@@ -1,0 +1,345 @@
+"""The lock on the exporter's own endpoints: TLS, client certificates and passwords from ``web_config_file``.
+
+``Lock`` holds the rules in force. ``guard`` puts it around the application, ``context`` gives the TLS of a new connection, and
+``refresh`` takes over files that have changed. Rules that are wrong never replace rules that work.
+
+A password is checked by bcrypt, which is slow on purpose, so an attacker could use it to keep the exporter busy: one hash runs
+at a time, in a thread, with as long a pause after a wrong password; few may wait for that; and a password that was right once
+is remembered (by a keyed digest), so that a scrape never waits.
+"""
+
+import asyncio
+import base64
+import binascii
+import hashlib
+import ipaddress
+import logging
+import os
+import secrets
+import socket
+import ssl
+import time
+from collections import Counter, OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import bcrypt
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import Headers
+from starlette.responses import PlainTextResponse
+
+from exporter.settings import Problem, SettingsError, WebTls, load_web_config
+from exporter.settings.document import read_document
+from exporter.web.server import AsgiApp, Message
+
+log = logging.getLogger(__name__)
+
+OPEN_PATH: Final = "/-/healthy"
+"""Answered without a password: the health check of a container has none, and the answer tells nothing but that it runs."""
+REMEMBERED: Final = 64
+"""Right passwords that are remembered."""
+WAITING: Final = 16
+"""Different passwords that may wait to be checked, in all and from one address."""
+WAITING_EACH: Final = 2
+BCRYPT_BYTES: Final = 72
+"""What bcrypt reads of a password; everywhere the rest is ignored."""
+
+_VERSIONS: Final = {"TLS12": ssl.TLSVersion.TLSv1_2, "TLS13": ssl.TLSVersion.TLSv1_3}
+# A certificate that is merely requested would be read by nobody here, so it is not asked for.
+_VERIFY: Final = {
+    "NoClientCert": ssl.CERT_NONE,
+    "RequestClientCert": ssl.CERT_NONE,
+    "VerifyClientCertIfGiven": ssl.CERT_OPTIONAL,
+    "RequireAndVerifyClientCert": ssl.CERT_REQUIRED,
+}
+_CHALLENGE: Final = {"www-authenticate": 'Basic realm="llm-probe-exporter", charset="UTF-8"'}
+
+Stamp = tuple[int, int, int] | None
+"""What changes when a file does: time of change, size, inode. None where there is no file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """Who may come in: by which TLS, with which password; and the files that say so, as they were."""
+
+    tls: ssl.SSLContext | None = None
+    users: Mapping[str, str] = field(default_factory=dict)
+    files: tuple[tuple[Path, Stamp], ...] = ()
+
+    @property
+    def closed(self) -> bool:
+        """Whether somebody without a password or a certificate is kept out."""
+        return bool(self.users) or (self.tls is not None and self.tls.verify_mode is ssl.CERT_REQUIRED)
+
+    @property
+    def cost(self) -> int:
+        """The cost of the most expensive hash: so much work is done for every password."""
+        return max(map(_cost_of, self.users.values()), default=4)
+
+
+def read_rules(path: Path | None) -> Rules:
+    """The rules of a web configuration file, certificates loaded; SettingsError with what is wrong. None locks nothing."""
+    if path is None:
+        return Rules()
+    before = _stamp_of(path)
+    config = load_web_config(path)
+    files = [(path, before)]
+    context = None
+    if (tls := config.tls_server_config) is not None:
+        named = (tls.cert_file, tls.key_file, tls.client_ca_file)
+        files += [(each, _stamp_of(each)) for each in named if each is not None]
+        context = _context_of(tls, path)
+    return Rules(context, config.basic_auth_users, tuple(files))
+
+
+def _context_of(tls: WebTls, path: Path) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version, context.maximum_version = _VERSIONS[tls.min_version], _VERSIONS[tls.max_version]
+    context.options |= ssl.OP_NO_RENEGOTIATION
+    context.set_alpn_protocols(["http/1.1"])
+    try:
+        # Without this, an encrypted key would ask for its password on a terminal.
+        context.load_cert_chain(tls.cert_file, tls.key_file, password=_no_password)
+    except (OSError, ValueError) as exc:
+        wrong = f"can't be used with key_file: {_reason_of(exc)}"
+        raise _wrong(path, "cert_file", wrong) from None
+    verify = _VERIFY[tls.client_auth_type]
+    if tls.client_ca_file is not None and verify is not ssl.CERT_NONE:
+        try:
+            context.load_verify_locations(tls.client_ca_file)
+        except (OSError, ValueError) as exc:
+            wrong = f"holds no certificates in PEM format ({getattr(exc, 'strerror', None) or exc})"
+            raise _wrong(path, "client_ca_file", wrong) from None
+    context.verify_mode = verify
+    return context
+
+
+def _wrong(path: Path, key: str, message: str) -> SettingsError:
+    place = read_document(path, 0).places.get(("tls_server_config", key))
+    return SettingsError([Problem(f"tls_server_config.{key}", message, place.source if place else str(path))])
+
+
+def _no_password() -> str:
+    raise ValueError("the key is encrypted, and nobody is here to give its password")
+
+
+def _reason_of(exc: Exception) -> str:
+    if isinstance(exc, ssl.SSLError):
+        known = {"KEY_VALUES_MISMATCH": "they don't belong together", "": "one of them is not in PEM format"}
+        return known.get(exc.reason or "", str(exc.reason).lower().replace("_", " "))
+    return getattr(exc, "strerror", None) or str(exc)
+
+
+class Lock:
+    """The rules in force. ``use`` and ``refresh`` are for one thread at a time; the rest is for the server's loop.
+
+    ``name`` is what the exporter's address is called in its configuration. Raises SettingsError.
+    """
+
+    def __init__(self, path: Path | None = None, *, name: str = "") -> None:
+        self._path = path
+        self._name = name
+        self.rules = read_rules(path)
+        self.problems: tuple[str, ...] = ()
+        """What is wrong with files that have changed, while the rules of before are in force."""
+        self._settling: tuple[Stamp, ...] = ()
+        self._salt = secrets.token_bytes(32)
+        self._known: OrderedDict[bytes, None] = OrderedDict()
+        self._known_to = self.rules
+        self._checking: dict[bytes, asyncio.Task[bool]] = {}
+        self._waiting: Counter[str] = Counter()
+        self._turn = asyncio.Lock()
+
+    def use(self, path: Path | None, rules: Rules) -> None:
+        """Put other rules in force, for new connections and for every request from now on."""
+        self._path, self.rules, self.problems, self._settling = path, rules, (), ()
+
+    def refresh(self) -> tuple[str, ...]:
+        """Read the files anew if they have changed, and stayed so since the call before; gives ``problems``."""
+        now = tuple(_stamp_of(path) for path, _ in self.rules.files)
+        if not self.problems:
+            if now == tuple(stamp for _, stamp in self.rules.files):
+                return ()
+            if now != self._settling:
+                self._settling = now  # somebody may still be writing
+                return ()
+        try:
+            rules = read_rules(self._path)
+        except SettingsError as exc:
+            problems = tuple(map(str, exc.errors))
+            if problems != self.problems:
+                log.error("the lock of before stays: %s", "; ".join(problems))  # noqa: TRY400 - the user's mistake
+            self.problems = problems
+        else:
+            self.use(self._path, rules)
+            log.info("%s or a certificate has changed, and is used now", self._path)
+        return self.problems
+
+    def context(self) -> ssl.SSLContext | None:
+        """The TLS of a new connection; None is plain HTTP."""
+        return self.rules.tls
+
+    def guard(self, app: AsgiApp) -> AsgiApp:
+        """The application behind this lock."""
+
+        async def guarded(scope: Message, receive: Any, send: Any) -> None:
+            refusal = await self._refusal(scope)
+            await (app if refusal is None else refusal)(scope, receive, send)
+
+        return guarded
+
+    async def _refusal(self, scope: Message) -> PlainTextResponse | None:
+        """The answer to a request that may not come in; None where it may."""
+        if scope["path"] == OPEN_PATH:
+            return None
+        rules, headers = self.rules, Headers(scope=scope)
+        if not rules.users:
+            return None if rules.tls or _is_meant(headers.get("host", ""), scope, self._name) else _not_meant()
+        given = _password_of(headers.get("authorization", ""))
+        if given is None:
+            return _refused(401, "This exporter wants a user name and a password.", _CHALLENGE)
+        right = await self._is_right(rules, *given, _neighbourhood_of(scope))
+        if right is None:
+            return _refused(429, "Too many passwords wait to be checked: try again.", {"retry-after": "5"})
+        return None if right else _refused(401, "The user name or the password is wrong.", _CHALLENGE)
+
+    async def _is_right(self, rules: Rules, user: str, password: bytes, address: str) -> bool | None:
+        """Whether this is the user's password; None where too many others wait for that answer."""
+        if rules is not self._known_to:
+            self._known.clear()
+            self._known_to = rules
+        digest = self._digest(rules, user, password)
+        if digest in self._known:
+            self._known.move_to_end(digest)
+            return True
+        checking = self._checking.get(digest)
+        if checking is None:
+            if self._waiting.total() >= WAITING or self._waiting[address] >= WAITING_EACH:
+                return None
+            checking = asyncio.create_task(self._check(rules, user, password, address))
+            self._checking[digest] = checking
+            checking.add_done_callback(lambda _: self._checking.pop(digest, None))
+        right = await asyncio.shield(checking)
+        if right and rules is self._known_to:
+            self._known[digest] = None
+            if len(self._known) > REMEMBERED:
+                self._known.popitem(last=False)
+        return right
+
+    async def _check(self, rules: Rules, user: str, password: bytes, address: str) -> bool:
+        """Compare with the hash, one at a time; a wrong password costs its sender, and who guesses with him, a pause."""
+        self._waiting[address] += 1
+        try:
+            async with self._turn:
+                begun = time.monotonic()
+                right = await run_in_threadpool(_is_password, password, rules.users.get(user), rules.cost)
+                if not right:
+                    await asyncio.sleep(time.monotonic() - begun)
+                return right
+        finally:
+            self._waiting[address] -= 1
+            self._waiting += Counter()  # forgets those that are at zero
+
+    def _digest(self, rules: Rules, user: str, password: bytes) -> bytes:
+        """What a password is remembered by: of no use outside of this process, another one when the user's hash changes."""
+        parts = (user.encode("utf-8", "replace"), rules.users.get(user, "").encode(), password)
+        lengths = b"".join(len(part).to_bytes(4) for part in parts)
+        return hashlib.blake2b(lengths + b"".join(parts), key=self._salt, digest_size=32).digest()
+
+
+def _is_password(password: bytes, wanted: str | None, cost: int) -> bool:
+    """Whether a hash is that of a password. Takes as long for every user, whatever the cost of their hash, and for nobody.
+
+    A hash of cost n is twice the work of one of cost n - 1, so what is missing to ``cost`` is done with one hash of each cost
+    between.
+    """
+    password = password[:BCRYPT_BYTES]
+    stored = wanted.encode() if wanted is not None else bcrypt.gensalt(cost) + b"." * 31
+    try:
+        right = bcrypt.checkpw(password, stored)
+        for rounds in range(_cost_of(stored.decode()), cost):
+            bcrypt.hashpw(password, bcrypt.gensalt(rounds))
+    except ValueError:  # a zero byte, in some versions
+        return False
+    return right and wanted is not None
+
+
+def _cost_of(stored: str) -> int:
+    return int(stored[4:6])
+
+
+def _password_of(authorization: str) -> tuple[str, bytes] | None:
+    """User name and password of a header; None where it has none."""
+    scheme, _, encoded = authorization.partition(" ")
+    if scheme.lower() != "basic":
+        return None
+    try:
+        user, colon, password = base64.b64decode(encoded.strip(), validate=True).partition(b":")
+    except (binascii.Error, ValueError):
+        return None
+    return (user.decode("utf-8", "replace"), password) if colon else None
+
+
+def _neighbourhood_of(scope: Message) -> str:
+    """The address of a client; of IPv6 the network, in which it may have as many addresses as it wants."""
+    host = scope["client"][0] if scope.get("client") else ""
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return str(host)
+    if address.version == 4:
+        return host
+    return str(ipaddress.ip_network((address, 64), strict=False))
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address to listen on is reached from this machine alone."""
+    if host.lower() == "localhost":
+        return True
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return False
+    return (getattr(address, "ipv4_mapped", None) or address).is_loopback
+
+
+def _is_meant(host: str, scope: Message, own_name: str) -> bool:
+    """Whether a request to this machine's loopback says by a name of it whom it wants.
+
+    A page of a stranger can let its own name resolve to 127.0.0.1, and is then of one site with whatever answers there: it
+    could read all. Its requests still carry its name. A name without a dot is none of the public DNS.
+    """
+    if not host or not scope.get("server") or not is_loopback(str(scope["server"][0])):
+        return True
+    name = host.rpartition(":")[0] if host.rpartition(":")[2].isdecimal() else host
+    name = name.strip("[]").rstrip(".").lower()
+    if "." not in name or name.endswith(".localhost"):
+        return True
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return name in {own_name.lower(), socket.gethostname().lower()}
+    return True
+
+
+def _not_meant() -> PlainTextResponse:
+    return _refused(
+        421,
+        "This exporter listens on this machine's loopback without a lock, and answers there only by an address, by localhost"
+        " or by a name without a dot. A reverse proxy sends Host: 127.0.0.1, or the lock is set (web_config_file).",
+    )
+
+
+def _refused(status: int, message: str, headers: Mapping[str, str] | None = None) -> PlainTextResponse:
+    always = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
+    return PlainTextResponse(f"{message}\n", status, headers={**always, **(headers or {})})
+
+
+def _stamp_of(path: Path) -> Stamp:
+    try:
+        found = os.stat(path)  # noqa: PTH116 - one call for all three
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino
