@@ -5,7 +5,6 @@ in uvicorn's thread, and one thread follows the container engine's events.
 """
 
 import logging
-import os
 import signal
 import threading
 import time
@@ -17,7 +16,7 @@ from typing import Any, Final
 
 from exporter import systemd
 from exporter.cache.facts import CachePlace
-from exporter.cache.places import find_caches
+from exporter.cache.places import places_of
 from exporter.cache.scanner import Scanner
 from exporter.circumstances import Machine, chosen_of, circumstances_of, container_of, info_of, is_local
 from exporter.containers.engine import Engine
@@ -502,11 +501,7 @@ class Daemon:
 
     def _scan_caches(self) -> None:
         """Scan the model caches that are there now, one after the other; those that are gone take their series with them."""
-        paths = self._settings.cache.paths
-        if paths is None:
-            places = find_caches(os.environ, os.path.expanduser("~"))  # noqa: PTH111 - a home that can't be found stays ~
-        else:
-            places = tuple(CachePlace(each.name, each.kind, str(each.path)) for each in paths)
+        places = places_of(self._settings.cache)
         with self._changing:
             self._places = places
             self._scanner.forget(places)

@@ -346,14 +346,19 @@ def _filesystem(read: Callable[[Any], float]) -> Callable[..., Samples]:
 
 
 def _shared(engine: EngineReading | None, *records: CacheRecord) -> Samples:
-    """A container whose weights lie in its own layer shares nothing; which cache a mounted one is of, the paths tell."""
+    """A container whose weights lie in its own layer shares nothing; which cache a mounted one is of, the paths tell.
+
+    A folder that is mounted but is no cache known here may be one under another path: nothing is claimed of it.
+    """
     found: list[Sample] = []
     for container in engine.containers if engine else ():
-        if container.cache_source is not None:
-            names = [r.facts.name for r in records if _overlap(r.facts.path, container.cache_source)]
-            found.append(((names[0] if names else "", container.name), 1))
-        elif container.cache_path is not None:
+        if container.backend is None or container.cache_path is None:
+            continue
+        if container.cache_source is None:
             found.append((("", container.name), 0))
+            continue
+        names = [r.facts.name for r in records if _overlap(r.facts.path, container.cache_source)]
+        found += [((name, container.name), 1) for name in names[:1]]
     return found
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from exporter import present
 from exporter.cache.facts import CacheFacts, CachePlace
-from exporter.cache.places import find_caches, find_compile_caches
+from exporter.cache.places import find_compile_caches, own_home, places_of
 from exporter.cache.scanner import Scanner
 from exporter.cache.verify import Blob, Checked, find_blobs, verify
 from exporter.circumstances import Machine, chosen_of, circumstances_of
@@ -149,11 +149,9 @@ def look_around(settings: Settings) -> tuple[Survey, str]:
 
 
 def cache_places(settings: Settings) -> tuple[CachePlace, ...]:
-    """The configured caches, or those that this machine has."""
-    if settings.cache.paths is not None:
-        return tuple(CachePlace(each.name, each.kind, str(each.path)) for each in settings.cache.paths)
-    home = os.path.expanduser("~")  # noqa: PTH111 - a home that can't be found stays ~
-    return (*find_caches(os.environ, home), *find_compile_caches(os.environ, home))
+    """The configured caches; or those that this machine has, with those of compiled code."""
+    models = places_of(settings.cache)
+    return models if settings.cache.paths is not None else (*models, *find_compile_caches(os.environ, own_home()))
 
 
 def scan_caches(places: Sequence[CachePlace]) -> Iterator[CacheFacts]:

@@ -10,6 +10,7 @@ from typing import Final
 from exporter.cache.facts import CachePlace
 from exporter.cache.huggingface import hub_of
 from exporter.cache.ollama import store_of
+from exporter.settings import Cache
 
 # The home of root in a container, and where packages of Ollama keep the service's models.
 OTHER_HOMES: Final = ("/root",)
@@ -22,6 +23,18 @@ OLLAMA_SERVICE: Final = (
 LOOK_SECONDS: Final = 2.0
 
 _VARIABLE: Final = re.compile(r"\$(?:(\w+)|\{([^}]*)\})")
+
+
+def places_of(settings: Cache) -> tuple[CachePlace, ...]:
+    """The caches that the settings name, or those that this machine has."""
+    if settings.paths is not None:
+        return tuple(CachePlace(each.name, each.kind, str(each.path)) for each in settings.paths)
+    return find_caches(os.environ, own_home())
+
+
+def own_home() -> str:
+    """The home of this process's user; ``~`` where there is none."""
+    return os.path.expanduser("~")
 
 
 def find_caches(
