@@ -32,7 +32,7 @@ def refusal_of(address: str, allow: Sequence[str]) -> str | None:
     try:
         url = check_url(address if "://" in address else f"http://{address}")
     except ValueError as exc:
-        return f"{address[:200]!r} {exc}"
+        return f"the address {exc}"
     matching = [pattern for pattern in allow if _matches(url, pattern)]
     if not matching:
         return (

@@ -14,6 +14,7 @@ import httpcore
 import httpx
 
 from exporter.probe.failure import Expired, ProbeFailure, classify, one_line, refuse
+from exporter.probe.secret import hide
 from exporter.probe.stream import Decoder, Event, NdjsonDecoder, SseDecoder, TooLarge
 from exporter.probe.timeline import Chunk, Delta, Kind, ServerTimings, Timeline, Usage
 from exporter.probe.transport import HEADERS_LIMIT, Arrival, Connection, Stage, Timer, Wire, open_client
@@ -359,7 +360,7 @@ def _without_secrets(failure: ProbeFailure, headers: tuple[tuple[str, str], ...]
     for name, value in headers:
         secret = value.removeprefix("Bearer ").strip()
         if secret and any(word in name.lower() for word in ("auth", "key", "token")):
-            failure.message = failure.message.replace(secret, "…")
+            failure.message = hide(failure.message, secret)
             failure.body = failure.body.replace(secret.encode(), b"...")
     return failure
 

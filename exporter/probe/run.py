@@ -12,6 +12,7 @@ its probes wait for each other.
 import logging
 import random
 import time
+import traceback
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -33,6 +34,7 @@ from exporter.probe.politeness import (
 )
 from exporter.probe.prompt import compose, estimate
 from exporter.probe.result import Identity, Measurements, ProbeResult, Result, TargetState
+from exporter.probe.secret import hide
 from exporter.probe.server import Server, pause
 from exporter.probe.timeline import Timeline, Usage
 from exporter.probe.transport import Cancellation
@@ -134,9 +136,18 @@ class Prober:
             return None
         except ProbeFailure as exc:
             return run.end(Outcome(failure=exc))
-        except Exception as exc:
-            log.exception("a probe of %s failed in the exporter", self.target.name)
-            return run.end(Outcome(failure=ProbeFailure("protocol", f"a fault of the exporter: {exc!r}")))
+        except Exception as exc:  # noqa: BLE001 - told by fault
+            return run.end(Outcome(failure=self.fault("probe", exc)))
+
+    def hide(self, text: str) -> str:
+        """A text in which the server may have repeated our key, without it."""
+        return hide(text, self.watch.key)
+
+    def fault(self, doing: str, exc: Exception) -> ProbeFailure:
+        """Log a fault of the exporter itself; what is said of it may hold what the server sent."""
+        trace = self.hide("".join(traceback.format_exception(exc)))
+        log.error("a %s of %s failed in the exporter: %s", doing, self.target.name, trace)
+        return ProbeFailure("protocol", f"a fault of the exporter: {exc!r}")
 
     def sight(self, seconds: float, *, thorough: bool = False, alone: bool = True) -> tuple[Sight, TargetState]:
         """Look within so many seconds, in turn with whoever else looks at this target. Raises ProbeFailure when its turn does
@@ -150,9 +161,8 @@ class Prober:
                 sight = self.watch.look(READ_SECONDS, until=until, thorough=thorough)
             except Cancelled:
                 raise
-            except Exception as exc:
-                log.exception("a look at %s failed in the exporter", self.target.name)
-                sight = Sight(failure=ProbeFailure("protocol", f"a fault of the exporter: {exc!r}"))
+            except Exception as exc:  # noqa: BLE001 - told by fault
+                sight = Sight(failure=self.fault("look", exc))
             return sight, self.watch.state(sight, alone=alone)
         finally:
             self._watching.release()
@@ -384,11 +394,11 @@ class Run:
             target=prober.target.name,
             module=self._name,
             result=result,
-            error=error,
+            error=prober.hide(error),
             at_seconds=self._at,
             interval_seconds=prober.pace.interval(self._name, module),
             concurrency=module.concurrency,
-            model=self._look.identity.model or short_name(self._answered),
+            model=prober.hide(self._look.identity.model or short_name(self._answered) or "") or None,
             state=self._state,
             log=tuple(self._lines),
         )
@@ -405,7 +415,7 @@ class Run:
         return dialect
 
     def _say(self, line: str) -> None:
-        self._lines.append(f"+{self._prober.monotonic() - self._due:.3f} s {line}")
+        self._lines.append(f"+{self._prober.monotonic() - self._due:.3f} s {self._prober.hide(line)}")
 
 
 def _at_once(run: Callable[[Ask, Request], Stream], asks: list[Ask], requests: list[Request]) -> tuple[Stream, ...]:

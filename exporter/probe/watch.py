@@ -19,6 +19,7 @@ from exporter.probe.dialects.dialect import Dialect, Get, Look, Visit, unusable
 from exporter.probe.dialects.lease import Lease
 from exporter.probe.failure import ProbeFailure
 from exporter.probe.result import Identity, Result, TargetState
+from exporter.probe.secret import hide, without_key
 from exporter.probe.server import Server
 from exporter.probe.transport import Cancellation, Connection
 from exporter.settings import Target
@@ -91,6 +92,8 @@ class Watch:
         """True while the next request would be the first one since the server's start."""
         self.load_seconds: float | None = None
         """How long the load took that was seen last, from the first look that saw it to the first that saw its end."""
+        self.key = ""
+        """The key that was sent last: a server may repeat it."""
         self._server = server
         self._monotonic = monotonic
         self._wall = wall
@@ -119,7 +122,9 @@ class Watch:
             insecure_skip_verify=target.tls.insecure_skip_verify,
             cancellation=self.cancellation,
         )
-        return connection, _key_header(target.api_key_file)
+        headers = _key_header(target.api_key_file)
+        self.key = headers[0][1].removeprefix("Bearer ") if headers else ""
+        return connection, headers
 
     def hold_lease(self, lease: Lease) -> None:
         """Remember what a probe asked for of the time that the model stays."""
@@ -137,14 +142,15 @@ class Watch:
     def state(self, sight: Sight, *, alone: bool) -> TargetState:
         """A look as the rest of the program sees it. Not ``alone``: a probe of ours runs, so its part is left out."""
         look, ours = sight.look, 0 if alone else self._server.streams
+        identity = self.last.identity if self.last else Identity(self.dialect.name) if self.dialect else None
         state = TargetState(
             target=self.target.name,
             url=self.target.url,
             at_seconds=self._wall(),
             up=sight.up,
             loading=sight.loading,
-            identity=self.last.identity if self.last else Identity(self.dialect.name) if self.dialect else None,
-            error=sight.failure.message if sight.failure else "",
+            identity=without_key(identity, self.key) if identity else None,
+            error=hide(sight.failure.message, self.key) if sight.failure else "",
         )
         if look is None:
             return state
@@ -155,7 +161,7 @@ class Watch:
             requests_waiting=look.waiting,
             kv_cache_usage=look.kv_cache_usage,
             generated_tokens_per_second=self._measure_throughput(look) if alone else None,
-            error=look.error,
+            error=hide(look.error, self.key),
         )
 
     def _look(self, get: Get, *, thorough: bool) -> Look:
