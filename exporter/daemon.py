@@ -14,7 +14,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
-from exporter import systemd
+from exporter import allocator, systemd
 from exporter.cache.facts import CachePlace
 from exporter.cache.places import places_of
 from exporter.cache.scanner import Scanner
@@ -133,6 +133,7 @@ class Daemon:
 
     def start(self) -> None:
         """Begin to serve and to watch; returns when everything runs. Raises ListenError where the port can't be had."""
+        allocator.keep_small()
         bound = listen(*split_listen(self._address))
         self._apply(self._settings, self._profiles)
         app = self._lock.guard(build_app(self.snapshot, self._exposition.render, self))

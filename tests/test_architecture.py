@@ -20,7 +20,7 @@ ORDER = (
     {"circumstances"},
     {"metrics"},
     {"web"},
-    {"demo", "on_demand", "present", "systemd"},
+    {"allocator", "demo", "on_demand", "present", "systemd"},
     {"daemon"},
     {"oneshot"},
     {"cli"},
