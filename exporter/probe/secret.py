@@ -5,7 +5,6 @@ What is asked and read stays as it is; hidden is what leaves this room: messages
 
 import html
 import json
-from collections.abc import Iterator
 from dataclasses import fields, replace
 from typing import Any, Final, TypeVar
 from urllib.parse import quote
@@ -22,20 +21,23 @@ def hide(text: str, key: str) -> str:
     """A text without the key, as it is or as JSON, HTML and URLs write it, also where it was cut behind the first half."""
     if len(key) < SHORTEST:
         return text
-    for form in sorted(set(_forms_of(key)), key=len, reverse=True):
+    forms = sorted(_forms_of(key), key=len, reverse=True)
+    for form in forms:
         text = text.replace(form, HIDDEN)
-    least = max(len(key) // 2, _SHORTEST_PART)
-    if key[:least] in text:
-        for end in range(len(key) - 1, least - 1, -1):
-            text = text.replace(key[:end], HIDDEN)
+    for form in forms:
+        least = max(len(form) // 2, _SHORTEST_PART)
+        if form[:least] in text:
+            for end in range(len(form) - 1, least - 1, -1):
+                text = text.replace(form[:end], HIDDEN)
+    # Of a path, which a name of a model may be, only the end is shown.
+    for part in key.split("/"):
+        text = text.replace(part, HIDDEN) if len(part) >= _SHORTEST_PART else text
     return text
 
 
-def _forms_of(key: str) -> Iterator[str]:
+def _forms_of(key: str) -> set[str]:
     as_json = json.dumps(key)[1:-1]
-    yield from (key, as_json, as_json.replace("/", "\\/"), html.escape(key), quote(key), quote(key, safe=""))
-    # Of a path, which a name of a model may be, only the end is shown.
-    yield from (part for part in key.split("/") if len(part) >= _SHORTEST_PART)
+    return {key, as_json, as_json.replace("/", "\\/"), html.escape(key), quote(key), quote(key, safe="")}
 
 
 def without_key(record: R, key: str) -> R:
