@@ -673,16 +673,16 @@ def _machine() -> dict[str, Any]:
             (12, 6),
             columns={"instance": "Instance", "name": "GPU", "gfx_target": "Target", "compute_units": "CUs", "unified_memory": "Unified",
                      "gpu": "PCI address", "Value #B": "Bandwidth", "version": "Driver"},
-            overrides=[override("byName", "Bandwidth", unit="Bps", custom__width=95), override("byName", "Instance", custom__width=140), override("byName", "GPU", custom__width=150), override("byName", "CUs", custom__width=55),
-                       override("byName", "Unified", custom__width=70), override("byName", "Target", custom__width=80)],
+            overrides=[override("byName", "Bandwidth", unit="Bps", custom__width=95), override("byName", "Instance", custom__width=140), override("byName", "GPU", custom__width=155), override("byName", "PCI address", custom__width=115), override("byName", "CUs", custom__width=55),
+                       override("byName", "Unified", custom__width=65), override("byName", "Target", custom__width=80)],
             no_value="No AMD GPU found",
         ),
         row("Does the machine explain the speed?"),
         timeseries(
-            "Decode speed of its servers", "The same time axis as the panels below: look for what moves together. "
+            "Decode speed of its servers", "The same time axis as the panels below: look for what moves together. The fastest module of each. "
             "Metric: llm_probe_tokens_per_second.",
             [query(host("llm_probe_tokens_per_second", module="default"), "{{target}} · {{instance}}")], (12, 8), unit=TOKENS_PER_SECOND, logarithmic=True,
-            links=[_series_link("Open this target", "llm-target", "job", "instance", "target", "module")],
+            links=[_series_link("Open this target", "llm-target", "job", "instance", "target")],
         ),
         state_timeline(
             "Throttled", "The GPU lowers its clock: heat or a power limit. At full load that may be normal. Metric: amdgpu_throttled.",
@@ -875,7 +875,7 @@ def _exporter() -> dict[str, Any]:
                query(f"time() - max by (job, instance) ({host('process_start_time_seconds')})", table=True)],
               (8, 5),
               columns={"instance": "Instance", "version": "Version", "python": "Python", "Value #B": "Configured", "Value #C": "Running for"},
-              overrides=[override("byName", "Configured", unit="s", decimals=0), override("byName", "Running for", unit="s", decimals=0)]),
+              overrides=[override("byName", "Instance", custom__width=140), override("byName", "Configured", unit="s", decimals=0), override("byName", "Running for", unit="s", decimals=0)]),
         state_timeline("Collectors", "A collector that fails leaves its metrics out; the others go on. "
                        "Metric: llm_probe_exporter_collector_success.",
                        [query(host("llm_probe_exporter_collector_success"), "{{instance}} {{collector}}")], (12, 9),

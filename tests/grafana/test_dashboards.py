@@ -158,3 +158,14 @@ def test_tiers_are_coloured_by_name_and_drawn_from_the_exporter() -> None:
             if panel["fieldConfig"]["defaults"]["unit"] == "suffix:tok/s":
                 steps = panel["fieldConfig"]["defaults"]["thresholds"]["steps"]
                 assert [step["value"] for step in steps] == [None], panel["title"]
+
+
+def test_every_dashboard_has_its_pictures_and_its_words() -> None:
+    """docs/dashboards.md has a heading for each, which the runbook links to, and both pictures lie there, not too large."""
+    page = (ROOT / "docs/dashboards.md").read_text(encoding="utf-8")
+    for board in files():
+        assert f"\n## {board['title']}\n" in page
+        for theme in ("dark", "light"):
+            picture = f"images/dashboards/{board['uid'].removeprefix('llm-')}-{theme}.png"
+            assert f"({picture})" in page
+            assert 0 < (ROOT / "docs" / picture).stat().st_size <= 300_000

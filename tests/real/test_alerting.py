@@ -42,6 +42,7 @@ class Served(Vllm):
     def __init__(self, tokens_per_second: float = FAST) -> None:
         super().__init__(tokens_per_second=tokens_per_second, prefill_seconds=0.05)
         self.model = "one"
+        self.broken = False
 
     def swap(self, model: str) -> None:
         """Serve another model: a vLLM does that by starting anew."""
@@ -50,7 +51,9 @@ class Served(Vllm):
         self.generated = 0
 
     def answer(self, asked: Asked) -> Answer:
-        """As before, with the present model."""
+        """As before, with the present model; a broken one has no answer but an error."""
+        if self.broken and asked.method == "POST":
+            return as_json({"error": {"message": "out of memory", "type": "InternalServerError"}}, 500)
         if asked.path == "/v1/models":
             return as_json({"object": "list", "data": [{"id": self.model, "object": "model", "owned_by": "vllm"}]})
         return super().answer(asked)
@@ -124,7 +127,14 @@ def test_a_cause_silences_its_consequences_of_the_same_server_only(tmp_path: Pat
 @pytest.fixture
 def servers() -> Iterator[dict[str, Any]]:
     """One server for each fate."""
-    made = {"falls": Served(), "killed": Served(), "busy": Served(SLOW), "swaps": Served(), "reloads": LlamaCpp()}
+    made = {
+        "falls": Served(),
+        "killed": Served(),
+        "breaks": Served(),
+        "busy": Served(SLOW),
+        "swaps": Served(),
+        "reloads": LlamaCpp(),
+    }
     for server in made.values():
         server.start()
     yield made
@@ -151,9 +161,9 @@ def daemon_config(folder: Path, servers: dict[str, Any]) -> Path:
 
 
 def test_what_must_fire_fires_and_nothing_else(tmp_path: Path, servers: dict[str, Any]) -> None:
-    """A server falls from 24 to 6.4 and another is killed: both reach the webhook with their texts and resolve.
+    """A server falls from 24 to 6.4, one is killed, one breaks: all reach the webhook with their texts and resolve.
 
-    A third is slow but busy with users, a fourth swaps its model, a fifth loads its model again: of those nothing is heard.
+    Another is slow but busy with users, one swaps its model, one loads its model again: of those nothing is heard.
     """
     exporter, alertmanager = free_port(), free_port()
     with Webhook() as webhook:
@@ -180,6 +190,7 @@ def test_what_must_fire_fires_and_nothing_else(tmp_path: Path, servers: dict[str
             wait_for(lambda: tier(exporter, "falls", "excellent") == 1, what="the first speed is excellent")
             wait_for(lambda: skipped(exporter, "busy") >= 2, what="a busy server is skipped")
             servers["falls"].pace = 1 / SLOW
+            servers["breaks"].broken = True
             killed_at = servers["killed"].stop()
             servers["swaps"].swap("two")
             servers["reloads"].loading = True
@@ -187,22 +198,34 @@ def test_what_must_fire_fires_and_nothing_else(tmp_path: Path, servers: dict[str
                 lambda: bool(webhook.got("LLMThroughputPoor", "firing", "falls")), what="poor is told", seconds=120
             )
             wait_for(lambda: bool(webhook.got("LLMTargetDown", "firing", "killed")), what="down is told", seconds=60)
+            wait_for(
+                lambda: bool(webhook.got("LLMProbeFailing", "firing", "breaks")), what="failing is told", seconds=60
+            )
             check_texts(webhook)
             assert value(scrape(exporter), "llm_target_loading", target="reloads") == 1
             assert query(prometheus, 'llm_probe_tokens_per_second{target="swaps",model="two"}')
             servers["reloads"].loading = False
             servers["falls"].pace = 1 / FAST
+            servers["breaks"].broken = False
             servers["killed"].start(killed_at)
             wait_for(
                 lambda: bool(webhook.got("LLMThroughputPoor", "resolved", "falls")), what="poor resolves", seconds=120
             )
             wait_for(lambda: bool(webhook.got("LLMTargetDown", "resolved", "killed")), what="down resolves", seconds=60)
+            wait_for(
+                lambda: bool(webhook.got("LLMProbeFailing", "resolved", "breaks")), what="failing resolves", seconds=60
+            )
             fired = query_range(prometheus, 'ALERTS{alertstate="firing"}', began, time.time(), 1.0)
     assert {(row["metric"]["alertname"], row["metric"].get("target")) for row in fired} == {
         ("LLMThroughputPoor", "falls"),
         ("LLMTargetDown", "killed"),
+        ("LLMProbeFailing", "breaks"),
     }
-    assert {alert["labels"]["alertname"] for alert in webhook.alerts} == {"LLMThroughputPoor", "LLMTargetDown"}
+    assert {alert["labels"]["alertname"] for alert in webhook.alerts} == {
+        "LLMThroughputPoor",
+        "LLMTargetDown",
+        "LLMProbeFailing",
+    }
 
 
 def tier(port: int, target: str, name: str) -> float | None:
