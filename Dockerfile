@@ -31,6 +31,6 @@ EXPOSE 9937
 USER 65532:65532
 STOPSIGNAL SIGTERM
 # Asks whether the daemon and its scheduler live, not whether its targets do.
-HEALTHCHECK --interval=30s --timeout=5s --start-period=15s --retries=3 CMD ["llm-probe-exporter", "healthcheck"]
+HEALTHCHECK --interval=30s --timeout=10s --start-period=15s --retries=3 CMD ["llm-probe-exporter", "healthcheck"]
 ENTRYPOINT ["llm-probe-exporter"]
 CMD ["serve"]

@@ -82,6 +82,7 @@ def _listen_address(_: click.Context, __: click.Parameter, value: str | None) ->
 
 LISTEN = click.option(
     "--listen",
+    envvar="LLM_PROBE_LISTEN",  # here, too, since the demo reads no settings
     metavar="HOST:PORT",
     callback=_listen_address,
     help=f"Where to answer scrapes, instead of the configuration's `listen`.  [default: {DEFAULT_LISTEN}]",

@@ -543,6 +543,7 @@ class Daemon:
         systemd.notify("WATCHDOG=1")
         self._report_hanging()
         self._publish_exporter()
+        systemd.notify(f"STATUS={systemd.in_words(self._exporter.targets_by_state)}")
 
     def _publish_exporter(self) -> None:
         view = self.snapshot.view()

@@ -74,7 +74,9 @@ def test_all_listen_on_the_loopback_where_the_others_look() -> None:
     assert prometheus["alerting"]["alertmanagers"][0]["static_configs"][0]["targets"] == [at["alertmanager"]]
     exporter = SERVICES["exporter"]["environment"]["LLM_PROBE_LISTEN"].replace("${EXPORTER_PORT:-9937}", "9937")
     assert prometheus["scrape_configs"][0]["static_configs"][0]["targets"] == [exporter]
-    assert SERVICES["demo"]["command"] == ["demo", "--listen", SERVICES["exporter"]["environment"]["LLM_PROBE_LISTEN"]]
+    assert (
+        SERVICES["demo"]["environment"]["LLM_PROBE_LISTEN"] == SERVICES["exporter"]["environment"]["LLM_PROBE_LISTEN"]
+    )
     assert all(address.startswith("127.0.0.1:") for address in (*at.values(), exporter))
     assert SERVICES["grafana"]["environment"]["GF_SERVER_HTTP_ADDR"] == "127.0.0.1"
     folder = provider["providers"][0]["options"]["path"]

@@ -29,6 +29,13 @@ pytestmark = pytest.mark.real
 FOLDER = images.ROOT / "deploy" / "compose"
 COMPOSE = Path(sys.executable).with_name("docker-compose")
 PROFILES = ("full", "exporter", "demo", "full,docker", "exporter,docker")
+# Debian's promtool is older than `check healthy`.
+PROMTOOL = """#!/usr/bin/python3
+import sys, urllib.request
+check, what, url = sys.argv[1:]
+assert (check, what) == ("check", "healthy")
+urllib.request.urlopen(url.removeprefix("--url=") + "/-/healthy", timeout=5)
+"""
 VLLM = "vllm/vllm-openai-rocm:v0.32.0"
 
 
@@ -240,21 +247,26 @@ def test_a_cache_that_is_not_there(compose: Callable[..., Project]) -> None:
 
 def test_demo_with_prometheus_and_alertmanager(compose: Callable[..., Project], stocked: DockerEngine) -> None:
     """The demo profile without Grafana: Prometheus scrapes the demo, holds its rules, knows Alertmanager, all healthy."""
-    programs = {name: shutil.which(name) for name in ("prometheus", "promtool", "prometheus-alertmanager", "amtool")}
+    programs = {name: shutil.which(name) or "" for name in ("prometheus", "prometheus-alertmanager", "amtool")}
     need(all(programs.values()), "prometheus and prometheus-alertmanager")
     need(all(is_free(port) for port in (9937, 9090, 9093)), "that the ports 9937, 9090 and 9093 are free")
-    templates = "/usr/share/prometheus/alertmanager"  # of Debian's Alertmanager; the image's has them built in
-    for service, server, tool, state in (
-        ("prometheus", "prometheus", "promtool", "/prometheus"),
-        ("alertmanager", "prometheus-alertmanager", "amtool", "/alertmanager"),
-    ):
-        files = {each: Path(programs[each] or "") for each in (server, tool)}
-        if service == "alertmanager":
-            files["default.tmpl"] = Path(templates) / "default.tmpl"
+    templates = Path(
+        "/usr/share/prometheus/alertmanager"
+    )  # Debian's Alertmanager reads these; the image has them built in
+    prometheus = {"prometheus": Path(programs["prometheus"]), "promtool": PROMTOOL}
+    alertmanager = {
+        "alertmanager": Path(programs["prometheus-alertmanager"]),
+        "amtool": Path(programs["amtool"]),
+        **{each.name: each for each in templates.glob("*.tmpl")},
+    }
+    for service, files in (("prometheus", prometheus), ("alertmanager", alertmanager)):
         lines = [
-            f"COPY default.tm[p]l {templates}/", f"COPY {server} {tool} /bin/", f"RUN mkdir {state} && chown 65534:65534 {state}", f"VOLUME {state}",
-            "USER 65534:65534", f'ENTRYPOINT ["/bin/{server}"]',
-        ]  # fmt: skip
+            f"COPY *.tmp[l] {templates}/",
+            "COPY --chmod=755 prometheu[s] alertmanage[r] promtoo[l] amtoo[l] /bin/",
+            f"RUN mkdir /{service} && chown 65534:65534 /{service}",
+            f"VOLUME /{service}",
+            f'ENTRYPOINT ["/bin/{service}"]',
+        ]
         stand_in(stocked, image_of(service), files, lines)
 
     project = compose(COMPOSE_PROFILES="demo")

@@ -76,7 +76,7 @@ def test_what_is_in_the_image(docker_engine: DockerEngine, image: str) -> None:
 def test_runs_locked_down(docker_engine: DockerEngine, image: str, network: str) -> None:
     """With a read-only root and no right at all it serves on a published loopback port, gets healthy, writes nothing, stops."""
     docker_engine.start_container(
-        "demo", image, "demo", "--listen=0.0.0.0:9937",
+        "demo", image, "demo",
         options=(*LOCKED_DOWN, f"--network={network}", "--publish=127.0.0.1:0:9937", "--health-interval=1s"),
     )  # fmt: skip
     address = docker_engine.run("port", "demo", "9937/tcp").stdout.split()[0]

@@ -114,6 +114,7 @@ def test_starts_ready_locked_in_and_stops(machine: Machine) -> None:
     assert machine.show("ActiveState") == "active"
     assert "The scheduler runs" in machine.fetch("/-/healthy")
     assert machine.targets() == []
+    eventually(lambda: machine.show("StatusText") == "no target yet", "the status says what is watched")
     assert "llm_probe_exporter_build_info" in machine.fetch("/metrics")
 
     status = machine.run(f"cat /proc/{machine.show('MainPID')}/status")
