@@ -34,7 +34,7 @@ from exporter.host.energy import PowerMeter
 from exporter.host.gpu import GpuSample, read_gpus, sample_gpus
 from exporter.host.rocm import read_rocm
 from exporter.metrics import Exposition
-from exporter.on_demand import OnDemand, refusal_of
+from exporter.on_demand import OnDemand, permit_of, refusal_of
 from exporter.probe.result import SKIPPED, Measurements, ProbeResult, TargetState
 from exporter.probe.run import Prober
 from exporter.probe.server import Servers
@@ -219,7 +219,9 @@ class Daemon:
         return self._on_demand.probe(target, module, settings.modules[module]) or Refused("the exporter stops")
 
     def _probe_once(self, target: Target, name: str, module: Module) -> ProbeResult | None:
-        return self._prober(target).probe(name, module)
+        permit = permit_of(target.url, self._settings.probe_endpoint.allow)
+        server = self._servers.at(target.url)
+        return Prober(target, server=server, cancellation=self._cancellation, permit=permit).probe(name, module)
 
     def healthy(self) -> tuple[bool, str]:
         """Whether the scheduler beats."""

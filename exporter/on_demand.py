@@ -20,7 +20,12 @@ from exporter.settings import Module, Target, check_url
 
 # Addresses that were asked for are remembered, so that their probes keep their pace; so many, the oldest leaves first.
 MOST_ADDRESSES: Final = 256
+_TRANSLATED: Final = ipaddress.IPv6Network("64:ff9b::/96")
 METADATA_HOSTS: Final = frozenset({"metadata", "metadata.google.internal", "instance-data"})
+# Where clouds answer with credentials besides 169.254.169.254: AWS and Google over IPv6, Alibaba, Azure, Oracle.
+METADATA_ADDRESSES: Final = frozenset(
+    {"fd00:ec2::254", "fd20:ce::254", "100.100.100.200", "168.63.129.16", "192.0.0.192"}
+)
 
 
 def refusal_of(address: str, allow: Sequence[str]) -> str | None:
@@ -40,7 +45,24 @@ def refusal_of(address: str, allow: Sequence[str]) -> str | None:
             "/api/v1/targets lists the targets"
         )
     host = urlsplit(url).hostname or ""
-    return None if any(host in pattern for pattern in matching) else _danger_of(host)
+    return None if _is_named(host, matching) else _danger_of(host)
+
+
+def permit_of(url: str, allow: Sequence[str]) -> Callable[[str], bool] | None:
+    """Which addresses a name may turn out to be when it is connected to: it may mean another one than when it was checked.
+
+    None permits all: the host is named literally.
+    """
+    host = urlsplit(url).hostname or ""
+    if _is_named(host, [pattern for pattern in allow if _matches(url, pattern)]):
+        return None
+    return lambda address: not _is_dangerous(address)
+
+
+def _is_named(host: str, patterns: Sequence[str]) -> bool:
+    """Whether a host stands in one of these patterns without any wildcard."""
+    places = (pattern if "://" in pattern else f"//{pattern}" for pattern in patterns)
+    return host.lower() in {re.sub(r"^[^/]*//|:[^:\]]*$|/.*$|[\[\]]", "", place).lower() for place in places}
 
 
 def _matches(url: str, pattern: str) -> bool:
@@ -54,16 +76,39 @@ def _danger_of(host: str) -> str | None:
     """Why a host that only a wildcard allows is refused all the same: it is, or resolves to, a link-local address."""
     if host.lower().rstrip(".") in METADATA_HOSTS:
         return f"{host} is a metadata service: name it literally in probe_endpoint.allow if it is meant"
-    try:
-        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError):
-        return None  # the probe will say that it can't be resolved
-    for *_, place in found:
-        address = ipaddress.ip_address(str(place[0]).partition("%")[0])
-        mapped = getattr(address, "ipv4_mapped", None) or address
-        if mapped.is_link_local or mapped.is_multicast or mapped.is_unspecified:
-            return f"{host} is {mapped}, which is link-local or no host: name it literally in probe_endpoint.allow"
+    for address in _addresses_of(host):
+        if _is_dangerous(address):
+            return (
+                f"{host} is {address}, link-local, a metadata service or no host: "
+                "name it literally in probe_endpoint.allow if it is meant"
+            )
     return None
+
+
+def _addresses_of(host: str) -> list[str]:
+    """What a host means now; nothing where it can't be resolved: then the probe will say so."""
+    try:
+        return [str(ipaddress.ip_address(host))]
+    except ValueError:
+        pass
+    try:
+        return [str(place[0]) for *_, place in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)]
+    except (OSError, UnicodeError):
+        return []
+
+
+def _is_dangerous(address: str) -> bool:
+    """Whether an IP address is link-local, a metadata service, or no single host; also inside of an IPv6 address."""
+    found = ipaddress.ip_address(address.partition("%")[0])
+    inner: list[ipaddress.IPv4Address | ipaddress.IPv6Address | None] = [found]
+    if isinstance(found, ipaddress.IPv6Address):
+        translated = ipaddress.IPv4Address(int(found) & 0xFFFFFFFF) if found in _TRANSLATED else None
+        inner += [found.ipv4_mapped, found.sixtofour, translated]
+    return any(
+        each.is_link_local or each.is_multicast or each.is_unspecified or str(each) in METADATA_ADDRESSES
+        for each in inner
+        if each is not None
+    )
 
 
 @dataclass(slots=True)

@@ -1,13 +1,16 @@
 """What /probe may reach: a table of attempts, and one probe for all who ask."""
 
+import socket
 import threading
 from collections.abc import Sequence
 
 import pytest
 
-from exporter.on_demand import MOST_ADDRESSES, OnDemand, refusal_of
+from exporter.on_demand import MOST_ADDRESSES, OnDemand, permit_of, refusal_of
 from exporter.probe.result import ProbeResult
+from exporter.probe.run import Prober
 from exporter.settings import Module, Target
+from tests.servers.exact import ExactServer, plain
 
 MODULE = Module(interval=60)
 
@@ -22,6 +25,10 @@ MODULE = Module(interval=60)
         ("http://[::1]:8000", ["[::1]:8000"]),
         ("http://GPU-7.LAN:8000", ["gpu-?.lan:8000"]),
         ("http://169.254.169.254", ["169.254.169.254:80"]),
+        ("http://169.254.169.254", ["http://169.254.169.254"]),
+        ("http://[fe80::1]:8000", ["*", "http://[fe80::1]:*"]),
+        ("http://[fd00:ec2::254]", ["[fd00:ec2::254]:80"]),
+        ("http://fd-box:8000", ["*:8000"]),
     ],
 )
 def test_what_is_allowed_by_pattern_may_be_probed(address: str, allow: Sequence[str]) -> None:
@@ -53,11 +60,79 @@ def test_what_is_allowed_by_pattern_may_be_probed(address: str, allow: Sequence[
         ("http://metadata.google.internal", ["*"], "metadata service"),
         ("http://METADATA.google.internal.", ["*"], "metadata service"),
         ("http://224.0.0.1:8000", ["*"], "no host"),
+        ("http://0:8080", ["*:8080"], "no host"),
+        ("http://[::]:9937", ["*"], "no host"),
+        ("http://169.254.169.254", ["*", "10.169.254.169.254.lan:80"], "link-local"),
+        ("http://169.254.169.254:80", ["169.254.169.25?:80"], "link-local"),
+        ("http://0251.0376.0251.0376", ["*"], "link-local"),
+        ("http://169.254.43518", ["*"], "link-local"),
+        ("http://[64:ff9b::a9fe:a9fe]", ["*"], "link-local"),
+        ("http://[2002:a9fe:a9fe::1]", ["*"], "link-local"),
+        ("http://[fe80::1%25eth0]:8000", ["*"], "link-local"),
+        ("http://[fd00:ec2::254]", ["*"], "metadata service"),
+        ("http://100.100.100.200", ["100.*:80"], "metadata service"),
+        ("http://168.63.129.16", ["*"], "metadata service"),
+        ("http://user:secret@10.0.0.7:8000", ["*"], "user name or password"),
+        ("user:secret@10.0.0.7:8000", ["*"], "user name or password"),
+        ("http://10.0.0.7:8000\\@169.254.169.254", ["10.0.0.7:8000*"], "user name or password"),
+        ("http://10.0.0.7:0", ["*"], "port out of range"),
+        ("http://10.0.0.7:99999", ["*"], "port out of range"),
+        ("http://[::1", ["*"], "is not a URL"),
+        ("unix:///var/run/docker.sock", ["*"], "has a scheme that can't be probed"),
+        ("http:///var/run/docker.sock", ["*"], "names no host"),
     ],
 )
 def test_attempts_to_reach_something_else_are_refused(address: str, allow: Sequence[str], why: str) -> None:
     """Each way around the patterns, and each address of a metadata service, is refused with its reason."""
     assert why in (refusal_of(address, allow) or "it was allowed")
+
+
+@pytest.mark.parametrize("meant", ["169.254.169.254", "fe80::1", "::ffff:169.254.169.254", "0.0.0.0"])
+def test_a_name_that_means_a_dangerous_address_is_refused(monkeypatch: pytest.MonkeyPatch, meant: str) -> None:
+    """A name that a wildcard allows is resolved: all of its addresses must be fit to be reached."""
+
+    def resolve(*_: object, **__: object) -> list[tuple[object, ...]]:
+        return [(None, None, None, "", (address, 80)) for address in ("192.0.2.1", meant)]
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    assert "link-local" in (refusal_of("http://gpu.lan:8000", ["*.lan:8000"]) or "it was allowed")
+    assert refusal_of("http://gpu.lan:8000", ["*.lan:8000", "gpu.lan:8000"]) is None
+
+
+def test_a_name_that_changes_its_meaning_is_not_reached(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Resolved to a fit address when it is checked and to another one when it is connected to, a name leads nowhere."""
+    with ExactServer({"/v1/models": plain({"object": "list", "data": []})}) as reached:
+        url, allow = f"http://gpu.lan:{reached.port}", ["*.lan:*"]
+        meanings = iter(["192.0.2.1"])
+
+        def resolve(*_: object, **__: object) -> list[tuple[object, ...]]:
+            address = next(meanings, "127.0.0.1")
+            return [(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (address, reached.port))]
+
+        monkeypatch.setattr(socket, "getaddrinfo", resolve)
+        monkeypatch.setattr("exporter.on_demand.METADATA_ADDRESSES", {"127.0.0.1"})
+        assert refusal_of(url, allow) is None
+        found = Prober(Target(url=url), permit=permit_of(url, allow)).probe("default", MODULE)
+        assert found is not None
+        assert (found.result, "may not be reached" in found.error) == ("connect", True)
+        assert reached.played() == []
+        named = Prober(Target(url=url), permit=permit_of(url, [*allow, f"gpu.lan:{reached.port}"]))
+        named.probe("default", MODULE)
+        assert reached.played() != []
+
+
+def test_a_redirect_leads_nowhere() -> None:
+    """A server that is allowed can't send a probe on to one that isn't."""
+    with ExactServer({"/v1/models": plain({"object": "list", "data": []})}) as inside:
+        away = plain(status=307, headers=[("location", f"{inside.url}/v1/models")])
+        paths = ("/v1/models", "/health", "/version", "/props", "/api/tags", "/v1/chat/completions", "/")
+        with ExactServer(dict.fromkeys(paths, away)) as allowed:
+            permit = permit_of(allowed.url, ["127.0.0.1:*"])
+            found = Prober(Target(url=allowed.url), permit=permit).probe("default", MODULE)
+            assert found is not None
+            assert found.result == "protocol"
+            assert allowed.played() != []
+        assert inside.played() == []
 
 
 def result(target: Target, name: str) -> ProbeResult:

@@ -94,12 +94,13 @@ class Prober:
         monotonic: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
         draw: random.Random | None = None,
+        permit: Callable[[str], bool] | None = None,
     ) -> None:
         self.target = target
         self.server = server or Server()
         self.cancellation = cancellation or Cancellation()
         self.pace = Pace(target.budget.share)
-        self.watch = Watch(target, self.server, self.cancellation, monotonic, wall)
+        self.watch = Watch(target, self.server, self.cancellation, monotonic, wall, permit=permit)
         self.monotonic = monotonic
         self.wall = wall
         self.draw = draw or random.SystemRandom()

@@ -93,13 +93,17 @@ class Cancellation:
 
 @dataclass(frozen=True, slots=True)
 class Connection:
-    """Where a server is and how to reach it. ``kernel_stamps`` off is for comparing with stamps after the read."""
+    """Where a server is and how to reach it. ``kernel_stamps`` off is for comparing with stamps after the read.
+
+    ``permit`` says of an IP address whether it may be connected to, once its name is resolved; None permits all.
+    """
 
     base_url: str
     ca_file: str | Path | None = None
     insecure_skip_verify: bool = False
     cancellation: Cancellation = field(default_factory=Cancellation)
     kernel_stamps: bool = True
+    permit: Callable[[str], bool] | None = None
 
 
 Stage = tuple[Result, float, str]
@@ -167,7 +171,7 @@ def open_client(connection: Connection, wire: Wire) -> httpx.Client:
     """An HTTP client for one request: a fresh connection, no proxy, no cookies, no redirects, no compression."""
     context = _tls_context(connection) if connection.base_url.lower().startswith("https:") else None
     return httpx.Client(
-        transport=_Transport(wire, context),
+        transport=_Transport(wire, context, connection.permit),
         headers={"accept-encoding": "identity", "user-agent": f"llm-probe-exporter/{__version__}"},
         timeout=None,  # noqa: S113 - the wire has its own deadlines, finer than httpx's
         trust_env=False,
@@ -178,9 +182,9 @@ def open_client(connection: Connection, wire: Wire) -> httpx.Client:
 class _Transport(httpx.BaseTransport):
     """httpx on httpcore on our backend, by the public parts of both."""
 
-    def __init__(self, wire: Wire, context: ssl.SSLContext | None) -> None:
+    def __init__(self, wire: Wire, context: ssl.SSLContext | None, permit: Callable[[str], bool] | None) -> None:
         self._pool = httpcore.ConnectionPool(
-            ssl_context=context, max_connections=1, max_keepalive_connections=0, network_backend=_Backend(wire)
+            ssl_context=context, max_connections=1, max_keepalive_connections=0, network_backend=_Backend(wire, permit)
         )
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
@@ -213,8 +217,9 @@ class _Body(httpx.SyncByteStream):
 
 
 class _Backend(httpcore.NetworkBackend):
-    def __init__(self, wire: Wire) -> None:
+    def __init__(self, wire: Wire, permit: Callable[[str], bool] | None) -> None:
         self._wire = wire
+        self._permit = permit
 
     def connect_tcp(
         self,
@@ -228,6 +233,8 @@ class _Backend(httpcore.NetworkBackend):
         wire.started_ns = time.monotonic_ns()
         addresses = _resolve(host.strip("[]"), port, wire)
         wire.resolved_ns = time.monotonic_ns()
+        if self._permit is not None and not (addresses := [each for each in addresses if self._permit(each[4][0])]):
+            raise ProbeFailure("connect", f"{host} is now an address that may not be reached under this name")
         wired = _connect(addresses, wire)
         wire.connected_ns = time.monotonic_ns()
         return _PlainStream(wired, wire)

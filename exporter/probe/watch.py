@@ -82,8 +82,11 @@ class Watch:
         cancellation: Cancellation,
         monotonic: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
+        *,
+        permit: Callable[[str], bool] | None = None,
     ) -> None:
         self.target = target
+        self.permit = permit
         self.cancellation = cancellation
         self.dialect: Dialect | None = None if target.backend == "auto" else DIALECTS[target.backend]
         self.last: Look | None = None
@@ -121,6 +124,7 @@ class Watch:
             ca_file=target.tls.ca_file,
             insecure_skip_verify=target.tls.insecure_skip_verify,
             cancellation=self.cancellation,
+            permit=self.permit,
         )
         headers = _key_header(target.api_key_file)
         self.key = headers[0][1].removeprefix("Bearer ") if headers else ""
