@@ -503,6 +503,8 @@ def healthcheck(url: str | None) -> None:
             _fail(f"{address}: {exc.code} {exc.read(1000).decode('utf-8', 'replace').strip()}")
     except (OSError, ValueError) as exc:
         reason = getattr(exc, "reason", exc)
+        if certificate is not None and not isinstance(reason, ConnectionRefusedError | TimeoutError):
+            _fail(f"{address}: it wants a certificate from its clients, and does not take its own: {reason}")
         _fail(f"{address}: {getattr(reason, 'strerror', None) or reason}")
 
 

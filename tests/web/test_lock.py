@@ -19,7 +19,9 @@ from typing import Any
 
 import bcrypt
 import pytest
+from click.testing import CliRunner
 
+from exporter.cli import main
 from exporter.metrics import Exposition
 from exporter.probe.result import ProbeResult
 from exporter.settings import SettingsError
@@ -393,6 +395,20 @@ def test_client_certificates(tmp_path: Path, kind: str, *, without: bool, known:
                 return False
 
         assert [comes_in(None), comes_in(friend), comes_in(other)] == [without, known, stranger]
+
+
+@pytest.mark.parametrize(("knows_itself", "code"), [(True, 0), (False, 1)])
+def test_a_health_check_where_certificates_are_wanted(tmp_path: Path, *, knows_itself: bool, code: int) -> None:
+    """The health check shows the daemon's own certificate; where that is not accepted, it says so."""
+    server, friend = make_certificate(tmp_path / "server"), make_certificate(tmp_path / "friend")
+    accepted = server if knows_itself else friend
+    more = ("client_auth_type: RequireAndVerifyClientCert", f"client_ca_file: {accepted[0]}")
+    web = tls_config(tmp_path / "web.yml", server, *more)
+    with serving(Lock(web)) as (port, _):
+        place = {"LLM_PROBE_LISTEN": f"127.0.0.1:{port}", "LLM_PROBE_WEB_CONFIG_FILE": str(web), "LLM_PROBE_CONFIG": ""}
+        asked = CliRunner().invoke(main, ["healthcheck"], env=place)
+    assert asked.exit_code == code
+    assert ("fine" if code == 0 else "wants a certificate from its clients") in asked.output
 
 
 @pytest.mark.parametrize(
