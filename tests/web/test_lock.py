@@ -3,6 +3,7 @@
 import base64
 import http.client
 import os
+import re
 import shutil
 import signal
 import socket
@@ -22,11 +23,13 @@ import pytest
 from click.testing import CliRunner
 
 from exporter.cli import main
+from exporter.daemon import LOCK_SECONDS
 from exporter.metrics import Exposition
 from exporter.probe.result import ProbeResult
 from exporter.settings import SettingsError
 from exporter.snapshot import Snapshot
 from exporter.web import lock as lock_room
+from exporter.web import server
 from exporter.web.app import Refused, build_app
 from exporter.web.lock import Lock, Rules, is_loopback, read_rules
 from exporter.web.server import WebServer, listen
@@ -544,6 +547,46 @@ def test_only_post_changes_anything() -> None:
 def test_what_is_loopback(host: str, *, own: bool) -> None:
     """Only addresses of which it is certain count as reached from this machine alone."""
     assert is_loopback(host) is own
+
+
+# What the documentation says
+
+SECURITY = Path(__file__).parents[2] / "docs" / "security.md"
+
+
+def test_the_documented_file_is_a_lock(tmp_path: Path) -> None:
+    """The web configuration that docs/security.md shows can be used as it stands, its certificate made."""
+    make_certificate(tmp_path / "tls")
+    for made, named in (("cert.pem", "exporter.crt"), ("key.pem", "exporter.key")):
+        (tmp_path / "tls" / made).rename(tmp_path / "tls" / named)
+    shown = re.findall(r"```yaml\n(.*?)```", SECURITY.read_text(), re.DOTALL)[0]
+    (tmp_path / "web.yml").write_text(shown)
+    rules = read_rules(tmp_path / "web.yml")
+    assert rules.tls is not None
+    assert list(rules.users) == ["prometheus"]
+
+
+def test_the_documented_command_makes_a_hash() -> None:
+    """What docs/security.md says to type prints a hash that opens the door."""
+    command = re.findall(r"bin/python -c '(.*?)'", SECURITY.read_text())[0]
+    typed = command.replace("getpass.getpass()", "'right'")
+    made = subprocess.run([sys.executable, "-c", typed], check=True, capture_output=True, text=True).stdout.strip()
+    assert lock_room._is_password(b"right", made, lock_room._cost_of(made))
+    assert not lock_room._is_password(b"wrong", made, lock_room._cost_of(made))
+
+
+def test_the_documented_limits_are_the_limits() -> None:
+    """The figures of docs/security.md are those of the code."""
+    text = SECURITY.read_text()
+    for said in (
+        f"| connections | {server.CONNECTIONS};",
+        f"| {server.REQUEST_SECONDS:.0f} s, and {server.REQUEST_BYTES >> 10} KiB, of which {server.HEADER_BYTES >> 10} KiB",
+        f"| between requests | {server.IDLE_SECONDS:.0f} s |",
+        f"| an answer that the client doesn't take | {server.WRITE_SECONDS:.0f} s |",
+        f"at most {lock_room.WAITING} different passwords wait, {lock_room.WAITING_EACH} from one address",
+        f"looked at every {LOCK_SECONDS:.0f} s",
+    ):
+        assert said in text, said
 
 
 # The real command
