@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 CODE   := exporter tests grafana
+FUZZ   := -verbosity=0 -print_final_stats=1 -artifact_prefix=$(CURDIR)/build/fuzz
 
 .DEFAULT_GOAL := help
 .PHONY: help demo run test check format lint types promtool test-real bench fuzz grafana docs audit sbom image build clean
@@ -63,6 +64,15 @@ promtool: ## check and test the alert rules, where promtool is installed
 
 test-real: $(VENV)/.real ## run the tests against real parts: llama-server, Prometheus, Docker, systemd, Chromium
 	$(BIN)/python -m pytest -q -m real
+
+$(VENV)/.fuzz: $(VENV)/.dev
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,fuzz]'
+	@touch $@
+
+fuzz: $(VENV)/.fuzz ## fuzz what reads streams and settings, 90 seconds in all; a find is written to build/fuzz
+	@mkdir -p build/fuzz
+	$(BIN)/python tests/fuzz/fuzz_streams.py -max_total_time=60 $(FUZZ)/streams-
+	$(BIN)/python tests/fuzz/fuzz_settings.py -max_total_time=30 $(FUZZ)/settings-
 
 bench: $(VENV)/.dev ## measure the exporter against servers that keep exact time (minutes)
 	$(BIN)/python tests/bench/truth.py

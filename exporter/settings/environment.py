@@ -8,6 +8,7 @@ from pydantic_settings import EnvSettingsSource
 
 from exporter.settings.document import Document, Place, compose
 from exporter.settings.model import PREFIX, Settings
+from exporter.settings.values import quote
 from exporter.settings.words import NO_SECRETS, SECRETS, Problem, inner_type, section_type
 
 NOT_SETTINGS: Final = frozenset({"LLM_PROBE_CONFIG", "LLM_PROBE_CACHE", "LLM_PROBE_REQUIRE_REAL"})
@@ -40,10 +41,11 @@ def read_environment(environ: Mapping[str, str]) -> Document:
     for number, variable in enumerate(sorted(environ)):
         if not variable.startswith(PREFIX) or variable in NOT_SETTINGS or not environ[variable]:
             continue
-        place = Place((ENVIRONMENT, number, 0), variable)
+        shown = variable if variable.isprintable() else quote(variable)
+        place = Place((ENVIRONMENT, number, 0), shown)
         loc = tuple(variable.removeprefix(PREFIX).lower().split("__"))
         if wrong := _wrong_variable(loc):
-            document.problems.append((place, Problem("", wrong, variable)))
+            document.problems.append((place, Problem("", wrong, shown)))
         else:
             known[variable] = environ[variable]
             document.places[loc] = place
