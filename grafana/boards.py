@@ -317,7 +317,7 @@ def _overview() -> dict[str, Any]:
         ),
         timeseries(
             "Probes that failed or were skipped, by reason",
-            "Probes per shown step. Empty is good. Metric: llm_probes_total.",
+            "Probes per step of at least five minutes. Empty is good. Metric: llm_probes_total.",
             [query(f"sum by (target, result) (increase({probe('llm_probes_total', result__not='ok')}[$__rate_interval])) > 0.5", "{{target}} {{result}}")],
             (8, 8), bars=True, stacked=True, no_value="Every probe succeeded",
         ),
@@ -475,7 +475,7 @@ def _target() -> dict[str, Any]:
         ),
         row("What probing costs, and how it was measured"),
         timeseries(
-            "Results of probes", "Probes per shown step, by how they ended. Metric: llm_probes_total.",
+            "Results of probes", "Probes per step of at least five minutes, by how they ended. Metric: llm_probes_total.",
             [query(f"sum by (result) (increase({probe('llm_probes_total')}[$__rate_interval])) > 0.1", "{{result}}")],
             (12, 8), bars=True, stacked=True,
             overrides=[override("byName", "ok", color={"mode": "fixed", "fixedColor": "green"}),

@@ -1,5 +1,6 @@
 """Builders of classic dashboard JSON: panels as plain dicts, and a page that places them."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, Literal
 
@@ -10,6 +11,8 @@ DATASOURCE: Final = {"type": "prometheus", "uid": "${datasource}"}
 TOKENS_PER_SECOND: Final = "suffix:tok/s"
 SCHEMA_VERSION: Final = 39
 TAG: Final = "llm-probe"
+PROBES_SHOW: Final = "5m"
+"""Least step of panels that count probes: a slow server is probed every few minutes, and a shorter step would often hold none."""
 
 TIER_COLORS: Final = {"excellent": "dark-green", "good": "green", "acceptable": "yellow", "poor": "orange"}
 """Tiers are coloured by their names, never by a number."""
@@ -36,7 +39,7 @@ def _panel(
     unit: str, options: Mapping[str, Any], custom: Mapping[str, Any] | None = None, color: Mapping[str, Any] | None = None,
     mappings: Sequence[Any] = (), overrides: Sequence[Any] = (), thresholds: Sequence[tuple[str, float | None]] = (),
     no_value: str = "No data", minimum: float | None = None, maximum: float | None = None, decimals: int | None = None,
-    transformations: Sequence[Any] = (), links: Sequence[Any] = (), interval: str | None = None,
+    transformations: Sequence[Any] = (), links: Sequence[Any] = (),
 ) -> Panel:  # fmt: skip
     defaults: dict[str, Any] = {
         "unit": unit,
@@ -64,8 +67,8 @@ def _panel(
         "transformations": list(transformations),
         "gridPos": {"w": size[0], "h": size[1]},
     }
-    if interval:
-        made["interval"] = interval
+    if any(re.search(r"llm_probes?_(\w+_)?(total|bucket)\b.*\$__rate_interval", target["expr"]) for target in targets):
+        made["interval"] = PROBES_SHOW
     return made
 
 

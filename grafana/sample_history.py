@@ -288,7 +288,7 @@ def _module(history: History, server: Server, probe: Mapping[str, str], shape: S
     now, when, age = server.at(history.age), history.when, history.age
     cost = tokens / now.speed + now.ttft if now.speed else 0.0
     interval = shape.interval * max(1, math.ceil(cost / shape.interval / BUDGET))
-    runs = history.step / interval
+    runs = when // interval - (when - history.step) // interval
     ran = when - (when % interval)
     result = {"failing": server.failure, "down": "connect", "loading": "loading", "busy": "skipped_busy"}.get(
         now.state, "ok"
@@ -318,11 +318,13 @@ def _module(history: History, server: Server, probe: Mapping[str, str], shape: S
     if result not in ("ok", "skipped_busy"):
         return
     seed = f"{server.name}{ran if result == 'ok' else ''}{probe['module']}"
-    _success(history, server, probe, shape, random.Random(seed))
+    _success(history, server, probe, shape, runs=runs if result == "ok" else 0.0, dice=random.Random(seed))
 
 
-def _success(history: History, server: Server, probe: Mapping[str, str], shape: Shape, dice: random.Random) -> None:
-    interval, tokens, prompt = shape
+def _success(
+    history: History, server: Server, probe: Mapping[str, str], shape: Shape, *, runs: float, dice: random.Random
+) -> None:
+    _, tokens, prompt = shape
     now = server.at(history.age)
     labels = {**probe, "model": server.model}
     speed = now.speed * dice.gauss(1.0, 0.012)
@@ -360,11 +362,9 @@ def _success(history: History, server: Server, probe: Mapping[str, str], shape: 
     for tier in (*TIERS, "poor"):
         history.put("llm_performance_tier", float(_tier(speed) == tier), {**probe, "tier": tier})
     history.put("llm_decode_efficiency_ratio", speed / server.ceiling, probe)
-    ran = now.state == "up"
-    count = max(1, round(history.step / interval)) if ran else 0
-    _observe(history, "llm_probe_time_to_first_token_seconds", [ttft] * count, labels)
-    gaps = [dice.gauss(1 / speed, 0.06 / speed) * dice.choice((1,) * 30 + (1.6,)) for _ in range(tokens)] if ran else []
-    _observe(history, "llm_probe_inter_token_seconds", gaps, labels)
+    _observe(history, "llm_probe_time_to_first_token_seconds", [ttft] if runs else [], labels)
+    gaps = [dice.gauss(1 / speed, 0.06 / speed) * dice.choice((1,) * 30 + (1.6,)) for _ in range(tokens)]
+    _observe(history, "llm_probe_inter_token_seconds", gaps if runs else [], labels)
 
 
 _GPUS: Final = {

@@ -169,3 +169,14 @@ def test_every_dashboard_has_its_pictures_and_its_words() -> None:
             picture = f"images/dashboards/{board['uid'].removeprefix('llm-')}-{theme}.png"
             assert f"({picture})" in page
             assert 0 < (ROOT / "docs" / picture).stat().st_size <= 300_000
+
+
+@each_board
+def test_counts_of_probes_have_a_step_that_holds_some(board: Board) -> None:
+    """A slow server is probed every few minutes: a rate over seconds would mostly be empty."""
+    for panel in walk_panels(board):
+        if any(
+            re.search(r"llm_probe\w*_(total|bucket)\{.*\$__rate_interval", target["expr"])
+            for target in panel["targets"]
+        ):
+            assert panel["interval"] == "5m", panel["title"]
