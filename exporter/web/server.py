@@ -37,7 +37,8 @@ REQUEST_SECONDS: Final = 10.0
 IDLE_SECONDS: Final = 75.0
 """Between requests. Longer than any usual scrape interval: Prometheus keeps its connection."""
 WRITE_SECONDS: Final = 30.0
-"""For a client to take something of an answer that is ready for it."""
+WRITE_BYTES: Final = 16 * 1024
+"""So much of an answer that waits for it must a client take in that time."""
 ACCEPT_PAUSE_SECONDS: Final = 0.05
 
 
@@ -155,13 +156,21 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self._door = asyncio.create_task(self._accept())
+        self._door.add_done_callback(self._close)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        for task in (self._door, *self._arriving):
-            if task is not None:
-                task.cancel()
+        tasks = [task for task in (self._door, *self._arriving) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         self._bound.close()
         await super().shutdown(sockets)
+
+    def _close(self, door: asyncio.Task[None]) -> None:
+        """End the server with its door, so that none seems to serve that lets nobody in."""
+        self.should_exit = True
+        if not door.cancelled() and (fault := door.exception()):
+            log.error("no more connections are accepted", exc_info=fault)
 
     async def _accept(self) -> None:
         loop = asyncio.get_running_loop()
@@ -213,6 +222,7 @@ class _Connection(H11Protocol):
     _waits_for = ""
     _clock: asyncio.TimerHandle | None = None
     _write_clock: asyncio.TimerHandle | None = None
+    _unsent = 0
 
     @property
     def is_waited_for(self) -> bool:
@@ -281,7 +291,16 @@ class _Connection(H11Protocol):
 
     def _expect_to_write(self) -> None:
         if self._write_clock is None:
-            self._write_clock = self.loop.call_later(WRITE_SECONDS, self.drop)
+            self._unsent = self.transport.get_write_buffer_size()
+            self._write_clock = self.loop.call_later(WRITE_SECONDS, self._still_writes)
+
+    def _still_writes(self) -> None:
+        """Give a client that has taken something more time for the rest."""
+        self._write_clock = None
+        if self.transport.get_write_buffer_size() > self._unsent - WRITE_BYTES:
+            self.drop()
+        else:
+            self._expect_to_write()
 
     def _wait_for(self, what: str) -> None:
         """Give the client its time for what is waited for now; a clock that runs for the same is not set anew."""
@@ -291,4 +310,12 @@ class _Connection(H11Protocol):
             self._clock.cancel()
         self._waits_for = what
         seconds = REQUEST_SECONDS if what == "request" else IDLE_SECONDS
-        self._clock = self.loop.call_later(seconds, self.drop) if what else None
+        self._clock = self.loop.call_later(seconds, self._has_waited) if what else None
+
+    def _has_waited(self) -> None:
+        """Drop it, unless the answer before is still on its way: that has a clock of its own."""
+        what, self._waits_for = self._waits_for, ""
+        if what == "next request" and self._write_clock is not None:
+            self._wait_for(what)
+        else:
+            self.drop()

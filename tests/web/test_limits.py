@@ -194,6 +194,21 @@ def test_what_takes_too_long_ends(
         assert len(taken) < len(LARGE)
 
 
+def test_a_slow_reader_gets_all(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who takes an answer slowly, but takes it, gets it whole, however much longer than the limits that takes."""
+    monkeypatch.setattr(limits, "WRITE_SECONDS", 1.0)
+    monkeypatch.setattr(limits, "IDLE_SECONDS", 1.0)
+    with contextlib.ExitStack() as stack:
+        (connection,) = clients(stack, port, 1, b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n")
+        begun, taken = time.monotonic(), 0
+        while taken < len(LARGE):
+            piece = connection.recv(1 << 19)
+            assert piece, f"cut after {taken} bytes"
+            taken += len(piece)
+            time.sleep(0.05)
+        assert time.monotonic() - begun > 2.0
+
+
 def test_a_request_without_end_is_cut(port: int) -> None:
     """A body that comes fast, and as long as the limits allow it, is not read to its end."""
     with contextlib.ExitStack() as stack:

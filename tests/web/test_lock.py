@@ -582,7 +582,7 @@ def test_the_documented_limits_are_the_limits() -> None:
         f"| connections | {server.CONNECTIONS};",
         f"| {server.REQUEST_SECONDS:.0f} s, and {server.REQUEST_BYTES >> 10} KiB, of which {server.HEADER_BYTES >> 10} KiB",
         f"| between requests | {server.IDLE_SECONDS:.0f} s |",
-        f"| an answer that the client doesn't take | {server.WRITE_SECONDS:.0f} s |",
+        f"| an answer of which the client takes nothing | {server.WRITE_SECONDS:.0f} s |",
         f"at most {lock_room.WAITING} different passwords wait, {lock_room.WAITING_EACH} from one address",
         f"looked at every {LOCK_SECONDS:.0f} s",
     ):
