@@ -218,9 +218,9 @@ class Lock:
         if checking is None:
             if self._waiting.total() >= WAITING or self._waiting[address] >= WAITING_EACH:
                 return None
-            checking = asyncio.create_task(self._check(rules, user, password, address))
-            self._checking[digest] = checking
-            checking.add_done_callback(lambda _: self._checking.pop(digest, None))
+            checking = self._checking[digest] = asyncio.create_task(self._check(rules, user, password))
+            self._waiting[address] += 1
+            checking.add_done_callback(lambda _: self._forget(digest, address))
         right = await asyncio.shield(checking)
         if right and rules is self._known_to:
             self._known[digest] = None
@@ -228,19 +228,19 @@ class Lock:
                 self._known.popitem(last=False)
         return right
 
-    async def _check(self, rules: Rules, user: str, password: bytes, address: str) -> bool:
+    async def _check(self, rules: Rules, user: str, password: bytes) -> bool:
         """Compare with the hash, one at a time; a wrong password costs its sender, and who guesses with him, a pause."""
-        self._waiting[address] += 1
-        try:
-            async with self._turn:
-                begun = time.monotonic()
-                right = await run_in_threadpool(_is_password, password, rules.users.get(user), rules.cost)
-                if not right:
-                    await asyncio.sleep(time.monotonic() - begun)
-                return right
-        finally:
-            self._waiting[address] -= 1
-            self._waiting += Counter()  # forgets those that are at zero
+        async with self._turn:
+            begun = time.monotonic()
+            right = await run_in_threadpool(_is_password, password, rules.users.get(user), rules.cost)
+            if not right:
+                await asyncio.sleep(time.monotonic() - begun)
+            return right
+
+    def _forget(self, digest: bytes, address: str) -> None:
+        del self._checking[digest]
+        self._waiting[address] -= 1
+        self._waiting += Counter()  # leaves those out that are at zero
 
     def _digest(self, rules: Rules, user: str, password: bytes) -> bytes:
         """What a password is remembered by: of no use outside of this process, another one when the user's hash changes."""
