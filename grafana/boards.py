@@ -1,8 +1,10 @@
 """The seven dashboards."""
 
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any, Final
 
+from exporter.settings import load_profiles
 from grafana.alerts import BOUND
 from grafana.panels import (
     TIER_COLORS,
@@ -25,6 +27,10 @@ from grafana.panels import (
     variable,
 )
 from grafana.promql import expand
+
+# The verdicts on a change have no metric of their own, so their ratios come from the built-in profiles.
+_SUCCESS: Final = load_profiles(None).success_criteria
+_MINIMUM, _GOOD, _EXCELLENT = (f"{step.ratio:g}" for step in (_SUCCESS.minimum, _SUCCESS.good, _SUCCESS.excellent))
 
 _HOST: Final = 'job=~"$job", instance=~"$instance"'
 _TARGET: Final = f'{_HOST}, target=~"$target"'
@@ -542,29 +548,30 @@ def _compare() -> dict[str, Any]:
         override("byName", "candidate", color={"mode": "fixed", "fixedColor": "blue"}),
     ]
     lines = [
-        dashed("^minimum: 2.*", "yellow"),
-        dashed("^good: 2.5.*", "green"),
-        dashed("^excellent: 3.*", "dark-green"),
+        dashed("^minimum: .*", "yellow"),
+        dashed("^good: .*", "green"),
+        dashed("^excellent: .*", "dark-green"),
     ]
-    criteria = [
-        ("3", "excellent", TIER_COLORS["excellent"]), ("2.5", "good", TIER_COLORS["good"]), ("2", "minimum reached", TIER_COLORS["acceptable"]),
-    ]  # fmt: skip
+    steps = (
+        ("1", "below the minimum", "orange"), (_MINIMUM, "minimum reached", TIER_COLORS["acceptable"]),
+        (_GOOD, "good", TIER_COLORS["good"]), (_EXCELLENT, "excellent", TIER_COLORS["excellent"]),
+    )  # fmt: skip
+    # A mapping's ranges include both ends: a hair below a step belongs to the one before.
+    edges = [*(float(number) - 0.0001 for number, _, _ in steps), None]
+    verdicts = [("slower", "red"), *((text, color) for _, text, color in steps)]
     panels = [
         row("Candidate against baseline: two targets now, or one target now and before"),
         stat("Baseline", "Median speed of the baseline target over the window, as long ago as the offset says. "
              "Metric: llm_probe_tokens_per_second.", [query(base, instant=True)], (4, 5), unit=TOKENS_PER_SECOND, decimals=1, no_value="not measured then"),
         stat("Candidate", "Median speed of the candidate over the window up to now. Metric: llm_probe_tokens_per_second.",
              [query(new, instant=True)], (4, 5), unit=TOKENS_PER_SECOND, decimals=1, no_value="not measured"),
-        stat("Times as fast", "Candidate ÷ baseline. The AITER success criteria: 2× is the minimum, 2.5 to 3× good, 3× and more excellent.",
+        stat("Times as fast", f"Candidate ÷ baseline. The AITER success criteria: {_MINIMUM}× is the minimum, {_GOOD}× good, {_EXCELLENT}× excellent.",
              [query(ratio, instant=True)], (4, 5), unit="suffix:×", decimals=2, no_value="needs both",
-             thresholds=[("red", None), ("orange", 1), *((color, float(number)) for number, _, color in reversed(criteria))], background=True),
+             thresholds=[("red", None), *((color, float(number)) for number, _, color in steps)], background=True),
         stat("Verdict", "By the AITER success criteria, which compare a candidate with its own baseline.", [query(ratio, instant=True)], (4, 5),
              mappings=[
-                 {"type": "range", "options": {"from": None, "to": 0.9999, "result": {"text": "slower", "color": "red", "index": 0}}},
-                 {"type": "range", "options": {"from": 0.9999, "to": 1.9999, "result": {"text": "below the minimum", "color": "orange", "index": 1}}},
-                 {"type": "range", "options": {"from": 1.9999, "to": 2.4999, "result": {"text": "minimum reached", "color": TIER_COLORS["acceptable"], "index": 2}}},
-                 {"type": "range", "options": {"from": 2.4999, "to": 2.9999, "result": {"text": "good", "color": TIER_COLORS["good"], "index": 3}}},
-                 {"type": "range", "options": {"from": 2.9999, "to": None, "result": {"text": "excellent", "color": TIER_COLORS["excellent"], "index": 4}}},
+                 {"type": "range", "options": {"from": low, "to": high, "result": {"text": text, "color": color, "index": index}}}
+                 for index, ((low, high), (text, color)) in enumerate(zip(pairwise([None, *edges]), verdicts, strict=True))
              ], background=True, no_value="needs both"),
         stat("Reached by its own right", "Lower bounds that the candidate reaches: its scenario's expected minimum (12 with AITER), and the tiers "
              "good and excellent (15 and 20 by default). Metrics: llm_expected_tokens_per_second, "
@@ -579,12 +586,12 @@ def _compare() -> dict[str, Any]:
              thresholds=(("green", None), ("text", 0.95), ("orange", 1.05))),
         timeseries(
             "Speed, side by side",
-            "The baseline is shifted by the offset, so that both lie over each other. Dashed: 2, 2.5 and 3 times the baseline's median. "
+            "The baseline is shifted by the offset, so that both lie over each other. Dashed: what the success criteria ask for. "
             "Metric: llm_probe_tokens_per_second.",
             [
                 query(f"max({side(speed, 'baseline')} offset $offset)", "baseline"),
                 query(f"max({side(speed, 'candidate')})", "candidate"),
-                *(query(f"{number} * {base}", f"{name}: {number}×") for number, name in (("2", "minimum"), ("2.5", "good"), ("3", "excellent"))),
+                *(query(f"{number} * {base}", f"{name}: {number}×") for number, name in ((_MINIMUM, "minimum"), (_GOOD, "good"), (_EXCELLENT, "excellent"))),
             ],
             (24, 10), unit=TOKENS_PER_SECOND, overrides=[*colors, *lines],
         ),
