@@ -4,6 +4,7 @@ It runs isolated, with the standard library and this package alone, so that it s
 What it writes: a dot for each folder, as a sign of life, then ``=`` and the pickled answer.
 """
 
+import contextlib
 import gc
 import os
 import pickle
@@ -20,7 +21,8 @@ def main() -> None:
     from exporter.cache.harvest import Job, harvest  # noqa: PLC0415  # found through the path above
 
     job: Job = pickle.load(sys.stdin.buffer)  # noqa: S301  # from the parent, which is the same program
-    os.nice(job.niceness)
+    with contextlib.suppress(OSError):  # a sandbox may forbid it; then the scan is a process like any other
+        os.nice(job.niceness)
     share, to_first, others = 0, -1, list[int]()
     for index in range(1, job.workers):
         reader, writer = os.pipe()

@@ -54,7 +54,7 @@ def running_prometheus(config: Path, storage: Path, port: int | None = None) -> 
         f"--storage.tsdb.path={storage}",
         f"--web.listen-address={address}",
     ]
-    with _running(command, f"http://{address}/-/ready", config.with_suffix(".prometheus.log")):
+    with _running(command, f"http://{address}/-/ready", storage.with_suffix(".log")):
         yield f"http://{address}"
 
 
@@ -69,7 +69,7 @@ def running_alertmanager(config: Path, storage: Path, port: int) -> Iterator[str
         f"--web.listen-address={address}",
         "--cluster.listen-address=",
     ]
-    with _running(command, f"http://{address}/-/ready", config.with_suffix(".alertmanager.log")):
+    with _running(command, f"http://{address}/-/ready", storage.with_suffix(".log")):
         yield f"http://{address}"
 
 
