@@ -23,10 +23,10 @@ import pytest
 from click.testing import CliRunner
 
 from exporter.cli import main
-from exporter.daemon import LOCK_SECONDS
+from exporter.daemon import LOCK_SECONDS, Daemon
 from exporter.metrics import Exposition
 from exporter.probe.result import ProbeResult
-from exporter.settings import SettingsError
+from exporter.settings import SettingsError, load
 from exporter.snapshot import Snapshot
 from exporter.web import lock as lock_room
 from exporter.web import server
@@ -592,15 +592,21 @@ def test_the_documented_limits_are_the_limits() -> None:
 # The real command
 
 
+def configuration(folder: Path, web: Path | None) -> Path:
+    """Settings with nothing to probe."""
+    config = folder / "config.yml"
+    named = f"web_config_file: {web}\n" if web else ""
+    quiet = f"host: {{sysfs: {folder}, rocm: {folder}}}\ncache: {{paths: []}}\n"
+    config.write_text(f"{named}discovery: {{local: false, docker: false}}\ndocker: {{enabled: false}}\n{quiet}")
+    return config
+
+
 @contextmanager
 def daemon(
     folder: Path, listen_on: str, web: Path | None, **environ: str
 ) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
     """``serve`` as a process, with nothing to probe; its log in a file."""
-    config, log = folder / "config.yml", folder / "daemon.log"
-    named = f"web_config_file: {web}\n" if web else ""
-    quiet = f"host: {{sysfs: {folder}, rocm: {folder}}}\ncache: {{paths: []}}\n"
-    config.write_text(f"{named}discovery: {{local: false, docker: false}}\ndocker: {{enabled: false}}\n{quiet}")
+    config, log = configuration(folder, web), folder / "daemon.log"
     command = [sys.executable, "-m", "exporter", "serve", "--config", str(config), "--listen", listen_on]
     with log.open("wb") as file, subprocess.Popen(command, stderr=file, env={**os.environ, **environ}) as process:
         try:
@@ -667,23 +673,39 @@ def test_serve_behind_a_lock(tmp_path: Path) -> None:
     assert "WITHOUT A LOCK" not in said
 
 
-def test_an_open_door_is_announced(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("host", "users", "warnings"), [("0.0.0.0", {}, 1), ("0.0.0.0", {"prom": hashed("right")}, 0), ("127.0.0.1", {}, 0)]
+)
+def test_an_open_door_is_announced(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, host: str, users: dict[str, str], warnings: int
+) -> None:
     """Listening beyond loopback without a lock is said once, loudly, with what to do."""
-    port = free_port()
-    with daemon(tmp_path, f"0.0.0.0:{port}", None) as (_, log):
-        wait_for(lambda: ask(port, "/-/healthy")[0] == 200, "a start")
-        wait_for(lambda: "looking" in log.read_text() or "WITHOUT" in log.read_text(), "a word")
-    lines = [line for line in log.read_text().splitlines() if "WITHOUT A LOCK" in line]
-    assert len(lines) == 1
-    assert "level=warning" in lines[0]
-    assert "Set web_config_file" in lines[0]
+    config = configuration(tmp_path, write(tmp_path / "web.yml", **users) if users else None)
+    running = Daemon(lambda: load(config, {}), listen_on=f"{host}:{free_port()}")
+    try:
+        running.start()
+        assert running.reload() == ()
+    finally:
+        running.drain()
+    said = [record.getMessage() for record in caplog.records if "WITHOUT A LOCK" in record.getMessage()]
+    assert len(said) == warnings
+    assert all("Set web_config_file" in each and host in each for each in said)
 
 
 def test_a_wrong_lock_is_no_start(tmp_path: Path) -> None:
-    """What is wrong in the file is named with its line, and the exit code is that of a wrong configuration."""
+    """What is wrong in the file or with its certificate is named with its line, before anything is listened on."""
     web = tmp_path / "web.yml"
+    config = configuration(tmp_path, web)
     web.write_text("basic_auth_users:\n  prom: plain text\n")
-    with daemon(tmp_path, f"127.0.0.1:{free_port()}", web) as (process, log):
-        assert process.wait(30) == 2
-    assert f"{web}:2: basic_auth_users.prom: is not a bcrypt hash" in log.read_text()
-    assert "plain text" not in log.read_text()
+    checked = CliRunner().invoke(main, ["check-config", str(config)])
+    assert checked.exit_code == 2
+    assert f"{web}:2: basic_auth_users.prom: is not a bcrypt hash" in checked.output
+    assert "plain text" not in checked.output
+    cert, key = make_certificate(tmp_path / "tls")
+    key.write_text("x")
+    tls_config(web, (cert, key))
+    checked = CliRunner().invoke(main, ["check-config", str(config)])
+    assert checked.exit_code == 2
+    assert f"{web}:2: tls_server_config.cert_file: can't be used with key_file" in checked.output
+    with pytest.raises(SettingsError, match="can't be used with key_file"):
+        Daemon(lambda: load(config, {}))
