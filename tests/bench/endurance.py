@@ -11,8 +11,10 @@ target that is probed each minute.
 import argparse
 import asyncio
 import gzip
+import logging
 import os
 import random
+import re
 import resource
 import signal
 import socket
@@ -26,16 +28,12 @@ import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Final
 
-from prometheus_client.parser import text_string_to_metric_families
-
-PORT: Final = 18900
-RELOAD_SECONDS: Final = 10.0
-PAUSE_SECONDS: Final = 2.0
+PAUSE_SECONDS: Final = 0.5
 RENAMING: Final = 8
 """So many targets name another model in every answer."""
 ROTATING_NAMES: Final = 5
@@ -48,6 +46,12 @@ DONE: Final = b"data: [DONE]\n\n"
 TOKENS: Final = 12
 BOMB: Final = gzip.compress(b"data: x\n\n" * 1_000_000)
 
+# Read by hand: the client library's parser would take more time than the daemon.
+PROBES: Final = re.compile(r'^llm_probes_total\{module="\w+",result="(\w+)",target="(\w+)"\} (\S+)$', re.MULTILINE)
+TARGET: Final = re.compile(r'[{,]target="(\w+)"')
+LABEL: Final = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
+
+Series = tuple[str, frozenset[tuple[str, str]]]
 Writer = asyncio.StreamWriter
 Send = Callable[[bytes], None]
 
@@ -106,8 +110,8 @@ LISTING_FAULTS: Final = (
 class FaultServer:
     """Answers from many addresses in one event loop, by a seed."""
 
-    def __init__(self, addresses: list[str], renaming: list[str], seed: int = 1) -> None:
-        self.addresses, self.renaming = addresses, set(renaming)
+    def __init__(self, plan: "Plan", seed: int = 1) -> None:
+        self.plan, self.renaming = plan, set(plan.addresses[:RENAMING])
         self.draw = random.Random(seed)
         self.played: Counter[str] = Counter()
         names = [*WHOLE_FAULTS, *PLAYED_FAULTS]
@@ -119,7 +123,8 @@ class FaultServer:
     async def run(self) -> None:
         """Serve until standard input ends, then say what was played."""
         servers = [
-            await asyncio.start_server(partial(self._serve, address), address, PORT) for address in self.addresses
+            await asyncio.start_server(partial(self._serve, address), address, self.plan.port)
+            for address in self.plan.addresses
         ]
         print("ready", flush=True)
         await asyncio.to_thread(sys.stdin.read)
@@ -188,7 +193,7 @@ class FaultServer:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 writer.transport.abort()
                 return
-            while kind in {"stall", "comments"}:
+            while kind in {"stall", "comments"} and not writer.is_closing():
                 writer.write(piece(b": ping\n\n") if kind == "comments" else b"")
                 await writer.drain()
                 await asyncio.sleep(0.05 if kind == "comments" else 5)
@@ -202,6 +207,8 @@ class Plan:
 
     targets: int
     rotating: int
+    port: int
+    """Of the server, on every address."""
 
     def address(self, number: int) -> str:
         """The loopback address of a target."""
@@ -217,13 +224,17 @@ class Plan:
         first = turn * self.rotating // 2
         return [f"r{(first + n) % (self.rotating * ROTATING_NAMES)}" for n in range(self.rotating)]
 
-    def configuration(self, port: int, turn: int) -> str:
+    def configuration(self, listen: int, turn: int) -> str:
         """The daemon's configuration in one turn; the last permanent targets are those that can't be reached."""
         # Nothing listens, no such name, TLS where there is none.
-        special = [f"http://{self.address(0)}:1", "http://no-such-host.invalid:1", f"https://{self.address(0)}:{PORT}"]
-        plain = [f"http://{self.address(number)}:{PORT}" for number in range(self.targets - len(special))]
+        special = [
+            f"http://{self.address(0)}:1",
+            "http://no-such-host.invalid:1",
+            f"https://{self.address(0)}:{self.port}",
+        ]
+        plain = [f"http://{self.address(number)}:{self.port}" for number in range(self.targets - len(special))]
         lines = [
-            f"listen: 127.0.0.1:{port}",
+            f"listen: 127.0.0.1:{listen}",
             "discovery: {local: false, docker: false}",
             "docker: {enabled: false}",
             "cache: {paths: []}",
@@ -234,7 +245,7 @@ class Plan:
                 for number, url in enumerate(plain + special)
             ),
             *(
-                f"- {{name: {name}, url: 'http://{self.address(self.targets + int(name[1:]))}:{PORT}', backend: openai}}"
+                f"- {{name: {name}, url: 'http://{self.address(self.targets + int(name[1:]))}:{self.port}', backend: openai}}"
                 for name in self.names(turn)
             ),
         ]
@@ -243,15 +254,17 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What a daemon holds at one time, quiet as it gets: the least of several looks at its descriptors and threads."""
+    """What a daemon holds for longer than a probe takes: descriptors, threads, memory, series."""
 
     probes: int
     descriptors: int
     threads: int
     resident_mib: float
     series: int
-    kept: frozenset[tuple[str, frozenset[tuple[str, str]]]]
-    """The counters and histograms of the permanent targets, models left out: they come with the first probes, and stay."""
+    kept: frozenset[Series]
+    """The counters and histograms of the targets that keep their model, which is left out: they come with the first probes, and
+    stay.
+    """
     models: int
     """The most that one target shows."""
 
@@ -259,24 +272,19 @@ class Reading:
 class Scrapes:
     """The expositions of one daemon, and how many probes they have shown in all."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, plan: "Plan") -> None:
         self.port = port
+        self._steady = {f"t{number}" for number in range(RENAMING, plan.targets)}
         self.probes = 0
         self.results: Counter[str] = Counter()
         self._before: dict[tuple[str, str], float] = {}
-        self.series: set[tuple[str, frozenset[tuple[str, str]]]] = set()
+        self._text = ""
 
     def take(self) -> None:
         """Scrape once, and count on."""
         with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=30) as answer:
-            text = answer.read().decode()
-        samples = [each for family in text_string_to_metric_families(text) for each in family.samples]
-        self.series = {(each.name, frozenset(each.labels.items())) for each in samples}
-        counts = {
-            (each.labels["target"], each.labels["result"]): each.value
-            for each in samples
-            if each.name == "llm_probes_total"
-        }
+            self._text = answer.read().decode()
+        counts = {(target, result): float(count) for result, target, count in PROBES.findall(self._text)}
         for key, count in counts.items():
             more = int(count - self._before.get(key, 0))
             self.probes += more
@@ -285,41 +293,58 @@ class Scrapes:
 
     def targets(self) -> set[str]:
         """Every target that any series names."""
-        return {value for _, labels in self.series for name, value in labels if name == "target"}
+        return set(TARGET.findall(self._text))
+
+    def series(self) -> set[Series]:
+        """All that the last scrape showed, without the values."""
+        lines = (line for line in self._text.splitlines() if not line.startswith("#"))
+        return {(line.partition("{")[0].partition(" ")[0], frozenset(LABEL.findall(line))) for line in lines}
 
     def read(self, process: int) -> Reading:
         """What the daemon holds now."""
         folder = Path(f"/proc/{process}")
-        descriptors, threads = [], []
-        for _ in range(40):
-            descriptors.append(len(list((folder / "fd").iterdir())))
-            threads.append(int(_status(folder, "Threads")))
-            time.sleep(0.05)
+        descriptors, threads = _open_files(folder), _threads(folder)
+        # A probe is over within two seconds, so what is seen for longer belongs to the daemon itself.
+        for _ in range(25):
+            time.sleep(0.1)
+            descriptors &= _open_files(folder)
+            threads &= _threads(folder)
         self.take()
+        series = self.series()
         models = Counter(
-            dict(labels)["target"]
-            for name, labels in self.series
-            if name == "llm_probe_time_to_first_token_seconds_count"
+            dict(labels)["target"] for name, labels in series if name == "llm_probe_time_to_first_token_seconds_count"
         )
         kept = frozenset(
             (name, frozenset(each for each in labels if each[0] != "model"))
-            for name, labels in self.series
-            if name.endswith(("_total", "_bucket", "_count", "_sum")) and dict(labels).get("target", "").startswith("t")
+            for name, labels in series
+            if name.endswith(("_total", "_bucket", "_count", "_sum")) and dict(labels).get("target") in self._steady
         )
         return Reading(
             self.probes,
-            min(descriptors),
-            min(threads),
-            int(_status(folder, "VmRSS").split()[0]) / 1024,
-            len(self.series),
+            len(descriptors),
+            len(threads),
+            _resident_mib(folder),
+            len(series),
             kept,
             max(models.values(), default=0),
         )
 
 
-def _status(folder: Path, name: str) -> str:
+def _open_files(folder: Path) -> set[str]:
+    found = set()
+    for link in (folder / "fd").iterdir():
+        with suppress(OSError):  # closed meanwhile
+            found.add(f"{link.name} {link.readlink()}")
+    return found
+
+
+def _threads(folder: Path) -> set[str]:
+    return {task.name for task in (folder / "task").iterdir()}
+
+
+def _resident_mib(folder: Path) -> float:
     lines = (folder / "status").read_text().splitlines()
-    return next(line.partition(":")[2].strip() for line in lines if line.startswith(f"{name}:"))
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmRSS:"))
 
 
 @contextmanager
@@ -327,12 +352,12 @@ def daemon_and_server(plan: Plan, folder: Path, port: int) -> Iterator[tuple[int
     """Both processes while the block runs: the daemon's id, and its configuration file."""
     config, log = folder / "config.yml", folder / "log"
     config.write_text(plan.configuration(port, 0))
-    role = [sys.executable, __file__, "--serve", "--targets", str(plan.targets), "--rotating", str(plan.rotating)]
+    role = [sys.executable, __file__, "--serve", *(f"--{name}={count}" for name, count in asdict(plan).items())]
     with log.open("wb") as stderr:
         server = subprocess.Popen(role, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert server.stdin is not None
         assert server.stdout is not None
-        server.stdout.readline()
+        assert server.stdout.readline() == "ready\n", "the server of faults did not start"
         daemon = subprocess.Popen([sys.executable, "-m", "exporter", "serve", "--config", str(config)], stderr=stderr)
         try:
             _wait_until_it_answers(port)
@@ -355,45 +380,55 @@ def _wait_until_it_answers(port: int) -> None:
     raise RuntimeError("the daemon does not answer")
 
 
-def endure(plan: Plan, probes: int, *, first: int, folder: Path, progress: Callable[[str], object]) -> list[Reading]:
-    """Run so many probes; what the daemon held after the ``first`` ones, at each tenth of the rest, and at the end.
+def endure(
+    plan: Plan,
+    probes: int,
+    *,
+    first: int,
+    readings: int,
+    reload: float,
+    folder: Path,
+    progress: Callable[[str], object],
+) -> list[Reading]:
+    """Run so many probes, with a reload every ``reload`` seconds; what the daemon held after the ``first`` ones, then from time
+    to time, and at the end.
 
     Raises AssertionError where a target that left has series. Bounded: a probe takes a tenth of a second at the slowest.
     """
-    port = _free_port()
+    port = free_port()
     with daemon_and_server(plan, folder, port) as (process, config):
-        scrapes, readings = Scrapes(port), list[Reading]()
+        scrapes, found = Scrapes(port, plan), list[Reading]()
         began = reloaded = time.monotonic()
         turn = 0
         while scrapes.probes < probes:
-            time.sleep(PAUSE_SECONDS / 4)
+            time.sleep(PAUSE_SECONDS)
             scrapes.take()
             seconds = time.monotonic() - began
             assert seconds < 60 + probes / 10, f"only {scrapes.probes} probes in {seconds:.0f} s"
-            if scrapes.probes >= first + len(readings) * (probes - first) // 10:
-                readings.append(scrapes.read(process))
-                progress(f"{_in_words(readings[-1])}, {scrapes.probes / seconds:.0f} probes/s")
-            if time.monotonic() - reloaded > RELOAD_SECONDS:
+            if scrapes.probes >= first + len(found) * (probes - first) // (readings - 1):
+                found.append(scrapes.read(process))
+                progress(f"{_in_words(found[-1])}, {scrapes.probes / seconds:.0f} probes/s")
+            if time.monotonic() - reloaded > reload:
                 turn += 1
                 config.write_text(plan.configuration(port, turn))
                 os.kill(process, signal.SIGHUP)
                 reloaded = time.monotonic()
                 _await_turn(scrapes, plan, turn)
-        readings.append(scrapes.read(process))
-        progress(f"{_in_words(readings[-1])} in {time.monotonic() - began:.0f} s, {turn} reloads")
+        found.append(scrapes.read(process))
+        progress(f"{_in_words(found[-1])} in {time.monotonic() - began:.0f} s, {turn} reloads")
         progress("results: " + ", ".join(f"{name} {count}" for name, count in scrapes.results.most_common() if count))
-    return readings
+    return found
 
 
 def _await_turn(scrapes: Scrapes, plan: Plan, turn: int) -> None:
     """Wait until the reload is seen, and check that who left has no series, and keeps none."""
     there = {f"t{number}" for number in range(plan.targets)} | set(plan.names(turn))
-    for _ in range(100):
+    for _ in range(120):
         scrapes.take()
         if scrapes.targets() == there:
             return
-        time.sleep(0.1)
-    raise AssertionError(f"10 s after a reload these are there or missing: {scrapes.targets() ^ there}")
+        time.sleep(0.5)
+    raise AssertionError(f"a minute after a reload these are there or missing: {scrapes.targets() ^ there}")
 
 
 def _in_words(reading: Reading) -> str:
@@ -404,7 +439,7 @@ def _in_words(reading: Reading) -> str:
     )
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -417,17 +452,25 @@ def main() -> None:
     parser.add_argument("--probes", type=int, default=100_000)
     parser.add_argument("--targets", type=int, default=80)
     parser.add_argument("--rotating", type=int, default=20)
+    parser.add_argument("--port", type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 8192)), hard))
-    plan = Plan(options.targets, options.rotating)
+    plan = Plan(options.targets, options.rotating, options.port or free_port())
     if options.serve:
-        asyncio.run(FaultServer(plan.addresses, plan.addresses[:RENAMING]).run())
+        logging.getLogger("asyncio").setLevel(logging.ERROR)  # it warns of each client that left
+        asyncio.run(FaultServer(plan).run())
         return
     with tempfile.TemporaryDirectory() as folder:
         readings = endure(
-            plan, options.probes, first=1000, folder=Path(folder), progress=lambda line: print(line, flush=True)
+            plan,
+            options.probes,
+            first=1000,
+            readings=11,
+            reload=10.0,
+            folder=Path(folder),
+            progress=lambda line: print(line, flush=True),
         )
         print((Path(folder) / "log").read_text().count("Traceback"), "tracebacks in the log")
     early, late = readings[0], readings[-1]
