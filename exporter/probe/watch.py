@@ -15,7 +15,7 @@ from typing import Final
 from exporter.probe import client
 from exporter.probe.client import Reply
 from exporter.probe.dialects import DIALECTS, recognise
-from exporter.probe.dialects.dialect import Dialect, Get, Look, Visit, unusable
+from exporter.probe.dialects.dialect import WHY_NOT, Dialect, Get, Look, Visit, unusable
 from exporter.probe.dialects.lease import Lease
 from exporter.probe.failure import ProbeFailure
 from exporter.probe.result import Identity, Result, TargetState
@@ -280,7 +280,7 @@ def _reader(connection: Connection, headers: Headers, seconds: float, until: flo
                 # Nor will what does not speak HTTP, as its first answer tells.
                 if not replies and exc.result == "protocol" and exc.status is None:
                     raise
-                replies[path] = Reply(0, {}, b"")
+                replies[path] = Reply(0, {WHY_NOT: exc.message}, b"")
         return replies[path]
 
     return get

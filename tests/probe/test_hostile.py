@@ -215,6 +215,9 @@ ROWS: dict[str, Row] = {
     "silent when asked": fails(asked(Answer((), "hang")), "timeout_first_token", "no token for 1 s", phases=UNANSWERED),
     "every read drips": unreached(dripping, "timeout_total", "no whole answer", backend="auto"),
     "closes at once": unreached(everywhere(Answer((), "close")), "connect", "closed without an answer"),
+    "a list of models that is too long": unreached(
+        everywhere(plain(b"x" * 3_000_000)), "protocol", "/v1/models answered with more than 2097152 bytes"
+    ),
     "not HTTP": unreached(everywhere(Answer(((0, b"SSH-2.0-OpenSSH_9\r\n"),), "close")), "protocol", ""),
     # TLS
     "TLS to a plain port": unreached(tls_to_plain, "tls", "its url begins with http://"),

@@ -20,7 +20,8 @@ from exporter.probe.timeline import Delta
 
 Get = Callable[[str], Reply]
 """GET of a path, answered once for each path and look. Raises ProbeFailure where nothing answers at that address; a reply of
-status 0 says that this one path brought no usable answer."""
+status 0 says that this one path brought no usable answer, and its header ``WHY_NOT`` why."""
+WHY_NOT: Final = "why-not"
 
 MOST_TOKENS: Final = 10**9
 MOST_VALUES: Final = 100_000
@@ -190,7 +191,8 @@ def rejected_fields(status: int, body: bytes, optional: frozenset[str]) -> froze
 def unusable(path: str, reply: Reply) -> ProbeFailure:
     """What it means that a server does not answer its own health check as it should."""
     if reply.status == 0:
-        return ProbeFailure("protocol", f"GET {path} brought nothing usable")
+        why = reply.headers.get(WHY_NOT)
+        return ProbeFailure("protocol", f"GET {path} brought nothing usable" + (f": {why}" if why else ""))
     return refuse(reply.status, reply.headers, reply.body[:_ERROR_BYTES], f"GET {path}")
 
 
