@@ -542,7 +542,9 @@ class Daemon:
                 self._publish_exporter()
 
     def _beat(self) -> None:
-        systemd.notify("WATCHDOG=1")
+        if self._web is None or self._web.alive:
+            # Whoever can't be scraped any more is no use alive.
+            systemd.notify("WATCHDOG=1")
         self._report_hanging()
         self._publish_exporter()
         systemd.notify(f"STATUS={systemd.in_words(self._exporter.targets_by_state)}")
