@@ -246,7 +246,8 @@ class Daemon:
             before, self._watched = self._watched, {}
             for target in (*settings.targets, *map(_target_of, self._survey.found)):
                 kept = before.get(target.name)
-                self._watched[target.name] = kept if kept and kept.target == target else self._prober(target)
+                # The user's own name for something wins over the same one for something found.
+                self._watched.setdefault(target.name, kept if kept and kept.target == target else self._prober(target))
             for prober in self._watched.values():
                 self._announce(prober.target)
             self._follow_engine(settings.docker)
