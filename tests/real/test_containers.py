@@ -34,7 +34,8 @@ SECRETS = ("--env", f"HF_TOKEN={CANARY}", "--env", f"VLLM_API_KEY={CANARY}", "--
 @pytest.fixture
 def stocked(docker_engine: DockerEngine) -> DockerEngine:
     """The engine with images of busybox that have the files, variables and commands of the real ones."""
-    if VLLM not in docker_engine.run("images", "--format", "{{.Repository}}:{{.Tag}}").stdout.split():
+    # The last one that is made: another test may have put something of its own under a well-known name.
+    if FEDORA not in docker_engine.run("images", "--format", "{{.Repository}}:{{.Tag}}").stdout.split():
         make_images(docker_engine)
     return docker_engine
 
