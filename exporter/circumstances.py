@@ -86,7 +86,17 @@ def circumstances_of(chosen: Chosen, identity: Identity | None, machine: Machine
         aiter=container.aiter if container else None,
         weights=_weights(identity, files, kv_cache, container.quantization if container else None),
     )
-    return _with_gpu(known, machine.gpus, container) if local else known
+    if not local:
+        return known
+    return replace(_with_gpu(known, machine.gpus, container), offloaded=identity.offloaded or _has_no_gpu(container))
+
+
+def _has_no_gpu(container: ContainerFacts | None) -> bool | None:
+    """True for a container that was given no GPU: its server computes on the CPU."""
+    if container is None:
+        return None
+    given = container.devices
+    return not (given.kfd or given.dri or given.privileged or given.cdi) or None
 
 
 def info_of(

@@ -6,7 +6,7 @@ import pytest
 
 from exporter.cache.facts import CacheFacts, ModelFacts, WeightFacts
 from exporter.circumstances import Chosen, Machine, circumstances_of, info_of, is_local
-from exporter.containers.facts import CandidateUrl, ContainerFacts
+from exporter.containers.facts import CandidateUrl, ContainerFacts, Devices
 from exporter.host.gpu import GpuFacts, PartitionFacts
 from exporter.probe.result import Identity
 from exporter.settings import load_profiles
@@ -143,3 +143,13 @@ def test_a_file_is_found_by_its_name() -> None:
     known = circumstances_of(HERE, identity, machine)
     assert known.weights.bytes == 8_180_228_096
     assert known.weights.kv_bytes_per_token == 196_608
+
+
+def test_a_model_that_the_gpu_does_not_hold_alone_is_told() -> None:
+    """By the server's own word, or because its container was given no GPU; else nobody says."""
+    bare = replace(MACHINE, containers=())
+    with_gpu = replace(MACHINE, containers=(replace(VLLM, devices=Devices(kfd=True, dri=True)),))
+    assert circumstances_of(HERE, replace(SAYS, offloaded=True), bare).offloaded is True
+    assert circumstances_of(HERE, SAYS, bare).offloaded is None
+    assert circumstances_of(HERE, SAYS, MACHINE).offloaded is True
+    assert circumstances_of(HERE, SAYS, with_gpu).offloaded is None

@@ -47,6 +47,8 @@ class Identity:
     weight_bytes: int | None = None
     context_length: int | None = None
     model_root: str | None = None
+    offloaded: bool | None = None
+    """Whether a part of the model lies in memory that isn't the GPU's, so that the CPU computes it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ A request with another context length than the model was loaded with makes Ollam
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, Final
@@ -70,7 +70,7 @@ class Ollama:
             known = _identity(version, model, tags.get(model or "", {}))
         loaded = running.get(model or "")
         return Look(
-            known,
+            replace(known, offloaded=_is_offloaded(loaded) if loaded else known.offloaded),
             model=model,
             resident=loaded is not None,
             context_length=count_of(loaded.get("context_length")) if loaded else None,
@@ -133,6 +133,12 @@ def _identity(version: str, model: str | None, entry: Mapping[str, Any]) -> Iden
         parameters=_parameters(member(entry, "details", "parameter_size")),
         weight_bytes=size_of(entry.get("size")),
     )
+
+
+def _is_offloaded(loaded: Mapping[str, Any]) -> bool | None:
+    """``/api/ps`` gives what a model takes in all, and how much of it the GPU holds."""
+    whole, held = size_of(loaded.get("size")), loaded.get("size_vram")
+    return held < whole if whole is not None and isinstance(held, int) else None
 
 
 def _parameters(size: Any) -> int | None:
