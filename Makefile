@@ -77,6 +77,7 @@ fuzz: $(VENV)/.fuzz ## fuzz what reads streams and settings, 90 seconds in all; 
 bench: $(VENV)/.dev ## measure the exporter against servers that keep exact time (minutes)
 	$(BIN)/python tests/bench/truth.py
 	$(BIN)/python tests/bench/scrape.py
+	$(BIN)/python tests/bench/load.py
 	$(BIN)/python tests/bench/cache.py
 
 image: ## build the container image; for two processors: docker buildx build --platform linux/amd64,linux/arm64 .
