@@ -87,11 +87,12 @@ class Schedule:
             for name, old in list(self._jobs.items()):
                 if name not in wanted or wanted[name].every != old.every:
                     self._scheduler.remove_job(name)
-                    del self._jobs[name]
-            for name, job in wanted.items():
-                if name not in self._jobs:
-                    self._add(job, total=len(wanted))
-                self._jobs[name] = job
+                    del self._jobs[name], self._first[name]
+            new = wanted.keys() - self._jobs.keys()
+            # Known before they are added: a job that is to run at once may run before this loop goes on.
+            self._jobs.update(wanted)
+            for name in new:
+                self._add(wanted[name], total=len(wanted))
 
     def run_soon(self, name: str) -> bool:
         """Run a job now and keep its grid from here; False when there is none of that name."""
@@ -151,9 +152,10 @@ class Schedule:
 
     def _run(self, name: str) -> None:
         job = self._beat if name == self._beat.name else self._jobs.get(name)
-        if job is None:
+        first = self._first.get(name)
+        if job is None or first is None:
             return
-        late = (time.time() - self._first[name]) % job.every
+        late = (time.time() - first) % job.every
         # A hair before its time is not nearly a whole interval late.
         self.delay_seconds = 0.0 if late > job.every - 0.05 else late
         try:

@@ -78,6 +78,21 @@ def test_replace_ends_what_is_missing_and_keeps_what_stays(schedule: Schedule) -
     assert "left" not in seen
 
 
+def test_jobs_that_come_and_go_leave_nothing_behind(schedule: Schedule) -> None:
+    """Names that never come back, as those of containers, are forgotten with their jobs."""
+    for number in range(50):
+        schedule.replace([Job("stays", 60.0, lambda: None), Job(f"passes-{number}", 60.0, lambda: None)])
+    assert set(schedule._first) == {"beat", "stays", "passes-49"}
+
+
+def test_a_job_that_is_to_run_at_once_does(schedule: Schedule) -> None:
+    """However soon the scheduler takes it up, the first run of a rare job isn't lost."""
+    runs: list[int] = []
+    for number in range(100):
+        schedule.replace([Job(f"rare-{number}", 3600.0, lambda: runs.append(1), at_once=True)])
+        assert wait_for(lambda: len(runs) > number)  # noqa: B023 - used at once
+
+
 def test_two_jobs_of_one_name_are_refused(schedule: Schedule) -> None:
     """A double name would silently lose a job, so it is an error that names it."""
     with pytest.raises(ValueError, match="two jobs are named 'a'"):
