@@ -8,6 +8,8 @@ import pytest
 
 from tests.bench.endurance import Plan, endure, free_port
 
+pytestmark = pytest.mark.real  # it loads the machine for half a minute, which the other tests must not
+
 
 @pytest.fixture(autouse=True)
 def _room_for_sockets() -> Iterator[None]:
