@@ -1,13 +1,14 @@
 """A real Prometheus and a real Alertmanager on loopback, ended with the test, and a receiver of webhooks."""
 
 import json
+import re
 import shutil
 import subprocess
 import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -93,6 +94,17 @@ def _ask(url: str, expression: str) -> list[dict[str, Any]]:
         raise AssertionError(f"{error.read().decode()}: {expression}") from error
     rows: list[dict[str, Any]] = document["data"]["result"]
     return rows
+
+
+def filled(expression: str, board: Mapping[str, Any], chosen: Mapping[str, str]) -> str:
+    """A dashboard's expression as Grafana would send it: with what is ``chosen``, else with the variables' present values."""
+    values = dict[str, str]()
+    for variable in board["templating"]["list"]:
+        current = variable["current"].get("value", "")
+        value = current[0] if isinstance(current, list) else current
+        values[variable["name"]] = ".+" if value in ("$__all", "") else value
+    values |= chosen
+    return re.sub(r"\$\{?(\w+)\}?", lambda match: values[match[1]], expression)
 
 
 class Webhook:

@@ -40,8 +40,7 @@ class Served(Vllm):
     """A vLLM whose model and pace a test changes while it runs."""
 
     def __init__(self, tokens_per_second: float = FAST) -> None:
-        super().__init__(tokens_per_second=tokens_per_second, prefill_seconds=0.05)
-        self.model = "one"
+        super().__init__(tokens_per_second=tokens_per_second, prefill_seconds=0.05, model="one")
         self.broken = False
 
     def swap(self, model: str) -> None:
@@ -54,8 +53,6 @@ class Served(Vllm):
         """As before, with the present model; a broken one has no answer but an error."""
         if self.broken and asked.method == "POST":
             return as_json({"error": {"message": "out of memory", "type": "InternalServerError"}}, 500)
-        if asked.path == "/v1/models":
-            return as_json({"object": "list", "data": [{"id": self.model, "object": "model", "owned_by": "vllm"}]})
         return super().answer(asked)
 
 

@@ -4,7 +4,7 @@ import json
 import re
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from grafana.alerts import ALERTS, Alert
 from grafana.build import ROOT
 from grafana.panels import walk_panels
 from tests.real.conftest import need
-from tests.real.prometheus import missing_tools, query, query_range, running_prometheus
+from tests.real.prometheus import filled, missing_tools, query, query_range, running_prometheus
 
 pytestmark = pytest.mark.real
 
@@ -32,6 +32,7 @@ CHOSEN = {
         "offset": "1h",
     },
 }
+INTERVALS = {"__rate_interval": "4m", "__range": "4h", "__interval": "1m"}
 QUIET = {
     "LLMTierDropped", "LLMThroughputRegressed", "LLMTTFTRegressed", "LLMNeverProbed", "LLMProbeExporterAbsent",
     "LLMModelDownloadStuck", "LLMModelCacheDiskFilling",
@@ -82,24 +83,13 @@ def past(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Past]:
         yield Past(url, end)
 
 
-def filled(expression: str, board: Mapping[str, Any]) -> str:
-    """The expression as Grafana would send it, with the variables' present values."""
-    values = {"__rate_interval": "4m", "__range": "4h", "__interval": "1m"}
-    for variable in board["templating"]["list"]:
-        current = variable["current"].get("value", "")
-        chosen = current[0] if isinstance(current, list) else current
-        values[variable["name"]] = ".+" if chosen in ("$__all", "") else chosen
-    values |= CHOSEN.get(board["uid"], {})
-    return re.sub(r"\$\{?(\w+)\}?", lambda match: values[match[1]], expression)
-
-
 @pytest.mark.parametrize("board", BOARDS, ids=lambda board: board["uid"])
 def test_every_query_of_every_panel_gives_data(past: Past, board: dict[str, Any]) -> None:
     """With the variables filled in, none is an error and none is empty."""
     empty = []
     for panel in walk_panels(board):
         for target in panel["targets"]:
-            expression = filled(target["expr"], board)
+            expression = filled(target["expr"], board, INTERVALS | CHOSEN.get(board["uid"], {}))
             rows = (
                 query(past.url, expression, past.end)
                 if target["instant"]
@@ -117,11 +107,21 @@ def test_every_variable_and_annotation_is_answered(past: Past, board: dict[str, 
         if variable["type"] == "query":
             inner = re.fullmatch(r"label_values\((.*), (\w+)\)", variable["query"]["query"])
             assert inner
-            rows = query(past.url, f"count by ({inner[2]}) ({filled(inner[1], board)})", past.end)
+            rows = query(
+                past.url,
+                f"count by ({inner[2]}) ({filled(inner[1], board, INTERVALS | CHOSEN.get(board['uid'], {}))})",
+                past.end,
+            )
             assert rows, variable["name"]
     for annotation in board["annotations"]["list"]:
         if "expr" in annotation and annotation["enable"]:
-            rows = query_range(past.url, filled(annotation["expr"], board), past.end - HOURS * 3600, past.end, STEP)
+            rows = query_range(
+                past.url,
+                filled(annotation["expr"], board, INTERVALS | CHOSEN.get(board["uid"], {})),
+                past.end - HOURS * 3600,
+                past.end,
+                STEP,
+            )
             assert rows, annotation["name"]
 
 

@@ -25,18 +25,27 @@ process_start_time_seconds {started}
 
 
 class Vllm(Simulated):
-    """One model, ``tiny``. ``users`` is how many requests of others run, ``waiting`` how many of them wait."""
+    """One model, whose first ``thinks`` tokens are reasoning. ``users`` is how many requests of others run, ``waiting`` how many of
+    them wait.
+    """
 
     name = "uvicorn"
 
     def __init__(
-        self, *, tokens_per_second: float = 2000.0, prefill_seconds: float = 0.0, generated: int = 100
+        self,
+        *,
+        tokens_per_second: float = 2000.0,
+        prefill_seconds: float = 0.0,
+        generated: int = 100,
+        model: str = "tiny",
     ) -> None:
         super().__init__()
+        self.model = model
         self.pace = 1 / tokens_per_second
         self.prefill_seconds = prefill_seconds
         self.users = 0
         self.waiting = 0
+        self.thinks = 0
         self.ours = 0
         self.most_at_once = 0
         self.generated = generated
@@ -56,10 +65,10 @@ class Vllm(Simulated):
                 return Answer(body=self._metrics().encode(), kind="text/plain; version=1.0.0; charset=utf-8")
             case "/v1/models":
                 model = {
-                    "id": "tiny",
+                    "id": self.model,
                     "object": "model",
                     "owned_by": "vllm",
-                    "root": "/models/tiny",
+                    "root": f"/models/{self.model}",
                     "max_model_len": 2048,
                 }
                 return as_json({"object": "list", "data": [model]})
@@ -94,20 +103,25 @@ class Vllm(Simulated):
     def _tokens(self, body: Any) -> Iterator[bytes]:
         prompt, most = len(body["messages"][0]["content"].split()), body["max_tokens"]
         continuous = body.get("stream_options", {}).get("continuous_usage_stats")
-        chunk: dict[str, Any] = {"object": "chat.completion.chunk", "model": body.get("model", "tiny")}
+        chunk: dict[str, Any] = {"object": "chat.completion.chunk", "model": body.get("model", self.model)}
         for n in range(most + 1):
             if n == 1:
                 time.sleep(self.prefill_seconds)
             elif n:
                 time.sleep(self.pace)
-            delta = {"content": f" word{n}"} if n else {"role": "assistant", "content": ""}
+            kind = "reasoning" if n <= self.thinks else "content"
+            delta = {kind: f" word{n}"} if n else {"role": "assistant", "content": ""}
             finish = "length" if n == most else None
             event = {**chunk, "choices": [{"index": 0, "delta": delta, "finish_reason": finish}]}
             if continuous:
-                event["usage"] = {"prompt_tokens": prompt, "completion_tokens": n, "total_tokens": prompt + n}
+                event["usage"] = self._usage(prompt, n)
             with self.lock:
                 self.generated += n > 0
             yield sse(event)
-        usage = {"prompt_tokens": prompt, "completion_tokens": most, "total_tokens": prompt + most}
-        yield sse({**chunk, "choices": [], "usage": usage})
+        yield sse({**chunk, "choices": [], "usage": self._usage(prompt, most)})
         yield b"data: [DONE]\n\n"
+
+    def _usage(self, prompt: int, output: int) -> dict[str, Any]:
+        details = {"reasoning_tokens": min(output, self.thinks)} if self.thinks else None
+        usage = {"prompt_tokens": prompt, "total_tokens": prompt + output, "completion_tokens": output}
+        return {**usage, "completion_tokens_details": details}
