@@ -27,7 +27,11 @@ log = logging.getLogger(__name__)
 
 DEFAULT_HOST: Final = "unix:///var/run/docker.sock"
 MOST_CONTAINERS: Final = 500
-EVENTS: Final = {"type": ["container"], "event": ["start", "die", "destroy", "rename", "pause", "unpause"]}
+# Podman filters by names of its own (died, remove), and then says die.
+EVENTS: Final = {
+    "type": ["container"],
+    "event": ["start", "die", "died", "destroy", "remove", "rename", "pause", "unpause"],
+}
 # A reading in the midst of which something changed is done again, so often at most.
 READINGS: Final = 3
 # A container is given a moment after its event: its process has to appear, and a reading that still runs to end.

@@ -347,6 +347,10 @@ class _Socket:
         self._offset, self._offset_error = _clock_pair()
         self._distrust = 0
         """How many looks ahead a step of the wall clock makes doubtful."""
+        self._peeked = memoryview(bytearray(_READ_BYTES))
+        """Where looks go. A bytes object of that size would be made for each, and shrunk in place: holes in the heap that grow
+        a daemon for weeks.
+        """
         self._ahead = b""
         self._ahead_stamp: int | None = None
         """What is known to lie in the queue, and the stamp of its last byte when it was looked at."""
@@ -401,16 +405,18 @@ class _Socket:
             self._floor_ns = max(self._looked_ns, self._stamped.at_ns)
         self._distrust = max(self._distrust - 1, 0)
         self._looked_ns = time.monotonic_ns()
+        room = self._peeked[:size]
         with self._cancellation.waking(self._wake):
             while True:
                 left = self._wire.timer.remaining()
                 timeout = struct.pack("@ll", int(left), int(left % 1 * 1e6) + 1)
                 self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeout)
                 with suppress(BlockingIOError):
-                    self._ahead, ancillary, _, _ = self._sock.recvmsg(size, self._space, socket.MSG_PEEK)
+                    found, ancillary, _, _ = self._sock.recvmsg_into([room], self._space, socket.MSG_PEEK)
                     break
         self._cancellation.check()
-        self._seen_all = len(self._ahead) < size
+        self._ahead = bytes(room[:found])
+        self._seen_all = found < size
         self._ahead_stamp = _kernel_stamp(ancillary)
 
     def _stamp_of(self, ancillary: list[tuple[int, int, bytes]]) -> int | None:

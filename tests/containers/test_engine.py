@@ -12,11 +12,12 @@ from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from socketserver import ThreadingMixIn, UnixStreamServer
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 
 from exporter.containers.connection import EngineError, explain, shown
-from exporter.containers.engine import Engine, default_host
+from exporter.containers.engine import EVENTS, Engine, default_host
 from exporter.containers.facts import ImageRocm
 from tests.containers.documents import CANARY, load
 
@@ -336,7 +337,7 @@ def test_explanations_tell_no_secret() -> None:
 
 def test_a_watch_over_a_stream_of_events(made_up_engine: MadeUpEngine) -> None:
     """The watch calls at its start, once for each event, and ends when it is told to."""
-    filters = "filters=%7B%22type%22%3A+%5B%22container%22%5D%2C+%22event%22%3A+%5B%22start%22%2C+%22die%22%2C+%22destroy%22%2C+%22rename%22%2C+%22pause%22%2C+%22unpause%22%5D%7D"  # fmt: skip
+    filters = urlencode({"filters": json.dumps(EVENTS)})
     made_up_engine.answers[f"{PREFIX}/events?{filters}"] = Answer(b'{"status":"die"}\n{"status":"start"}\n')
     calls = threading.Semaphore(0)
     cancellation = threading.Event()

@@ -4,20 +4,21 @@ import logging
 import os
 import re
 import socket
-import socketserver
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from exporter.containers.engine import Engine
-from exporter.containers.facts import CandidateUrl, ContainerFacts, EngineReading, ImageRocm, Standpoint
+from exporter.containers.facts import CandidateUrl, ContainerFacts, ImageRocm, Standpoint
 from tests.real.docker import DockerEngine, busybox_rootfs
+from tests.real.socket_proxy import OnPort, OnSocket, handler
+from tests.real.watching import by_name, watching
 
 pytestmark = pytest.mark.real
 
@@ -85,12 +86,6 @@ def servers(stocked: DockerEngine, tmp_path: Path) -> DockerEngine:
     )  # fmt: skip
     stocked.start_container("ollama", OLLAMA, options=("--network=host", "--volume", "ollama:/root/.ollama", *SECRETS))
     return stocked
-
-
-def by_name(reading: EngineReading) -> dict[str, ContainerFacts]:
-    """The containers of a reading that succeeded."""
-    assert reading.available, reading.problem
-    return {each.name: each for each in reading.containers}
 
 
 def test_the_facts_of_three_servers(servers: DockerEngine, tmp_path: Path) -> None:
@@ -203,46 +198,6 @@ def test_an_image_named_by_its_id(stocked: DockerEngine) -> None:
     assert (facts.image, facts.rocm) == ("example.org/moved:1", ImageRocm("6.4.1", "6.4", "env"))
 
 
-class Watched:
-    """A watch on an engine that reads at each change, with the times of its calls."""
-
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
-        self.changed = threading.Event()
-        self.cancellation = threading.Event()
-        self.thread = engine.watch(self.changed.set, self.cancellation)
-
-    def next_reading(
-        self, wanted: Callable[[EngineReading], bool], seconds: float = 20.0
-    ) -> tuple[EngineReading, float]:
-        """The first reading after a call of the watch that is as wanted, and how long it took."""
-        began = time.monotonic()
-        while (left := began + seconds - time.monotonic()) > 0 and self.changed.wait(left):
-            self.changed.clear()
-            reading = self.engine.read()
-            if wanted(reading):
-                return reading, time.monotonic() - began
-        raise AssertionError(f"no such reading within {seconds} s")
-
-    def end(self) -> None:
-        """End the thread."""
-        self.cancellation.set()
-        self.engine.close()
-        self.thread.join(10)
-        assert not self.thread.is_alive()
-
-
-@contextmanager
-def watching(engine: Engine) -> Iterator[Watched]:
-    """A watch that is ended whatever happens."""
-    watched = Watched(engine)
-    try:
-        watched.next_reading(lambda _: True)
-        yield watched
-    finally:
-        watched.end()
-
-
 def eventually(
     read: Callable[[], ContainerFacts], wanted: Callable[[ContainerFacts], bool], seconds: float = 20.0
 ) -> ContainerFacts:
@@ -310,38 +265,8 @@ LEAST = tuple(each for each in DOCUMENTED if not each.endswith(("/top", "/archiv
 def proxy(upstream: Path, listen: Path | tuple[str, int], allowed: tuple[str, ...]) -> Iterator[list[str]]:
     """A read-only proxy on a socket or a port: GET on the allowed paths, 403 for all else. Gives the calls that it saw."""
     calls: list[str] = []
-    permitted = re.compile("|".join(allowed))
-
-    class Handler(socketserver.StreamRequestHandler):
-        def handle(self) -> None:
-            request = b""
-            while not request.endswith(b"\r\n\r\n"):
-                line = self.rfile.readline(65536)
-                if not line:
-                    return
-                request += line
-            method, target, _ = request.split(b"\r\n", 1)[0].decode().split(" ")
-            calls.append(f"{method} {target.partition('?')[0]}")
-            if method != "GET" or not permitted.fullmatch(target.partition("?")[0]):
-                self.wfile.write(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
-                return
-            with socket.socket(socket.AF_UNIX) as engine:
-                engine.connect(str(upstream))
-                engine.sendall(request.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
-                with suppress(OSError):
-                    while data := engine.recv(65536):
-                        self.connection.sendall(data)
-
-    class OnSocket(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
-        daemon_threads = True
-        block_on_close = False
-
-    class OnPort(socketserver.ThreadingMixIn, socketserver.TCPServer):
-        daemon_threads = True
-        block_on_close = False
-        allow_reuse_address = True
-
-    with OnSocket(str(listen), Handler) if isinstance(listen, Path) else OnPort(listen, Handler) as server:
+    handling = handler(upstream, allowed, lambda method, path, _: calls.append(f"{method} {path}"))
+    with OnSocket(str(listen), handling) if isinstance(listen, Path) else OnPort(listen, handling) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
         thread.start()
         try:
