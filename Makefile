@@ -62,7 +62,7 @@ promtool: ## check and test the alert rules, where promtool is installed
 		promtool check rules deploy/prometheus/rules/*.yml && promtool test rules deploy/prometheus/tests/*.yml; \
 	else echo "promtool is not installed: the rules were not checked"; fi
 
-test-real: $(VENV)/.real ## run the tests against real parts: llama-server, Prometheus, Docker, systemd, Chromium
+test-real: $(VENV)/.real ## run the tests against real parts: llama-server, Prometheus, Docker, Podman, systemd, Chromium
 	$(BIN)/python -m pytest -q -m real
 
 $(VENV)/.fuzz: $(VENV)/.dev

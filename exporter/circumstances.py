@@ -11,14 +11,12 @@ from typing import Final
 from exporter.cache.facts import CacheFacts, WeightFacts
 from exporter.cache.find import find_weights
 from exporter.containers.facts import ContainerFacts
-from exporter.discovery import place_of
 from exporter.host.gpu import GpuFacts
+from exporter.place import LOOPBACK, place_of
 from exporter.probe.result import Identity
 from exporter.settings import Target
 from exporter.snapshot import TargetInfo
 from exporter.tiers import UNQUANTIZED, Circumstances, Profiles, Weights, hardware_of, scenario_of
-
-LOOPBACK: Final = "127.0.0.1"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """The composition root: builds the rooms, starts them, reloads, drains. The only file that knows them all.
 
-The main thread waits for signals and follows the clock. Probes, looks and collectors run in the scheduler's pool, serving
+The main thread waits for signals and follows the clock. Probes, looks and collectors run in the scheduler's threads, serving
 in uvicorn's thread, and one thread follows the container engine's events.
 """
 

@@ -7,9 +7,9 @@ What answers as an inference server becomes a target; it stays one while it is d
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
-from urllib.parse import urlsplit
 
 from exporter.containers.facts import ContainerFacts
+from exporter.place import place_of
 from exporter.probe.result import Identity
 
 # vLLM, llama.cpp, Ollama, text-generation-webui, LM Studio, SGLang, in this order.
@@ -87,14 +87,6 @@ def container_candidates(containers: Iterable[ContainerFacts]) -> Iterator[Candi
         if each.running and each.backend and each.urls:
             why = f"container {each.name} runs {each.backend}"
             yield Candidate(each.name, tuple(url.url for url in each.urls), why, each.name)
-
-
-def place_of(url: str) -> tuple[str, int]:
-    """Host and port of a URL, with all names of this machine made one."""
-    parts = urlsplit(url)
-    host = (parts.hostname or "").lower()
-    port = parts.port or (443 if parts.scheme == "https" else 80)
-    return ("127.0.0.1" if host in {"localhost", "::1", "0.0.0.0"} else host), port  # noqa: S104 - compared, not bound
 
 
 def survey(

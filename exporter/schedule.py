@@ -1,7 +1,7 @@
 """When things run: named jobs on a fixed grid of time, each at most once at a time. APScheduler is the clock, no more.
 
 A job's first run is spread by a hash of its name and then repeats exactly every interval: jitter would accumulate, a fixed
-phase keeps jobs apart for good. The scheduler runs in its own thread, the jobs in a pool of threads.
+phase keeps jobs apart for good. The scheduler runs in its own thread, and so does each run of a job.
 """
 
 import hashlib
@@ -11,16 +11,14 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final
 
-from apscheduler.executors.pool import ThreadPoolExecutor
+from apscheduler.executors.base import BaseExecutor, MaxInstancesReachedError, run_job
 from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.interval import IntervalTrigger
 
 log = logging.getLogger(__name__)
 
-# Threads are made only when every other one is busy, so this bound costs nothing until that many jobs hang at once.
-MAX_WORKERS: Final = 1200
 # The first runs of few jobs come within seconds, those of many are spread over their whole interval.
 SPREAD_SECONDS_PER_JOB: Final = 0.5
 BEAT_SECONDS: Final = 5.0
@@ -47,12 +45,30 @@ def phase_of(name: str) -> float:
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest()) / 2**64
 
 
+class _Threads(BaseExecutor):  # type: ignore[misc]
+    """A thread for each run, which ends with it; since a job runs once at a time, there are never more than jobs.
+
+    A pool would keep as many threads as ever ran at once, each with its stack and with what the C library keeps for it.
+    """
+
+    def _do_submit_job(self, job: Any, run_times: list[datetime]) -> None:
+        def run() -> None:
+            alias = job._jobstore_alias  # noqa: SLF001 - which run_job asks for
+            self._run_job_success(job.id, run_job(job, alias, run_times, self._logger.name))
+
+        try:
+            threading.Thread(target=run, name=job.id).start()
+        except RuntimeError as exc:
+            log.warning("%s is left out this time: %s (is the number of processes limited?)", job.id, exc)
+            raise MaxInstancesReachedError(job) from None
+
+
 class Schedule:
     """The running jobs. Thread-safe; ``start`` once, then ``replace`` as often as needed, ``stop`` at the end."""
 
     def __init__(self, on_beat: Callable[[], None] | None = None) -> None:
         self._scheduler = BackgroundScheduler(
-            executors={"default": ThreadPoolExecutor(MAX_WORKERS)},
+            executors={"default": _Threads()},
             job_defaults={"coalesce": True, "max_instances": 1},
             timezone=UTC,
         )

@@ -9,7 +9,6 @@ from exporter.discovery import (
     Candidate,
     Survey,
     local_candidates,
-    place_of,
     survey,
 )
 from exporter.probe.result import Identity
@@ -116,9 +115,3 @@ def test_another_service_is_not_bothered_every_round() -> None:
     third = survey(local_candidates(), (), second, world.ask, now=ASK_AGAIN_SECONDS)
     assert world.asked.count("http://127.0.0.1:8080") == 2
     assert {each.url for each in third.seen} == {each.url for each in first.seen}
-
-
-def test_all_names_of_this_machine_are_one_place() -> None:
-    """localhost, its addresses and a scheme's own port compare equal."""
-    assert place_of("http://localhost") == place_of("http://127.0.0.1:80") == place_of("http://[::1]:80/v1")
-    assert place_of("https://example.org") == ("example.org", 443)

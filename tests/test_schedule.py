@@ -62,6 +62,40 @@ def test_a_job_never_runs_twice_at_once_and_holds_no_other_up(schedule: Schedule
     release.set()
 
 
+def test_without_a_thread_a_run_is_left_out_and_the_next_one_comes(
+    schedule: Schedule, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A limit on processes costs a run, with a line in the log that says so, and nothing else."""
+    ran: list[int] = []
+    start = threading.Thread.start
+
+    def limited(thread: threading.Thread) -> None:
+        if thread.name == "a" and not caplog.records:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", limited)
+    schedule.replace([Job("a", 0.2, lambda: ran.append(1), at_once=True)])
+    assert wait_for(lambda: len(ran) >= 2)
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        "a is left out this time: can't start new thread (is the number of processes limited?)"
+    )
+
+
+def test_a_thread_ends_with_its_run(schedule: Schedule) -> None:
+    """A hundred jobs at once need a hundred threads, and none of them afterwards."""
+    together, met = threading.Barrier(100), list[str]()
+
+    def meet() -> None:
+        together.wait(10)
+        met.append(threading.current_thread().name)
+
+    schedule.replace(Job(f"job-{number}", 60.0, meet, at_once=True) for number in range(100))
+    assert wait_for(lambda: len(set(met)) == 100)
+    assert wait_for(lambda: not set(met) & {thread.name for thread in threading.enumerate()})
+
+
 def test_replace_ends_what_is_missing_and_keeps_what_stays(schedule: Schedule) -> None:
     """A job that is no longer wanted stops; one that stays gets its new function without a new phase."""
     seen: list[str] = []

@@ -5,13 +5,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Final
-from urllib.parse import urlsplit
 from weakref import WeakValueDictionary
 
+from exporter.place import Place, place_of
 from exporter.probe.transport import Cancellation
-
-_OWN_NAMES: Final = frozenset({"localhost", "::1"})
 
 
 @dataclass(eq=False)
@@ -66,15 +63,12 @@ class Servers:
     """The servers that are probed, by host and port; one that no prober holds any more is forgotten."""
 
     def __init__(self) -> None:
-        self._known: WeakValueDictionary[tuple[str, int], Server] = WeakValueDictionary()
+        self._known: WeakValueDictionary[Place, Server] = WeakValueDictionary()
         self._lock = threading.Lock()
 
     def at(self, url: str) -> Server:
         """The server of a URL; the names of this machine are one."""
-        parts = urlsplit(url)
-        host = (parts.hostname or "").lower()
-        port = parts.port or (443 if parts.scheme == "https" else 80)
-        place = ("127.0.0.1" if host in _OWN_NAMES else host, port)
+        place = place_of(url)
         with self._lock:
             known = self._known.get(place)
             if known is None:

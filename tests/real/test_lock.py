@@ -1,9 +1,7 @@
 """The lock with the parts that stand before it: a real Prometheus that knows certificate and password, a real nginx."""
 
 import http.client
-import shutil
 import socket
-import subprocess
 import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -16,6 +14,7 @@ from exporter.daemon import Daemon
 from exporter.settings import Cache, Discovery, Docker, Host, Settings
 from tests.real.conftest import need
 from tests.real.daemon import free_port, wait_for
+from tests.real.nginx import running_nginx
 from tests.real.prometheus import missing_tools, query, running_prometheus
 from tests.servers.certificates import make_certificate
 
@@ -38,27 +37,6 @@ tls_server_config:
   client_ca_file: {ca}
 basic_auth_users:
   prom: {hash}
-"""
-NGINX = """
-daemon off;
-master_process off;
-user root;
-pid {folder}/pid;
-error_log {folder}/error.log;
-events {{}}
-http {{
-    access_log off;
-    client_body_temp_path {folder}/body;
-    proxy_temp_path {folder}/proxy;
-    fastcgi_temp_path {folder}/fastcgi;
-    uwsgi_temp_path {folder}/uwsgi;
-    scgi_temp_path {folder}/scgi;
-    server {{ listen 127.0.0.1:{usual}; location / {{ proxy_pass http://127.0.0.1:{port}; }} }}
-    server {{
-        listen 127.0.0.1:{passing};
-        location / {{ proxy_pass http://127.0.0.1:{port}; proxy_set_header Host $host; }}
-    }}
-}}
 """
 
 
@@ -114,30 +92,25 @@ def test_prometheus_comes_in_and_stays_in(tmp_path: Path) -> None:
 
 def test_a_proxy_that_names_the_daemon_comes_in(tmp_path: Path) -> None:
     """Through nginx as it is by default any name leads to the daemon; one that passes its clients' names on is refused."""
-    program = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
-    need(program, "nginx")
-    assert program is not None
     usual, passing = free_port(), free_port()
+
+    def status(at: int, name: str) -> int:
+        connection = http.client.HTTPConnection("127.0.0.1", at, timeout=20)
+        connection.request("GET", "/metrics", headers={"Host": name})
+        with connection.getresponse() as answer:
+            found = answer.status
+        connection.close()
+        return found
+
     with running(tmp_path, None) as port:
-        config = tmp_path / "nginx.conf"
-        config.write_text(NGINX.format(folder=tmp_path, port=port, usual=usual, passing=passing))
-        process = subprocess.Popen([program, "-p", str(tmp_path), "-e", str(tmp_path / "error.log"), "-c", str(config)])
-        try:
-            wait_for(lambda: (tmp_path / "pid").exists() or process.poll() is not None, what="nginx runs", seconds=20)
-
-            def status(at: int, name: str) -> int:
-                connection = http.client.HTTPConnection("127.0.0.1", at, timeout=20)
-                connection.request("GET", "/metrics", headers={"Host": name})
-                with connection.getresponse() as answer:
-                    found = answer.status
-                connection.close()
-                return found
-
+        there = f"proxy_pass http://127.0.0.1:{port};"
+        with running_nginx(
+            tmp_path,
+            f"listen 127.0.0.1:{usual}; location / {{ {there} }}",
+            f"listen 127.0.0.1:{passing}; location / {{ {there} proxy_set_header Host $host; }}",
+        ):
             assert status(usual, "metrics.example") == 200
             assert status(passing, "metrics.example") == 421
             assert status(passing, "localhost") == 200
-        finally:
-            process.terminate()
-            process.wait(timeout=20)
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/-/healthy", timeout=10) as answer:
             assert answer.status == 200

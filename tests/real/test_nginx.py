@@ -7,9 +7,7 @@ answer in chunks (nginx 1.22 takes one even by HTTP/1.0) it passes on chunk by c
 ``proxy_buffering off`` it passes on whatever it has just read.
 """
 
-import shutil
 import statistics
-import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,38 +19,14 @@ from exporter.daemon import Daemon
 from exporter.probe.result import ProbeResult
 from exporter.settings import Discovery, Docker, Host, Settings, Target
 from exporter.snapshot import probe_key
-from tests.real.conftest import need
-from tests.real.daemon import Samples, free_port, value, wait_for
+from tests.real.daemon import Samples, free_port, value
+from tests.real.nginx import running_nginx
 from tests.servers.exact import Answer, ExactServer, Played, chat, head, plain
 
 pytestmark = pytest.mark.real
 
 CHAT = "/v1/chat/completions"
 MODELS = plain({"object": "list", "data": [{"id": "exact", "object": "model", "owned_by": "exact"}]})
-CONFIG = """
-daemon off;
-master_process off;
-user root;
-pid {folder}/pid;
-error_log {folder}/error.log;
-events {{}}
-http {{
-    access_log off;
-    client_body_temp_path {folder}/body;
-    proxy_temp_path {folder}/proxy;
-    fastcgi_temp_path {folder}/fastcgi;
-    uwsgi_temp_path {folder}/uwsgi;
-    scgi_temp_path {folder}/scgi;
-    server {{
-        listen 127.0.0.1:{buffered};
-        location / {{ proxy_pass {upstream}; proxy_buffering on; }}
-    }}
-    server {{
-        listen 127.0.0.1:{unbuffered};
-        location / {{ proxy_pass {upstream}; proxy_buffering off; proxy_http_version 1.1; }}
-    }}
-}}
-"""
 
 
 def without_chunks(answer: Answer) -> Answer:
@@ -65,20 +39,14 @@ def without_chunks(answer: Answer) -> Answer:
 @contextmanager
 def nginx(folder: Path, upstream: str) -> Iterator[tuple[str, str]]:
     """An nginx that buffers at one address and doesn't at another, while the block runs."""
-    program = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
-    need(program, "nginx")
-    assert program is not None
     buffered, unbuffered = free_port(), free_port()
-    config = folder / "nginx.conf"
-    config.write_text(CONFIG.format(folder=folder, upstream=upstream, buffered=buffered, unbuffered=unbuffered))
-    process = subprocess.Popen([program, "-p", str(folder), "-e", str(folder / "error.log"), "-c", str(config)])
-    try:
-        wait_for(lambda: (folder / "pid").exists() or process.poll() is not None, what="nginx runs", seconds=20)
-        assert process.poll() is None, (folder / "error.log").read_text()
+    with running_nginx(
+        folder,
+        f"listen 127.0.0.1:{buffered}; location / {{ proxy_pass {upstream}; proxy_buffering on; }}",
+        f"listen 127.0.0.1:{unbuffered};"
+        f" location / {{ proxy_pass {upstream}; proxy_buffering off; proxy_http_version 1.1; }}",
+    ):
         yield f"http://127.0.0.1:{buffered}", f"http://127.0.0.1:{unbuffered}"
-    finally:
-        process.terminate()
-        process.wait(timeout=20)
 
 
 @contextmanager
