@@ -74,11 +74,8 @@ fuzz: $(VENV)/.fuzz ## fuzz what reads streams and settings, 90 seconds in all; 
 	$(BIN)/python tests/fuzz/fuzz_streams.py -max_total_time=60 $(FUZZ)/streams-
 	$(BIN)/python tests/fuzz/fuzz_settings.py -max_total_time=30 $(FUZZ)/settings-
 
-bench: $(VENV)/.dev ## measure the exporter against servers that keep exact time (minutes)
-	$(BIN)/python tests/bench/truth.py
-	$(BIN)/python tests/bench/scrape.py
-	$(BIN)/python tests/bench/load.py
-	$(BIN)/python tests/bench/cache.py
+bench: $(VENV)/.dev ## measure the exporter (40 minutes), and write the figures into docs/accuracy.md and README.md
+	$(BIN)/python tests/bench/report.py
 
 image: ## build the container image; for two processors: docker buildx build --platform linux/amd64,linux/arm64 .
 	docker build --tag llm-probe-exporter:latest --build-arg VERSION="$$(sed -n 's/^__version__ = "\(.*\)"/\1/p' exporter/__init__.py)" \

@@ -7,6 +7,7 @@ import pytest
 
 from exporter import cli
 from exporter.settings import Settings, load
+from tests.bench import report
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -56,3 +57,11 @@ def test_the_readme_names_every_command() -> None:
     text = (ROOT / "README.md").read_text()
     for name in cli.main.commands:
         assert re.search(rf"\b{name}\b", text), name
+
+
+def test_the_readme_quotes_what_was_measured() -> None:
+    """Its table is that of docs/accuracy.md, in brief, and every place for a table there is filled."""
+    accuracy = (ROOT / "docs" / "accuracy.md").read_text()
+    assert report.quoted((ROOT / "README.md").read_text(), "truth") == report.brief(report.quoted(accuracy, "truth"))
+    for name in ("machine", *report.BENCHES):
+        assert report.cells(report.quoted(accuracy, name)), name

@@ -2,10 +2,11 @@
 
 What tokens are counted by, best first: the server's running count in each chunk; its total for the request, shared out
 over the chunks by their text; the chunks themselves. Chunks that arrived at the same instant count as one: of tokens that
-came together only their sum has a time.
+came together only their sum has a time. Speed is taken from the first instant to the last, unless the time of one of them is in
+doubt and that of a neighbour is not.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 from statistics import median
@@ -47,10 +48,11 @@ class _Count:
 
 @dataclass(frozen=True, slots=True)
 class _Instant:
-    """Text that arrived at one instant, and the tokens up to and including it."""
+    """Text that arrived at one instant, the tokens up to and including it, and by how much the instant may be late."""
 
     at_ns: int
     running: float
+    late_ns: int
 
 
 def measure(timeline: Timeline) -> Measurements:
@@ -197,13 +199,39 @@ def _instants(chunks: Sequence[Chunk], count: _Count) -> list[_Instant]:
     for chunk, running in zip(chunks, count.running, strict=True):
         if found and chunk.at_ns <= found[-1].at_ns:
             found.pop()
-        found.append(_Instant(chunk.at_ns, running))
+        found.append(_Instant(chunk.at_ns, running, chunk.late_ns))
     return found
 
 
 def _decode_speed(instants: Sequence[_Instant]) -> float | None:
-    tokens = instants[-1].running - instants[0].running
-    return _ratio(tokens, _seconds(instants[0].at_ns, instants[-1].at_ns)) if tokens >= _MIN_TOKENS else None
+    if instants[-1].running - instants[0].running < _MIN_TOKENS:
+        return None
+    first, last = min(_spans(instants), key=_doubt)
+    return _ratio(last.running - first.running, _seconds(first.at_ns, last.at_ns))
+
+
+def _spans(instants: Sequence[_Instant]) -> Iterator[tuple[_Instant, _Instant]]:
+    """From the first instant to the last, and where the time of one is in doubt, from others of its half that are surer."""
+    yield instants[0], instants[-1]
+    middle = (instants[0].running + instants[-1].running) / 2
+    for first in _surer(instant for instant in instants if instant.running <= middle):
+        for last in _surer(instant for instant in reversed(instants) if instant.running >= middle):
+            if last.running - first.running >= _MIN_TOKENS:
+                yield first, last
+
+
+def _surer(instants: Iterable[_Instant]) -> Iterator[_Instant]:
+    late = None
+    for instant in instants:
+        if late is None or instant.late_ns < late:
+            yield instant
+            late = instant.late_ns
+
+
+def _doubt(span: tuple[_Instant, _Instant]) -> float:
+    """By what share of it a span may be wrong."""
+    first, last = span
+    return (first.late_ns + last.late_ns) / max(last.at_ns - first.at_ns, 1)
 
 
 def _gaps(instants: Sequence[_Instant]) -> tuple[tuple[float, int], ...]:

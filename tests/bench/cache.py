@@ -89,12 +89,13 @@ def measure(root: Path) -> float:
     library = time.perf_counter() - started
     assert theirs.size_on_disk == found[0].bytes, "the sizes differ from huggingface_hub's"
     fastest = {name: min(wall for wall, _ in taken) for name, taken in times.items()}
-    print(f"{'':20}{'fastest':>10}{'median':>10}{'CPU':>8}{'of du':>8}")
+    print("| | fastest | median | processor time | of du |\n|---|---|---|---|---|")
     for name, taken in times.items():
-        walls, cpu = sorted(wall for wall, _ in taken), min(cpu for _, cpu in taken)
-        ratio = fastest[name] / fastest["du -s"]
-        print(f"{name:20}{fastest[name]:9.3f}s{walls[ROUNDS // 2]:9.3f}s{cpu:7.3f}s{ratio:8.2f}")
-    print(f"{'huggingface_hub':20}{library:9.3f}s{'':18}{library / fastest['du -s']:7.1f}")
+        middle, cpu = sorted(wall for wall, _ in taken)[ROUNDS // 2], min(cpu for _, cpu in taken)
+        print(
+            f"| {name} | {fastest[name]:.3f} s | {middle:.3f} s | {cpu:.3f} s | {fastest[name] / fastest['du -s']:.2f} |"
+        )
+    print(f"| `huggingface_hub.scan_cache_dir` | {library:.3f} s | | | {library / fastest['du -s']:.1f} |")
     return fastest["scan"] / fastest["du -s"]
 
 
@@ -112,7 +113,7 @@ def main() -> int:
                 os.utime(Path(here, name), (past, past), follow_symlinks=False)
         ratio = measure(Path(folder))
     print(f"A scan takes {ratio:.2f} of the time of du.")
-    return 0 if ratio <= 1 else 1
+    return 0 if ratio <= 1 or options.no_locks else 1
 
 
 if __name__ == "__main__":

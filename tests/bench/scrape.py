@@ -102,12 +102,17 @@ def main(targets: int) -> None:
     registry.register(SnapshotCollector(snapshot))
     library = timed(lambda: generate_latest(registry))
     samples = sum(not line.startswith(b"#") for line in body.splitlines())
-    print(f"{targets} targets, {samples} samples, {len(body) / 1e6:.1f} MB")
-    print(f"publish (fold and render)  {statistics.median(publishing) * 1e3:8.2f} ms each")
-    print(f"scrape, text               {statistics.median(text) * 1e3:8.1f} ms (worst {max(text) * 1e3:.1f})")
-    print(f"scrape, OpenMetrics        {openmetrics * 1e3:8.1f} ms")
-    print(f"gzip                       {statistics.median(compressed) * 1e3:8.1f} ms")
-    print(f"client library alone       {library * 1e3:8.1f} ms")
+    rows = [
+        ("targets, samples, size", f"{targets}, {samples}, {len(body) / 1e6:.1f} MB"),
+        ("a publication: fold and render", f"{statistics.median(publishing) * 1e3:.2f} ms"),
+        ("scrape, text: median / worst", f"{statistics.median(text) * 1e3:.0f} ms / {max(text) * 1e3:.0f} ms"),
+        ("scrape, OpenMetrics", f"{openmetrics * 1e3:.0f} ms"),
+        ("gzip of it", f"{statistics.median(compressed) * 1e3:.0f} ms"),
+        ("the client library alone", f"{library * 1e3:.0f} ms"),
+    ]
+    print("| | |\n|---|---|")
+    for name, figure in rows:
+        print(f"| {name} | {figure} |")
 
 
 if __name__ == "__main__":

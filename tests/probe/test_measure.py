@@ -148,6 +148,35 @@ def test_the_error_bar_is_never_smaller_than_the_error(script: Script, late: lis
 
 
 @given(
+    reads=st.lists(st.integers(1, 5), min_size=12, max_size=30),
+    end_ms=st.integers(0, 15),
+)
+def test_a_steady_pace_is_measured_right_where_its_end_was_read_late(reads: list[int], end_ms: int) -> None:
+    """Chunks that were read together have the time of the last; the last read went on with what came after the text."""
+    true = play(steady(sum(reads)), running=True)
+    chunks, since = list[Chunk](), SENT
+    for upto in accumulate(reads):
+        together = true.chunks[len(chunks) : upto]
+        last = upto == len(true.chunks)
+        at_ns = together[-1].at_ns + end_ms * MS * last
+        lates = [at_ns - since] * len(together) if last else [at_ns - since] * (len(together) - 1) + [0]
+        chunks += [replace(chunk, at_ns=at_ns, late_ns=late_ns) for chunk, late_ns in zip(together, lates, strict=True)]
+        since = at_ns
+    found = measure(replace(true, chunks=tuple(chunks)))
+    assert found.stream_buffered is False
+    assert found.tokens_per_second == pytest.approx(50)
+    assert found.clock_error_seconds is not None
+    assert found.clock_error_seconds >= end_ms / 1000
+
+
+def test_marks_that_are_all_late_give_the_speed_of_the_whole() -> None:
+    """Where no chunk is surer than another, the first and the last count."""
+    true = play(steady(30), running=True)
+    found = measure(replace(true, chunks=tuple(replace(chunk, late_ns=20 * MS) for chunk in true.chunks)))
+    assert found.tokens_per_second == measure(true).tokens_per_second
+
+
+@given(
     scripts=st.lists(SCRIPTS, min_size=2, max_size=4),
     garbage=st.builds(Usage, *[st.none() | st.integers(-(10**12), 10**12)] * 4),
     server=st.builds(ServerTimings, *[st.none() | st.floats()] * 4),

@@ -8,12 +8,13 @@ before and just after each send. A test compares with what the server did, not w
         played = server.played()[-1]
         played.texts            # [(before_ns, after_ns) of each send with generated text]
 
-With ``own_process=True`` it runs in a process of its own, so that the interpreter of the test does not move its times;
-monotonic time is the same in both. A route is an ``Answer``, or a list of them: one for each request, the last repeats.
+With ``own_process=True`` it runs in a process of its own, so that the interpreter of the test does not move its times, and
+where it may goes before all other processes, as a clock has to; monotonic time is the same in both. A route is an ``Answer``, or a list of them: one for each request, the last repeats.
 Other paths answer 404.
 """
 
 import json
+import os
 import pickle
 import socket
 import ssl
@@ -390,6 +391,8 @@ def _wall_minus_monotonic() -> int:
 
 def _run(commands: IO[bytes], answers: IO[bytes]) -> None:
     """Serve for the process that started this one, until it closes its end."""
+    with suppress(OSError):  # which root may
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
     player = None
     try:
         while True:
