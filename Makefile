@@ -34,7 +34,7 @@ run: $(VENV)/.runtime ## run the daemon: it finds the inference servers of this 
 	$(BIN)/llm-probe-exporter serve
 
 test: $(VENV)/.dev ## run the tests that need no service
-	$(BIN)/python -m pytest -q -m "not real"
+	$(BIN)/python -m pytest -q -m "not real" -n auto --dist loadscope
 
 check: $(VENV)/.dev lint types grafana-check promtool test ## format, lint, types, generated files, rules, tests
 
