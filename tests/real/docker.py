@@ -24,9 +24,9 @@ START_SECONDS = 60.0
 STOP_SECONDS = 30.0
 
 
-def missing_parts() -> str:
-    """What this machine lacks to run an engine, for a skip that names it; empty when nothing."""
-    lacking = [part for part in PARTS if _program(part) is None]
+def missing_parts(parts: Iterable[str] = PARTS) -> str:
+    """What this machine lacks to run an engine of these programs, for a skip that names it; empty when nothing."""
+    lacking = [part for part in parts if find_program(part) is None]
     if not BUSYBOX.exists():
         lacking.append("busybox-static")
     if os.geteuid() != 0:
@@ -34,8 +34,16 @@ def missing_parts() -> str:
     return ", ".join(lacking)
 
 
-def _program(name: str) -> str | None:
+def find_program(name: str) -> str | None:
+    """Where a program is, also one for root alone."""
     return shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
+
+
+def unmount_below(folder: Path) -> None:
+    """Unmount whatever an engine left mounted below its folder, the innermost first."""
+    mounts = [line.split()[1] for line in Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines()]
+    for mount in sorted((each for each in mounts if each.startswith(f"{folder}/")), key=len, reverse=True):
+        subprocess.run(["umount", "--lazy", mount], check=False, capture_output=True)
 
 
 @dataclass
@@ -62,7 +70,7 @@ class DockerEngine:
 
     def start(self) -> None:
         """Start the daemon and wait until it answers."""
-        program = _program("dockerd")
+        program = find_program("dockerd")
         assert program, "dockerd is not installed"
         with (self.folder / "log").open("ab") as log:
             self.daemon = subprocess.Popen(
@@ -104,9 +112,7 @@ class DockerEngine:
                 self.daemon.wait(STOP_SECONDS)
             self.daemon = None
         self._end_containerd()
-        mounts = [line.split()[1] for line in Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines()]
-        for mount in sorted((each for each in mounts if each.startswith(f"{self.folder}/")), key=len, reverse=True):
-            subprocess.run(["umount", "--lazy", mount], check=False, capture_output=True)
+        unmount_below(self.folder)
 
     def _end_containerd(self) -> None:
         """A daemon that was killed leaves its containerd running: it wrote down the process id."""

@@ -13,23 +13,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.real.docker import BUSYBOX
+from tests.real.docker import find_program, unmount_below
 
 PARTS = ("podman", "conmon", "runc")
-
-
-def missing_parts() -> str:
-    """What this machine lacks to run Podman, for a skip that names it; empty when nothing."""
-    lacking = [part for part in PARTS if _program(part) is None]
-    if not BUSYBOX.exists():
-        lacking.append("busybox-static")
-    if os.geteuid() != 0:
-        lacking.append("root")
-    return ", ".join(lacking)
-
-
-def _program(name: str) -> str | None:
-    return shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
 
 
 @dataclass
@@ -59,7 +45,7 @@ class Podman:
             "--storage-driver=overlay",
             "--cgroup-manager=cgroupfs",
             "--events-backend=file",
-            f"--runtime={_program('runc')}",
+            f"--runtime={find_program('runc')}",
         ]
 
     @property
@@ -129,7 +115,5 @@ def podman() -> Iterator[Podman]:
         with suppress(RuntimeError, subprocess.TimeoutExpired):
             own.run("rm", "--all", "--force", "--time=0")
         own.stop()
-        mounts = [line.split()[1] for line in Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines()]
-        for mount in sorted((each for each in mounts if each.startswith(f"{folder}/")), key=len, reverse=True):
-            subprocess.run(["umount", "--lazy", mount], check=False, capture_output=True)
+        unmount_below(folder)
         shutil.rmtree(folder, ignore_errors=True)

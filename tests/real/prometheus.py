@@ -107,6 +107,15 @@ def filled(expression: str, board: Mapping[str, Any], chosen: Mapping[str, str])
     return re.sub(r"\$\{?(\w+)\}?", lambda match: values[match[1]], expression)
 
 
+def variables(board: Mapping[str, Any], chosen: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """The variables that Grafana would fill by a query: name, and an expression that has a row for each of its values."""
+    for variable in board["templating"]["list"]:
+        if variable["type"] == "query":
+            inner = re.fullmatch(r"label_values\((.*), (\w+)\)", variable["query"]["query"])
+            assert inner
+            yield variable["name"], f"count by ({inner[2]}) ({filled(inner[1], board, chosen)})"
+
+
 class Webhook:
     """Receives Alertmanager's notifications; ``alerts`` are all of them, in the order in which they came."""
 

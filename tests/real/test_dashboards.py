@@ -1,7 +1,6 @@
 """Dashboards and Grafana rules over a real Prometheus that holds some hours of made-up history (grafana/sample_history.py)."""
 
 import json
-import re
 import subprocess
 import time
 from collections.abc import Iterator
@@ -16,7 +15,7 @@ from grafana.alerts import ALERTS, Alert
 from grafana.build import ROOT
 from grafana.panels import walk_panels
 from tests.real.conftest import need
-from tests.real.prometheus import filled, missing_tools, query, query_range, running_prometheus
+from tests.real.prometheus import filled, missing_tools, query, query_range, running_prometheus, variables
 
 pytestmark = pytest.mark.real
 
@@ -103,16 +102,9 @@ def test_every_query_of_every_panel_gives_data(past: Past, board: dict[str, Any]
 @pytest.mark.parametrize("board", BOARDS, ids=lambda board: board["uid"])
 def test_every_variable_and_annotation_is_answered(past: Past, board: dict[str, Any]) -> None:
     """Variables have values; annotations mark something where the history has it."""
-    for variable in board["templating"]["list"]:
-        if variable["type"] == "query":
-            inner = re.fullmatch(r"label_values\((.*), (\w+)\)", variable["query"]["query"])
-            assert inner
-            rows = query(
-                past.url,
-                f"count by ({inner[2]}) ({filled(inner[1], board, INTERVALS | CHOSEN.get(board['uid'], {}))})",
-                past.end,
-            )
-            assert rows, variable["name"]
+    chosen = INTERVALS | CHOSEN.get(board["uid"], {})
+    for name, expression in variables(board, chosen):
+        assert query(past.url, expression, past.end), name
     for annotation in board["annotations"]["list"]:
         if "expr" in annotation and annotation["enable"]:
             rows = query_range(

@@ -8,7 +8,6 @@ is what the daemon exported while the test ran.
 
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -28,7 +27,7 @@ from tests.cache.build import Hub
 from tests.real.conftest import need
 from tests.real.daemon import free_port, running_daemon, scrape, value, wait_for
 from tests.real.docker import DockerEngine, busybox_rootfs
-from tests.real.prometheus import filled, missing_tools, query_range, running_prometheus
+from tests.real.prometheus import filled, missing_tools, query_range, running_prometheus, variables
 from tests.servers.llama_cpp import LlamaCpp
 from tests.servers.simulated import Simulated
 from tests.servers.vllm import Vllm
@@ -228,12 +227,8 @@ def test_every_panel_has_data_of_the_real_daemon(live: Live, board: dict[str, An
 @pytest.mark.parametrize("board", BOARDS, ids=lambda board: board["uid"])
 def test_every_variable_has_values_of_the_real_daemon(live: Live, board: dict[str, Any]) -> None:
     """What Grafana would offer to choose from is there."""
-    for variable in board["templating"]["list"]:
-        if variable["type"] == "query":
-            inner = re.fullmatch(r"label_values\((.*), (\w+)\)", variable["query"]["query"])
-            assert inner
-            expression = filled(inner[1], board, INTERVALS | choices(board, live)[0])
-            assert live.answers(f"count by ({inner[2]}) ({expression}) != 0"), variable["name"]
+    for name, expression in variables(board, INTERVALS | choices(board, live)[0]):
+        assert live.answers(expression), name
 
 
 @pytest.mark.parametrize("name", RULES)

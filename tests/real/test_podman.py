@@ -9,8 +9,8 @@ import pytest
 from exporter.containers.engine import Engine, default_host
 from exporter.containers.facts import CandidateUrl, ImageRocm
 from tests.real.conftest import need
-from tests.real.docker import busybox_rootfs
-from tests.real.podman import Podman, missing_parts, podman
+from tests.real.docker import busybox_rootfs, missing_parts
+from tests.real.podman import PARTS, Podman, podman
 from tests.real.watching import by_name, watching
 
 pytestmark = pytest.mark.real
@@ -22,7 +22,7 @@ CANARY = "canary-5f2b9c"
 @pytest.fixture
 def engine(tmp_path: Path) -> Iterator[Podman]:
     """A Podman that runs a container with vLLM's command line, environment, mounts and ROCm files."""
-    missing = missing_parts()
+    missing = missing_parts(PARTS)
     need(not missing, f"for Podman: {missing}")
     rootfs = busybox_rootfs(
         {"usr/local/bin/vllm": "#!/bin/sh\nexec sleep 600\n", "opt/rocm-7.2.1/.info/version": "7.2.1-43\n"},
