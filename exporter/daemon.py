@@ -4,6 +4,7 @@ The main thread waits for signals and follows the clock. Probes, looks and colle
 in uvicorn's thread, and one thread follows the container engine's events.
 """
 
+import gc
 import logging
 import signal
 import sys
@@ -147,6 +148,10 @@ class Daemon:
         self._schedule.start()
         self._say_what_comes()
         self._warn_if_open()
+        # What is here now stays. Left out of garbage collections, each of the full ones is short: all else waits for them,
+        # and they were the longest waits of a scrape and of a probe's reads where targets are many.
+        gc.collect()
+        gc.freeze()
 
     def _say_what_comes(self) -> None:
         settings = self._settings

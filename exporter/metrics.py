@@ -6,11 +6,14 @@ published, and a scrape only joins. A value that is None or not finite is absent
 """
 
 import logging
+import math
 import operator
 import platform
 import sys
+from bisect import bisect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import accumulate
 from typing import Any, Final, Literal
 
@@ -837,13 +840,13 @@ def series_of(family: Family, names: Names, parts: Sequence[Any]) -> list[Series
     found: list[Series] = []
     for own, value in family.read(*parts):
         values = tuple(printable(text) for text in (*names, *own))
-        labels = tuple(zip(family.all_labels, values, strict=True))
         if values in seen:
             continue
+        labels = tuple(sorted(zip(family.all_labels, values, strict=True)))
         if isinstance(value, Histogram):
             found += _buckets(family, labels, value)
         elif (number := finite(value)) is not None:
-            found.append(Series("", tuple(sorted(labels)), number))
+            found.append(Series("", labels, number))
         else:
             continue
         seen.add(values)
@@ -852,10 +855,16 @@ def series_of(family: Family, names: Names, parts: Sequence[Any]) -> list[Series
 
 def _buckets(family: Family, labels: tuple[tuple[str, str], ...], histogram: Histogram) -> Iterator[Series]:
     counts = list(accumulate(histogram.counts))
-    for bound, count in zip((*family.bounds, float("inf")), counts, strict=True):
-        yield Series("_bucket", tuple(sorted((*labels, ("le", _number(bound))))), float(count))
-    yield Series("_count", tuple(sorted(labels)), float(counts[-1]))
-    yield Series("_sum", tuple(sorted(labels)), histogram.sum)
+    before, after = labels[: (place := bisect(labels, ("le",)))], labels[place:]
+    for bound, count in zip(_bounds_in_words(family.bounds), counts, strict=True):
+        yield Series("_bucket", (*before, ("le", bound), *after), float(count))
+    yield Series("_count", labels, float(counts[-1]))
+    yield Series("_sum", labels, histogram.sum)
+
+
+@cache
+def _bounds_in_words(bounds: tuple[float, ...]) -> tuple[str, ...]:
+    return tuple(map(_number, (*bounds, math.inf)))
 
 
 def _line(family: Family, series: Series) -> str:

@@ -7,9 +7,10 @@ Publishing a ``ProbeResult`` is the one place where counters, histograms, recent
 """
 
 import math
+import struct
 import threading
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any, Final, Generic, NamedTuple, TypeVar
@@ -169,13 +170,40 @@ class Point(NamedTuple):
     ok: bool
 
 
+_POINT: Final = struct.Struct("<dd?")
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """The newest ``HISTORY`` points, oldest first.
+
+    Packed, because a thousand targets each keep one: as objects they would be the most of what the daemon holds, and each full
+    garbage collection would visit them all while nothing else runs.
+    """
+
+    packed: bytes = b""
+
+    def __len__(self) -> int:
+        return len(self.packed) // _POINT.size
+
+    def __iter__(self) -> Iterator[Point]:
+        for at_seconds, speed, ok in _POINT.iter_unpack(self.packed):
+            yield Point(at_seconds, finite(speed), ok)
+
+    def followed_by(self, point: Point) -> "History":
+        """The history after one more probe."""
+        speed = math.nan if point.tokens_per_second is None else point.tokens_per_second
+        kept = self.packed[-(HISTORY - 1) * _POINT.size :]
+        return History(kept + _POINT.pack(point.at_seconds, speed, point.ok))
+
+
 @dataclass(frozen=True, slots=True)
 class Record:
     """All that is known of one module on one target.
 
     ``last`` is the newest result, ``ran`` the newest of a probe that was not skipped; a skipped probe leaves everything
     that ``ran`` says as it was, a failed one leaves nothing of an older one behind. ``recent`` holds results newest first,
-    failures outliving successes; ``history`` oldest first.
+    failures outliving successes.
     """
 
     target: str
@@ -187,7 +215,7 @@ class Record:
     totals: Totals = Totals()
     histograms: tuple[ModelHistograms, ...] = ()
     recent: tuple[ProbeResult, ...] = ()
-    history: tuple[Point, ...] = ()
+    history: History = History()
 
     @property
     def success(self) -> bool | None:
@@ -223,7 +251,7 @@ def fold(record: Record, result: ProbeResult) -> Record:
         return changed
     ok = result.result == "ok"
     point = Point(result.at_seconds, finite(result.measurements.tokens_per_second) if ok else None, ok)
-    return replace(changed, ran=result, history=(*record.history[-HISTORY + 1 :], point))
+    return replace(changed, ran=result, history=record.history.followed_by(point))
 
 
 def trimmed(result: ProbeResult) -> ProbeResult:
@@ -386,6 +414,7 @@ class Snapshot:
         self._lock = threading.Lock()
         self._view = View()
         self._models: dict[str, tuple[str, ...]] = {}
+        self._planned: set[str] = set()
 
     def view(self) -> View:
         """Everything as it is at this instant."""
@@ -398,7 +427,7 @@ class Snapshot:
     def publish_all(self, observations: Iterable[Observation]) -> bool:
         """Replace several observations at one instant; False if any was of a target without a plan."""
         with self._lock:
-            draft = _Draft(self._view.kinds, self._models)
+            draft = _Draft(self._view.kinds, self._models, self._planned)
             kept = [draft.put(key, value) for key, value in observations]
             self._view = draft.view()
             view = self._view
@@ -420,12 +449,16 @@ class Snapshot:
                 for kind, index in self._view.kinds.items()
             }
             records = kept.get("record", {})
-            targets = {names[:1] for names in records}
+            self._planned = {target for target, _ in records}
             for kind in ("target", "info", "judgement"):
                 index = kept.get(kind, {})
-                kept[kind] = {names: value for names, value in index.items() if names in records or names in targets}
+                kept[kind] = {
+                    names: value
+                    for names, value in index.items()
+                    if (names in records if len(names) == 2 else names[0] in self._planned)
+                }
             self._view = View(kept)
-            self._models = {target: models for target, models in self._models.items() if (target,) in targets}
+            self._models = {target: models for target, models in self._models.items() if target in self._planned}
 
 
 _PUBLISHED_AS: Final = {"record": "probe", "cache_record": "cache"}
@@ -434,10 +467,13 @@ _PUBLISHED_AS: Final = {"record": "probe", "cache_record": "cache"}
 class _Draft:
     """The next view while it is being made; kinds that don't change are shared with the last one."""
 
-    def __init__(self, kinds: Mapping[str, Index], models: dict[str, tuple[str, ...]]) -> None:
+    def __init__(
+        self, kinds: Mapping[str, Index], models: dict[str, tuple[str, ...]], planned_targets: set[str]
+    ) -> None:
         self._kinds = dict(kinds)
         self._copied: dict[str, dict[tuple[str, ...], Any]] = {}
         self._models = models
+        self._planned_targets = planned_targets
         self.changed: list[tuple[str, tuple[str, ...]]] = []
 
     def view(self) -> View:
@@ -449,6 +485,7 @@ class _Draft:
         match key.kind:
             case "plan":
                 target, module = key.names
+                self._planned_targets.add(target)
                 self._set("record", key.names, planned(self._get("record", key.names), target, module, value))
             case "probe":
                 self._put_result(key.names, value)
@@ -481,10 +518,7 @@ class _Draft:
         self._models[target] = models[-MODELS_PER_TARGET:]
 
     def _is_planned(self, key: Key[Any]) -> bool:
-        records = self._index("record")
-        if len(key.names) == 2:
-            return key.names in records
-        return any(names[0] == key.names[0] for names in records)
+        return key.names in self._index("record") if len(key.names) == 2 else key.names[0] in self._planned_targets
 
     def _index(self, kind: str) -> Index:
         return self._copied.get(kind) or self._kinds.get(kind, {})

@@ -1,6 +1,6 @@
 """The geometry of the page's two drawings, in percent of their box. Pure."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
@@ -74,7 +74,7 @@ def _span(name: str, begin: float, end: float) -> Span:
     return Span(name, begin, round(end - begin, 2))
 
 
-def sparkline_of(history: Sequence[Point], interval_seconds: float, now: float) -> Sparkline | None:
+def sparkline_of(history: Iterable[Point], interval_seconds: float, now: float) -> Sparkline | None:
     """The history as a line that breaks where a probe failed or none ran; None for fewer than two probes."""
     points = [point for point in history if point.at_seconds <= now]
     if len(points) < 2:
