@@ -16,7 +16,9 @@ from exporter.snapshot import (
     MODELS_PER_TARGET,
     TTFT_BOUNDS,
     Histogram,
+    History,
     Plan,
+    Point,
     Record,
     Snapshot,
     TargetInfo,
@@ -102,6 +104,16 @@ def test_history_is_bounded() -> None:
     record = publish(planned(), *(probe("a", 10_000 - i, speed=20) for i in range(room.HISTORY + 20)))
     assert len(record.history) == room.HISTORY
     assert [*record.history][-1].at_seconds == probe("a", 10_000 - room.HISTORY - 19).at_seconds
+
+
+@given(st.lists(st.builds(Point, st.floats(0, 4e9), st.none() | st.floats(0, 1e6), st.booleans()), max_size=30))
+def test_a_history_gives_back_its_newest_points(points: list[Point]) -> None:
+    """Times, speeds and outcomes come out as they went in, oldest first; of too many, the oldest are forgotten."""
+    history = History()
+    for point in (*points, *points[:1] * room.HISTORY, *points):
+        history = history.followed_by(point)
+    assert [*history] == [*points[:1] * room.HISTORY, *points][-room.HISTORY :]
+    assert len(history) == len([*history])
 
 
 def test_gaps_count_once_for_each_token() -> None:
