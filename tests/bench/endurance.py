@@ -4,7 +4,7 @@
 
 A server in its own process, on a loopback address of its own for each target, answers the first request well, and then about
 every second one; the others get one of all the faults that it knows. The daemon runs as a user starts it, every target each second, which is as often
-as it may; a reload every ten seconds lets some targets go and others come. At 100 probes a second, 100,000 are 70 days of a
+as it may; a reload every five seconds lets some targets go and others come. At 100 probes a second, 100,000 are 70 days of a
 target that is probed each minute.
 """
 
@@ -45,7 +45,8 @@ USAGE: Final = b'data: {"choices":[],"usage":{"prompt_tokens":64,"completion_tok
 DONE: Final = b"data: [DONE]\n\n"
 TOKENS: Final = 12
 TOKEN_SECONDS: Final = 0.005
-"""Tokens that come faster are read together on a busy machine, and then have no speed."""
+FIRST_TOKEN_SECONDS: Final = 0.03
+"""In a target's first answer. Tokens that come faster may be read together on a busy machine, and then have no speed."""
 BOMB: Final = gzip.compress(b"data: x\n\n" * 1_000_000)
 
 # Read by hand: the client library's parser would take more time than the daemon.
@@ -161,22 +162,22 @@ class FaultServer:
         await writer.drain()
 
     async def _post(self, address: str, writer: Writer) -> None:
-        kind = self.draw.choices(self.kinds, self.weights)[0]
+        kind, pause = self.draw.choices(self.kinds, self.weights)[0], TOKEN_SECONDS
         if address not in self._begun:
-            # A target's histograms come with its first good probe: all have had one before the first reading.
+            # A target's histograms come with the first probe that is good and surely timed: here before the first reading.
             self._begun.add(address)
-            kind = "good"
+            kind, pause = "good", FIRST_TOKEN_SECONDS
         self.played[kind] += 1
         if kind in WHOLE_FAULTS:
             writer.write(WHOLE_FAULTS[kind])
             await writer.drain()
             return
-        await self._stream(kind, TEXT % self._model(address), writer)
+        await self._stream(kind, TEXT % self._model(address), pause, writer)
 
     def _model(self, address: str) -> bytes:
         return b"m%d" % self.draw.getrandbits(64) if address in self.renaming else b"steady"
 
-    async def _stream(self, kind: str, text: bytes, writer: Writer) -> None:
+    async def _stream(self, kind: str, text: bytes, pause: float, writer: Writer) -> None:
         if kind == "silent":
             await asyncio.sleep(5)
             return
@@ -191,7 +192,7 @@ class FaultServer:
         for number in range(TOKENS):
             writer.write(piece(text.replace(b"\n", b"\r\n") if kind == "crlf" else text))
             await writer.drain()
-            await asyncio.sleep(TOKEN_SECONDS)
+            await asyncio.sleep(pause)
             if number < TOKENS // 2:
                 continue
             if kind == "close":
@@ -311,12 +312,13 @@ class Scrapes:
     def read(self, process: int) -> Reading:
         """What the daemon holds now."""
         folder = Path(f"/proc/{process}")
-        descriptors, threads = _open_files(folder), _threads(folder)
+        descriptors, threads, resident = _open_files(folder), _threads(folder), _resident_mib(folder)
         # A probe is over within two seconds, so what is seen for longer belongs to the daemon itself.
         for _ in range(25):
             time.sleep(0.1)
             descriptors &= _open_files(folder)
             threads &= _threads(folder)
+            resident = min(resident, _resident_mib(folder))
         self.take()
         series = self.series()
         models = Counter(
@@ -331,7 +333,7 @@ class Scrapes:
             self.probes,
             len(descriptors),
             len(threads),
-            _resident_mib(folder),
+            resident,
             len(series),
             kept,
             max(models.values(), default=0),
@@ -476,7 +478,7 @@ def main() -> None:
             options.probes,
             first=1000,
             readings=11,
-            reload=10.0,
+            reload=5.0,
             folder=Path(folder),
             progress=lambda line: print(line, flush=True),
         )
