@@ -177,8 +177,8 @@ _POINT: Final = struct.Struct("<dd?")
 class History:
     """The newest ``HISTORY`` points, oldest first.
 
-    Packed, because a thousand targets each keep one: as objects they would be the most of what the daemon holds, and each full
-    garbage collection would visit them all while nothing else runs.
+    Packed, because a thousand targets each keep one: as objects they would be most of those that a full garbage collection
+    visits, and nothing else runs meanwhile.
     """
 
     packed: bytes = b""
@@ -414,7 +414,8 @@ class Snapshot:
         self._lock = threading.Lock()
         self._view = View()
         self._models: dict[str, tuple[str, ...]] = {}
-        self._planned: set[str] = set()
+        self._planned: set[tuple[str, ...]] = set()
+        """The names of what is known of a whole target, by which a draft finds without a search that it has a plan."""
 
     def view(self) -> View:
         """Everything as it is at this instant."""
@@ -449,16 +450,14 @@ class Snapshot:
                 for kind, index in self._view.kinds.items()
             }
             records = kept.get("record", {})
-            self._planned = {target for target, _ in records}
+            self._planned = {names[:1] for names in records}
             for kind in ("target", "info", "judgement"):
                 index = kept.get(kind, {})
                 kept[kind] = {
-                    names: value
-                    for names, value in index.items()
-                    if (names in records if len(names) == 2 else names[0] in self._planned)
+                    names: value for names, value in index.items() if names in records or names in self._planned
                 }
             self._view = View(kept)
-            self._models = {target: models for target, models in self._models.items() if target in self._planned}
+            self._models = {target: models for target, models in self._models.items() if (target,) in self._planned}
 
 
 _PUBLISHED_AS: Final = {"record": "probe", "cache_record": "cache"}
@@ -468,12 +467,12 @@ class _Draft:
     """The next view while it is being made; kinds that don't change are shared with the last one."""
 
     def __init__(
-        self, kinds: Mapping[str, Index], models: dict[str, tuple[str, ...]], planned_targets: set[str]
+        self, kinds: Mapping[str, Index], models: dict[str, tuple[str, ...]], planned: set[tuple[str, ...]]
     ) -> None:
         self._kinds = dict(kinds)
         self._copied: dict[str, dict[tuple[str, ...], Any]] = {}
         self._models = models
-        self._planned_targets = planned_targets
+        self._planned = planned
         self.changed: list[tuple[str, tuple[str, ...]]] = []
 
     def view(self) -> View:
@@ -485,7 +484,7 @@ class _Draft:
         match key.kind:
             case "plan":
                 target, module = key.names
-                self._planned_targets.add(target)
+                self._planned.add((target,))
                 self._set("record", key.names, planned(self._get("record", key.names), target, module, value))
             case "probe":
                 self._put_result(key.names, value)
@@ -518,7 +517,7 @@ class _Draft:
         self._models[target] = models[-MODELS_PER_TARGET:]
 
     def _is_planned(self, key: Key[Any]) -> bool:
-        return key.names in self._index("record") if len(key.names) == 2 else key.names[0] in self._planned_targets
+        return key.names in self._planned or key.names in self._index("record")
 
     def _index(self, kind: str) -> Index:
         return self._copied.get(kind) or self._kinds.get(kind, {})
