@@ -22,15 +22,15 @@ def _room_for_sockets() -> Iterator[None]:
 
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="needs /proc")
 def test_a_daemon_holds_later_what_it_held_early(tmp_path: Path) -> None:
-    """The same descriptors, no more threads than jobs, the same lasting series, hardly more memory; who left, left whole."""
+    """The same descriptors and threads, the same lasting series, hardly more memory; who left, left whole."""
     said: list[str] = []
     plan = Plan(targets=60, rotating=20, port=free_port())
     early, *_, late = endure(plan, 1000, first=300, readings=2, reload=3.0, folder=tmp_path, progress=said.append)
     assert late.probes >= 1000, said
     assert late.descriptors <= early.descriptors + 2, said
-    # A look and a probe for each target, the daemon's own jobs, and what serves.
-    assert late.threads <= 2 * (plan.targets + plan.rotating) + 20, said
-    assert late.resident_mib < early.resident_mib * 1.25, said
-    assert early.kept <= late.kept, said
+    # Of those that are there for longer than a probe; a worker that is given several in a row counts as one.
+    assert late.threads <= early.threads + 2, said
+    assert late.resident_mib < early.resident_mib * 1.08, said
+    assert early.kept == late.kept, said
     assert late.models <= 8, said
     assert "Traceback" not in (tmp_path / "log").read_text()

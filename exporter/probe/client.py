@@ -150,7 +150,7 @@ def fetch(
             try:
                 _gather(response, found, limit_bytes)
             finally:
-                response.close()
+                _close(response)
     except _CATCHES as exc:
         raise _without_secrets(_explain(exc, wire), headers) from exc
     if len(found) > limit_bytes:
@@ -260,7 +260,7 @@ def _listen(
         _follow(response, request.framing, read, notes)
     finally:
         notes.end_ns = time.monotonic_ns()
-        response.close()
+        _close(response)
     if not notes.chunks:
         said = f", though the server counted {notes.usage.output} tokens" if notes.usage and notes.usage.output else ""
         raise ProbeFailure("empty", f"the stream ended without any text{said}", status=response.status_code)
@@ -276,6 +276,14 @@ def _send(client: httpx.Client, outgoing: httpx.Request, wire: Wire) -> httpx.Re
     response = client.send(outgoing, stream=True)
     wire.headers_ns = wire.arrival.at_ns if wire.arrival else time.monotonic_ns()
     return response
+
+
+def _close(response: httpx.Response) -> None:
+    """End the connection, and let go of it: httpx's response and its stream hold each other, and with them all that was used,
+    until a garbage collection.
+    """
+    response.close()
+    response.stream = httpx.ByteStream(b"")
 
 
 def _follow(response: httpx.Response, framing: Framing, read: Callable[[Event], Delta], notes: _Notes) -> None:

@@ -9,8 +9,8 @@ import re
 import socket
 import ssl
 import time
+import traceback
 from collections.abc import Mapping
-from dataclasses import replace
 from email.utils import parsedate_to_datetime
 from typing import Any, Final
 
@@ -55,9 +55,12 @@ class ProbeFailure(Exception):  # noqa: N818 - a result of measuring, not a faul
         self.timeline = timeline
         self.retry_after_seconds = retry_after_seconds
 
-    def with_timeline(self, timeline: Timeline) -> "ProbeFailure":
-        """Add the marks seen until it failed."""
-        self.timeline = replace(timeline)
+    def settled(self) -> "ProbeFailure":
+        """To be kept as what happened, now that nobody will catch it any more: without the frames that it came through.
+
+        They hold it and it holds them, and with them sockets and buffers, until a garbage collection.
+        """
+        _let_go(self)
         return self
 
 
@@ -73,6 +76,15 @@ class Expired(Exception):  # noqa: N818 - a deadline passed
         self.result: Result = result
         self.seconds = seconds
         self.doing = doing
+
+
+def _let_go(exc: BaseException) -> None:
+    todo: list[BaseException | None] = [exc]
+    while todo:
+        if (each := todo.pop()) is not None:
+            todo += [each.__cause__, each.__context__]
+            traceback.clear_frames(each.__traceback__)
+            each.__traceback__ = each.__cause__ = each.__context__ = None
 
 
 def classify(exc: Exception) -> ProbeFailure:

@@ -136,7 +136,7 @@ class Prober:
         except Cancelled:
             return None
         except ProbeFailure as exc:
-            return run.end(Outcome(failure=exc))
+            return run.end(Outcome(failure=exc.settled()))
         except Exception as exc:  # noqa: BLE001 - told by fault
             return run.end(Outcome(failure=self.fault("probe", exc)))
 
@@ -328,7 +328,7 @@ class Run:
             try:
                 return Stream(client.stream(connection, request, self._dialect.read, deadlines), None, about)
             except ProbeFailure as exc:
-                return Stream(exc.timeline, exc, about)
+                return Stream(exc.timeline, exc.settled(), about)
 
         started = prober.monotonic()
         with prober.server.streaming(len(requests)):

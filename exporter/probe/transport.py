@@ -114,19 +114,19 @@ class Timer:
     """The deadlines of one request: that of the whole, and that of what is being waited for now."""
 
     def __init__(self, started_ns: int, total: float, doing: str) -> None:
-        self._total = (started_ns + _ns(total), Expired("timeout_total", total, doing))
-        self._stage = self._total
+        self._total: tuple[int, Stage] = (started_ns + _ns(total), ("timeout_total", total, doing))
+        self._stage: tuple[int, Stage] = self._total
 
     def allow(self, result: Result, seconds: float, doing: str, *, since_ns: int) -> None:
         """Let what comes next take so long since ``since_ns``; the failure will say ``doing`` and for how long."""
-        self._stage = (since_ns + _ns(seconds), Expired(result, seconds, doing))
+        self._stage = (since_ns + _ns(seconds), (result, seconds, doing))
 
     def remaining(self) -> float:
         """Seconds until the next deadline; raises ``Expired`` where it has passed."""
-        at_ns, expired = min(self._total, self._stage, key=lambda limit: limit[0])
+        at_ns, stage = min(self._total, self._stage, key=lambda limit: limit[0])
         left = at_ns - time.monotonic_ns()
         if left <= 0:
-            raise expired
+            raise Expired(*stage)
         return left / 1e9
 
 

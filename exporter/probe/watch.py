@@ -112,7 +112,7 @@ class Watch:
             connection, headers = self.connection()
             sight = Sight(self._look(_reader(connection, headers, seconds, until), thorough=thorough))
         except ProbeFailure as exc:
-            sight = Sight(failure=exc)
+            sight = Sight(failure=exc.settled())
         self._note(sight)
         return sight
 
@@ -225,7 +225,9 @@ def identify(
         get = _reader(connection, _key_header(api_key_file), seconds)
         dialect = _recognise(get)
     except ProbeFailure as exc:
-        return Identified(why_not=exc.message, listening=exc.result not in {"resolve", "connect", "timeout_connect"})
+        return Identified(
+            why_not=exc.settled().message, listening=exc.result not in {"resolve", "connect", "timeout_connect"}
+        )
     try:
         return Identified(dialect.look(Visit(get, now=time.time())).identity, listening=True)
     except ProbeFailure:

@@ -5,10 +5,12 @@ and the exposition is read: the result, every metric that is there, and by that 
 ``FLOODS`` are for a daemon in a process of its own, whose memory is watched.
 """
 
+import gc
 import gzip
 import json
 import socket
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -24,6 +26,7 @@ from exporter.daemon import Daemon
 from exporter.probe import transport
 from exporter.probe.result import RESULTS, Result
 from exporter.probe.run import Prober
+from exporter.probe.watch import identify
 from exporter.settings import Discovery, Docker, Host, Module, Settings, Target
 from tests.real.daemon import Samples, free_port, running_daemon, scrape, value, wait_for
 from tests.servers.certificates import make_certificate
@@ -371,12 +374,15 @@ def exposition(daemon: Daemon) -> Samples:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What the table gave: samples before and after, errors and seconds by row, and what the second host was asked."""
+    """What the table gave: samples before and after, errors and seconds by row, what was left for the garbage collector by
+    type, and the servers with what they were asked.
+    """
 
     before: Samples
     after: Samples
     errors: dict[str, str]
     seconds: dict[str, float]
+    left: Counter[str]
     servers: dict[str, Any]
 
 
@@ -415,12 +421,31 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outcome]:
 
         # Those that wait first, and no more at once than leave each other time.
         waiting = sorted(ROWS, key=lambda name: not ROWS[name].result.startswith("timeout"))
-        with ThreadPoolExecutor(16) as pool:
+        with ThreadPoolExecutor(16) as pool, what_is_left() as left:
             list(pool.map(run, waiting))
         records = daemon.snapshot.view().records
         errors = {name: last.error for name in ROWS if (last := records[name, "default"].last)}
-        yield Outcome(before, exposition(daemon), errors, seconds, servers)
+        yield Outcome(before, exposition(daemon), errors, seconds, left, servers)
         daemon.drain()
+
+
+@contextmanager
+def what_is_left() -> Iterator[Counter[str]]:
+    """Objects of the exporter and of its HTTP client that only a garbage collection finds after the block, by type."""
+    left = Counter[str]()
+    gc.collect()
+    gc.disable()
+    try:
+        yield left
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        gc.collect()
+        kinds = (type(each) for each in gc.garbage)
+        rooms = ("exporter.", "httpx", "httpcore", "h11")
+        left.update(f"{kind.__module__}.{kind.__name__}" for kind in kinds if kind.__module__.startswith(rooms))
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
 
 
 def names_of(samples: Samples, target: str) -> set[str]:
@@ -464,6 +489,18 @@ def test_no_failed_probe_leaves_a_figure_behind(outcome: Outcome) -> None:
     assert {name for name, figures in left.items() if figures} == {
         name for name, row in ROWS.items() if row.result == "ok"
     }
+
+
+def test_no_probe_leaves_anything_to_the_garbage_collector(outcome: Outcome) -> None:
+    """What a probe used goes when it is over, however it ended: else memory rises until a collection, which stops all else."""
+    assert outcome.left == {}
+
+
+def test_to_ask_who_is_there_leaves_nothing_either() -> None:
+    """Discovery asks at every port where nothing listens, once a minute."""
+    with what_is_left() as left:
+        found = identify(f"http://127.0.0.1:{free_port()}")
+    assert (found.listening, left) == (False, {})
 
 
 def test_nothing_is_sent_to_where_a_redirect_points(outcome: Outcome) -> None:

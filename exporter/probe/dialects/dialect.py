@@ -6,7 +6,9 @@ it for a measured answer, and what its stream says. Dialects hold no state and n
 
 import json
 import re
+import threading
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any, Final, Protocol
@@ -26,6 +28,11 @@ WHY_NOT: Final = "why-not"
 MOST_TOKENS: Final = 10**9
 MOST_VALUES: Final = 100_000
 _ERROR_BYTES: Final = 64 * 1024
+_LARGE_BYTES: Final = 64 * 1024
+_large: Final = threading.Lock()
+"""Large answers are parsed one after the other. The interpreter does no two at once anyway, but would hold several half done, and
+memory that was once held is seldom given back.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +134,8 @@ def _json(data: bytes) -> Any:
     if len(data) > MOST_VALUES and sum(map(data.count, (b",", b"[", b"{"))) > MOST_VALUES:
         raise ValueError(f"it has more than {MOST_VALUES} values")
     try:
-        return json.loads(data)
+        with _large if len(data) > _LARGE_BYTES else nullcontext():
+            return json.loads(data)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
 
