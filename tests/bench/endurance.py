@@ -106,9 +106,9 @@ LISTING_FAULTS: Final = (
     whole(500),
     whole(200, b"{"),
     whole(200, b"<html>"),
-    whole(200, b'{"data":[' + b'{"id":"x"},' * 20_000 + b"{}]}"),
     b"",
 )
+LONG_LISTING: Final = b'{"data":[{"id":"%b"},' + b'{"id":"x"},' * 20_000 + b"{}]}"
 
 
 class FaultServer:
@@ -157,7 +157,8 @@ class FaultServer:
             writer.write(whole(404))
         elif self.draw.random() < 0.02:
             self.played["bad listing"] += 1
-            writer.write(self.draw.choice(LISTING_FAULTS))
+            # The long one begins with the target's own model: another one's series would come later than the first reading.
+            writer.write(self.draw.choice([*LISTING_FAULTS, whole(200, LONG_LISTING % self._model(address))]))
         else:
             writer.write(whole(200, LISTING % self._model(address)))
         await writer.drain()

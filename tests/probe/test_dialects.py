@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from exporter.probe.client import Reply
 from exporter.probe.dialects import DIALECTS, recognise
-from exporter.probe.dialects.dialect import Ask, Get, Look, Visit, rejected_fields, short_name
+from exporter.probe.dialects.dialect import MOST_LISTED, Ask, Get, Look, Visit, rejected_fields, short_name
 from exporter.probe.dialects.lease import Lease, after_probe, keep_alive, nearly_over, observe
 from exporter.probe.exposition import parse, total
 from exporter.probe.failure import ProbeFailure, refuse
@@ -359,6 +359,17 @@ def test_lm_studio_and_llama_swap_say_what_is_in_memory() -> None:
     assert (look(made_up(swap), "openai").model, look(made_up(swap), "openai").resident) == ("a", False)
     swap["/running"] = {"running": [{"model": "b", "state": "ready"}]}
     assert (look(made_up(swap), "openai").model, look(made_up(swap), "openai").resident) == ("b", True)
+
+
+@pytest.mark.parametrize("models", [3, MOST_LISTED + 1])
+def test_of_a_long_list_the_beginning_counts(models: int) -> None:
+    """A long list is cut, whatever its size in bytes; a model that is configured needs no place in it."""
+    last = f"m{models - 1}"
+    entries = [{"id": f"m{number}", "meta": {"n_ctx": 4096}} for number in range(models)]
+    get = made_up({"/v1/models": {"data": entries}})
+    assert look(get, "openai").model == "m0"
+    seen = look(get, "openai", wanted=last)
+    assert (seen.model, seen.identity.context_length) == (last, 4096 if models < MOST_LISTED else None)
 
 
 def test_ollama_prefers_what_is_in_memory_and_keeps_to_it() -> None:

@@ -27,12 +27,10 @@ WHY_NOT: Final = "why-not"
 
 MOST_TOKENS: Final = 10**9
 MOST_VALUES: Final = 100_000
+MOST_LISTED: Final = 4096
 _ERROR_BYTES: Final = 64 * 1024
 _LARGE_BYTES: Final = 64 * 1024
 _large: Final = threading.Lock()
-"""Large answers are parsed one after the other. The interpreter does no two at once anyway, but would hold several half done, and
-memory that was once held is seldom given back.
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,8 +132,7 @@ def _json(data: bytes) -> Any:
     if len(data) > MOST_VALUES and sum(map(data.count, (b",", b"[", b"{"))) > MOST_VALUES:
         raise ValueError(f"it has more than {MOST_VALUES} values")
     try:
-        with _large if len(data) > _LARGE_BYTES else nullcontext():
-            return json.loads(data)
+        return json.loads(data)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
 
@@ -144,6 +141,16 @@ def listed(value: Any, key: str) -> list[dict[str, Any]]:
     """The objects in a list that is a member of an object; empty for anything else."""
     entries = value.get(key) if isinstance(value, Mapping) else None
     return [each for each in entries if isinstance(each, dict)] if isinstance(entries, list) else []
+
+
+def entries_of(reply: Reply, key: str) -> list[dict[str, Any]]:
+    """The objects of a list in a reply of status 200, the first ``MOST_LISTED``; empty for anything else.
+
+    Large replies are read one after the other: each is many times as large in memory, and what many hold at once is seldom
+    given back. It takes no longer, since the interpreter does one at a time anyway.
+    """
+    with _large if len(reply.body) > _LARGE_BYTES else nullcontext():
+        return listed(json_of(reply), key)[:MOST_LISTED]
 
 
 def member(value: Any, *path: str) -> Any:

@@ -17,6 +17,7 @@ from exporter.probe.dialects.dialect import (
     Look,
     Visit,
     count_of,
+    entries_of,
     json_of,
     listed,
     member,
@@ -55,7 +56,7 @@ class LlamaCpp:
         reply = get("/v1/models")
         if reply.headers.get("server") == "llama.cpp":
             return True
-        owned = any(each.get("owned_by") == "llamacpp" for each in listed(json_of(reply), "data"))
+        owned = any(each.get("owned_by") == "llamacpp" for each in entries_of(reply, "data"))
         return owned or is_loading(reply)
 
     def look(self, visit: Visit) -> Look:
@@ -140,7 +141,7 @@ def _identity(get: Get, props: Mapping[str, Any], started: str | None, last: Loo
         known = last.identity
         if (known.backend_version, known.model_root) == (version, root) and not last.router:
             return known
-    entry = next(iter(listed(json_of(get("/v1/models")), "data")), {})
+    entry = next(iter(entries_of(get("/v1/models"), "data")), {})
     name = text_of(entry.get("id")) or text_of(props.get("model_alias")) or (PurePath(root).name if root else None)
     listing = identity_of("llama_cpp", name, entry)
     return replace(
@@ -155,7 +156,7 @@ def _identity(get: Get, props: Mapping[str, Any], started: str | None, last: Loo
 def _look_at_router(visit: Visit, props: Mapping[str, Any]) -> Look:
     """A router's state is that of the model which a probe would use: the configured one, else one that is loaded."""
     get, wanted = visit.get, visit.wanted
-    entries = [each for each in listed(json_of(get("/v1/models")), "data") if text_of(each.get("id"))]
+    entries = [each for each in entries_of(get("/v1/models"), "data") if text_of(each.get("id"))]
     states = {each["id"]: text_of(member(each, "status", "value")) for each in entries}
     loaded = {name: state for name, state in states.items() if state == "loaded"}
     model = next((name for each in entries for name in [each["id"]] if wanted in _names(each)), wanted)

@@ -18,8 +18,8 @@ from exporter.probe.dialects.dialect import (
     Look,
     Visit,
     count_of,
+    entries_of,
     json_of,
-    listed,
     member,
     number_of,
     object_of,
@@ -51,7 +51,7 @@ class Ollama:
         """It has a version and a list of running models at paths of its own; koboldcpp imitates them and says so elsewhere."""
         if text_of(member(json_of(get("/api/version")), "version")) is None:
             return False
-        owners = {text_of(each.get("owned_by")) for each in listed(json_of(get("/v1/models")), "data")}
+        owners = {text_of(each.get("owned_by")) for each in entries_of(get("/v1/models"), "data")}
         return isinstance(member(json_of(get("/api/ps")), "models"), list) and "koboldcpp" not in owners
 
     def look(self, visit: Visit) -> Look:
@@ -61,11 +61,11 @@ class Ollama:
         reply = get("/api/ps")
         if version is None or reply.status != 200:
             raise unusable("/api/ps", reply)
-        running = {each["name"]: each for each in listed(json_of(reply), "models") if text_of(each.get("name"))}
+        running = {each["name"]: each for each in entries_of(reply, "models") if text_of(each.get("name"))}
         known = last.identity if last else None
         model = _full_name(wanted) if wanted else choose(_chatting(running), running, last)
         if known is None or model is None or (known.model, known.backend_version) != (model, version):
-            tags = {each["name"]: each for each in listed(json_of(get("/api/tags")), "models") if _is_local(each)}
+            tags = {each["name"]: each for each in entries_of(get("/api/tags"), "models") if _is_local(each)}
             model = model or choose(_chatting(tags), running, last)
             known = _identity(version, model, tags.get(model or "", {}))
         loaded = running.get(model or "")

@@ -16,6 +16,7 @@ from exporter.probe.dialects.dialect import (
     Look,
     Visit,
     count_of,
+    entries_of,
     json_of,
     listed,
     member,
@@ -76,7 +77,7 @@ def look_at_models(backend: str, visit: Visit) -> Look:
         return Look(Identity(backend, model=wanted), model=wanted, error=KEY_WANTED)
     if reply.status == 0 or reply.status >= 500:
         raise unusable("/v1/models", reply)
-    entries = [each for each in listed(json_of(reply), "data") if text_of(each.get("id"))]
+    entries = [each for each in entries_of(reply, "data") if text_of(each.get("id"))]
     resident = resident_models(visit.get, entries)
     model = wanted or choose([each["id"] for each in entries], resident, visit.last)
     entry = next((each for each in entries if each["id"] == model), {})

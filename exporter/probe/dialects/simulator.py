@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from exporter.probe.client import Request
-from exporter.probe.dialects.dialect import Ask, Get, Look, Visit, json_of, listed
+from exporter.probe.dialects.dialect import Ask, Get, Look, Visit, entries_of
 from exporter.probe.dialects.openai import OPTIONAL, chat_request, look_at_models, read_chat
 from exporter.probe.stream import Event
 from exporter.probe.timeline import Delta
@@ -21,7 +21,7 @@ class Simulator:
 
     def recognise(self, get: Get) -> bool:
         """It says whose it is."""
-        return any(each.get("owned_by") == OWNER for each in listed(json_of(get("/v1/models")), "data"))
+        return any(each.get("owned_by") == OWNER for each in entries_of(get("/v1/models"), "data"))
 
     def look(self, visit: Visit) -> Look:
         """One read: the list of models."""

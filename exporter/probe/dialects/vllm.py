@@ -9,8 +9,8 @@ from exporter.probe.dialects.dialect import (
     Get,
     Look,
     Visit,
+    entries_of,
     json_of,
-    listed,
     member,
     refused_without_key,
     text_of,
@@ -45,7 +45,7 @@ class Vllm:
         reply = get("/v1/models")
         if refused_without_key(reply):
             return member(json_of(get("/version")), "version") is not None and PREFIX in get("/metrics").body
-        return any(each.get("owned_by") == "vllm" for each in listed(json_of(reply), "data"))
+        return any(each.get("owned_by") == "vllm" for each in entries_of(reply, "data"))
 
     def look(self, visit: Visit) -> Look:
         """Two reads; two more for the identity after a restart (there is no loading state: it answers when it is ready)."""
@@ -86,7 +86,7 @@ class Vllm:
 def _identify(get: Get, wanted: str | None) -> Look:
     version = text_of(member(json_of(get("/version")), "version"))
     reply = get("/v1/models")
-    entries = [each for each in listed(json_of(reply), "data") if text_of(each.get("id"))]
+    entries = [each for each in entries_of(reply, "data") if text_of(each.get("id"))]
     model = wanted or next((each["id"] for each in entries), None)
     entry = next((each for each in entries if each["id"] == model), {})
     identity = replace(identity_of("vllm", model, entry), backend_version=version)
