@@ -27,6 +27,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from copy import copy
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -580,7 +581,7 @@ def _resolve(host: str, port: int, wire: Wire) -> list[Any]:
             raise ProbeFailure("resolve", f"the name {host} was not resolved within {seconds:.1f} s") from None
     wire.cancellation.check()
     if isinstance(found, Exception):
-        raise found
+        raise copy(found)  # to each who waited its own: what is raised in two threads mixes their frames
     return list(found)
 
 

@@ -9,7 +9,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from statistics import median
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -261,6 +263,38 @@ def test_a_resolver_that_hangs_is_bounded_and_asked_once(stuck_names: list[str])
         thread.join()
     assert results == ["resolve", "resolve"]
     assert stuck_names == ["nowhere.example"]
+
+
+def test_each_who_waits_for_a_name_gets_a_failure_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One look-up fails for two probes, and each raises another exception: one of both would mix their tracebacks."""
+    asked, both_wait, causes = list[str](), threading.Barrier(3), list[BaseException | None]()
+
+    def fail(host: str, *_: object, **__: object) -> list[Any]:
+        asked.append(host)
+        both_wait.wait(10)
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    class Waiting(SimpleQueue[Any]):
+        def get(self, *args: Any, **kwargs: Any) -> Any:
+            both_wait.wait(10)
+            return super().get(*args, **kwargs)
+
+    monkeypatch.setattr(socket, "getaddrinfo", fail)
+    monkeypatch.setattr(transport, "queue", SimpleNamespace(SimpleQueue=Waiting, Empty=Empty))
+
+    def probe() -> None:
+        with pytest.raises(ProbeFailure, match="the host name is not known") as caught:
+            stream(Connection("http://nowhere.example:1"), REQUEST, read, DEADLINES)
+        causes.append(caught.value.__cause__)
+
+    threads = [threading.Thread(target=probe) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert asked == ["nowhere.example"]
+    assert [type(cause) for cause in causes] == [socket.gaierror] * 2
+    assert causes[0] is not causes[1]
 
 
 def test_cancelling_ends_a_look_up(stuck_names: list[str]) -> None:
