@@ -18,6 +18,8 @@ from exporter.probe.timeline import Chunk, Timeline, Usage
 _MIN_TOKENS: Final = 8
 """So many tokens must follow the first chunk for a speed."""
 _PLAUSIBLE_TOKENS: Final = 10_000_000
+_LEAST, _MOST = 1e-9, 1e9
+"""A server's own seconds and tokens per second are believed between these. Beyond, a quotient or a mean could be infinite."""
 _TOKENS_PER_CHARACTER: Final = 4
 """A character is at most 4 bytes of UTF-8, and a token is at least one byte."""
 _HIDDEN_TOKENS: Final = 32
@@ -69,7 +71,7 @@ def measure(timeline: Timeline) -> Measurements:
         cached_tokens=usage.cached,
         reasoning_tokens=usage.reasoning,
         output_tokens=usage.output,
-        server_tokens_per_second=_positive(server.decode_tokens_per_second) if server else None,
+        server_tokens_per_second=_believable(server.decode_tokens_per_second) if server else None,
         phases=_phases(timeline),
     )
     if not chunks or timeline.sent_ns is None:
@@ -268,12 +270,12 @@ def _is_buffered(
 
 def _prefill_speed(timeline: Timeline, usage: Usage, ttft: float) -> float | None:
     server = timeline.server
-    if server and _positive(server.prefill_tokens_per_second):
+    if server and _believable(server.prefill_tokens_per_second):
         return server.prefill_tokens_per_second
     if usage.prompt is None:
         return None
     uncached = usage.prompt - (usage.cached or 0)
-    own = _positive(server.prefill_seconds) if server else None
+    own = _believable(server.prefill_seconds) if server else None
     return _ratio(uncached, own or ttft) if uncached > 0 else None
 
 
@@ -313,8 +315,9 @@ def _ratio(amount: float, seconds: float) -> float | None:
     return amount / seconds if seconds > 0 else None
 
 
-def _positive(figure: float | None) -> float | None:
-    return figure if figure is not None and 0 < figure < float("inf") else None
+def _believable(figure: float | None) -> float | None:
+    """Seconds, or tokens per second, that a server claims, where they can be true."""
+    return figure if figure is not None and _LEAST < figure < _MOST else None
 
 
 def _median(figures: Sequence[float | None]) -> float | None:

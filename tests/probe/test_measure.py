@@ -7,7 +7,7 @@ from math import inf
 from statistics import median
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from exporter.probe.measure import combine, measure
@@ -181,6 +181,8 @@ def test_marks_that_are_all_late_give_the_speed_of_the_whole() -> None:
     garbage=st.builds(Usage, *[st.none() | st.integers(-(10**12), 10**12)] * 4),
     server=st.builds(ServerTimings, *[st.none() | st.floats()] * 4),
 )
+@example([[(5_000_000, 1, "answer")]] * 2, Usage(), ServerTimings(prefill_tokens_per_second=9e307))
+@example([[(5_000_000, 1, "answer")]] * 2, Usage(prompt=64), ServerTimings(prefill_seconds=5e-324))
 def test_no_usage_and_no_timings_make_the_formulas_raise_or_lie(
     scripts: list[Script], garbage: Usage, server: ServerTimings
 ) -> None:
