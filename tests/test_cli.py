@@ -453,9 +453,11 @@ def test_serve_starts_and_stops(closed_port: int) -> None:
         deadline = time.monotonic() + 20
         while run("healthcheck", "--url", f"http://{listen}").exit_code != 0 and time.monotonic() < deadline:
             time.sleep(0.1)
+        assert process.stderr is not None
+        stderr = process.stderr.readline()  # it answers a moment before it has said where
         process.send_signal(signal.SIGTERM)
-        _, stderr = process.communicate(timeout=10)
-    assert process.returncode == 0
+        stderr += process.stderr.read()
+        assert process.wait(10) == 0
     assert stderr
     assert [
         line for line in stderr.splitlines() if not re.fullmatch(r'ts=\S+Z level=info room=\S+ msg=".*"', line)
