@@ -60,7 +60,12 @@ class ProbeFailure(Exception):  # noqa: N818 - a result of measuring, not a faul
 
         They hold it and it holds them, and with them sockets and buffers, until a garbage collection.
         """
-        _let_go(self)
+        chain: list[BaseException | None] = [self]
+        while chain:
+            if (each := chain.pop()) is not None:
+                chain += [each.__cause__, each.__context__]
+                traceback.clear_frames(each.__traceback__)
+                each.__traceback__ = each.__cause__ = each.__context__ = None
         return self
 
 
@@ -76,15 +81,6 @@ class Expired(Exception):  # noqa: N818 - a deadline passed
         self.result: Result = result
         self.seconds = seconds
         self.doing = doing
-
-
-def _let_go(exc: BaseException) -> None:
-    todo: list[BaseException | None] = [exc]
-    while todo:
-        if (each := todo.pop()) is not None:
-            todo += [each.__cause__, each.__context__]
-            traceback.clear_frames(each.__traceback__)
-            each.__traceback__ = each.__cause__ = each.__context__ = None
 
 
 def classify(exc: Exception) -> ProbeFailure:

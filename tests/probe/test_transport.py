@@ -247,27 +247,34 @@ def stuck_names(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
             thread.join()
 
 
-def test_a_resolver_that_hangs_is_bounded_and_asked_once(stuck_names: list[str]) -> None:
-    """Two probes of one name wait for one look-up, no longer than they may connect, and name what was not found."""
-    results = []
+def two_failures_at_nowhere(deadlines: Deadlines) -> list[ProbeFailure]:
+    """What two probes raise that look up one name at the same time."""
+    failures = []
 
     def probe() -> None:
-        with pytest.raises(ProbeFailure, match=r"nowhere\.example was not resolved within 0\.3 s") as caught:
-            stream(Connection("http://nowhere.example:1"), REQUEST, read, Deadlines(0.3, 5, 5, 5))
-        results.append(caught.value.result)
+        with pytest.raises(ProbeFailure) as caught:
+            stream(Connection("http://nowhere.example:1"), REQUEST, read, deadlines)
+        failures.append(caught.value)
 
     threads = [threading.Thread(target=probe) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert results == ["resolve", "resolve"]
+    return failures
+
+
+def test_a_resolver_that_hangs_is_bounded_and_asked_once(stuck_names: list[str]) -> None:
+    """Two probes of one name wait for one look-up, no longer than they may connect, and name what was not found."""
+    failures = two_failures_at_nowhere(Deadlines(0.3, 5, 5, 5))
+    assert [each.result for each in failures] == ["resolve", "resolve"]
+    assert all("nowhere.example was not resolved within 0.3 s" in each.message for each in failures)
     assert stuck_names == ["nowhere.example"]
 
 
 def test_each_who_waits_for_a_name_gets_a_failure_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """One look-up fails for two probes, and each raises another exception: one of both would mix their tracebacks."""
-    asked, both_wait, causes = list[str](), threading.Barrier(3), list[BaseException | None]()
+    asked, both_wait = list[str](), threading.Barrier(3)
 
     def fail(host: str, *_: object, **__: object) -> list[Any]:
         asked.append(host)
@@ -282,19 +289,12 @@ def test_each_who_waits_for_a_name_gets_a_failure_of_its_own(monkeypatch: pytest
     monkeypatch.setattr(socket, "getaddrinfo", fail)
     monkeypatch.setattr(transport, "queue", SimpleNamespace(SimpleQueue=Waiting, Empty=Empty))
 
-    def probe() -> None:
-        with pytest.raises(ProbeFailure, match="the host name is not known") as caught:
-            stream(Connection("http://nowhere.example:1"), REQUEST, read, DEADLINES)
-        causes.append(caught.value.__cause__)
-
-    threads = [threading.Thread(target=probe) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    failures = two_failures_at_nowhere(DEADLINES)
+    causes = [each.__cause__ for each in failures]
     assert asked == ["nowhere.example"]
     assert [type(cause) for cause in causes] == [socket.gaierror] * 2
     assert causes[0] is not causes[1]
+    assert all("the host name is not known" in each.message for each in failures)
 
 
 def test_cancelling_ends_a_look_up(stuck_names: list[str]) -> None:
