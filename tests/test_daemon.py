@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from exporter.daemon import Daemon
 from exporter.settings import Discovery, Docker, Host, Module, ProbeEndpoint, Settings, SettingsError, Target
-from exporter.settings.words import Problem
+from exporter.settings.errors import Problem
 from tests.servers.exact import ExactServer, chat, plain
 
 MODELS = plain({"object": "list", "data": [{"id": "exact", "object": "model", "owned_by": "exact"}]})

@@ -4,6 +4,7 @@ This is the only door to YAML and pydantic. ``load`` and ``load_profiles`` retur
 ``SettingsError`` with everything that is wrong, each with its path (``targets[1].url``) and its line.
 """
 
+from exporter.settings.errors import Problem, SettingsError
 from exporter.settings.load import load, load_profiles, load_web_config, make_target
 from exporter.settings.model import (
     BUILT_IN_MODULES,
@@ -31,7 +32,6 @@ from exporter.settings.model import (
     WebTls,
 )
 from exporter.settings.values import check_url, format_duration, name_from_url, parse_duration, split_listen
-from exporter.settings.words import Problem, SettingsError
 
 __all__ = [
     "BUILT_IN_MODULES",

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import yaml
 
-from exporter.settings.words import Loc, Problem, path_of
+from exporter.settings.errors import Loc, Problem, path_of
 
 # Bounds on what a file may cost to read: room for thousands of targets, none for a bomb.
 MAX_BYTES: Final = 1 << 20

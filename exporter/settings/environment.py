@@ -7,9 +7,9 @@ from typing import Any, Final, get_origin
 from pydantic_settings import EnvSettingsSource
 
 from exporter.settings.document import Document, Place, compose
+from exporter.settings.errors import NO_SECRETS, SECRETS, Problem, inner_type, section_type
 from exporter.settings.model import PREFIX, Settings
 from exporter.settings.values import quote
-from exporter.settings.words import NO_SECRETS, SECRETS, Problem, inner_type, section_type
 
 NOT_SETTINGS: Final = frozenset({"LLM_PROBE_CONFIG", "LLM_PROBE_CACHE", "LLM_PROBE_REQUIRE_REAL"})
 """Variables with the settings' prefix that belong to the command line and to the tests."""

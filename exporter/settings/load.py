@@ -12,9 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from exporter.settings.document import Document, Place, read_document
 from exporter.settings.environment import NOWHERE, read_environment
-from exporter.settings.model import BUILT_IN_MODULES, Profiles, Settings, Target, WebConfig, merged
-from exporter.settings.values import check_url, kind_of, name_from_url, quote
-from exporter.settings.words import (
+from exporter.settings.errors import (
     Loc,
     Problem,
     SettingsError,
@@ -24,6 +22,8 @@ from exporter.settings.words import (
     unknown_key,
     without_key_mark,
 )
+from exporter.settings.model import BUILT_IN_MODULES, Profiles, Settings, Target, WebConfig, merged
+from exporter.settings.values import check_url, kind_of, name_from_url, quote
 
 M = TypeVar("M", bound=BaseModel)
 
