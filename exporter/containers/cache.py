@@ -6,8 +6,8 @@ from posixpath import commonpath, dirname, join, normpath
 from typing import Any
 
 from exporter.containers.command import expand
-from exporter.containers.document import items, text
 from exporter.containers.facts import Backend, CacheKind, CacheMount
+from exporter.containers.json_access import items, text
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,8 +19,8 @@ from docker.errors import DockerException
 from docker.types import CancellableStream
 from docker.utils import kwargs_from_env
 
-from exporter.containers.archive import Stat, file_in, stat_of
-from exporter.containers.document import mapping, text
+from exporter.containers.docker_archive import Stat, file_in, stat_of
+from exporter.containers.json_access import mapping, text
 
 USER_AGENT: Final = "llm-probe-exporter"
 LARGEST_DOCUMENT: Final = 4 << 20

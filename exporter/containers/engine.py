@@ -17,11 +17,11 @@ from exporter.containers.connection import (
     explain,
     shown,
 )
-from exporter.containers.document import mapping, text
-from exporter.containers.facts import ContainerFacts, EngineReading, ImageRocm, Standpoint
+from exporter.containers.facts import ContainerFacts, EngineReading, ImageRocm, OwnNetwork
+from exporter.containers.json_access import mapping, text
+from exporter.containers.own_network import own_container, own_network_in
 from exporter.containers.recognise import environment_of, image_reference, is_bare_id, needs_processes, recognise
 from exporter.containers.rocm import files_to_read, version_in
-from exporter.containers.standpoint import own_container, standpoint_in
 
 log = logging.getLogger(__name__)
 
@@ -80,12 +80,12 @@ class Engine:
         host: str = "",
         timeout_seconds: float = 5.0,
         *,
-        standpoint: Standpoint | None = None,
+        own_network: OwnNetwork | None = None,
         proc: Path = Path("/proc"),
     ) -> None:
         self._host = host or default_host(os.environ)
         self._timeout = timeout_seconds
-        self._standpoint = standpoint
+        self._standpoint = own_network
         self._proc = proc
         self._uninteresting: frozenset[str] = frozenset()
         self._rocm: dict[str, ImageRocm | None] = {}
@@ -147,7 +147,7 @@ class Engine:
     def _look(self, connection: Connection, host_gfx: Sequence[str]) -> tuple[tuple[ContainerFacts, ...], str]:
         listed = connection.json("/containers/json")
         identifiers = [text(each, "Id") for each in listed if text(each, "Id")] if isinstance(listed, list) else []
-        standpoint = self._standpoint or self._find_standpoint(connection, identifiers)
+        own_network = self._standpoint or self._find_standpoint(connection, identifiers)
         self._uninteresting &= frozenset(identifiers)
         known = {each.id: each for each in self._last_known}
         found = []
@@ -156,7 +156,7 @@ class Engine:
             if identifier in self._uninteresting:
                 continue
             try:
-                facts = self._facts(connection, identifier, standpoint, host_gfx)
+                facts = self._facts(connection, identifier, own_network, host_gfx)
             except NotFoundError:
                 continue  # gone since it was listed
             except RefusedError:
@@ -173,7 +173,7 @@ class Engine:
         return tuple(found), connection.problem()
 
     def _facts(
-        self, connection: Connection, identifier: str, standpoint: Standpoint, host_gfx: Sequence[str]
+        self, connection: Connection, identifier: str, own_network: OwnNetwork, host_gfx: Sequence[str]
     ) -> ContainerFacts | None:
         inspect = mapping(connection.json(f"/containers/{identifier}/json"))
         image = connection.optional(f"/images/{text(inspect, 'Image')}/json") if _has_no_tag(inspect) else None
@@ -181,7 +181,7 @@ class Engine:
         top = self._processes(connection, identifier) if asks else None
         shares, _, peer_id = text(inspect, "HostConfig", "NetworkMode").partition(":")
         peer = connection.optional(f"/containers/{peer_id}/json") if shares == "container" and peer_id else None
-        facts = recognise(inspect, image, top, peer=peer, standpoint=standpoint, host_gfx=host_gfx)
+        facts = recognise(inspect, image, top, peer=peer, own_network=own_network, host_gfx=host_gfx)
         if facts is None:
             if not asks:
                 self._uninteresting |= {identifier}
@@ -217,10 +217,10 @@ class Engine:
         self._rocm[image] = rocm
         return rocm
 
-    def _find_standpoint(self, connection: Connection, identifiers: Sequence[str]) -> Standpoint:
+    def _find_standpoint(self, connection: Connection, identifiers: Sequence[str]) -> OwnNetwork:
         own = own_container(self._proc)
         inspect = connection.optional(f"/containers/{own}/json") if own in identifiers else None
-        return standpoint_in(inspect, self._proc)
+        return own_network_in(inspect, self._proc)
 
     def _follow(self, on_change: Callable[[], None], cancellation: Event) -> None:
         pause = FIRST_PAUSE_SECONDS

@@ -50,7 +50,7 @@ class ImageRocm:
 
 
 @dataclass(frozen=True, slots=True)
-class Standpoint:
+class OwnNetwork:
     """Where the exporter itself stands: on the host's network, or in a container with networks of its own.
 
     ``gateway`` is the host's address as seen from that container. The default is a process on the host.
@@ -61,7 +61,7 @@ class Standpoint:
     gateway: str | None = None
 
 
-ON_HOST: Final = Standpoint()
+ON_HOST: Final = OwnNetwork()
 
 
 @dataclass(frozen=True, slots=True)

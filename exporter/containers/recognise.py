@@ -12,10 +12,9 @@ from urllib.parse import urlsplit
 
 from exporter.containers.cache import cache_of
 from exporter.containers.command import Options, assignments, commands_in, expand, parse_options
-from exporter.containers.document import items, mapping, seconds, text, words
-from exporter.containers.facts import ON_HOST, CandidateUrl, ContainerFacts, Devices, Standpoint
+from exporter.containers.facts import ON_HOST, CandidateUrl, ContainerFacts, Devices, OwnNetwork
+from exporter.containers.json_access import items, mapping, seconds, text, words
 from exporter.containers.quantization import gguf_type, method_in
-from exporter.containers.reach import candidate_urls
 from exporter.containers.rocm import stated_version
 from exporter.containers.servers import (
     SERVERS,
@@ -27,6 +26,7 @@ from exporter.containers.servers import (
     made_for,
     started_by,
 )
+from exporter.containers.urls import candidate_urls
 
 # For these vLLM builds AITER's kernels unless the image says otherwise (AITER_ROCM_ARCH in its Dockerfile for ROCm).
 AITER_BUILT_FOR: Final = ("gfx942", "gfx950")
@@ -87,7 +87,7 @@ def recognise(
     top: Mapping[str, Any] | None = None,
     *,
     peer: Mapping[str, Any] | None = None,
-    standpoint: Standpoint = ON_HOST,
+    own_network: OwnNetwork = ON_HOST,
     host_gfx: Sequence[str] = (),
 ) -> ContainerFacts | None:
     """The facts of a container that runs, or is made to run, an inference server; None for any other.
@@ -103,7 +103,7 @@ def recognise(
         return None
     server, environment = launch.server, launch.environment
     model = _model(launch)
-    urls, unreachable = _urls(launch, inspect, peer or inspect, standpoint)
+    urls, unreachable = _urls(launch, inspect, peer or inspect, own_network)
     uses_aiter = _aiter(launch)
     cache = cache_of(server.backend if server else None, _weights_at(launch), inspect, environment)
     return ContainerFacts(
@@ -300,7 +300,7 @@ def _ports(inspect: Mapping[str, Any]) -> list[int]:
 
 
 def _urls(
-    launch: _Launch, inspect: Mapping[str, Any], network: Mapping[str, Any], standpoint: Standpoint
+    launch: _Launch, inspect: Mapping[str, Any], network: Mapping[str, Any], own_network: OwnNetwork
 ) -> tuple[tuple[CandidateUrl, ...], str]:
     server = launch.server
     if server is None:
@@ -311,7 +311,7 @@ def _urls(
     port = port or _likely_port(server, _ports(inspect) or _ports(network))
     if port is None:
         return (), "its port is not known"
-    urls, unreachable = candidate_urls(network, port, listen, standpoint)
+    urls, unreachable = candidate_urls(network, port, listen, own_network)
     if launch.options.has("ssl-keyfile", "ssl-key-file", "ssl-certfile", "ssl-cert-file"):
         urls = tuple(CandidateUrl(each.url.replace("http:", "https:", 1), each.found_by) for each in urls)
     return urls, unreachable

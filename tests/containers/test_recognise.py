@@ -14,7 +14,7 @@ from exporter.containers.facts import (
     ContainerFacts,
     Devices,
     ImageRocm,
-    Standpoint,
+    OwnNetwork,
 )
 from exporter.containers.quantization import gguf_type, method_in
 from exporter.containers.recognise import needs_processes, recognise
@@ -280,17 +280,17 @@ def test_a_server_that_listens_to_itself() -> None:
 
 def test_from_inside_a_container() -> None:
     """On a shared network the container's name comes first; a port on the host is behind the gateway."""
-    inside = Standpoint(on_host_network=False, networks=frozenset({"llm_default"}), gateway="172.18.0.1")
+    inside = OwnNetwork(on_host_network=False, networks=frozenset({"llm_default"}), gateway="172.18.0.1")
     document = load("compose-published")
-    assert facts_of(document, standpoint=inside).urls == (
+    assert facts_of(document, own_network=inside).urls == (
         CandidateUrl("http://llm-vllm-1:8000", "shared_network"),
         CandidateUrl("http://172.18.0.1:18000", "published_port"),
     )
-    assert facts_of(load("vllm-aiter-host-network"), standpoint=inside).urls == (
+    assert facts_of(load("vllm-aiter-host-network"), own_network=inside).urls == (
         CandidateUrl("http://172.18.0.1:8000", "host_network"),
     )
     document["NetworkSettings"]["Ports"]["8000/tcp"] = [{"HostIp": "127.0.0.1", "HostPort": "18000"}]
-    stranger = facts_of(document, standpoint=Standpoint(on_host_network=False, gateway="172.17.0.1"))
+    stranger = facts_of(document, own_network=OwnNetwork(on_host_network=False, gateway="172.17.0.1"))
     assert stranger.urls == ()
     assert "share no network" in stranger.unreachable
 

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from exporter.containers.archive import Stat, file_in, stat_of
-from exporter.containers.facts import ON_HOST, ImageRocm, Standpoint
+from exporter.containers.docker_archive import Stat, file_in, stat_of
+from exporter.containers.facts import ON_HOST, ImageRocm, OwnNetwork
+from exporter.containers.own_network import own_container, own_network_in
 from exporter.containers.rocm import Reading, files_to_read, stated_version, version_in
-from exporter.containers.standpoint import own_container, standpoint_in
 from tests.containers.documents import load
 
 # Machines are shared: how long an example takes shows nothing.
@@ -119,18 +119,18 @@ ROUTE = "Iface\tDestination\tGateway \tFlags\neth0\t00000000\t010011AC\t0003\net
 def test_where_the_exporter_stands(tmp_path: Path) -> None:
     """Its own mounts name its container; that container's document, or the default route, gives networks and gateway."""
     assert own_container(tmp_path) is None
-    assert standpoint_in(None, tmp_path) == ON_HOST
+    assert own_network_in(None, tmp_path) == ON_HOST
     own = "ab" * 32
     (tmp_path / "self").mkdir()
     (tmp_path / "net").mkdir()
     (tmp_path / "self" / "mountinfo").write_text(MOUNTINFO.format(id=own), encoding="utf-8")
     (tmp_path / "net" / "route").write_text(ROUTE, encoding="utf-8")
     assert own_container(tmp_path) == own
-    assert standpoint_in(None, tmp_path) == Standpoint(on_host_network=False, gateway="172.17.0.1")
-    assert standpoint_in(load("compose-published"), tmp_path) == Standpoint(
+    assert own_network_in(None, tmp_path) == OwnNetwork(on_host_network=False, gateway="172.17.0.1")
+    assert own_network_in(load("compose-published"), tmp_path) == OwnNetwork(
         on_host_network=False, networks=frozenset({"llm_default"}), gateway="172.18.0.1"
     )
-    assert standpoint_in(load("vllm-aiter-host-network"), tmp_path) == ON_HOST
+    assert own_network_in(load("vllm-aiter-host-network"), tmp_path) == ON_HOST
 
 
 def test_a_host_that_mounts_containers_is_no_container(tmp_path: Path) -> None:

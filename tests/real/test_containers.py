@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from exporter.containers.engine import Engine
-from exporter.containers.facts import CandidateUrl, ContainerFacts, ImageRocm, Standpoint
+from exporter.containers.facts import CandidateUrl, ContainerFacts, ImageRocm, OwnNetwork
 from tests.real.docker import DockerEngine, busybox_rootfs
 from tests.real.socket_proxy import OnPort, OnSocket, handler
 from tests.real.watching import by_name, watching
@@ -184,7 +184,7 @@ def test_the_network_of_another_container(stocked: DockerEngine) -> None:
     """With ``network_mode: container:X`` the address is that of X."""
     stocked.start_container("owner", FEDORA, "sleep", "600")
     stocked.start_container("guest", VLLM, "Qwen/Qwen3-8B", options=("--network=container:owner",))
-    facts = by_name(Engine(stocked.host, standpoint=Standpoint()).read())["guest"]
+    facts = by_name(Engine(stocked.host, own_network=OwnNetwork()).read())["guest"]
     assert facts.urls == (CandidateUrl("http://127.0.0.1:8000", "host_network"),)
 
 

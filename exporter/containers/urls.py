@@ -4,8 +4,8 @@ from collections.abc import Iterator, Mapping
 from ipaddress import ip_address
 from typing import Any, Final
 
-from exporter.containers.document import items, mapping, text
-from exporter.containers.facts import CandidateUrl, FoundBy, Standpoint
+from exporter.containers.facts import CandidateUrl, FoundBy, OwnNetwork
+from exporter.containers.json_access import items, mapping, text
 
 # On an engine's default network names are not resolved.
 _NETWORKS_WITHOUT_NAMES: Final = frozenset({"bridge", "podman"})
@@ -13,7 +13,7 @@ _EVERYWHERE: Final = frozenset({"", "0.0.0.0", "::", "*"})  # noqa: S104 - compa
 
 
 def candidate_urls(
-    inspect: Mapping[str, Any], port: int, listen: str, standpoint: Standpoint
+    inspect: Mapping[str, Any], port: int, listen: str, own_network: OwnNetwork
 ) -> tuple[tuple[CandidateUrl, ...], str]:
     """The addresses under which ``port`` of the container may answer, best first; without one, why there is none.
 
@@ -24,53 +24,53 @@ def candidate_urls(
     if mode == "none":
         return (), "it has no network"
     if mode == "host":
-        urls = tuple(_on_host_network(port, listen, standpoint))
+        urls = tuple(_on_host_network(port, listen, own_network))
         return urls, "" if urls else "it listens on the host's 127.0.0.1, and the exporter is not on the host's network"
     if _is_loopback(listen):
         return (), f"it listens on {listen} inside its own network: start it with --host 0.0.0.0"
-    found = [*_published(inspect, port, standpoint), *_by_address(inspect, port, standpoint)]
-    if not standpoint.on_host_network:
+    found = [*_published(inspect, port, own_network), *_by_address(inspect, port, own_network)]
+    if not own_network.on_host_network:
         found.sort(key=lambda each: each.found_by != "shared_network")
     urls = tuple(dict.fromkeys(found))
-    where = "the exporter" if standpoint.on_host_network else "the exporter's container"
+    where = "the exporter" if own_network.on_host_network else "the exporter's container"
     return (
         urls,
         "" if urls else f"port {port} is not published to where {where} could reach it, and they share no network",
     )
 
 
-def _on_host_network(port: int, listen: str, standpoint: Standpoint) -> Iterator[CandidateUrl]:
-    if standpoint.on_host_network:
+def _on_host_network(port: int, listen: str, own_network: OwnNetwork) -> Iterator[CandidateUrl]:
+    if own_network.on_host_network:
         local = listen in _EVERYWHERE or _is_loopback(listen) or not _is_address(listen)
         yield _url("127.0.0.1" if local else listen, port, "host_network")
-    elif not _is_loopback(listen) and standpoint.gateway:
-        yield _url(standpoint.gateway, port, "host_network")
+    elif not _is_loopback(listen) and own_network.gateway:
+        yield _url(own_network.gateway, port, "host_network")
 
 
-def _published(inspect: Mapping[str, Any], port: int, standpoint: Standpoint) -> Iterator[CandidateUrl]:
+def _published(inspect: Mapping[str, Any], port: int, own_network: OwnNetwork) -> Iterator[CandidateUrl]:
     for binding in items(inspect, "NetworkSettings", "Ports", f"{port}/tcp"):
         host, published = text(binding, "HostIp"), text(binding, "HostPort")
         if not published.isdecimal() or not 0 < int(published) < 65536:
             continue
-        if standpoint.on_host_network:
+        if own_network.on_host_network:
             yield _url(
                 "127.0.0.1" if host in _EVERYWHERE or not _is_address(host) else host, published, "published_port"
             )
-        elif host in _EVERYWHERE and standpoint.gateway:
+        elif host in _EVERYWHERE and own_network.gateway:
             # What is published on the host's 127.0.0.1 can't be reached from another container.
-            yield _url(standpoint.gateway, published, "published_port")
+            yield _url(own_network.gateway, published, "published_port")
         elif _is_address(host) and not _is_loopback(host):
             yield _url(host, published, "published_port")
 
 
-def _by_address(inspect: Mapping[str, Any], port: int, standpoint: Standpoint) -> Iterator[CandidateUrl]:
+def _by_address(inspect: Mapping[str, Any], port: int, own_network: OwnNetwork) -> Iterator[CandidateUrl]:
     name = text(inspect, "Name").lstrip("/")
     for network, settings in mapping(inspect, "NetworkSettings", "Networks").items():
         address = text(settings, "IPAddress")
-        if standpoint.on_host_network:
+        if own_network.on_host_network:
             if _is_address(address):
                 yield _url(address, port, "container_address")
-        elif network in standpoint.networks:
+        elif network in own_network.networks:
             if name and network not in _NETWORKS_WITHOUT_NAMES:
                 yield _url(name, port, "shared_network")
             elif _is_address(address):

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from exporter.containers.document import mapping, text
-from exporter.containers.facts import ON_HOST, Standpoint
+from exporter.containers.facts import ON_HOST, OwnNetwork
+from exporter.containers.json_access import mapping, text
 
 # The engine mounts these three from a folder that bears the container's id.
 _OWN_MOUNT = re.compile(
@@ -23,7 +23,7 @@ def own_container(proc: Path) -> str | None:
     return found["id"] if found else None
 
 
-def standpoint_in(inspect: Mapping[str, Any] | None, proc: Path) -> Standpoint:
+def own_network_in(inspect: Mapping[str, Any] | None, proc: Path) -> OwnNetwork:
     """The standpoint that the exporter's own container gives it; ``inspect`` is None where the engine does not list one.
 
     A container that the engine does not know may be any: only its default gateway is taken for the host.
@@ -32,14 +32,14 @@ def standpoint_in(inspect: Mapping[str, Any] | None, proc: Path) -> Standpoint:
         return (
             ON_HOST
             if own_container(proc) is None
-            else Standpoint(on_host_network=False, gateway=_default_gateway(proc))
+            else OwnNetwork(on_host_network=False, gateway=_default_gateway(proc))
         )
     if text(inspect, "HostConfig", "NetworkMode") == "host":
         return ON_HOST
     networks = mapping(inspect, "NetworkSettings", "Networks")
     gateways = (text(settings, "Gateway") for settings in networks.values())
     gateway = next((gateway for gateway in gateways if gateway), None)
-    return Standpoint(on_host_network=False, networks=frozenset(networks), gateway=gateway or _default_gateway(proc))
+    return OwnNetwork(on_host_network=False, networks=frozenset(networks), gateway=gateway or _default_gateway(proc))
 
 
 def _default_gateway(proc: Path) -> str | None:

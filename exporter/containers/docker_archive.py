@@ -7,7 +7,7 @@ import tarfile
 from dataclasses import dataclass
 from typing import Final
 
-from exporter.containers.document import mapping, text
+from exporter.containers.json_access import mapping, text
 
 # Go's os.FileMode: its bits for types are not those of POSIX.
 _SYMLINK: Final = 1 << 27
