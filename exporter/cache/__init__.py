@@ -10,10 +10,10 @@ from typing import Final
 
 from exporter.cache import files, huggingface, llama_cpp, ollama
 from exporter.cache.facts import ModelFacts
-from exporter.cache.tree import Tally
+from exporter.cache.tree import ScanErrors
 
-Scan = Callable[[str, Mapping[str, ModelFacts], Tally, tuple[int, int]], Iterator[ModelFacts]]
-"""(path, models of the last scan by path, tally, (worker, workers)) → the worker's share of the models.
+Scan = Callable[[str, Mapping[str, ModelFacts], ScanErrors, tuple[int, int]], Iterator[ModelFacts]]
+"""(path, models of the last scan by path, errors, (worker, workers)) → the worker's share of the models.
 
 Raises OSError where the cache as a whole can't be read.
 """

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from exporter.cache.facts import ModelFacts, Unfinished, WeightFacts, printable
-from exporter.cache.tree import BLOCK_BYTES, MAX_DEPTH, MAX_MARKS, SETTLED_NS, Tally, folder
+from exporter.cache.tree import BLOCK_BYTES, MAX_DEPTH, MAX_MARKS, SETTLED_NS, ScanErrors, folder
 from exporter.cache.weights import (
     CutShortError,
     Header,
@@ -38,20 +38,22 @@ _SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<suff
 _INDEX = (".safetensors.index.json", ".bin.index.json")
 
 
-def scan(path: str, previous: Mapping[str, ModelFacts], tally: Tally, share: tuple[int, int]) -> Iterator[ModelFacts]:
+def scan(
+    path: str, previous: Mapping[str, ModelFacts], scan_errors: ScanErrors, share: tuple[int, int]
+) -> Iterator[ModelFacts]:
     """A tree of folders that hold models: each GGUF by itself, each folder with safetensors as a whole."""
     if share[0] == 0:
-        yield from scan_folders(path, previous, tally)
+        yield from scan_folders(path, previous, scan_errors)
 
 
 def scan_compiled(
-    path: str, _previous: Mapping[str, ModelFacts], tally: Tally, share: tuple[int, int]
+    path: str, _previous: Mapping[str, ModelFacts], scan_errors: ScanErrors, share: tuple[int, int]
 ) -> Iterator[ModelFacts]:
     """What a server compiled for itself: only its size is of interest."""
     if share[0] == 0:
         sizes = {
             (file.device, file.inode): file.size
-            for where in _walk(path, tally)
+            for where in _walk(path, scan_errors)
             for file in where.files
             if not file.linked
         }
@@ -79,19 +81,19 @@ class _Folder:
 
 
 def scan_folders(
-    root: str, previous: Mapping[str, ModelFacts], tally: Tally, *, skip: re.Pattern[str] | None = None
+    root: str, previous: Mapping[str, ModelFacts], scan_errors: ScanErrors, *, skip: re.Pattern[str] | None = None
 ) -> Iterator[ModelFacts]:
     """Every model below ``root``, then what else lies there, without a name. ``skip``: folders left to another scan."""
     loose: dict[tuple[int, int], int] = {}
     overflow = 0
     unfinished: list[Unfinished] = []
-    for here in _walk(root, tally, skip=skip):
+    for here in _walk(root, scan_errors, skip=skip):
         prefix = f"{here.path}/" if here.path else ""
         models, rest = _models(here.files)
         for stem, files in models.items():
             name = f"{prefix}{stem}".rstrip("/") or os.path.basename(os.path.abspath(root))
             dangling = here.dangling if not stem else [name for name in here.dangling if name.startswith(stem)]
-            yield _model(name, root, here, (files, dangling), previous.get(f"{root}/{name}"), tally=tally)
+            yield _model(name, root, here, (files, dangling), previous.get(f"{root}/{name}"), scan_errors=scan_errors)
         for file in rest:
             if _is_unfinished(file.name):
                 where = f"{root}/{prefix}{file.name}"
@@ -132,19 +134,19 @@ def _model(
     found: tuple[list[_File], list[str]],
     before: ModelFacts | None,
     *,
-    tally: Tally,
+    scan_errors: ScanErrors,
 ) -> ModelFacts:
     """The model that these files of a folder are; ``found`` has its files, and its links that lead nowhere."""
     files, dangling = found
     path = f"{root}/{name}"
     marks = tuple(sorted((f"{file.name}:{file.size}", file.modified_ns) for file in files))
-    settled = all(tally.now * 1e9 - file.modified_ns > SETTLED_NS for file in files)
+    settled = all(scan_errors.now * 1e9 - file.modified_ns > SETTLED_NS for file in files)
     sizes: dict[str, int | None] = {file.name: file.size for file in files}
     if before is not None and before.marks == marks and not dangling:
         verdict = Verdict(before.complete, before.missing, before.weights, before.variants)
     else:
         where = f"{root}/{here.path}".rstrip("/")
-        verdict = judge({**sizes, **dict.fromkeys(dangling)}, "", here.descriptor, where, tally)
+        verdict = judge({**sizes, **dict.fromkeys(dangling)}, "", here.descriptor, where, scan_errors)
     shared = {(file.device, file.inode): file.size for file in files}
     return ModelFacts(
         printable(name),
@@ -161,10 +163,10 @@ def _model(
     )
 
 
-def _walk(root: str, tally: Tally, *, skip: re.Pattern[str] | None = None) -> Iterator[_Folder]:
+def _walk(root: str, scan_errors: ScanErrors, *, skip: re.Pattern[str] | None = None) -> Iterator[_Folder]:
     """Each folder below ``root`` once, its files with it. A linked folder is followed unless it was seen before."""
     with folder(root, follow=True) as top:
-        yield from _Walk(root, tally, skip, set()).below(top, "", ())
+        yield from _Walk(root, scan_errors, skip, set()).below(top, "", ())
 
 
 _Identity = tuple[int, int]
@@ -174,12 +176,12 @@ _Identity = tuple[int, int]
 @dataclass(frozen=True, slots=True)
 class _Walk:
     root: str
-    tally: Tally
+    scan_errors: ScanErrors
     skip: re.Pattern[str] | None
     followed: set[_Identity]
 
     def below(self, here: int, path: str, above: tuple[_Identity, ...]) -> Iterator[_Folder]:
-        self.tally.tick()
+        self.scan_errors.tick()
         found = os.fstat(here)
         above = (*above, (found.st_dev, found.st_ino))
         files: list[_File] = []
@@ -198,7 +200,7 @@ class _Walk:
                     if entry.is_symlink():
                         dangling.append(entry.name)
                 except OSError as error:
-                    self.tally.add(f"{self.root}/{name}", error)
+                    self.scan_errors.add(f"{self.root}/{name}", error)
         yield _Folder(path, here, files, dangling)
 
     def _enters(self, entry: os.DirEntry[str], name: str, above: tuple[_Identity, ...]) -> bool:
@@ -206,7 +208,7 @@ class _Walk:
         if self.skip is not None and self.skip.fullmatch(entry.name):
             return False
         if name.count("/") >= MAX_DEPTH:
-            self.tally.add(f"{self.root}/{name}", "too deep")
+            self.scan_errors.add(f"{self.root}/{name}", "too deep")
             return False
         if not entry.is_symlink():
             return True
@@ -241,24 +243,26 @@ class Verdict:
     variants: tuple[tuple[str, WeightFacts], ...]
 
 
-def judge(files: Mapping[str, int | None], base: str, dir_fd: int | None, where: str, tally: Tally) -> Verdict:
+def judge(
+    files: Mapping[str, int | None], base: str, dir_fd: int | None, where: str, scan_errors: ScanErrors
+) -> Verdict:
     """Judge a model by its own files: indexes, numbered shards, headers; never by an expected figure.
 
     ``files``: name below ``base`` → size, ``None`` where its link leads nowhere. ``base`` is below ``dir_fd``, which
     ``where`` names in problems.
     """
-    return _Judgement(files, base, dir_fd, where, tally).verdict()
+    return _Judgement(files, base, dir_fd, where, scan_errors).verdict()
 
 
 class _Judgement:
     """One model's files while their indexes and headers are read."""
 
     def __init__(
-        self, files: Mapping[str, int | None], base: str, dir_fd: int | None, where: str, tally: Tally
+        self, files: Mapping[str, int | None], base: str, dir_fd: int | None, where: str, scan_errors: ScanErrors
     ) -> None:
         self.files = files
         self.base, self.dir_fd = base, dir_fd
-        self.where, self.tally = where, tally
+        self.where, self.scan_errors = where, scan_errors
         self.weights = {name: size for name, size in files.items() if name.endswith(_WEIGHTS) and size is not None}
         self.missing = [name for name, size in files.items() if size is None]
         self.headers: dict[str, Header | None] = {}
@@ -290,7 +294,7 @@ class _Judgement:
             try:
                 weight_map, total = read_safetensors_index(self.path(name), self.dir_fd)
             except (OSError, WeightsError) as error:
-                self.tally.add(f"{self.where}/{self.path(name)}", error)
+                self.scan_errors.add(f"{self.where}/{self.path(name)}", error)
                 lacking.setdefault(prefix, [f"{name}: {error}"])
                 continue
             wanted = {prefix + shard for shard in weight_map.values()}
@@ -329,7 +333,7 @@ class _Judgement:
             if is_gguf or isinstance(error, CutShortError):
                 self.missing.append(f"{name}: {error}")
             else:
-                self.tally.add(f"{self.where}/{self.path(name)}", error)
+                self.scan_errors.add(f"{self.where}/{self.path(name)}", error)
             return None
         if self.weights[name] < header.end:
             self.missing.append(f"{name}: has {self.weights[name]} of {header.end} bytes")

@@ -15,7 +15,7 @@ from dataclasses import replace
 
 from exporter.cache.facts import ModelFacts, Unfinished, WeightFacts, printable
 from exporter.cache.files import judge
-from exporter.cache.tree import MAX_DEPTH, Tally, folder, kept, mark, read, unchanged, weigh
+from exporter.cache.tree import MAX_DEPTH, ScanErrors, folder, mark, measure_partial, read, unchanged, usable_marks
 
 REPO_TYPES = {"models": "model", "datasets": "dataset", "spaces": "space", "kernels": "kernel"}
 SHARED_STORE = "blobs"
@@ -29,7 +29,9 @@ _IGNORED = frozenset({".DS_Store", "Thumbs.db", "desktop.ini"})
 type_and_name = re.compile(r"(models|datasets|spaces|kernels)--(.+)", re.DOTALL)
 
 
-def scan(path: str, previous: Mapping[str, ModelFacts], tally: Tally, share: tuple[int, int]) -> Iterator[ModelFacts]:
+def scan(
+    path: str, previous: Mapping[str, ModelFacts], scan_errors: ScanErrors, share: tuple[int, int]
+) -> Iterator[ModelFacts]:
     """The repositories of a hub cache, or of the folder above it; with ``share`` (i, n) every n-th, from the i-th."""
     path = hub_of(path)
     index, workers = share
@@ -37,20 +39,20 @@ def scan(path: str, previous: Mapping[str, ModelFacts], tally: Tally, share: tup
         for entry in entries:
             name = entry.name
             if name == SHARED_STORE and index == 0:
-                yield from _store(hub, path, previous, tally)
+                yield from _store(hub, path, previous, scan_errors)
             recognised = type_and_name.fullmatch(name)
             if recognised is None or sum(os.fsencode(name)) % workers != index:
                 continue
-            tally.tick()
+            scan_errors.tick()
             try:
                 if entry.is_dir():
-                    facts = _repository(hub, f"{path}/{name}", recognised, previous.get(f"{path}/{name}"), tally)
+                    facts = _repository(hub, f"{path}/{name}", recognised, previous.get(f"{path}/{name}"), scan_errors)
                     if facts.files or facts.missing or facts.orphaned_files or facts.unfinished:
                         yield facts
                 else:
-                    tally.add(f"{path}/{name}", "not a folder")
+                    scan_errors.add(f"{path}/{name}", "not a folder")
             except OSError as error:
-                tally.add(f"{path}/{name}", error)
+                scan_errors.add(f"{path}/{name}", error)
 
 
 def hub_of(path: str) -> str:
@@ -60,13 +62,13 @@ def hub_of(path: str) -> str:
 
 
 def _repository(
-    hub: int, path: str, recognised: re.Match[str], previous: ModelFacts | None, tally: Tally
+    hub: int, path: str, recognised: re.Match[str], previous: ModelFacts | None, scan_errors: ScanErrors
 ) -> ModelFacts:
     with folder(recognised[0], hub, follow=True) as repo:
         if previous is not None and unchanged(previous, repo):
             return _refreshed(previous, repo)
         name = printable(recognised[2].replace("--", "/"))
-        return _Reading(path, repo, tally).facts(REPO_TYPES[recognised[1]], name)
+        return _Reading(path, repo, scan_errors).facts(REPO_TYPES[recognised[1]], name)
 
 
 def _refreshed(previous: ModelFacts, repo: int) -> ModelFacts:
@@ -75,8 +77,8 @@ def _refreshed(previous: ModelFacts, repo: int) -> ModelFacts:
         return previous
     unfinished = []
     for download in previous.unfinished:
-        weighed = weigh(os.path.join("blobs", os.path.basename(download.path)), download.path, repo)
-        unfinished.append(weighed or download)
+        measured = measure_partial(os.path.join("blobs", os.path.basename(download.path)), download.path, repo)
+        unfinished.append(measured or download)
     last_used = previous.last_used_seconds
     for watched in previous.watched:
         try:
@@ -89,10 +91,10 @@ def _refreshed(previous: ModelFacts, repo: int) -> ModelFacts:
 class _Reading:
     """One repository while it is read."""
 
-    def __init__(self, path: str, repo: int, tally: Tally) -> None:
+    def __init__(self, path: str, repo: int, scan_errors: ScanErrors) -> None:
         self.path = path
         self.repo = repo
-        self.tally = tally
+        self.scan_errors = scan_errors
         self.marks: list[tuple[str, int]] = []
         self.device = 0
         self.blobs: dict[int, str] = {}
@@ -129,7 +131,7 @@ class _Reading:
             sum(orphans),
             len(orphans),
             tuple((*key, size) for key, size in self.shared.items()),
-            kept(self.marks),
+            usable_marks(self.marks),
             self._watched(),
         )
 
@@ -145,7 +147,7 @@ class _Reading:
         except FileNotFoundError:
             return  # files are copied into the snapshots where links are not to be had
         except OSError as error:
-            self.tally.add(f"{self.path}/blobs", error)
+            self.scan_errors.add(f"{self.path}/blobs", error)
 
     def _odd_blob(self, entry: os.DirEntry[str], blobs: int) -> None:
         """A download that has not ended, or a link into the shared store, which is counted by itself."""
@@ -153,7 +155,7 @@ class _Reading:
         if entry.is_symlink():
             self.linked.add(name)
         elif name.endswith(".incomplete"):
-            download = weigh(name, f"{self.path}/blobs/{name}", blobs)
+            download = measure_partial(name, f"{self.path}/blobs/{name}", blobs)
             if download is not None:
                 self.unfinished.append((name.partition(".")[0], download))
         else:
@@ -163,7 +165,7 @@ class _Reading:
     def _mark(self, name: str, descriptor: int) -> None:
         found = os.fstat(descriptor)
         self.device = found.st_dev
-        mark(name, found, self.marks, self.tally.now)
+        mark(name, found, self.marks, self.scan_errors.now)
 
     def _read_references(self) -> dict[str, str]:
         references: dict[str, str] = {}
@@ -173,30 +175,30 @@ class _Reading:
     def _read_references_below(self, name: str, above: int, path: str, references: dict[str, str]) -> None:
         try:
             with folder(name, above) as here, os.scandir(here) as entries:
-                mark(path, os.fstat(here), self.marks, self.tally.now)
+                mark(path, os.fstat(here), self.marks, self.scan_errors.now)
                 for entry in entries:
                     where = f"{path}/{entry.name}"
                     if entry.is_dir(follow_symlinks=False):
                         if where.count("/") < MAX_DEPTH:
                             self._read_references_below(entry.name, here, where, references)
                     elif entry.name not in _IGNORED and len(references) < MAX_REFERENCES:
-                        mark(where, entry.stat(), self.marks, self.tally.now)
+                        mark(where, entry.stat(), self.marks, self.scan_errors.now)
                         references[where[5:]] = read(entry.name, 128, here).decode("ascii", "replace")
         except FileNotFoundError:
             return
         except OSError as error:
-            self.tally.add(f"{self.path}/{path}", error)
+            self.scan_errors.add(f"{self.path}/{path}", error)
 
     def _read_snapshots(self, main: str | None) -> None:
         """Every revision; the one that ``refs/main`` names is judged, else the newest."""
         newest = -1
         try:
             with folder("snapshots", self.repo) as snapshots, os.scandir(snapshots) as entries:
-                mark("snapshots", os.fstat(snapshots), self.marks, self.tally.now)
+                mark("snapshots", os.fstat(snapshots), self.marks, self.scan_errors.now)
                 for entry in entries:
                     if not entry.is_dir(follow_symlinks=False):
                         if entry.name not in _IGNORED:
-                            self.tally.add(f"{self.path}/snapshots/{entry.name}", "not a folder")
+                            self.scan_errors.add(f"{self.path}/snapshots/{entry.name}", "not a folder")
                         continue
                     files: dict[str, int | None] = {}
                     changed = entry.stat().st_mtime_ns
@@ -206,14 +208,14 @@ class _Reading:
         except FileNotFoundError:
             return
         except OSError as error:
-            self.tally.add(f"{self.path}/snapshots", error)
+            self.scan_errors.add(f"{self.path}/snapshots", error)
 
     def _read_files(self, name: str, above: int, path: str, prefix: str, files: dict[str, int | None]) -> None:
         sizes, blobs, device = self.sizes, self.blobs, self.device
         last_used: float = 0
         try:
             with folder(name, above) as here, os.scandir(here) as entries:
-                mark(path, os.fstat(here), self.marks, self.tally.now)
+                mark(path, os.fstat(here), self.marks, self.scan_errors.now)
                 for entry in entries:  # this loop is what a scan's time goes into
                     try:
                         is_link = entry.is_symlink()
@@ -235,13 +237,13 @@ class _Reading:
                     if used > last_used:  # noqa: PLR1730  # a call of max() for each file is felt here
                         last_used = used
         except OSError as error:
-            self.tally.add(f"{self.path}/{path}", error)
+            self.scan_errors.add(f"{self.path}/{path}", error)
         self.last_used = max(last_used, self.last_used)
-        self.tally.tick()
+        self.scan_errors.tick()
 
     def _descend(self, name: str, above: int, path: str, prefix: str, files: dict[str, int | None]) -> None:
         if prefix.count("/") > MAX_DEPTH:
-            self.tally.add(f"{self.path}/{path}", "too deep")
+            self.scan_errors.add(f"{self.path}/{path}", "too deep")
         else:
             self._read_files(name, above, path, prefix, files)
 
@@ -250,7 +252,7 @@ class _Reading:
     ) -> None:
         """A link that leads nowhere is a file that is missing; an entry that has gone meanwhile is nothing."""
         if not isinstance(error, FileNotFoundError):
-            self.tally.add(f"{self.path}/{path}/{entry.name}", error)
+            self.scan_errors.add(f"{self.path}/{path}/{entry.name}", error)
         elif not _is_there(entry):
             return
         files[prefix + entry.name] = None
@@ -282,7 +284,7 @@ class _Reading:
         if not self.main:
             empty = not (main or self.blobs or self.unfinished)
             return None if empty else False, tuple(missing) if main or empty else (*missing, "snapshots"), None, ()
-        verdict = judge(self.main, f"snapshots/{self.main_name}", self.repo, self.path, self.tally)
+        verdict = judge(self.main, f"snapshots/{self.main_name}", self.repo, self.path, self.scan_errors)
         missing += verdict.missing
         complete = False if missing else verdict.complete
         return complete, tuple(printable(name) for name in missing[:8]), verdict.weights, verdict.variants
@@ -303,7 +305,7 @@ def _is_there(entry: os.DirEntry[str]) -> bool:
     return True
 
 
-def _store(hub: int, path: str, previous: Mapping[str, ModelFacts], tally: Tally) -> Iterator[ModelFacts]:
+def _store(hub: int, path: str, previous: Mapping[str, ModelFacts], scan_errors: ScanErrors) -> Iterator[ModelFacts]:
     """The store that repositories share: its payloads take room once, whether or not a repository still links to them."""
     here = f"{path}/{SHARED_STORE}"
     try:
@@ -315,28 +317,32 @@ def _store(hub: int, path: str, previous: Mapping[str, ModelFacts], tally: Tally
                 yield before
                 return
             marks: list[tuple[str, int]] = []
-            mark(".", os.fstat(store), marks, tally.now)
-            shared = tuple(_payloads(store, here, marks, tally))
+            mark(".", os.fstat(store), marks, scan_errors.now)
+            shared = tuple(_payloads(store, here, marks, scan_errors))
         size = sum(size for _, _, size in shared)
-        yield ModelFacts("", here, size, None, shared=shared, files=len(shared), repo_type="store", marks=kept(marks))
+        yield ModelFacts(
+            "", here, size, None, shared=shared, files=len(shared), repo_type="store", marks=usable_marks(marks)
+        )
     except FileNotFoundError:
         return  # no store of ours
     except OSError as error:
-        tally.add(here, error)
+        scan_errors.add(here, error)
 
 
-def _payloads(store: int, path: str, marks: list[tuple[str, int]], tally: Tally) -> Iterator[tuple[int, int, int]]:
+def _payloads(
+    store: int, path: str, marks: list[tuple[str, int]], scan_errors: ScanErrors
+) -> Iterator[tuple[int, int, int]]:
     with os.scandir(store) as prefixes:
         for prefix in prefixes:
             if len(prefix.name) != 2 or not prefix.is_dir(follow_symlinks=False):
                 continue
-            tally.tick()
+            scan_errors.tick()
             try:
                 with folder(prefix.name, store) as inner, os.scandir(inner) as entries:
-                    mark(prefix.name, os.fstat(inner), marks, tally.now)
+                    mark(prefix.name, os.fstat(inner), marks, scan_errors.now)
                     for entry in entries:
                         if _SHARED_NAME.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
                             found = entry.stat(follow_symlinks=False)
                             yield found.st_dev, found.st_ino, found.st_size
             except OSError as error:
-                tally.add(f"{path}/{prefix.name}", error)
+                scan_errors.add(f"{path}/{prefix.name}", error)

@@ -5,13 +5,15 @@ from collections.abc import Iterator, Mapping
 
 from exporter.cache import files, huggingface
 from exporter.cache.facts import ModelFacts
-from exporter.cache.tree import Tally
+from exporter.cache.tree import ScanErrors
 
 _NOT_FLAT = re.compile(rf"\.locks|{huggingface.SHARED_STORE}|{huggingface.type_and_name.pattern}", re.DOTALL)
 
 
-def scan(path: str, previous: Mapping[str, ModelFacts], tally: Tally, share: tuple[int, int]) -> Iterator[ModelFacts]:
+def scan(
+    path: str, previous: Mapping[str, ModelFacts], scan_errors: ScanErrors, share: tuple[int, int]
+) -> Iterator[ModelFacts]:
     """The repositories of the hub layout, and the files that lie beside them."""
-    yield from huggingface.scan(path, previous, tally, share)
+    yield from huggingface.scan(path, previous, scan_errors, share)
     if share[0] == 0:
-        yield from files.scan_folders(path, previous, tally, skip=_NOT_FLAT)
+        yield from files.scan_folders(path, previous, scan_errors, skip=_NOT_FLAT)

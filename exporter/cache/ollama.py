@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from exporter.cache.facts import ModelFacts, Unfinished, WeightFacts, printable
-from exporter.cache.tree import Tally, folder, kept, mark, unchanged, weigh
+from exporter.cache.tree import ScanErrors, folder, mark, measure_partial, unchanged, usable_marks
 from exporter.cache.weights import WeightsError, read_gguf_header, read_json, weigh_gguf
 
 MODEL_LAYER = "application/vnd.ollama.image.model"
@@ -33,7 +33,9 @@ class _Blob:
     inode: int
 
 
-def scan(path: str, previous: Mapping[str, ModelFacts], tally: Tally, share: tuple[int, int]) -> Iterator[ModelFacts]:
+def scan(
+    path: str, previous: Mapping[str, ModelFacts], scan_errors: ScanErrors, share: tuple[int, int]
+) -> Iterator[ModelFacts]:
     """Every tag as a model, then, without a name, what no manifest names: orphaned and unfinished layers."""
     if share[0]:
         return
@@ -41,25 +43,27 @@ def scan(path: str, previous: Mapping[str, ModelFacts], tally: Tally, share: tup
     with folder(path, follow=True) as store:
         rest = previous.get(path)
         if rest is not None and unchanged(rest, store):
-            unfinished = (weigh(f"blobs/{os.path.basename(d.path)}", d.path, store) or d for d in rest.unfinished)
+            unfinished = (
+                measure_partial(f"blobs/{os.path.basename(d.path)}", d.path, store) or d for d in rest.unfinished
+            )
             yield replace(rest, unfinished=tuple(unfinished))
             yield from (_used(model, store) for model in previous.values() if model.path != path)
             return
         marks: list[tuple[str, int]] = []
-        blobs, partial = _read_blobs(store, path, marks, tally)
+        blobs, partial = _read_blobs(store, path, marks, scan_errors)
         referenced: set[str] = set()
-        for manifest in _manifests("manifests", store, f"{path}/manifests", marks, tally):
+        for manifest in _manifests("manifests", store, f"{path}/manifests", marks, scan_errors):
             where = f"{path}/{manifest}"
             try:
                 layers = _layers(read_json(manifest, store))
             except (OSError, WeightsError) as error:
-                tally.add(where, error)
+                scan_errors.add(where, error)
                 missing = (f"manifest: {printable(str(error))}",)
                 yield ModelFacts(printable(tag_of(manifest)), where, 0, complete=False, missing=missing)
                 continue
             referenced.update(digest for digest, _, _ in layers)
             model = _model(printable(tag_of(manifest)), where, layers, blobs)
-            weights = _weights(model, layers, store, previous.get(where), tally)
+            weights = _weights(model, layers, store, previous.get(where), scan_errors)
             yield replace(model, weights=weights)
         orphans = [blob.size for digest, blob in blobs.items() if digest not in referenced]
         yield ModelFacts(
@@ -71,7 +75,7 @@ def scan(path: str, previous: Mapping[str, ModelFacts], tally: Tally, share: tup
             orphaned_bytes=sum(orphans),
             orphaned_files=len(orphans),
             repo_type="store",
-            marks=kept(marks),
+            marks=usable_marks(marks),
         )
 
 
@@ -90,51 +94,53 @@ def _used(model: ModelFacts, store: int) -> ModelFacts:
 
 
 def _read_blobs(
-    store: int, path: str, marks: list[tuple[str, int]], tally: Tally
+    store: int, path: str, marks: list[tuple[str, int]], scan_errors: ScanErrors
 ) -> tuple[dict[str, _Blob], tuple[Unfinished, ...]]:
     blobs: dict[str, _Blob] = {}
     partial = []
     try:
         with folder("blobs", store, follow=True) as here, os.scandir(here) as entries:
-            mark("blobs", os.fstat(here), marks, tally.now)
+            mark("blobs", os.fstat(here), marks, scan_errors.now)
             for entry in entries:
                 try:
                     if digest := _BLOB.fullmatch(entry.name):
                         found = entry.stat()
                         blobs[digest[1]] = _Blob(entry.name, found.st_size, found.st_atime, found.st_dev, found.st_ino)
                     elif _PARTIAL.fullmatch(entry.name):
-                        download = weigh(entry.name, f"{path}/blobs/{entry.name}", here)
+                        download = measure_partial(entry.name, f"{path}/blobs/{entry.name}", here)
                         partial += [] if download is None else [download]
                 except FileNotFoundError:
                     continue
                 except OSError as error:
-                    tally.add(f"{path}/blobs/{entry.name}", error)
+                    scan_errors.add(f"{path}/blobs/{entry.name}", error)
     except FileNotFoundError:
         pass
     except OSError as error:
-        tally.add(f"{path}/blobs", error)
-    tally.tick()
+        scan_errors.add(f"{path}/blobs", error)
+    scan_errors.tick()
     return blobs, tuple(partial)
 
 
-def _manifests(name: str, above: int, path: str, marks: list[tuple[str, int]], tally: Tally) -> Iterator[str]:
+def _manifests(
+    name: str, above: int, path: str, marks: list[tuple[str, int]], scan_errors: ScanErrors
+) -> Iterator[str]:
     """Paths of the manifests, below the store."""
     below = path[path.rindex("/manifests") + 1 :]
     try:
         with folder(name, above) as here, os.scandir(here) as entries:
-            mark(below, os.fstat(here), marks, tally.now)
-            tally.tick()
+            mark(below, os.fstat(here), marks, scan_errors.now)
+            scan_errors.tick()
             for entry in entries:
                 if entry.is_dir(follow_symlinks=False):
                     if below.count("/") < MAX_MANIFEST_DEPTH:
-                        yield from _manifests(entry.name, here, f"{path}/{entry.name}", marks, tally)
+                        yield from _manifests(entry.name, here, f"{path}/{entry.name}", marks, scan_errors)
                 elif not entry.name.startswith(".") and entry.is_file():
-                    mark(f"{below}/{entry.name}", entry.stat(), marks, tally.now)
+                    mark(f"{below}/{entry.name}", entry.stat(), marks, scan_errors.now)
                     yield f"{below}/{entry.name}"
     except FileNotFoundError:
         return
     except OSError as error:
-        tally.add(path, error)
+        scan_errors.add(path, error)
 
 
 def tag_of(manifest: str) -> str:
@@ -185,7 +191,7 @@ def _layers(manifest: Mapping[str, Any]) -> list[_Layer]:
 
 
 def _weights(
-    model: ModelFacts, layers: list[_Layer], store: int, before: ModelFacts | None, tally: Tally
+    model: ModelFacts, layers: list[_Layer], store: int, before: ModelFacts | None, scan_errors: ScanErrors
 ) -> WeightFacts | None:
     if before is not None and before.weights is not None and before.shared == model.shared:
         return before.weights
@@ -196,6 +202,6 @@ def _weights(
     except WeightsError:
         return None  # a layer of another format
     except OSError as error:
-        tally.add(model.path, error)
+        scan_errors.add(model.path, error)
         return None
     return weigh_gguf(headers, sum(size or 0 for _, size, kind in layers if kind == MODEL_LAYER))

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Final
 
 from exporter.cache.facts import CacheFacts, CachePlace, ModelFacts, combine
-from exporter.cache.harvest import Answer, Job
+from exporter.cache.scan_share import Answer, Job
 from exporter.cache.worker import ALIVE, ANSWER
 
 WORKER: Final = Path(__file__).with_name("worker.py")

@@ -22,7 +22,7 @@ _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NONBLOCK | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
 
-class Tally:
+class ScanErrors:
     """What one scan can't read: the number of entries, and the first twenty by name. ``tick`` runs once a folder."""
 
     def __init__(self, now: float, tick: Callable[[], None] | None = None) -> None:
@@ -84,7 +84,7 @@ def mark(name: str, found: os.stat_result, marks: list[tuple[str, int]], now: fl
         marks.append((name, found.st_mtime_ns if settled else 0))
 
 
-def kept(marks: list[tuple[str, int]]) -> tuple[tuple[str, int], ...]:
+def usable_marks(marks: list[tuple[str, int]]) -> tuple[tuple[str, int], ...]:
     """Marks worth keeping: none at all where one is unreliable or they are too many, so that the next scan reads."""
     if len(marks) > MAX_MARKS or any(not time for _, time in marks):
         return ()
@@ -101,7 +101,7 @@ def unchanged(previous: ModelFacts, dir_fd: int) -> bool:
         return False
 
 
-def weigh(name: str, path: str, dir_fd: int) -> Unfinished | None:
+def measure_partial(name: str, path: str, dir_fd: int) -> Unfinished | None:
     """A partial download as it stands now, by blocks: its file is often made at full size before it is filled."""
     try:
         found = os.stat(name, dir_fd=dir_fd, follow_symlinks=False)

@@ -18,7 +18,7 @@ def main() -> None:
     """Import, then split into as many processes as the job asks for: each takes its share, the first gathers."""
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
     gc.disable()  # it makes no cycles and ends soon
-    from exporter.cache.harvest import Job, harvest  # noqa: PLC0415  # found through the path above
+    from exporter.cache.scan_share import Job, scan_share  # noqa: PLC0415  # found through the path above
 
     job: Job = pickle.load(sys.stdin.buffer)  # noqa: S301  # from the parent, which is the same program
     with contextlib.suppress(OSError):  # a sandbox may forbid it; then the scan is a process like any other
@@ -31,7 +31,7 @@ def main() -> None:
             break
         os.close(writer)
         others.append(reader)
-    answer = pickle.dumps(harvest(job, share, time.time(), lambda: _write(1, ALIVE)), pickle.HIGHEST_PROTOCOL)
+    answer = pickle.dumps(scan_share(job, share, time.time(), lambda: _write(1, ALIVE)), pickle.HIGHEST_PROTOCOL)
     if share:
         _write(to_first, answer)
         os._exit(0)

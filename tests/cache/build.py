@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from exporter.cache.facts import CacheFacts, CachePlace, ModelFacts, combine
-from exporter.cache.harvest import Answer, Job, harvest
+from exporter.cache.scan_share import Answer, Job, scan_share
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 OLDER = "89abcdef0123456789abcdef0123456789abcdef"
@@ -26,7 +26,7 @@ def scan(kind: str, path: Path | str, previous: Iterable[ModelFacts] = (), *, na
 
 def answer_of(kind: str, path: Path | str, previous: Iterable[ModelFacts] = ()) -> Answer:
     """What one worker finds, with the entries that it could not read."""
-    return harvest(Job(CachePlace("it", kind, str(path)), tuple(previous)), 0, time.time())
+    return scan_share(Job(CachePlace("it", kind, str(path)), tuple(previous)), 0, time.time())
 
 
 def settle(root: Path) -> None:

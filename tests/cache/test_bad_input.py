@@ -106,12 +106,12 @@ def _as_nobody(path: Path) -> CacheFacts:
 
     program = (
         "import os, sys, pickle, time\n"
-        "from exporter.cache.harvest import Job, harvest\n"
+        "from exporter.cache.share import Job, scan_share\n"
         "from exporter.cache.facts import CachePlace\n"
         "import json, encodings.idna\n"
         "os.setgid(65534) if os.getuid() == 0 else None\n"
         "os.setuid(65534) if os.getuid() == 0 else None\n"
-        "answer = harvest(Job(CachePlace('it', 'huggingface', sys.argv[1])), 0, time.time())\n"
+        "answer = scan_share(Job(CachePlace('it', 'huggingface', sys.argv[1])), 0, time.time())\n"
         "sys.stdout.buffer.write(pickle.dumps(answer))\n"
     )
     output = subprocess.run([sys.executable, "-c", program, str(path)], check=True, capture_output=True).stdout
@@ -230,7 +230,7 @@ def test_more_models_than_anyone_has(tmp_path: Path) -> None:
     """The largest are listed, the rest is in the total, and it is said."""
     models = tuple(ModelFacts(f"m{n}", f"/m{n}", n, None, files=1) for n in range(5003))
     scanner = Scanner()
-    from exporter.cache.harvest import Answer
+    from exporter.cache.scan_share import Answer
 
     facts = scanner._facts(CachePlace("it", "files", str(tmp_path)), [Answer(models)], 0.0)
     assert len(facts.models) == 5000

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from exporter.cache import SCANNERS
 from exporter.cache.facts import CachePlace, FilesystemFacts, ModelFacts
-from exporter.cache.tree import Tally
+from exporter.cache.tree import ScanErrors
 
 MOUNTS = "/proc/self/mountinfo"
 
@@ -32,17 +32,17 @@ class Answer:
     filesystem: FilesystemFacts | None = None
 
 
-def harvest(job: Job, share: int, now: float, tick: Callable[[], None] | None = None) -> Answer:
+def scan_share(job: Job, share: int, now: float, tick: Callable[[], None] | None = None) -> Answer:
     """Scan the share of process ``share``. Errors within the cache are counted; one that concerns it whole is ``error``."""
-    tally = Tally(now, tick)
+    scan_errors = ScanErrors(now, tick)
     previous = {model.path: model for model in job.previous}
     path = job.place.path
     try:
-        models = tuple(SCANNERS[job.place.kind](path, previous, tally, (share, job.workers)))
+        models = tuple(SCANNERS[job.place.kind](path, previous, scan_errors, (share, job.workers)))
         filesystem = filesystem_of(path) if share == 0 else None
     except OSError as error:
         return Answer(error=f"{path}: {error.strerror or error}")
-    return Answer(models, tally.unreadable, tuple(tally.problems), None, filesystem)
+    return Answer(models, scan_errors.unreadable, tuple(scan_errors.problems), None, filesystem)
 
 
 def filesystem_of(path: str) -> FilesystemFacts | None:
