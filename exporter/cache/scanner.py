@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Final
 
 from exporter.cache.facts import CacheFacts, CachePlace, ModelFacts, combine
-from exporter.cache.scan_share import Answer, Job
+from exporter.cache.scan_share import ScanJob, ScanShare
 from exporter.cache.worker import ALIVE, ANSWER
 
 WORKER: Final = Path(__file__).with_name("worker.py")
@@ -68,7 +68,7 @@ class Scanner:
         with self._turn:
             self._known = {place: models for place, models in self._known.items() if place in wanted}
 
-    def _facts(self, place: CachePlace, answers: list[Answer], now: float) -> CacheFacts:
+    def _facts(self, place: CachePlace, answers: list[ScanShare], now: float) -> CacheFacts:
         for answer in answers:
             if answer.error is not None:
                 return _failed(place, answer.error, now)
@@ -87,14 +87,14 @@ class Scanner:
             filesystem=next((answer.filesystem for answer in answers if answer.filesystem is not None), None),
         )
 
-    def _run(self, place: CachePlace, cancel: threading.Event) -> list[Answer]:
+    def _run(self, place: CachePlace, cancel: threading.Event) -> list[ScanShare]:
         workers = self._workers if place.kind in SPLIT else 1
         try:
             process = _start()
         except OSError as error:
-            return [Answer(error=f"the scanning process did not start: {error}")]
+            return [ScanShare(error=f"the scanning process did not start: {error}")]
         try:
-            _send(process, Job(place, self._known.get(place, ()), workers, self._niceness))
+            _send(process, ScanJob(place, self._known.get(place, ()), workers, self._niceness))
             return _collect(process, workers, self._stall_seconds, cancel)
         finally:
             if not _end(process):
@@ -115,7 +115,7 @@ def _start() -> subprocess.Popen[bytes]:
     )
 
 
-def _send(process: subprocess.Popen[bytes], job: Job) -> None:
+def _send(process: subprocess.Popen[bytes], job: ScanJob) -> None:
     assert process.stdin is not None  # noqa: S101  # it was opened as a pipe
     with contextlib.suppress(BrokenPipeError), process.stdin as pipe:
         pickle.dump(job, pipe, protocol=pickle.HIGHEST_PROTOCOL)
@@ -123,7 +123,7 @@ def _send(process: subprocess.Popen[bytes], job: Job) -> None:
 
 def _collect(
     process: subprocess.Popen[bytes], workers: int, stall_seconds: float, cancel: threading.Event
-) -> list[Answer]:
+) -> list[ScanShare]:
     """What the scanning processes say once all have ended; one answer with an error where they hang or break."""
     assert process.stdout is not None  # noqa: S101  # it was opened as a pipe
     output = bytearray()
@@ -133,7 +133,7 @@ def _collect(
         while True:
             ready = selector.select(0.1)
             if cancel.is_set():
-                return [Answer(error="the scan was cancelled")]
+                return [ScanShare(error="the scan was cancelled")]
             if ready:
                 quiet_since = time.monotonic()
                 piece = os.read(process.stdout.fileno(), _PIECE)
@@ -141,16 +141,16 @@ def _collect(
                     break
                 output += piece if output else piece.lstrip(ALIVE)
             elif time.monotonic() - quiet_since > stall_seconds:
-                return [Answer(error=f"no answer from its filesystem for {stall_seconds:g} s")]
+                return [ScanShare(error=f"no answer from its filesystem for {stall_seconds:g} s")]
     return _answers(bytes(output), workers)
 
 
-def _answers(output: bytes, workers: int) -> list[Answer]:
+def _answers(output: bytes, workers: int) -> list[ScanShare]:
     stream = io.BytesIO(output.removeprefix(ANSWER))
     try:
         return [pickle.load(stream) for _ in range(workers)]  # noqa: S301  # from our own child
     except (EOFError, pickle.UnpicklingError):
-        return [Answer(error="the scanning process ended without an answer")]
+        return [ScanShare(error="the scanning process ended without an answer")]
 
 
 def _end(process: subprocess.Popen[bytes]) -> bool:

@@ -18,9 +18,9 @@ def main() -> None:
     """Import, then split into as many processes as the job asks for: each takes its share, the first gathers."""
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
     gc.disable()  # it makes no cycles and ends soon
-    from exporter.cache.scan_share import Job, scan_share  # noqa: PLC0415  # found through the path above
+    from exporter.cache.scan_share import ScanJob, scan_share  # noqa: PLC0415  # found through the path above
 
-    job: Job = pickle.load(sys.stdin.buffer)  # noqa: S301  # from the parent, which is the same program
+    job: ScanJob = pickle.load(sys.stdin.buffer)  # noqa: S301  # from the parent, which is the same program
     with contextlib.suppress(OSError):  # a sandbox may forbid it; then the scan is a process like any other
         os.nice(job.niceness)
     share, to_first, others = 0, -1, list[int]()

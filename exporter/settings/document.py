@@ -1,4 +1,4 @@
-"""YAML into plain data with the place of everything in it, within bounds, and with all that is wrong with it."""
+"""YAML into plain data with the source location of everything in it, within bounds, and with all that is wrong with it."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +18,7 @@ TAGS: Final = frozenset({"!", *(f"tag:yaml.org,2002:{tag}" for tag in "str null 
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class SourceLocation:
     """Where a value stands: a number that sorts its document, line and column from 1, and what a person calls it."""
 
     order: tuple[int, int, int]
@@ -27,14 +27,14 @@ class Place:
 
 @dataclass(slots=True)
 class Document:
-    """Plain data, every scalar as its text or None, with the place of each key and item, and what was wrong.
+    """Plain data, every scalar as its text or None, with the location of each key and item, and what was wrong.
 
     ``data`` is None where the text was empty or could not be read at all; then a problem says why.
     """
 
     data: Any = None
-    places: dict[Loc, Place] = field(default_factory=dict)
-    problems: list[tuple[Place, Problem]] = field(default_factory=list)
+    locations: dict[Loc, SourceLocation] = field(default_factory=dict)
+    problems: list[tuple[SourceLocation, Problem]] = field(default_factory=list)
 
 
 class _UnreadableError(Exception):
@@ -61,14 +61,14 @@ class _Composer:
     def compose(self) -> Document:
         for event in self.events:
             if isinstance(event, yaml.DocumentStartEvent):
-                if self.document.places:
+                if self.document.locations:
                     raise _UnreadableError("has more than one document in it", event)
                 self.document.data = self.value((), next(self.events))
         return self.document
 
     def value(self, loc: Loc, event: Any) -> Any:
         """The value that begins with an event, or with the next one."""
-        self.document.places[loc] = self.document.places.get(loc) or self.place(event)
+        self.document.locations[loc] = self.document.locations.get(loc) or self.location(event)
         self.count(1, event)
         if isinstance(event, yaml.AliasEvent):
             if event.anchor not in self.anchors:
@@ -115,10 +115,10 @@ class _Composer:
             if event.value == "<<":
                 inherited = self.inherited(inner)
             elif event.value in entries:
-                self.problem(inner, event, f"stands twice: the first is in {self.document.places[inner].source}")
+                self.problem(inner, event, f"stands twice: the first is in {self.document.locations[inner].source}")
                 self.value(inner, next(self.events))
             else:
-                self.document.places[inner] = self.place(event)
+                self.document.locations[inner] = self.location(event)
                 entries[event.value] = self.value(inner, next(self.events))
         return {**inherited, **entries}
 
@@ -137,13 +137,13 @@ class _Composer:
         if self.values > MAX_VALUES:
             raise _UnreadableError(f"has more than {MAX_VALUES} values, those that aliases repeat included", event)
 
-    def place(self, event: Any) -> Place:
+    def location(self, event: Any) -> SourceLocation:
         line, column = event.start_mark.line + 1, event.start_mark.column + 1
-        return Place((self.number, line, column), f"{self.label}:{line}")
+        return SourceLocation((self.number, line, column), f"{self.label}:{line}")
 
     def problem(self, loc: Loc, event: Any, message: str) -> None:
-        place = self.place(event)
-        self.document.problems.append((place, Problem(path_of(loc), message, place.source)))
+        location = self.location(event)
+        self.document.problems.append((location, Problem(path_of(loc), message, location.source)))
 
 
 def _has_half_character(text: str) -> bool:
@@ -172,7 +172,7 @@ def _failed(message: str, number: int, label: str, mark: Any = None) -> Document
     order, source = (number, 0, 0), label
     if mark is not None:
         order, source = (number, mark.line + 1, mark.column + 1), f"{label}:{mark.line + 1}:{mark.column + 1}"
-    return Document(problems=[(Place(order, source), Problem("", message, source))])
+    return Document(problems=[(SourceLocation(order, source), Problem("", message, source))])
 
 
 def read_document(path: Path, number: int) -> Document:

@@ -6,7 +6,7 @@ from typing import Any, Final, get_origin
 
 from pydantic_settings import EnvSettingsSource
 
-from exporter.settings.document import Document, Place, compose
+from exporter.settings.document import Document, SourceLocation, compose
 from exporter.settings.errors import NO_SECRETS, SECRETS, Problem, inner_type, section_type
 from exporter.settings.model import PREFIX, Settings
 from exporter.settings.values import quote
@@ -16,7 +16,7 @@ NOT_SETTINGS: Final = frozenset({"LLM_PROBE_CONFIG", "LLM_PROBE_CACHE", "LLM_PRO
 
 # Sorts after every file.
 ENVIRONMENT: Final = 1 << 30
-NOWHERE: Final = Place((ENVIRONMENT, 0, 0), "")
+NOWHERE: Final = SourceLocation((ENVIRONMENT, 0, 0), "")
 
 
 class _Source(EnvSettingsSource):
@@ -25,7 +25,7 @@ class _Source(EnvSettingsSource):
     def __init__(self, variables: Mapping[str, str]) -> None:
         super().__init__(Settings)
         self.env_vars = {variable.lower(): value for variable, value in variables.items()}
-        self.problems: list[tuple[Place, Problem]] = []
+        self.problems: list[tuple[SourceLocation, Problem]] = []
 
     def decode_complex_value(self, field_name: str, field: Any, value: Any) -> Any:  # noqa: ARG002 - as it is called
         variable = next(name.upper() for name, text in self.env_vars.items() if text is value)
@@ -42,13 +42,13 @@ def read_environment(environ: Mapping[str, str]) -> Document:
         if not variable.startswith(PREFIX) or variable in NOT_SETTINGS or not environ[variable]:
             continue
         shown = variable if variable.isprintable() else quote(variable)
-        place = Place((ENVIRONMENT, number, 0), shown)
+        location = SourceLocation((ENVIRONMENT, number, 0), shown)
         loc = tuple(variable.removeprefix(PREFIX).lower().split("__"))
         if wrong := _wrong_variable(loc):
-            document.problems.append((place, Problem("", wrong, shown)))
+            document.problems.append((location, Problem("", wrong, shown)))
         else:
             known[variable] = environ[variable]
-            document.places[loc] = place
+            document.locations[loc] = location
     source = _Source(known)
     document.data = source()
     document.problems.extend(source.problems)

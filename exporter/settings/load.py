@@ -10,7 +10,7 @@ from typing import Any, Final, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from exporter.settings.document import Document, Place, read_document
+from exporter.settings.document import Document, SourceLocation, read_document
 from exporter.settings.environment import NOWHERE, read_environment
 from exporter.settings.errors import (
     Loc,
@@ -41,19 +41,21 @@ class Draft:
     """
 
     data: dict[str, Any]
-    places: dict[Loc, Place]
-    problems: list[tuple[Place, Problem]]
+    locations: dict[Loc, SourceLocation]
+    problems: list[tuple[SourceLocation, Problem]]
     listed: dict[int, int] = field(default_factory=dict)
 
     def add(self, loc: Loc, message: str) -> None:
-        """Note a problem at the place of a value, or of what it stands in."""
-        place = next((self.places[loc[:end]] for end in range(len(loc), -1, -1) if loc[:end] in self.places), NOWHERE)
+        """Note a problem at the location of a value, or of what it stands in."""
+        location = next(
+            (self.locations[loc[:end]] for end in range(len(loc), -1, -1) if loc[:end] in self.locations), NOWHERE
+        )
         if len(loc) > 1 and loc[0] == "targets" and isinstance(loc[1], int) and loc[1] in self.listed:
             loc = (self.listed[loc[1]], *loc[2:])
-        self.problems.append((place, Problem(path_of(loc), message, place.source)))
+        self.problems.append((location, Problem(path_of(loc), message, location.source)))
 
     def raise_if_wrong(self) -> None:
-        """Raise SettingsError with all problems in the order of their places."""
+        """Raise SettingsError with all problems in the order of their locations."""
         if self.problems:
             raise SettingsError(problem for _, problem in sorted(self.problems, key=lambda found: found[0].order))
 
@@ -113,7 +115,7 @@ def _draft_of(path: Path | None, number: int) -> Draft:
     if path is None:
         return Draft({}, {}, [])
     document = read_document(path, number)
-    draft = Draft({}, document.places, document.problems)
+    draft = Draft({}, document.locations, document.problems)
     if isinstance(document.data, dict):
         draft.data = _seen_from(path.parent, document.data)
         return draft
@@ -164,17 +166,17 @@ def _path_from(folder: Path, path: Any) -> Any:
 
 
 def _overlay(draft: Draft, environment: Document) -> None:
-    """Put the environment over a file. What it replaces loses its place in the file."""
-    for loc in environment.places:
-        for old in [old for old in draft.places if old[: len(loc)] == loc]:
-            del draft.places[old]
+    """Put the environment over a file. What it replaces loses its location in the file."""
+    for loc in environment.locations:
+        for old in [old for old in draft.locations if old[: len(loc)] == loc]:
+            del draft.locations[old]
     draft.data = merged(draft.data, _seen_from(Path(), environment.data))
-    draft.places.update(environment.places)
+    draft.locations.update(environment.locations)
     draft.problems.extend(environment.problems)
 
 
 def _append_targets_files(draft: Draft) -> None:
-    """Add the targets of ``targets_files`` to those of the draft; they keep their places in their own files."""
+    """Add the targets of ``targets_files`` to those of the draft; they keep their locations in their own files."""
     patterns, targets = draft.data.get("targets_files"), draft.data.get("targets", [])
     if not isinstance(patterns, list) or not isinstance(targets, list):
         return
@@ -199,13 +201,13 @@ def _append_targets(draft: Draft, targets: list[Any], path: Path, number: int) -
         base = len(targets)
         targets.extend(_seen_from(path.parent, document.data))
         draft.listed.update({base + index: index for index in range(len(document.data))})
-        for (index, *rest), place in ((loc, place) for loc, place in document.places.items() if loc):
+        for (index, *rest), location in ((loc, location) for loc, location in document.locations.items() if loc):
             assert isinstance(index, int)  # noqa: S101 - the document is a list
-            draft.places[("targets", base + index, *rest)] = place
+            draft.locations[("targets", base + index, *rest)] = location
     elif document.data is not None:
-        place = document.places[()]
+        location = document.locations[()]
         message = f"must be a list of targets, not {kind_of(document.data)}"
-        draft.problems.append((place, Problem("", message, place.source)))
+        draft.problems.append((location, Problem("", message, location.source)))
 
 
 def _check_named(draft: Draft, key: str, read: Callable[[Path], M]) -> M | None:
@@ -216,8 +218,8 @@ def _check_named(draft: Draft, key: str, read: Callable[[Path], M]) -> M | None:
     try:
         return read(Path(name))
     except SettingsError as exc:
-        place = draft.places.get((key,), NOWHERE)
-        draft.problems.extend((place, problem) for problem in exc.errors)
+        location = draft.locations.get((key,), NOWHERE)
+        draft.problems.extend((location, problem) for problem in exc.errors)
         return None
 
 

@@ -117,8 +117,8 @@ def _context_of(tls: WebTls, path: Path) -> ssl.SSLContext:
 
 
 def _wrong(path: Path, key: str, message: str) -> SettingsError:
-    place = read_document(path, 0).places.get(("tls_server_config", key))
-    return SettingsError([Problem(f"tls_server_config.{key}", message, place.source if place else str(path))])
+    location = read_document(path, 0).locations.get(("tls_server_config", key))
+    return SettingsError([Problem(f"tls_server_config.{key}", message, location.source if location else str(path))])
 
 
 def _no_password() -> str:

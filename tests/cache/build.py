@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from exporter.cache.facts import CacheFacts, CachePlace, ModelFacts, combine
-from exporter.cache.scan_share import Answer, Job, scan_share
+from exporter.cache.scan_share import ScanJob, ScanShare, scan_share
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 OLDER = "89abcdef0123456789abcdef0123456789abcdef"
@@ -24,9 +24,9 @@ def scan(kind: str, path: Path | str, previous: Iterable[ModelFacts] = (), *, na
     return combine(place, list(answer.models), time.time())
 
 
-def answer_of(kind: str, path: Path | str, previous: Iterable[ModelFacts] = ()) -> Answer:
+def answer_of(kind: str, path: Path | str, previous: Iterable[ModelFacts] = ()) -> ScanShare:
     """What one worker finds, with the entries that it could not read."""
-    return scan_share(Job(CachePlace("it", kind, str(path)), tuple(previous)), 0, time.time())
+    return scan_share(ScanJob(CachePlace("it", kind, str(path)), tuple(previous)), 0, time.time())
 
 
 def settle(root: Path) -> None:

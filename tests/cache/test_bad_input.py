@@ -106,12 +106,12 @@ def _as_nobody(path: Path) -> CacheFacts:
 
     program = (
         "import os, sys, pickle, time\n"
-        "from exporter.cache.share import Job, scan_share\n"
+        "from exporter.cache.scan_share import ScanJob, scan_share\n"
         "from exporter.cache.facts import CachePlace\n"
         "import json, encodings.idna\n"
         "os.setgid(65534) if os.getuid() == 0 else None\n"
         "os.setuid(65534) if os.getuid() == 0 else None\n"
-        "answer = scan_share(Job(CachePlace('it', 'huggingface', sys.argv[1])), 0, time.time())\n"
+        "answer = scan_share(ScanJob(CachePlace('it', 'huggingface', sys.argv[1])), 0, time.time())\n"
         "sys.stdout.buffer.write(pickle.dumps(answer))\n"
     )
     output = subprocess.run([sys.executable, "-c", program, str(path)], check=True, capture_output=True).stdout

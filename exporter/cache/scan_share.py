@@ -12,7 +12,7 @@ MOUNTS = "/proc/self/mountinfo"
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class ScanJob:
     """What to scan, in how many processes. ``previous``: the models of the last scan."""
 
     place: CachePlace
@@ -22,7 +22,7 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ScanShare:
     """A share of a scan. With ``error`` the cache could not be read and the rest says nothing."""
 
     models: tuple[ModelFacts, ...] = ()
@@ -32,7 +32,7 @@ class Answer:
     filesystem: FilesystemFacts | None = None
 
 
-def scan_share(job: Job, share: int, now: float, tick: Callable[[], None] | None = None) -> Answer:
+def scan_share(job: ScanJob, share: int, now: float, tick: Callable[[], None] | None = None) -> ScanShare:
     """Scan the share of process ``share``. Errors within the cache are counted; one that concerns it whole is ``error``."""
     scan_errors = ScanErrors(now, tick)
     previous = {model.path: model for model in job.previous}
@@ -41,8 +41,8 @@ def scan_share(job: Job, share: int, now: float, tick: Callable[[], None] | None
         models = tuple(SCANNERS[job.place.kind](path, previous, scan_errors, (share, job.workers)))
         filesystem = filesystem_of(path) if share == 0 else None
     except OSError as error:
-        return Answer(error=f"{path}: {error.strerror or error}")
-    return Answer(models, scan_errors.unreadable, tuple(scan_errors.problems), None, filesystem)
+        return ScanShare(error=f"{path}: {error.strerror or error}")
+    return ScanShare(models, scan_errors.unreadable, tuple(scan_errors.problems), None, filesystem)
 
 
 def filesystem_of(path: str) -> FilesystemFacts | None:
