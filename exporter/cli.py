@@ -415,9 +415,9 @@ def cache(*, verify: bool, config: Path | None, as_json: bool) -> None:
 
     with _wrong_settings():
         settings = load(config, os.environ)
-    places = oneshot.cache_places(settings)
-    caches = list(oneshot.scan_caches(places))
-    checked = _verified(oneshot.blobs_of(places)) if verify else None
+    folders = oneshot.cache_folders(settings)
+    caches = list(oneshot.scan_caches(folders))
+    checked = _verified(oneshot.blobs_of(folders)) if verify else None
     if as_json:
         _print_json(report.caches_json(caches, checked))
     elif caches:

@@ -17,8 +17,8 @@ from functools import partial
 from typing import Any, Final
 
 from exporter import allocator, systemd
-from exporter.cache.facts import CachePlace
-from exporter.cache.places import places_of
+from exporter.cache.facts import CacheFolder
+from exporter.cache.folders import folders_of
 from exporter.cache.scanner import Scanner
 from exporter.circumstances import Machine, chosen_of, circumstances_of, container_of, info_of, is_local
 from exporter.containers.engine import Engine
@@ -118,7 +118,7 @@ class Daemon:
         self._survey = Survey()
         self._surveyed = False
         self._scanner = Scanner()
-        self._places: tuple[CachePlace, ...] = ()
+        self._folders: tuple[CacheFolder, ...] = ()
         self._collecting: dict[str, float] = {}
         self._watts: dict[tuple[str, str], float] = {}
         self._said: dict[str, tuple[str, ...]] = {}
@@ -295,7 +295,7 @@ class Daemon:
     def _retain(self) -> None:
         """Drop what belongs to targets, modules and caches that are gone."""
         pairs = {(name, module) for name, prober in self._watched.items() for module in prober.target.modules}
-        collectors = {job.name for job in self._collectors()} | {f"cache:{place.name}" for place in self._places}
+        collectors = {job.name for job in self._collectors()} | {f"cache:{folder.name}" for folder in self._folders}
         self._watts = {pair: watts for pair, watts in self._watts.items() if pair in pairs}
 
         def keep(key: Key[Any]) -> bool:
@@ -515,20 +515,20 @@ class Daemon:
 
     def _scan_caches(self) -> None:
         """Scan the model caches that are there now, one after the other; those that are gone take their series with them."""
-        places = places_of(self._settings.cache)
+        folders = folders_of(self._settings.cache)
         with self._changing:
-            self._places = places
-            self._scanner.forget(places)
+            self._folders = folders
+            self._scanner.forget(folders)
             self._retain()
-        for place in places:
-            self._collect(f"cache:{place.name}", partial(self._scan, place))
+        for folder in folders:
+            self._collect(f"cache:{folder.name}", partial(self._scan, folder))
         self._describe_all()
 
-    def _scan(self, place: CachePlace) -> bool:
-        facts = self._scanner.scan(place, cancel=self._stop)
+    def _scan(self, folder: CacheFolder) -> bool:
+        facts = self._scanner.scan(folder, cancel=self._stop)
         if not self._stop.is_set():
-            self.snapshot.publish(cache_key(place.name), facts)
-            self._say_once(f"cache {place.name}", (facts.error,) if facts.error else facts.problems)
+            self.snapshot.publish(cache_key(folder.name), facts)
+            self._say_once(f"cache {folder.name}", (facts.error,) if facts.error else facts.problems)
         return facts.error is None
 
     def _say_once(self, collector: str, problems: tuple[str, ...]) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from exporter import present
-from exporter.cache.facts import CacheFacts, CachePlace
-from exporter.cache.places import find_compile_caches, own_home, places_of
+from exporter.cache.facts import CacheFacts, CacheFolder
+from exporter.cache.folders import find_compile_caches, folders_of, own_home
 from exporter.cache.scanner import Scanner
 from exporter.cache.verify import Blob, Checked, find_blobs, verify
 from exporter.circumstances import Machine, chosen_of, circumstances_of
@@ -148,24 +148,24 @@ def look_around(settings: Settings) -> tuple[Survey, str]:
     return replace(found, seen=seen), "" if engine.available else engine.problem
 
 
-def cache_places(settings: Settings) -> tuple[CachePlace, ...]:
+def cache_folders(settings: Settings) -> tuple[CacheFolder, ...]:
     """The configured caches; or those that this machine has, with those of compiled code."""
-    models = places_of(settings.cache)
+    models = folders_of(settings.cache)
     return models if settings.cache.paths is not None else (*models, *find_compile_caches(os.environ, own_home()))
 
 
-def scan_caches(places: Sequence[CachePlace]) -> Iterator[CacheFacts]:
+def scan_caches(folders: Sequence[CacheFolder]) -> Iterator[CacheFacts]:
     """Scan one cache after the other, at the priority of somebody who waits."""
     scanner = Scanner(niceness=0)
-    return (scanner.scan(place) for place in places)
+    return (scanner.scan(folder) for folder in folders)
 
 
-def blobs_of(places: Sequence[CachePlace]) -> tuple[Blob, ...]:
+def blobs_of(folders: Sequence[CacheFolder]) -> tuple[Blob, ...]:
     """The files of all caches that can be verified; a cache that can't be read has none."""
     found: dict[str, Blob] = {}
-    for place in places:
+    for folder in folders:
         try:
-            found.update((blob.path, blob) for blob in find_blobs(place))
+            found.update((blob.path, blob) for blob in find_blobs(folder))
         except OSError:
             continue  # its scan says why
     return tuple(found.values())

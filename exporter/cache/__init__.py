@@ -1,6 +1,6 @@
 """Model caches on disk → frozen facts (``facts``): sizes, completeness, waste, and what a roofline needs of the weights.
 
-``places.find_caches`` says where they are, ``scanner.Scanner`` scans one without holding anything up, ``verify``
+``folders.find_caches`` says where they are, ``scanner.Scanner`` scans one without holding anything up, ``verify``
 hashes. A new kind is one module with a ``scan`` and one line here. This module is also what the scanning process
 imports, so it stays light.
 """

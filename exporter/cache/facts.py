@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 
 
 @dataclass(frozen=True, slots=True)
-class CachePlace:
+class CacheFolder:
     """A folder to scan. ``kind`` is a key of ``exporter.cache.worker.SCANNERS``; ``name`` becomes the ``cache`` label."""
 
     name: str
@@ -139,7 +139,7 @@ def printable(text: str) -> str:
     return "".join("\ufffd" if unicodedata.category(letter) in {"Cc", "Cs", "Zl", "Zp"} else letter for letter in text)
 
 
-def combine(place: CachePlace, models: list[ModelFacts], now: float) -> CacheFacts:
+def combine(cache_folder: CacheFolder, models: list[ModelFacts], now: float) -> CacheFacts:
     """Models of one cache → its totals. What several models share counts once; equal names get a number.
 
     A model without a name only takes room (the shared store of a hub, compiled code): it counts and isn't listed.
@@ -164,9 +164,9 @@ def combine(place: CachePlace, models: list[ModelFacts], now: float) -> CacheFac
     unfinished = [download for model in models for download in model.unfinished]
     listed = [model for model in named.values() if model.bytes or model.files or model.unfinished or model.missing]
     return CacheFacts(
-        place.name,
-        place.kind,
-        place.path,
+        cache_folder.name,
+        cache_folder.kind,
+        cache_folder.path,
         bytes=own + sum(shared.values()),
         models=tuple(model for model in listed if model.repo_type == "model"),
         others=tuple(model for model in listed if model.repo_type != "model"),

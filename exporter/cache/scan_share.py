@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from exporter.cache import SCANNERS
-from exporter.cache.facts import CachePlace, FilesystemFacts, ModelFacts
+from exporter.cache.facts import CacheFolder, FilesystemFacts, ModelFacts
 from exporter.cache.tree import ScanErrors
 
 MOUNTS = "/proc/self/mountinfo"
@@ -15,7 +15,7 @@ MOUNTS = "/proc/self/mountinfo"
 class ScanJob:
     """What to scan, in how many processes. ``previous``: the models of the last scan."""
 
-    place: CachePlace
+    cache_folder: CacheFolder
     previous: tuple[ModelFacts, ...] = ()
     workers: int = 1
     niceness: int = 0
@@ -36,9 +36,9 @@ def scan_share(job: ScanJob, share: int, now: float, tick: Callable[[], None] | 
     """Scan the share of process ``share``. Errors within the cache are counted; one that concerns it whole is ``error``."""
     scan_errors = ScanErrors(now, tick)
     previous = {model.path: model for model in job.previous}
-    path = job.place.path
+    path = job.cache_folder.path
     try:
-        models = tuple(SCANNERS[job.place.kind](path, previous, scan_errors, (share, job.workers)))
+        models = tuple(SCANNERS[job.cache_folder.kind](path, previous, scan_errors, (share, job.workers)))
         filesystem = filesystem_of(path) if share == 0 else None
     except OSError as error:
         return ScanShare(error=f"{path}: {error.strerror or error}")

@@ -21,7 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from exporter.cache.facts import CacheFacts, CachePlace, ModelFacts, combine
+from exporter.cache.facts import CacheFacts, CacheFolder, ModelFacts, combine
 from exporter.cache.scan_share import ScanJob, ScanShare
 from exporter.cache.worker import ALIVE, ANSWER
 
@@ -43,10 +43,10 @@ class Scanner:
         self._niceness = niceness
         self._workers = workers or min(4, os.cpu_count() or 1)
         self._turn = threading.Lock()
-        self._known: dict[CachePlace, tuple[ModelFacts, ...]] = {}
-        self._hanging: dict[CachePlace, subprocess.Popen[bytes]] = {}
+        self._known: dict[CacheFolder, tuple[ModelFacts, ...]] = {}
+        self._hanging: dict[CacheFolder, subprocess.Popen[bytes]] = {}
 
-    def scan(self, place: CachePlace, *, cancel: threading.Event | None = None) -> CacheFacts:
+    def scan(self, cache_folder: CacheFolder, *, cancel: threading.Event | None = None) -> CacheFacts:
         """One scan, after those that were asked for before. Never raises for what is on the disk.
 
         A cache that can't be read, hangs, or still hangs from the last time, gives facts with ``error`` and no
@@ -54,30 +54,34 @@ class Scanner:
         """
         with self._turn:
             started, now = time.monotonic(), time.time()
-            hanging = self._hanging.pop(place, None)
+            hanging = self._hanging.pop(cache_folder, None)
             if hanging is not None and not _gone(hanging):
-                self._hanging[place] = hanging
-                return _failed(place, "still hangs since an earlier scan", now)
-            answers = self._run(place, cancel or threading.Event())
-            facts = self._facts(place, answers, now)
+                self._hanging[cache_folder] = hanging
+                return _failed(cache_folder, "still hangs since an earlier scan", now)
+            answers = self._run(cache_folder, cancel or threading.Event())
+            facts = self._facts(cache_folder, answers, now)
             return replace(facts, scan_seconds=time.monotonic() - started)
 
-    def forget(self, keep: Iterable[CachePlace]) -> None:
+    def forget(self, keep: Iterable[CacheFolder]) -> None:
         """Drop what is remembered of caches that are no longer scanned."""
         wanted = set(keep)
         with self._turn:
-            self._known = {place: models for place, models in self._known.items() if place in wanted}
+            self._known = {
+                cache_folder: models for cache_folder, models in self._known.items() if cache_folder in wanted
+            }
 
-    def _facts(self, place: CachePlace, answers: list[ScanShare], now: float) -> CacheFacts:
+    def _facts(self, cache_folder: CacheFolder, answers: list[ScanShare], now: float) -> CacheFacts:
         for answer in answers:
             if answer.error is not None:
-                return _failed(place, answer.error, now)
+                return _failed(cache_folder, answer.error, now)
         models = [model for answer in answers for model in answer.models]
-        self._known[place] = tuple(models)
-        facts = combine(place, models, now)
+        self._known[cache_folder] = tuple(models)
+        facts = combine(cache_folder, models, now)
         problems = [problem for answer in answers for problem in answer.problems]
         if len(facts.models) > MAX_MODELS:
-            problems.append(f"{place.path}: {len(facts.models)} models, of which the {MAX_MODELS} largest are listed")
+            problems.append(
+                f"{cache_folder.path}: {len(facts.models)} models, of which the {MAX_MODELS} largest are listed"
+            )
             largest = sorted(facts.models, key=lambda model: model.bytes, reverse=True)[:MAX_MODELS]
             facts = replace(facts, models=tuple(sorted(largest, key=lambda model: model.name)))
         return replace(
@@ -87,22 +91,24 @@ class Scanner:
             filesystem=next((answer.filesystem for answer in answers if answer.filesystem is not None), None),
         )
 
-    def _run(self, place: CachePlace, cancel: threading.Event) -> list[ScanShare]:
-        workers = self._workers if place.kind in SPLIT else 1
+    def _run(self, cache_folder: CacheFolder, cancel: threading.Event) -> list[ScanShare]:
+        workers = self._workers if cache_folder.kind in SPLIT else 1
         try:
             process = _start()
         except OSError as error:
             return [ScanShare(error=f"the scanning process did not start: {error}")]
         try:
-            _send(process, ScanJob(place, self._known.get(place, ()), workers, self._niceness))
+            _send(process, ScanJob(cache_folder, self._known.get(cache_folder, ()), workers, self._niceness))
             return _collect(process, workers, self._stall_seconds, cancel)
         finally:
             if not _end(process):
-                self._hanging[place] = process
+                self._hanging[cache_folder] = process
 
 
-def _failed(place: CachePlace, error: str, now: float) -> CacheFacts:
-    return CacheFacts(place.name, place.kind, place.path, bytes=None, error=error, scanned_at_seconds=now)
+def _failed(cache_folder: CacheFolder, error: str, now: float) -> CacheFacts:
+    return CacheFacts(
+        cache_folder.name, cache_folder.kind, cache_folder.path, bytes=None, error=error, scanned_at_seconds=now
+    )
 
 
 def _start() -> subprocess.Popen[bytes]:

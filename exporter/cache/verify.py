@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from exporter.cache.facts import CachePlace, printable
+from exporter.cache.facts import CacheFolder, printable
 from exporter.cache.huggingface import hub_of, type_and_name
 from exporter.cache.ollama import store_of
 from exporter.cache.tree import folder, open_file
@@ -36,18 +36,18 @@ class Checked:
     corrupt: bool = False
 
 
-def find_blobs(place: CachePlace) -> tuple[Blob, ...]:
+def find_blobs(cache_folder: CacheFolder) -> tuple[Blob, ...]:
     """The files of a Hugging Face or Ollama cache that can be verified, in the order of their paths.
 
     Other kinds have none. Raises OSError where the cache can't be read.
     """
-    if place.kind == "ollama":
-        path = store_of(place.path)
+    if cache_folder.kind == "ollama":
+        path = store_of(cache_folder.path)
         with folder(path, follow=True) as store:
             return tuple(sorted(_blobs(f"{path}/blobs", store, _OLLAMA_BLOB), key=lambda blob: blob.path))
-    if place.kind not in {"huggingface", "llama_cpp"}:
+    if cache_folder.kind not in {"huggingface", "llama_cpp"}:
         return ()
-    path = hub_of(place.path)
+    path = hub_of(cache_folder.path)
     found: list[Blob] = []
     with folder(path, follow=True) as hub, os.scandir(hub) as entries:
         for entry in entries:

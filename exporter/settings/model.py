@@ -135,7 +135,7 @@ class Discovery(Section):
     interval: Interval = 60.0
 
 
-class CacheFolder(Section):
+class CachePath(Section):
     """A folder with models; ``kind`` is its layout."""
 
     name: Name
@@ -147,7 +147,7 @@ class Cache(Section):
     """Which model caches are scanned, and how often; ``paths`` None (``auto``) are those that this machine has."""
 
     interval: Interval = 900.0
-    paths: Annotated[tuple[CacheFolder, ...] | None, BeforeValidator(auto_or_list)] = None
+    paths: Annotated[tuple[CachePath, ...] | None, BeforeValidator(auto_or_list)] = None
 
 
 class Host(Section):

@@ -23,7 +23,7 @@ from typing import Final
 
 from huggingface_hub import scan_cache_dir
 
-from exporter.cache.facts import CacheFacts, CachePlace
+from exporter.cache.facts import CacheFacts, CacheFolder
 from exporter.cache.scanner import Scanner
 
 ROUNDS: Final = 9
@@ -69,7 +69,7 @@ def timed(run: Callable[[], object]) -> tuple[float, float]:
 
 def measure(root: Path) -> float:
     """Print a table; the ratio of the scan to du."""
-    place = CachePlace("bench", "huggingface", str(root))
+    place = CacheFolder("bench", "huggingface", str(root))
     scanner = Scanner(niceness=0)  # beside du as it runs from a shell
     found: list[CacheFacts] = []
     times: dict[str, list[tuple[float, float]]] = {"du -s": [], "scan": [], "scan, one process": [], "rescan": []}

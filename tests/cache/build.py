@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from exporter.cache.facts import CacheFacts, CachePlace, ModelFacts, combine
+from exporter.cache.facts import CacheFacts, CacheFolder, ModelFacts, combine
 from exporter.cache.scan_share import ScanJob, ScanShare, scan_share
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -18,15 +18,15 @@ OLDER = "89abcdef0123456789abcdef0123456789abcdef"
 
 def scan(kind: str, path: Path | str, previous: Iterable[ModelFacts] = (), *, name: str = "it") -> CacheFacts:
     """One scan in this process."""
-    place = CachePlace(name, kind, str(path))
+    folder = CacheFolder(name, kind, str(path))
     answer = answer_of(kind, path, previous)
     assert answer.error is None, answer.error
-    return combine(place, list(answer.models), time.time())
+    return combine(folder, list(answer.models), time.time())
 
 
 def answer_of(kind: str, path: Path | str, previous: Iterable[ModelFacts] = ()) -> ScanShare:
     """What one worker finds, with the entries that it could not read."""
-    return scan_share(ScanJob(CachePlace("it", kind, str(path)), tuple(previous)), 0, time.time())
+    return scan_share(ScanJob(CacheFolder("it", kind, str(path)), tuple(previous)), 0, time.time())
 
 
 def settle(root: Path) -> None:

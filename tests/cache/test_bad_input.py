@@ -8,7 +8,7 @@ from typing import Self
 import pytest
 
 from exporter.cache import SCANNERS
-from exporter.cache.facts import CacheFacts, CachePlace, ModelFacts, combine, printable
+from exporter.cache.facts import CacheFacts, CacheFolder, ModelFacts, combine, printable
 from exporter.cache.scanner import Scanner
 from tests.cache.build import COMMIT, SMALL_GGUF, Hub, answer_of, gguf, model_named, ollama, scan
 
@@ -107,11 +107,11 @@ def _as_nobody(path: Path) -> CacheFacts:
     program = (
         "import os, sys, pickle, time\n"
         "from exporter.cache.scan_share import ScanJob, scan_share\n"
-        "from exporter.cache.facts import CachePlace\n"
+        "from exporter.cache.facts import CacheFolder\n"
         "import json, encodings.idna\n"
         "os.setgid(65534) if os.getuid() == 0 else None\n"
         "os.setuid(65534) if os.getuid() == 0 else None\n"
-        "answer = scan_share(ScanJob(CachePlace('it', 'huggingface', sys.argv[1])), 0, time.time())\n"
+        "answer = scan_share(ScanJob(CacheFolder('it', 'huggingface', sys.argv[1])), 0, time.time())\n"
         "sys.stdout.buffer.write(pickle.dumps(answer))\n"
     )
     output = subprocess.run([sys.executable, "-c", program, str(path)], check=True, capture_output=True).stdout
@@ -139,7 +139,7 @@ def test_files_that_vanish_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(os, "scandir", deleting)
     answer = answer_of("huggingface", tmp_path)
     assert (answer.unreadable_entries, answer.problems) == (0, ())
-    facts = combine(CachePlace("it", "huggingface", ""), list(answer.models), 0)
+    facts = combine(CacheFolder("it", "huggingface", ""), list(answer.models), 0)
     assert facts.bytes == sum(range(21, 41))
     assert model_named(facts, "org/m").complete is True
 
@@ -230,9 +230,9 @@ def test_more_models_than_anyone_has(tmp_path: Path) -> None:
     """The largest are listed, the rest is in the total, and it is said."""
     models = tuple(ModelFacts(f"m{n}", f"/m{n}", n, None, files=1) for n in range(5003))
     scanner = Scanner()
-    from exporter.cache.scan_share import Answer
+    from exporter.cache.scan_share import ScanShare
 
-    facts = scanner._facts(CachePlace("it", "files", str(tmp_path)), [Answer(models)], 0.0)
+    facts = scanner._facts(CacheFolder("it", "files", str(tmp_path)), [ScanShare(models)], 0.0)
     assert len(facts.models) == 5000
     assert facts.bytes == sum(range(5003))
     assert facts.problems == (f"{tmp_path}: 5003 models, of which the 5000 largest are listed",)

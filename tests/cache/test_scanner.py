@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from exporter.cache import scanner as module
-from exporter.cache.facts import CachePlace, filesystems
+from exporter.cache.facts import CacheFolder, filesystems
 from exporter.cache.scan_share import mount_of
 from exporter.cache.scanner import Scanner
 from tests.cache.build import SMALL_GGUF, Hub, scan, settle
@@ -36,9 +36,9 @@ def test_the_same_in_other_processes(tmp_path: Path) -> None:
     """Two processes find what one finds here, the first time and again."""
     root = hub_of_many(tmp_path)
     scanner = Scanner(workers=2)
-    place = CachePlace("it", "huggingface", str(root))
+    folder = CacheFolder("it", "huggingface", str(root))
     here = scan("huggingface", root)
-    first, there = scanner.scan(place), scanner.scan(place)
+    first, there = scanner.scan(folder), scanner.scan(folder)
     assert (first.error, there.error) == (None, None)
     assert first.models == there.models == here.models
     assert first.bytes == there.bytes == here.bytes
@@ -52,7 +52,7 @@ def test_the_same_in_other_processes(tmp_path: Path) -> None:
 def test_errors_come_back(tmp_path: Path) -> None:
     """A cache that is a file is an error with the place's name, and no figure."""
     (tmp_path / "file").write_text("")
-    facts = Scanner().scan(CachePlace("it", "ollama", f"{tmp_path}/file"))
+    facts = Scanner().scan(CacheFolder("it", "ollama", f"{tmp_path}/file"))
     assert (facts.name, facts.bytes, facts.error) == ("it", None, f"{tmp_path}/file: Not a directory")
 
 
@@ -68,15 +68,15 @@ def hanging(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_one_that_hangs(tmp_path: Path, hanging: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is ended with the process that it split off, marked, and the next cache is scanned."""
     scanner = Scanner(stall_seconds=0.3)
-    place = CachePlace("it", "huggingface", str(tmp_path))
+    folder = CacheFolder("it", "huggingface", str(tmp_path))
     before = set(_processes(str(hanging)))
-    facts = scanner.scan(place)
+    facts = scanner.scan(folder)
     assert (facts.bytes, facts.error) == (None, "no answer from its filesystem for 0.3 s")
     assert set(_processes(str(hanging))) == before
     monkeypatch.undo()
     scanner._stall_seconds = 30.0
-    assert scanner.scan(CachePlace("other", "files", str(tmp_path))).error is None
-    assert scanner.scan(place).error is None
+    assert scanner.scan(CacheFolder("other", "files", str(tmp_path))).error is None
+    assert scanner.scan(folder).error is None
 
 
 def _processes(argument: str) -> list[str]:
@@ -97,14 +97,14 @@ def test_one_that_cannot_be_killed(tmp_path: Path, hanging: Path, monkeypatch: p
     alive.set()
     monkeypatch.setattr(module, "_gone", lambda process, within=0.0: not alive.is_set() and gone(process, within))
     scanner = Scanner(stall_seconds=0.2)
-    place = CachePlace("it", "huggingface", str(tmp_path))
-    assert "no answer" in str(scanner.scan(place).error)
+    folder = CacheFolder("it", "huggingface", str(tmp_path))
+    assert "no answer" in str(scanner.scan(folder).error)
     monkeypatch.setattr(module, "WORKER", Path(module.__file__).with_name("worker.py"))
     scanner._stall_seconds = 30.0
-    assert scanner.scan(place).error == "still hangs since an earlier scan"
+    assert scanner.scan(folder).error == "still hangs since an earlier scan"
     alive.clear()
-    assert scanner.scan(CachePlace("other", "files", str(tmp_path))).error is None
-    assert scanner.scan(place).error is None
+    assert scanner.scan(CacheFolder("other", "files", str(tmp_path))).error is None
+    assert scanner.scan(folder).error is None
 
 
 def test_cancelled(tmp_path: Path, hanging: Path) -> None:
@@ -112,7 +112,7 @@ def test_cancelled(tmp_path: Path, hanging: Path) -> None:
     assert hanging.exists()
     cancel = threading.Event()
     cancel.set()
-    facts = Scanner().scan(CachePlace("it", "huggingface", str(tmp_path)), cancel=cancel)
+    facts = Scanner().scan(CacheFolder("it", "huggingface", str(tmp_path)), cancel=cancel)
     assert facts.error == "the scan was cancelled"
 
 
@@ -139,7 +139,7 @@ def test_one_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_end", ended)
     scanner = Scanner()
     threads = [
-        threading.Thread(target=scanner.scan, args=(CachePlace(f"c{n}", "files", str(tmp_path)),)) for n in range(4)
+        threading.Thread(target=scanner.scan, args=(CacheFolder(f"c{n}", "files", str(tmp_path)),)) for n in range(4)
     ]
     for thread in threads:
         thread.start()
@@ -150,11 +150,11 @@ def test_one_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_worker_that_breaks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that ends without an answer, or doesn't start, is an error of this cache."""
-    place = CachePlace("it", "files", str(tmp_path))
+    folder = CacheFolder("it", "files", str(tmp_path))
     monkeypatch.setattr(module, "WORKER", tmp_path / "missing.py")
-    assert Scanner().scan(place).error == "the scanning process ended without an answer"
+    assert Scanner().scan(folder).error == "the scanning process ended without an answer"
     monkeypatch.setattr(sys, "executable", f"{tmp_path}/no-python")
-    assert "did not start" in str(Scanner().scan(place).error)
+    assert "did not start" in str(Scanner().scan(folder).error)
 
 
 MOUNTS = b"""\
@@ -190,7 +190,7 @@ def test_each_filesystem_once(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     scanner = Scanner()
-    facts = tuple(scanner.scan(CachePlace(name, "files", f"{tmp_path}/{name}")) for name in "ab")
+    facts = tuple(scanner.scan(CacheFolder(name, "files", f"{tmp_path}/{name}")) for name in "ab")
     assert len(filesystems(facts)) == 1
 
 
@@ -203,5 +203,5 @@ def test_a_scan_steps_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     spy = spy.replace("sys.path.insert(0, ", f"sys.path.insert(0, {root!r} or ")
     (tmp_path / "spy.py").write_text(spy)
     monkeypatch.setattr(module, "WORKER", tmp_path / "spy.py")
-    assert Scanner(niceness=7).scan(CachePlace("it", "files", str(tmp_path))).error is None
+    assert Scanner(niceness=7).scan(CacheFolder("it", "files", str(tmp_path))).error is None
     assert int(told.read_text()) == min(os.nice(0) + 7, 19)

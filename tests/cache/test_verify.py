@@ -3,14 +3,14 @@
 import os
 from pathlib import Path
 
-from exporter.cache.facts import CachePlace
+from exporter.cache.facts import CacheFolder
 from exporter.cache.verify import Checked, find_blobs, owner_of, verify
 from tests.cache.build import SMALL_GGUF, Hub, ollama
 
 
 def checked(kind: str, path: Path) -> list[Checked]:
     """Every blob of a cache, verified."""
-    return [verify(blob) for blob in find_blobs(CachePlace("it", kind, str(path)))]
+    return [verify(blob) for blob in find_blobs(CacheFolder("it", kind, str(path)))]
 
 
 def damage(path: Path) -> None:
@@ -49,7 +49,7 @@ def test_progress_and_use(tmp_path: Path) -> None:
     folder = Hub(tmp_path).repository("org/m", {"model.gguf": SMALL_GGUF})
     (path,) = (folder / "blobs").iterdir()
     os.utime(path, (1_000_000, 2_000_000))
-    (blob,) = find_blobs(CachePlace("it", "huggingface", str(tmp_path)))
+    (blob,) = find_blobs(CacheFolder("it", "huggingface", str(tmp_path)))
     read: list[int] = []
     assert verify(blob, read.append).problem is None
     assert sum(read) == blob.bytes == len(SMALL_GGUF)
@@ -59,7 +59,7 @@ def test_progress_and_use(tmp_path: Path) -> None:
 def test_one_that_is_gone(tmp_path: Path) -> None:
     """A file that can't be read is named, and isn't called corrupt."""
     folder = Hub(tmp_path).repository("org/m", {"model.gguf": SMALL_GGUF})
-    (blob,) = find_blobs(CachePlace("it", "huggingface", str(tmp_path)))
+    (blob,) = find_blobs(CacheFolder("it", "huggingface", str(tmp_path)))
     next((folder / "blobs").iterdir()).unlink()
     assert verify(blob) == Checked(blob, "can't be read: No such file or directory")
 
@@ -67,4 +67,4 @@ def test_one_that_is_gone(tmp_path: Path) -> None:
 def test_other_kinds_have_no_hashes(tmp_path: Path) -> None:
     """Names of plain files say nothing of their content."""
     (tmp_path / "m.gguf").write_bytes(SMALL_GGUF)
-    assert find_blobs(CachePlace("it", "files", str(tmp_path))) == ()
+    assert find_blobs(CacheFolder("it", "files", str(tmp_path))) == ()

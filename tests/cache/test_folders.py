@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from exporter.cache import places
-from exporter.cache.facts import CachePlace
-from exporter.cache.places import candidates, find_caches, find_compile_caches, is_shared
+from exporter.cache import folders
+from exporter.cache.facts import CacheFolder
+from exporter.cache.folders import candidates, find_caches, find_compile_caches, is_shared
 
 HOME = "/home/me"
 
@@ -38,15 +38,15 @@ def test_the_precedence_of_huggingface_hub(environ: Mapping[str, str]) -> None:
         check=True,
         text=True,
     )
-    assert candidates(environ, HOME)[0] == CachePlace("huggingface", "huggingface", told.stdout.strip())
+    assert candidates(environ, HOME)[0] == CacheFolder("huggingface", "huggingface", told.stdout.strip())
 
 
 def found(
     environ: Mapping[str, str], home: Path, *, others: tuple[str, ...] = (), services: tuple[str, ...] = ()
 ) -> list[tuple[str, str]]:
     """(name, path) of what is found."""
-    places = find_caches(environ, str(home), other_homes=others, services=services)
-    return [(place.name, place.path) for place in places]
+    folders = find_caches(environ, str(home), other_homes=others, services=services)
+    return [(folder.name, folder.path) for folder in folders]
 
 
 def test_only_what_is_there(tmp_path: Path) -> None:
@@ -83,23 +83,23 @@ def test_one_that_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         release.wait(30)
         raise FileNotFoundError
 
-    monkeypatch.setattr(places, "LOOK_SECONDS", 0.05)
-    monkeypatch.setattr(places, "store_of", hang)
+    monkeypatch.setattr(folders, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(folders, "store_of", hang)
     try:
         for _ in range(2):
             assert found({}, tmp_path) == [("ollama", f"{tmp_path}/.ollama/models")]
         assert looks == [f"{tmp_path}/.ollama/models"]
     finally:
         release.set()
-        places._LOOKING.pop(f"{tmp_path}/.ollama/models").join()
+        folders._IDENTIFYING.pop(f"{tmp_path}/.ollama/models").join()
 
 
 def test_compile_caches(tmp_path: Path) -> None:
     """They are kept apart, with a kind of their own."""
     (tmp_path / ".triton").mkdir()
     (tmp_path / "vllm").mkdir()
-    places = find_compile_caches({"VLLM_CACHE_ROOT": f"{tmp_path}/vllm"}, str(tmp_path))
-    assert [(place.name, place.kind) for place in places] == [("vllm", "compiled"), ("triton", "compiled")]
+    folders = find_compile_caches({"VLLM_CACHE_ROOT": f"{tmp_path}/vllm"}, str(tmp_path))
+    assert [(folder.name, folder.kind) for folder in folders] == [("vllm", "compiled"), ("triton", "compiled")]
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Final
 
-from exporter.cache.facts import CachePlace
+from exporter.cache.facts import CacheFolder
 from exporter.cache.huggingface import hub_of
 from exporter.cache.ollama import store_of
 from exporter.settings import Cache
@@ -25,10 +25,10 @@ LOOK_SECONDS: Final = 2.0
 _VARIABLE: Final = re.compile(r"\$(?:(\w+)|\{([^}]*)\})")
 
 
-def places_of(settings: Cache) -> tuple[CachePlace, ...]:
+def folders_of(settings: Cache) -> tuple[CacheFolder, ...]:
     """The caches that the settings name, or those that this machine has."""
     if settings.paths is not None:
-        return tuple(CachePlace(each.name, each.kind, str(each.path)) for each in settings.paths)
+        return tuple(CacheFolder(each.name, each.kind, str(each.path)) for each in settings.paths)
     return find_caches(os.environ, own_home())
 
 
@@ -43,20 +43,20 @@ def find_caches(
     *,
     other_homes: Sequence[str] = OTHER_HOMES,
     services: Sequence[str] = OLLAMA_SERVICE,
-) -> tuple[CachePlace, ...]:
+) -> tuple[CacheFolder, ...]:
     """The caches that are there, each once, whatever names lead to it; a second one of a kind is called ``<kind>-2``.
 
     One that can't be looked into or doesn't answer within two seconds is kept if it is this user's or a service's, so
     that its scan can say what is wrong.
     """
-    own = {place.path for place in candidates(environ, home)} | set(services)
-    places = [*candidates(environ, home), *(CachePlace("ollama", "ollama", path) for path in services)]
+    own = {folder.path for folder in candidates(environ, home)} | set(services)
+    folders = [*candidates(environ, home), *(CacheFolder("ollama", "ollama", path) for path in services)]
     for other in other_homes:
-        places += candidates({}, other)
-    return _present(places, own)
+        folders += candidates({}, other)
+    return _present(folders, own)
 
 
-def find_compile_caches(environ: Mapping[str, str], home: str) -> tuple[CachePlace, ...]:
+def find_compile_caches(environ: Mapping[str, str], home: str) -> tuple[CacheFolder, ...]:
     """What servers compile for this machine's GPU: it grows with each version, and isn't a model."""
     cache = _cache_home(environ, home)
     paths = [
@@ -67,20 +67,20 @@ def find_compile_caches(environ: Mapping[str, str], home: str) -> tuple[CachePla
         f"{cache}/comgr",
         f"{home}/.aiter",
     ]
-    return _present([CachePlace(PurePosixPath(path).name.strip("."), "compiled", path) for path in paths], set())
+    return _present([CacheFolder(PurePosixPath(path).name.strip("."), "compiled", path) for path in paths], set())
 
 
-def candidates(environ: Mapping[str, str], home: str) -> tuple[CachePlace, ...]:
+def candidates(environ: Mapping[str, str], home: str) -> tuple[CacheFolder, ...]:
     """Where the programs of one user look, by their own precedence, whether or not it exists."""
     cache = _cache_home(environ, home)
     hugging_face = _path(environ, home, "HF_HOME") or f"{cache}/huggingface"
     hub = _path(environ, home, "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE") or f"{hugging_face}/hub"
     return (
-        CachePlace("huggingface", "huggingface", hub),
-        CachePlace("ollama", "ollama", _path(environ, home, "OLLAMA_MODELS") or f"{home}/.ollama/models"),
-        CachePlace("llama_cpp", "llama_cpp", _path(environ, home, "LLAMA_CACHE") or f"{cache}/llama.cpp"),
-        CachePlace("lm_studio", "lm_studio", f"{home}/.lmstudio/models"),
-        CachePlace("lm_studio", "lm_studio", f"{cache}/lm-studio/models"),
+        CacheFolder("huggingface", "huggingface", hub),
+        CacheFolder("ollama", "ollama", _path(environ, home, "OLLAMA_MODELS") or f"{home}/.ollama/models"),
+        CacheFolder("llama_cpp", "llama_cpp", _path(environ, home, "LLAMA_CACHE") or f"{cache}/llama.cpp"),
+        CacheFolder("lm_studio", "lm_studio", f"{home}/.lmstudio/models"),
+        CacheFolder("lm_studio", "lm_studio", f"{cache}/lm-studio/models"),
     )
 
 
@@ -118,43 +118,43 @@ def _path(environ: Mapping[str, str], home: str, *names: str) -> str | None:
     return None
 
 
-def _present(places: Iterable[CachePlace], own: set[str]) -> tuple[CachePlace, ...]:
-    found: dict[object, CachePlace] = {}
+def _present(folders: Iterable[CacheFolder], own: set[str]) -> tuple[CacheFolder, ...]:
+    found: dict[object, CacheFolder] = {}
     count: dict[str, int] = {}
-    for place in places:
-        identity = _look(place)
-        if identity is None or (isinstance(identity, str) and place.path not in own) or identity in found:
+    for folder in folders:
+        identity = _identity_soon(folder)
+        if identity is None or (isinstance(identity, str) and folder.path not in own) or identity in found:
             continue
-        count[place.name] = count.get(place.name, 0) + 1
-        name = place.name if count[place.name] == 1 else f"{place.name}-{count[place.name]}"
-        found[identity] = CachePlace(name, place.kind, place.path)
+        count[folder.name] = count.get(folder.name, 0) + 1
+        name = folder.name if count[folder.name] == 1 else f"{folder.name}-{count[folder.name]}"
+        found[identity] = CacheFolder(name, folder.kind, folder.path)
     return tuple(found.values())
 
 
-_LOOKING: Final[dict[str, threading.Thread]] = {}  # looks that have not come back, so that none is started twice
+_IDENTIFYING: Final[dict[str, threading.Thread]] = {}  # looks that have not come back, so that none is started twice
 
 
-def _look(place: CachePlace) -> tuple[int, int] | str | None:
+def _identity_soon(folder: CacheFolder) -> tuple[int, int] | str | None:
     """The folder's (device, inode); its path where it doesn't tell in time; None where it isn't there."""
-    pending = _LOOKING.get(place.path)
+    pending = _IDENTIFYING.get(folder.path)
     if pending is not None and pending.is_alive():
-        return place.path
+        return folder.path
     answer: list[tuple[int, int] | str | None] = []
-    look = threading.Thread(target=lambda: answer.append(_identity(place)), name="look at a cache", daemon=True)
-    _LOOKING[place.path] = look
-    look.start()
-    look.join(LOOK_SECONDS)
+    thread = threading.Thread(target=lambda: answer.append(_identity(folder)), name="look at a cache", daemon=True)
+    _IDENTIFYING[folder.path] = thread
+    thread.start()
+    thread.join(LOOK_SECONDS)
     if not answer:
-        return place.path
-    _LOOKING.pop(place.path, None)
+        return folder.path
+    _IDENTIFYING.pop(folder.path, None)
     return answer[0]
 
 
-def _identity(place: CachePlace) -> tuple[int, int] | str | None:
+def _identity(folder: CacheFolder) -> tuple[int, int] | str | None:
     try:
-        found = os.stat(store_of(place.path) if place.kind == "ollama" else hub_of(place.path))
+        found = os.stat(store_of(folder.path) if folder.kind == "ollama" else hub_of(folder.path))
     except PermissionError:
-        return place.path
+        return folder.path
     except (OSError, ValueError):
         return None
     return found.st_dev, found.st_ino
