@@ -8,11 +8,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
+from exporter.address import LOOPBACK, address_of
 from exporter.cache.facts import CacheFacts, WeightFacts
 from exporter.cache.find import find_weights
 from exporter.containers.facts import ContainerFacts
 from exporter.host.gpu import GpuFacts
-from exporter.place import LOOPBACK, place_of
 from exporter.probe.result import Identity
 from exporter.settings import Target
 from exporter.snapshot import TargetInfo
@@ -56,16 +56,16 @@ class Machine:
 
 def container_of(url: str, containers: Iterable[ContainerFacts]) -> ContainerFacts | None:
     """The running container that answers at a URL, by the addresses under which it can be reached."""
-    place = place_of(url)
+    address = address_of(url)
     for container in containers:
-        if container.running and any(place_of(each.url) == place for each in container.urls):
+        if container.running and any(address_of(each.url) == address for each in container.urls):
             return container
     return None
 
 
 def is_local(url: str, container: ContainerFacts | None) -> bool:
     """Whether the server runs on this machine, so that this machine's GPU is its GPU."""
-    return container is not None or place_of(url)[0] == LOOPBACK
+    return container is not None or address_of(url)[0] == LOOPBACK
 
 
 def circumstances_of(chosen: Chosen, identity: Identity | None, machine: Machine) -> Circumstances:

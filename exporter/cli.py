@@ -426,7 +426,7 @@ def cache(*, verify: bool, config: Path | None, as_json: bool) -> None:
         for line in [*report.notes(caches), *_checked_lines(checked)]:
             click.echo(line)
     else:
-        _say("there is no model cache at the usual places; a configuration can name others (cache: {paths: …})")
+        _say("there is no model cache at the usual folders; a configuration can name others (cache: {paths: …})")
     fine = all(each.error is None for each in caches) and not any(each.corrupt for each in checked or ())
     sys.exit(0 if fine else 1)
 

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from exporter.address import address_of
 from exporter.containers.facts import ContainerFacts
-from exporter.place import place_of
 from exporter.probe.result import Identity
 
 # vLLM, llama.cpp, Ollama, text-generation-webui, LM Studio, SGLang, in this order.
@@ -22,7 +22,7 @@ ASK_AGAIN_SECONDS: Final = 600.0
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A place where a server may be: URLs to try in this order, the name that a target of it gets, and why it is one."""
+    """An address where a server may be: URLs to try in this order, the name that a target of it gets, and why it is one."""
 
     name: str
     urls: tuple[str, ...]
@@ -56,7 +56,7 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A place that did not become a target, and why; ``at`` is when it was asked."""
+    """An address that did not become a target, and why; ``at`` is when it was asked."""
 
     url: str
     why_not: str
@@ -102,22 +102,22 @@ def survey(
     Unix time in seconds. A container's server that is no longer a candidate is forgotten at once, one on a local port after
     a day without an answer.
     """
-    places = {place_of(url): "it is configured as a target" for url in taken}
+    addresses = {address_of(url): "it is configured as a target" for url in taken}
     known = {each.name: each for each in before.found}
     asked = {each.url: each for each in before.seen}
     found: list[Found] = []
     seen: list[Seen] = []
     # Containers first: their targets have better names than a port has.
     for candidate in sorted(candidates, key=lambda each: each.container is None):
-        outcome = _ask_in_turn(candidate, places, asked, ask, now)
+        outcome = _ask_in_turn(candidate, addresses, asked, ask, now)
         if isinstance(outcome, Found):
             found.append(outcome)
-            places[place_of(outcome.url)] = f"it is the target {outcome.name}"
+            addresses[address_of(outcome.url)] = f"it is the target {outcome.name}"
             continue
         old = known.get(candidate.name)
-        if old and now - old.last_seen < FORGET_SECONDS and place_of(old.url) not in places:
+        if old and now - old.last_seen < FORGET_SECONDS and address_of(old.url) not in addresses:
             found.append(old)
-            places[place_of(old.url)] = f"it is the target {old.name}"
+            addresses[address_of(old.url)] = f"it is the target {old.name}"
         else:
             seen.extend(outcome)
     return Survey(tuple(found), tuple(seen))
@@ -125,14 +125,14 @@ def survey(
 
 def _ask_in_turn(
     candidate: Candidate,
-    places: Mapping[tuple[str, int], str],
+    addresses: Mapping[tuple[str, int], str],
     asked: Mapping[str, Seen],
     ask: Callable[[str], Answer],
     now: float,
 ) -> Found | list[Seen]:
     refusals: list[Seen] = []
     for url in candidate.urls:
-        if (reason := places.get(place_of(url))) is not None:
+        if (reason := addresses.get(address_of(url))) is not None:
             refusals.append(Seen(url, reason, listening=True, at=now))
             continue
         last = asked.get(url)

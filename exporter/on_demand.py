@@ -61,15 +61,15 @@ def permit_of(url: str, allow: Sequence[str]) -> Callable[[str], bool] | None:
 
 def _is_named(host: str, patterns: Sequence[str]) -> bool:
     """Whether a host stands in one of these patterns without any wildcard."""
-    places = (pattern if "://" in pattern else f"//{pattern}" for pattern in patterns)
-    return host.lower() in {re.sub(r"^[^/]*//|:[^:\]]*$|/.*$|[\[\]]", "", place).lower() for place in places}
+    netlocs = (pattern if "://" in pattern else f"//{pattern}" for pattern in patterns)
+    return host.lower() in {re.sub(r"^[^/]*//|:[^:\]]*$|/.*$|[\[\]]", "", netloc).lower() for netloc in netlocs}
 
 
 def _matches(url: str, pattern: str) -> bool:
     parts = urlsplit(url)
-    place = parts.netloc if parts.port else f"{parts.netloc}:{443 if parts.scheme == 'https' else 80}"
+    netloc = parts.netloc if parts.port else f"{parts.netloc}:{443 if parts.scheme == 'https' else 80}"
     wanted = re.escape(pattern.rstrip("/")).replace(r"\*", "[^/]*").replace(r"\?", "[^/]")
-    return re.fullmatch(wanted, url if "://" in pattern else place, re.IGNORECASE) is not None
+    return re.fullmatch(wanted, url if "://" in pattern else netloc, re.IGNORECASE) is not None
 
 
 def _danger_of(host: str) -> str | None:
@@ -92,7 +92,7 @@ def _addresses_of(host: str) -> list[str]:
     except ValueError:
         pass
     try:
-        return [str(place[0]) for *_, place in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)]
+        return [str(sockaddr[0]) for *_, sockaddr in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)]
     except (OSError, UnicodeError):
         return []
 

@@ -314,7 +314,7 @@ def survey_json(configured: Iterable[tuple[str, str]], found: Survey, engine_pro
 
 
 def survey_rows(configured: Iterable[tuple[str, str]], found: Survey) -> list[tuple[str, str]]:
-    """A survey as lines of a table: what becomes of a place, and why."""
+    """A survey as lines of a table: what becomes of each address, and why."""
     silent = [each.url for each in found.seen if not each.listening]
     return [
         *(("would be probed", f"{url}  {name}, as configured") for name, url in configured),
@@ -360,10 +360,10 @@ def band_text(report: Report) -> str | None:
     text = f"{bounds} tok/s for {report['scenario']}"
     if speed is None:
         return text
-    place = (
+    position = (
         "below it" if low is not None and speed < low else "above it" if high is not None and speed > high else "within"
     )
-    return f"{text}: {place}"
+    return f"{text}: {position}"
 
 
 def rows_of(report: Report) -> list[tuple[str, str]]:

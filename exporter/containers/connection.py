@@ -202,25 +202,25 @@ def shown(host: str) -> str:
 
 
 _CAUSES: Final[tuple[tuple[type[OSError], str], ...]] = (
-    (FileNotFoundError, "no container engine at {place}: there is no such socket"),
-    (PermissionError, "no permission to open {place}: add the exporter's user to its group, or use a read-only proxy"),
-    (ConnectionRefusedError, "nothing listens at {place}: the container engine is stopped"),
-    (TimeoutError, "the container engine at {place} did not answer within {seconds:g} s"),
+    (FileNotFoundError, "no container engine at {host}: there is no such socket"),
+    (PermissionError, "no permission to open {host}: add the exporter's user to its group, or use a read-only proxy"),
+    (ConnectionRefusedError, "nothing listens at {host}: the container engine is stopped"),
+    (TimeoutError, "the container engine at {host} did not answer within {seconds:g} s"),
 )
 
 
 def explain(error: BaseException, host: str, timeout_seconds: float) -> str:
     """One sentence on why the engine could not be read, with what to do about it. Never the text of an answer."""
-    place = shown(host)
+    host = shown(host)
     if isinstance(error, EngineError):
-        return f"the container engine at {place}: {error}"
+        return f"the container engine at {host}: {error}"
     causes = list(_chain(error))
     for kind, sentence in _CAUSES:
         if any(isinstance(cause, kind) for cause in causes):
-            return sentence.format(place=place, seconds=timeout_seconds)
+            return sentence.format(host=host, seconds=timeout_seconds)
     if isinstance(error, DockerException):
-        return f"a container engine can't be reached by the address {place} ({type(error).__name__})"
-    return f"the container engine at {place} could not be read ({type(causes[-1]).__name__})"
+        return f"a container engine can't be reached by the address {host} ({type(error).__name__})"
+    return f"the container engine at {host} could not be read ({type(causes[-1]).__name__})"
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from weakref import WeakValueDictionary
 
-from exporter.place import Place, place_of
+from exporter.address import Address, address_of
 from exporter.probe.transport import Cancellation
 
 
@@ -63,16 +63,16 @@ class Servers:
     """The servers that are probed, by host and port; one that no prober holds any more is forgotten."""
 
     def __init__(self) -> None:
-        self._known: WeakValueDictionary[Place, Server] = WeakValueDictionary()
+        self._known: WeakValueDictionary[Address, Server] = WeakValueDictionary()
         self._lock = threading.Lock()
 
     def at(self, url: str) -> Server:
         """The server of a URL; the names of this machine are one."""
-        place = place_of(url)
+        address = address_of(url)
         with self._lock:
-            known = self._known.get(place)
+            known = self._known.get(address)
             if known is None:
-                known = self._known[place] = Server()
+                known = self._known[address] = Server()
             return known
 
 

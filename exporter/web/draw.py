@@ -34,7 +34,7 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class Sparkline:
-    """Speed over time from 0 up: lines as SVG points, failures and the newest point by their place."""
+    """Speed over time from 0 up: lines as SVG points, failures and the newest point by their position."""
 
     lines: tuple[str, ...]
     failures: tuple[float, ...]
@@ -84,7 +84,7 @@ def sparkline_of(history: Iterable[Point], interval_seconds: float, now: float) 
     speeds = [point.tokens_per_second for point in points if point.tokens_per_second is not None]
     top = 1.15 * max(speeds, default=1.0) or 1.0
 
-    def place(point: Point, speed: float) -> tuple[float, float]:
+    def position(point: Point, speed: float) -> tuple[float, float]:
         return round(100 * (point.at_seconds - begin) / seconds, 2), round(100 * (1 - speed / top), 2)
 
     lines: list[list[str]] = [[]]
@@ -96,7 +96,7 @@ def sparkline_of(history: Iterable[Point], interval_seconds: float, now: float) 
         ):
             lines.append([])
         if point.tokens_per_second is not None:
-            newest = place(point, point.tokens_per_second)
+            newest = position(point, point.tokens_per_second)
             lines[-1].append(f"{newest[0]:g},{newest[1]:g}")
         last = point
     return Sparkline(

@@ -1,4 +1,4 @@
-"""Where a server is: host and port of its URL, with all names of this machine made one."""
+"""The address of a server: host and port of its URL, with all names of this machine made one."""
 
 from typing import Final
 from urllib.parse import urlsplit
@@ -6,11 +6,11 @@ from urllib.parse import urlsplit
 LOOPBACK: Final = "127.0.0.1"
 _OWN_NAMES: Final = frozenset({"localhost", "::1", "0.0.0.0"})  # noqa: S104 - compared, not bound
 
-Place = tuple[str, int]
+Address = tuple[str, int]
 
 
-def place_of(url: str) -> Place:
-    """Two URLs of one server have the same place, whatever their paths and whichever name of this machine they use."""
+def address_of(url: str) -> Address:
+    """Two URLs of one server have the same address, whatever their paths and whichever name of this machine they use."""
     parts = urlsplit(url)
     host = (parts.hostname or "").lower()
     port = parts.port or (443 if parts.scheme == "https" else 80)
