@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from exporter.cache.verify import Blob, Checked
     from exporter.demo import SimulatedServers
     from exporter.oneshot import Session
-    from exporter.present import Report
+    from exporter.report import Report
     from exporter.settings import Settings, Target
 
 NAME: Final = "llm-probe-exporter"
@@ -248,20 +248,20 @@ def probe(
     llm-probe-exporter probe http://127.0.0.1:8000
     llm-probe-exporter probe http://127.0.0.1:8000 --count 5 --json > before.json
     """  # noqa: D301 - \b keeps click from filling lines
-    from exporter import present
+    from exporter import report
     from exporter.oneshot import Session
 
     with _wrong_settings():
         session = Session(config, module, may_load=may_load)
         target = session.target(url, backend=backend, model=model, api_key_file=api_key_file)
-        report = _measured(session, [target], count)[0]
+        summary = _measured(session, [target], count)[0]
     if as_json:
-        _print_json(report)
+        _print_json(summary)
     else:
-        _print_report(report)
-    if not report["success"] or (min_tier and present.below(report["tier"], min_tier)):
-        if min_tier and report["success"]:
-            _say(f"the tier is {report['tier'] or 'not known'}, which is below {min_tier}")
+        _print_report(summary)
+    if not summary["success"] or (min_tier and report.below(summary["tier"], min_tier)):
+        if min_tier and summary["success"]:
+            _say(f"the tier is {summary['tier'] or 'not known'}, which is below {min_tier}")
         sys.exit(1)
 
 
@@ -291,7 +291,7 @@ def compare(
     llm-probe-exporter probe http://127.0.0.1:8000 --count 5 --json > before.json
     llm-probe-exporter compare before.json http://127.0.0.1:8000
     """  # noqa: D301 - \b keeps click from filling lines
-    from exporter import present
+    from exporter import report
     from exporter.oneshot import Session
 
     with _wrong_settings():
@@ -299,19 +299,19 @@ def compare(
         reports = _reports_of(session, (baseline, candidate), count)
     bounds = session.profiles.tiers
     sides = []
-    for name, report in zip((baseline, candidate), reports, strict=True):
+    for name, summary in zip((baseline, candidate), reports, strict=True):
         try:
-            sides.append(present.side_of(name, report, bounds))
+            sides.append(report.side_of(name, summary, bounds))
         except ValueError as exc:
             _fail(f"{name}: {exc}")
-    judged = present.compare(sides[0], sides[1], session.profiles.success_criteria)
+    judged = report.compare(sides[0], sides[1], session.profiles.success_criteria)
     if as_json:
-        _print_json(present.comparison_json(judged))
+        _print_json(report.comparison_json(judged))
     else:
-        _print_rows(present.comparison_rows(judged))
+        _print_rows(report.comparison_rows(judged))
         for note in judged.notes:
             _say(note)
-    sys.exit(0 if judged.verdict in present.REACHED else 1)
+    sys.exit(0 if judged.verdict in report.REACHED else 1)
 
 
 def _reports_of(session: Session, names: tuple[str, str], count: int) -> list[Report]:
@@ -319,7 +319,7 @@ def _reports_of(session: Session, names: tuple[str, str], count: int) -> list[Re
     targets = [session.target(name) for name in names if "://" in name]
     saved = [None if "://" in name else _read_report(Path(name)) for name in names]
     measured = iter(_measured(session, targets, count) if targets else [])
-    return [next(measured) if report is None else report for report in saved]
+    return [next(measured) if summary is None else summary for summary in saved]
 
 
 def _measured(session: Session, targets: list[Target], count: int) -> list[Report]:
@@ -336,16 +336,16 @@ def _measured(session: Session, targets: list[Target], count: int) -> list[Repor
 
 def _read_report(path: Path) -> Report:
     try:
-        report = json.loads(path.read_text(encoding="utf-8"))
+        summary = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise click.BadParameter(f"{path} is neither a URL (http://…) nor a file") from None
     except OSError as exc:
         raise click.BadParameter(f"{path} can't be read: {exc.strerror}") from None
     except (ValueError, RecursionError) as exc:
         raise click.BadParameter(f"{path} is no file saved from `probe --json`: {exc}") from None
-    if not isinstance(report, Mapping) or "tokens_per_second" not in report:
+    if not isinstance(summary, Mapping) or "tokens_per_second" not in summary:
         raise click.BadParameter(f"{path} is no file saved from `probe --json`: it has no tokens_per_second")
-    return report
+    return summary
 
 
 @contextlib.contextmanager
@@ -381,7 +381,7 @@ def discover(*, config: Path | None, as_json: bool) -> None:
 
     Asks only what costs a server nothing; sends no prompt.
     """
-    from exporter import present
+    from exporter import report
     from exporter.oneshot import look_around
     from exporter.settings import load
 
@@ -390,9 +390,9 @@ def discover(*, config: Path | None, as_json: bool) -> None:
     found, problem = look_around(settings)
     configured = [(target.name, target.url) for target in settings.targets]
     if as_json:
-        _print_json(present.survey_json(configured, found, problem))
+        _print_json(report.survey_json(configured, found, problem))
         return
-    _print_rows(present.survey_rows(configured, found))
+    _print_rows(report.survey_rows(configured, found))
     if problem:
         _say(f"containers were not looked at: {problem}")
 
@@ -410,7 +410,7 @@ def cache(*, verify: bool, config: Path | None, as_json: bool) -> None:
     --verify finds something corrupt.
     """
     from exporter import oneshot
-    from exporter.cache import report
+    from exporter.cache import report as cache_report
     from exporter.settings import load
 
     with _wrong_settings():
@@ -419,11 +419,11 @@ def cache(*, verify: bool, config: Path | None, as_json: bool) -> None:
     caches = list(oneshot.scan_caches(folders))
     checked = _verified(oneshot.blobs_of(folders)) if verify else None
     if as_json:
-        _print_json(report.caches_json(caches, checked))
+        _print_json(cache_report.caches_json(caches, checked))
     elif caches:
-        rows = [row for each in caches for row in report.cache_rows(each, time.time())]
-        _print_rows(rows, report.HEADINGS)
-        for line in [*report.notes(caches), *_checked_lines(checked)]:
+        rows = [row for each in caches for row in cache_report.cache_rows(each, time.time())]
+        _print_rows(rows, cache_report.HEADINGS)
+        for line in [*cache_report.notes(caches), *_checked_lines(checked)]:
             click.echo(line)
     else:
         _say("there is no model cache at the usual folders; a configuration can name others (cache: {paths: …})")
@@ -578,15 +578,15 @@ def _print_rows(rows: Sequence[tuple[str, ...]], headings: tuple[str, ...] = ())
     Console(highlight=False).print(table)
 
 
-def _print_report(report: Report) -> None:
-    from exporter import present
+def _print_report(summary: Report) -> None:
+    from exporter import report
 
-    server = present.server_text(report)
-    click.echo(f"{report['url']}: {server}" if server else report["url"])
-    _print_rows(present.rows_of(report))
-    if not report["success"]:
-        _say(f"{report['result']}: {report['error']}")
-        if report["result"] == "skipped_unloaded":
+    server = report.server_text(summary)
+    click.echo(f"{summary['url']}: {server}" if server else summary["url"])
+    _print_rows(report.rows_of(summary))
+    if not summary["success"]:
+        _say(f"{summary['result']}: {summary['error']}")
+        if summary["result"] == "skipped_unloaded":
             _say("--load lets the probe load it")
-    elif why := present.why_no_speed(report):
+    elif why := report.why_no_speed(summary):
         _say(why)

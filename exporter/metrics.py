@@ -855,8 +855,8 @@ def series_of(family: Family, names: Names, parts: Sequence[Any]) -> list[Series
 
 def _buckets(family: Family, labels: tuple[tuple[str, str], ...], histogram: Histogram) -> Iterator[Series]:
     counts = list(accumulate(histogram.counts))
-    bound = bisect(labels, ("le",))
-    before, after = labels[:bound], labels[bound:]
+    position = bisect(labels, ("le",))
+    before, after = labels[:position], labels[position:]
     for bound, count in zip(_bounds_in_words(family.bounds), counts, strict=True):
         yield Series("_bucket", (*before, ("le", bound), *after), float(count))
     yield Series("_count", labels, float(counts[-1]))

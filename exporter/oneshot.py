@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from exporter import present
+from exporter import report
 from exporter.cache.facts import CacheFacts, CacheFolder
 from exporter.cache.folders import find_compile_caches, folders_of, own_home
 from exporter.cache.scanner import Scanner
@@ -18,11 +18,11 @@ from exporter.containers.engine import Engine
 from exporter.containers.facts import EngineReading
 from exporter.discovery import Answer, Seen, Survey, container_candidates, local_candidates, survey
 from exporter.host.gpu import read_gpus
-from exporter.present import Report
 from exporter.probe.result import ProbeResult
 from exporter.probe.run import Prober
 from exporter.probe.transport import Cancellation
 from exporter.probe.watch import identify
+from exporter.report import Report
 from exporter.settings import (
     Problem,
     Settings,
@@ -79,9 +79,9 @@ class Session:
             for index, (prober, found) in enumerate(zip(probers, reports, strict=True)):
                 result = self._probe(prober, partial(step, done * len(probers) + index))
                 judgement = self._judge(prober.target, result, machine)
-                found.append(present.report_of(result, prober.target.url, judgement))
+                found.append(report.report_of(result, prober.target.url, judgement))
         return [
-            present.combined(found, target.tiers or self.profiles.tiers) if count > 1 else found[0]
+            report.combined(found, target.tiers or self.profiles.tiers) if count > 1 else found[0]
             for target, found in zip(targets, reports, strict=True)
         ]
 

@@ -20,7 +20,7 @@ ORDER = (
     {"circumstances"},
     {"metrics"},
     {"web"},
-    {"allocator", "demo", "on_demand", "present", "systemd"},
+    {"allocator", "demo", "on_demand", "report", "systemd"},
     {"daemon"},
     {"oneshot"},
     {"cli"},

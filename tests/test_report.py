@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter.discovery import Found, Seen, Survey
-from exporter.present import (
+from exporter.probe.result import Identity, Measurements, ProbeResult, Result, TargetState
+from exporter.report import (
     Noise,
     Side,
     band_text,
@@ -32,7 +33,6 @@ from exporter.present import (
     verdict_of,
     why_no_speed,
 )
-from exporter.probe.result import Identity, Measurements, ProbeResult, Result, TargetState
 from exporter.settings import load_profiles
 from exporter.tiers import Judgement, Thresholds
 
