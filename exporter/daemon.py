@@ -20,7 +20,6 @@ from exporter import allocator, systemd
 from exporter.cache.facts import CacheFolder
 from exporter.cache.folders import folders_of
 from exporter.cache.scanner import Scanner
-from exporter.circumstances import Machine, chosen_of, circumstances_of, container_of, info_of, is_local
 from exporter.containers.engine import Engine
 from exporter.discovery import (
     LOCAL_PORTS,
@@ -75,6 +74,7 @@ from exporter.snapshot import (
     probe_key,
     target_key,
 )
+from exporter.target_facts import Machine, chosen_of, container_of, info_of, is_local, target_facts_of
 from exporter.tiers import Judgement, judge
 from exporter.web.app import Refused, build_app
 from exporter.web.lock import Lock, is_loopback, read_rules
@@ -382,7 +382,7 @@ class Daemon:
         view = self.snapshot.view()
         state = view.get(target_key(target.name))
         machine, chosen, identity = self._machine(), chosen_of(target), state.identity if state else None
-        known = circumstances_of(chosen, identity, machine)
+        known = target_facts_of(chosen, identity, machine)
         info = info_of(chosen, identity, known, machine, self._profiles)
         observations: list[Observation] = [(info_key(target.name), info)]
         for module in target.modules:
@@ -396,7 +396,7 @@ class Daemon:
         return judge(
             figures.tokens_per_second if figures else None,
             bounds=target.tiers or self._profiles.tiers,
-            known=circumstances_of(chosen, state.identity if state else None, self._machine()),
+            known=target_facts_of(chosen, state.identity if state else None, self._machine()),
             profiles=self._profiles,
             scenario=chosen.scenario,
             hardware=chosen.hardware,

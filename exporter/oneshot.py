@@ -13,7 +13,6 @@ from exporter.cache.facts import CacheFacts, CacheFolder
 from exporter.cache.folders import find_compile_caches, folders_of, own_home
 from exporter.cache.scanner import Scanner
 from exporter.cache.verify import Blob, Checked, find_blobs, verify
-from exporter.circumstances import Machine, chosen_of, circumstances_of
 from exporter.containers.engine import Engine
 from exporter.containers.facts import EngineReading
 from exporter.discovery import Answer, Seen, Survey, container_candidates, local_candidates, survey
@@ -34,6 +33,7 @@ from exporter.settings import (
     make_target,
     split_listen,
 )
+from exporter.target_facts import Machine, chosen_of, target_facts_of
 from exporter.tiers import Judgement, judge
 
 # Somebody waits at a prompt: an engine that doesn't answer by then is left out.
@@ -101,7 +101,7 @@ class Session:
         return judge(
             result.measurements.tokens_per_second if result.result == "ok" else None,
             bounds=target.tiers or self.profiles.tiers,
-            known=circumstances_of(chosen, identity, machine),
+            known=target_facts_of(chosen, identity, machine),
             profiles=self.profiles,
             scenario=chosen.scenario,
             hardware=chosen.hardware,

@@ -101,7 +101,7 @@ class Weights:
 
 
 @dataclass(frozen=True, slots=True)
-class Circumstances:
+class TargetFacts:
     """All that is known of the setup behind one target; None where nobody said.
 
     ``gfx_target``, ``compute_units`` and ``memory_bandwidth`` (bytes/s) are of the one GPU that serves it; ``gpus`` counts
@@ -151,7 +151,7 @@ def tier_of(tokens_per_second: float, bounds: Bounds) -> Tier:
     return "poor"
 
 
-def scenario_of(known: Circumstances, profiles: Profiles) -> str | None:
+def scenario_of(known: TargetFacts, profiles: Profiles) -> str | None:
     """The first scenario of the profiles whose every condition is known to hold, else None."""
     for name, scenario in profiles.scenarios.items():
         if scenario.backend == known.backend and _conditions_hold(scenario, known):
@@ -159,7 +159,7 @@ def scenario_of(known: Circumstances, profiles: Profiles) -> str | None:
     return None
 
 
-def _conditions_hold(scenario: Scenario, known: Circumstances) -> bool:
+def _conditions_hold(scenario: Scenario, known: TargetFacts) -> bool:
     return (
         (scenario.aiter is None or scenario.aiter is known.aiter)
         and _text_holds(scenario.quantization, known.quantization)
@@ -205,7 +205,7 @@ def active_parameters_in(model: str) -> float | None:
     return float(found["billions"]) * 1e9 if (found := _ACTIVE.search(model)) else None
 
 
-def is_mixture_of_experts(known: Circumstances, profiles: Profiles) -> bool:
+def is_mixture_of_experts(known: TargetFacts, profiles: Profiles) -> bool:
     """True where the files, the name or the profiles say that a token reads only some of the weights."""
     if known.weights.experts is not None:
         return known.weights.experts
@@ -218,7 +218,7 @@ def is_mixture_of_experts(known: Circumstances, profiles: Profiles) -> bool:
     )
 
 
-def bytes_per_token(known: Circumstances, context_tokens: float, profiles: Profiles) -> float | None:
+def bytes_per_token(known: TargetFacts, context_tokens: float, profiles: Profiles) -> float | None:
     """Bytes read from memory for one token at this length of context; None where the model's size isn't known.
 
     Source: the roofline of memory-bound decode. For a mixture of experts it is the active share of the weights, where the
@@ -233,7 +233,7 @@ def bytes_per_token(known: Circumstances, context_tokens: float, profiles: Profi
     return whole + (weights.kv_bytes_per_token or 0.0) * context_tokens
 
 
-def _share_read(known: Circumstances, profiles: Profiles) -> float:
+def _share_read(known: TargetFacts, profiles: Profiles) -> float:
     """The share of the weights that one token reads; 0 where it is a share that nobody states."""
     if not is_mixture_of_experts(known, profiles):
         return 1.0
@@ -242,9 +242,7 @@ def _share_read(known: Circumstances, profiles: Profiles) -> float:
     return active / total if active and total else 0.0
 
 
-def ceiling_of(
-    known: Circumstances, context_tokens: float, bandwidth: float | None, profiles: Profiles
-) -> float | None:
+def ceiling_of(known: TargetFacts, context_tokens: float, bandwidth: float | None, profiles: Profiles) -> float | None:
     """Tokens per second that the memory allows; None for several GPUs, an offloaded model, or an unknown size."""
     if bandwidth is None or known.offloaded or (known.gpus is not None and known.gpus != 1):
         return None
@@ -252,7 +250,7 @@ def ceiling_of(
     return bandwidth / each if each else None
 
 
-def expected_of(scenario: str | None, known: Circumstances, profiles: Profiles) -> tuple[float | None, float | None]:
+def expected_of(scenario: str | None, known: TargetFacts, profiles: Profiles) -> tuple[float | None, float | None]:
     """The band of a scenario; (None, None) without one, or for a model known to be of another size than its figures."""
     if scenario is None or scenario not in profiles.scenarios:
         return None, None
@@ -268,7 +266,7 @@ def judge(
     tokens_per_second: float | None,
     *,
     bounds: Bounds,
-    known: Circumstances,
+    known: TargetFacts,
     profiles: Profiles,
     scenario: str | None = None,
     hardware: str | None = None,

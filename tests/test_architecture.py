@@ -17,7 +17,7 @@ ORDER = (
     {"snapshot"},
     {"tiers"},
     {"discovery"},
-    {"circumstances"},
+    {"target_facts"},
     {"metrics"},
     {"web"},
     {"allocator", "demo", "on_demand", "report", "systemd"},

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from exporter.settings import load_profiles
 from exporter.tiers import (
     TIERS,
-    Circumstances,
+    TargetFacts,
     Thresholds,
     Weights,
     active_parameters_in,
@@ -33,7 +33,7 @@ QWEN = Weights(
 )
 # As a server's own API tells it: nothing of what one token reads.
 WHOLE = replace(QWEN, streamed_bytes=None)
-STRIX_HALO = Circumstances(
+STRIX_HALO = TargetFacts(
     "vllm",
     model="Qwen/Qwen2.5-14B-Instruct",
     quantization="none",
@@ -76,23 +76,23 @@ def test_a_faster_server_never_has_a_worse_tier(one: float, other: float) -> Non
 @pytest.mark.parametrize(
     ("known", "scenario"),
     [
-        (Circumstances("vllm", aiter=False, quantization="none"), "vllm-fp16"),
-        (Circumstances("vllm", aiter=True, quantization="none"), "vllm-fp16-aiter"),
-        (Circumstances("vllm", aiter=True, quantization="none", kv_cache="fp8_e4m3"), "vllm-fp8-aiter"),
-        (Circumstances("vllm", aiter=True, quantization="awq"), "vllm-awq-aiter"),
-        (Circumstances("vllm", aiter=True, quantization="awq_marlin", kv_cache="fp8"), "vllm-awq-aiter"),
-        (Circumstances("vllm", aiter=False, quantization="awq"), None),
-        (Circumstances("vllm"), None),
-        (Circumstances("llama_cpp", quantization="Q4_K_M"), "llamacpp-q4"),
-        (Circumstances("llama_cpp", quantization="Q8_0"), None),
-        (Circumstances("llama_cpp"), None),
-        (Circumstances("ollama", quantization="Q8_0"), "ollama"),
-        (Circumstances("text_generation_webui"), "text-generation-webui"),
-        (Circumstances("transformers"), "transformers"),
-        (Circumstances("openai"), None),
+        (TargetFacts("vllm", aiter=False, quantization="none"), "vllm-fp16"),
+        (TargetFacts("vllm", aiter=True, quantization="none"), "vllm-fp16-aiter"),
+        (TargetFacts("vllm", aiter=True, quantization="none", kv_cache="fp8_e4m3"), "vllm-fp8-aiter"),
+        (TargetFacts("vllm", aiter=True, quantization="awq"), "vllm-awq-aiter"),
+        (TargetFacts("vllm", aiter=True, quantization="awq_marlin", kv_cache="fp8"), "vllm-awq-aiter"),
+        (TargetFacts("vllm", aiter=False, quantization="awq"), None),
+        (TargetFacts("vllm"), None),
+        (TargetFacts("llama_cpp", quantization="Q4_K_M"), "llamacpp-q4"),
+        (TargetFacts("llama_cpp", quantization="Q8_0"), None),
+        (TargetFacts("llama_cpp"), None),
+        (TargetFacts("ollama", quantization="Q8_0"), "ollama"),
+        (TargetFacts("text_generation_webui"), "text-generation-webui"),
+        (TargetFacts("transformers"), "transformers"),
+        (TargetFacts("openai"), None),
     ],
 )
-def test_the_faqs_scenarios_are_recognised(known: Circumstances, scenario: str | None) -> None:
+def test_the_faqs_scenarios_are_recognised(known: TargetFacts, scenario: str | None) -> None:
     """Each row of the FAQ is found by its facts; where a fact that it needs isn't known, none is."""
     assert scenario_of(known, PROFILES) == scenario
 
@@ -117,9 +117,9 @@ def test_the_faqs_bands(scenario: str, low: float, high: float) -> None:
 
 def test_a_model_of_another_size_has_no_band() -> None:
     """The FAQ's bands are about 14B models: a 72B or a 0.5B one is not measured against them."""
-    assert expected_of("vllm-fp16", Circumstances("vllm", model="Qwen2.5-72B-Instruct"), PROFILES) == (None, None)
-    assert expected_of("vllm-fp16", Circumstances("vllm", model="Qwen2.5-0.5B"), PROFILES) == (None, None)
-    assert expected_of("vllm-fp16", Circumstances("vllm", model="some-model"), PROFILES) == (8, 12)
+    assert expected_of("vllm-fp16", TargetFacts("vllm", model="Qwen2.5-72B-Instruct"), PROFILES) == (None, None)
+    assert expected_of("vllm-fp16", TargetFacts("vllm", model="Qwen2.5-0.5B"), PROFILES) == (None, None)
+    assert expected_of("vllm-fp16", TargetFacts("vllm", model="some-model"), PROFILES) == (8, 12)
     assert expected_of("no-such", STRIX_HALO, PROFILES) == (None, None)
 
 
@@ -162,7 +162,7 @@ def test_a_name_may_state_its_size(name: str, parameters: float | None, active: 
 
 def test_the_faqs_ceiling() -> None:
     """The FAQ's own example: 28 GB of weights and 2 GB of cache at 128 GB/s allow 4.3 tokens per second."""
-    known = Circumstances("vllm", weights=Weights(bytes=28e9, kv_bytes_per_token=2e9))
+    known = TargetFacts("vllm", weights=Weights(bytes=28e9, kv_bytes_per_token=2e9))
     ceiling = ceiling_of(known, 1, 128e9, PROFILES)
     assert ceiling == pytest.approx(4.27, abs=0.005)
 
@@ -194,7 +194,7 @@ def test_a_long_context_lowers_the_ceiling() -> None:
         replace(STRIX_HALO, weights=replace(WHOLE, experts=True)),
     ],
 )
-def test_no_ceiling_where_it_would_be_a_guess(known: Circumstances) -> None:
+def test_no_ceiling_where_it_would_be_a_guess(known: TargetFacts) -> None:
     """Several GPUs, an offloaded model, an unknown size and a mixture of experts of unknown active size have none."""
     judgement = judge(8.0, bounds=FAQ, known=known, profiles=PROFILES)
     assert judgement.ceiling_tokens_per_second is None

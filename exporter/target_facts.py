@@ -16,7 +16,7 @@ from exporter.host.gpu import GpuFacts
 from exporter.probe.result import Identity
 from exporter.settings import Target
 from exporter.snapshot import TargetInfo
-from exporter.tiers import UNQUANTIZED, Circumstances, Profiles, Weights, hardware_of, scenario_of
+from exporter.tiers import UNQUANTIZED, Profiles, TargetFacts, Weights, hardware_of, scenario_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ def is_local(url: str, container: ContainerFacts | None) -> bool:
     return container is not None or address_of(url)[0] == LOOPBACK
 
 
-def circumstances_of(chosen: Chosen, identity: Identity | None, machine: Machine) -> Circumstances:
+def target_facts_of(chosen: Chosen, identity: Identity | None, machine: Machine) -> TargetFacts:
     """All that is known of one target; None, field by field, where nobody said."""
     container = container_of(chosen.url, machine.containers)
     local = is_local(chosen.url, container)
@@ -76,7 +76,7 @@ def circumstances_of(chosen: Chosen, identity: Identity | None, machine: Machine
     model = identity.model or chosen.model or (container and (container.served_model_name or container.model)) or None
     files = _files(identity, container, model, machine.caches) if local else None
     kv_cache = container.kv_cache_dtype if container else None
-    known = Circumstances(
+    known = TargetFacts(
         identity.backend,
         model=model,
         quantization=identity.quantization or (container.quantization if container else None),
@@ -98,7 +98,7 @@ def _has_no_gpu(container: ContainerFacts | None) -> bool | None:
 
 
 def info_of(
-    chosen: Chosen, identity: Identity | None, known: Circumstances, machine: Machine, profiles: Profiles
+    chosen: Chosen, identity: Identity | None, known: TargetFacts, machine: Machine, profiles: Profiles
 ) -> TargetInfo:
     """The identity of a target in words, as ``llm_target_info`` carries it; empty where it is not known."""
     container = container_of(chosen.url, machine.containers)
@@ -117,12 +117,12 @@ def info_of(
     )
 
 
-def _gpu_name(known: Circumstances, machine: Machine) -> str:
+def _gpu_name(known: TargetFacts, machine: Machine) -> str:
     names = [gpu.name for gpu in machine.gpus if gpu.gfx_target == known.gfx_target is not None]
     return names[0] if len(names) == 1 else ""
 
 
-def _with_gpu(known: Circumstances, gpus: Sequence[GpuFacts], container: ContainerFacts | None) -> Circumstances:
+def _with_gpu(known: TargetFacts, gpus: Sequence[GpuFacts], container: ContainerFacts | None) -> TargetFacts:
     """The GPU that serves: the only one, or nothing but their number where there are several."""
     if not gpus:
         return known
