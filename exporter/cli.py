@@ -466,7 +466,7 @@ def check_config(file: Path) -> None:
     with _wrong_settings():
         settings = load(file, os.environ)
         if settings.web_config_file is not None:
-            from exporter.web.lock import read_rules
+            from exporter.web.auth import read_rules
 
             read_rules(settings.web_config_file)
     targets = f"{len(settings.targets)} target{'' if len(settings.targets) == 1 else 's'}"

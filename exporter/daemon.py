@@ -77,7 +77,7 @@ from exporter.snapshot import (
 from exporter.target_facts import Machine, chosen_of, container_of, info_of, is_local, target_facts_of
 from exporter.tiers import Judgement, judge
 from exporter.web.app import Refused, build_app
-from exporter.web.lock import Lock, is_loopback, read_rules
+from exporter.web.auth import Auth, is_loopback, read_rules
 from exporter.web.server import WebServer, listen
 
 log = logging.getLogger(__name__)
@@ -89,7 +89,7 @@ SENSOR_SECONDS: Final = 15.0
 # A collector that takes longer is reported as failing while it still hangs; its next run waits for it.
 COLLECTOR_SECONDS: Final = 30.0
 # How soon a changed password or certificate is noticed; it is used when it has stayed the same for as long.
-LOCK_SECONDS: Final = 2.0
+AUTH_SECONDS: Final = 2.0
 SWITCH_SECONDS: Final = 0.0005
 TARGET_STATES: Final = ("up", "loading", "down", "unknown")
 
@@ -106,7 +106,7 @@ class Daemon:
         self._settings = load()
         self._profiles = load_profiles(self._settings.profiles_file)
         self._address = listen_on or self._settings.listen
-        self._lock = Lock(self._settings.web_config_file, name=split_listen(self._address)[0])
+        self._auth = Auth(self._settings.web_config_file, name=split_listen(self._address)[0])
         self._cancellation = Cancellation()
         self._schedule = Schedule(on_beat=self._beat)
         self._servers = Servers()
@@ -142,8 +142,8 @@ class Daemon:
         sys.setswitchinterval(SWITCH_SECONDS)
         bound = listen(*split_listen(self._address))
         self._apply(self._settings, self._profiles)
-        app = self._lock.guard(build_app(self.snapshot, self._exposition.render, self))
-        self._web = WebServer(app, bound, tls=self._lock.context)
+        app = self._auth.guard(build_app(self.snapshot, self._exposition.render, self))
+        self._web = WebServer(app, bound, tls=self._auth.context)
         self._web.start()
         self._schedule.start()
         self._say_what_comes()
@@ -155,7 +155,7 @@ class Daemon:
 
     def _say_what_comes(self) -> None:
         settings = self._settings
-        url = f"{'https' if self._lock.rules.tls else 'http'}://{self._address}"
+        url = f"{'https' if self._auth.rules.tls else 'http'}://{self._address}"
         log.info("%s/ shows the targets, %s/metrics is for Prometheus", url, url)
         for target in settings.targets:
             modules = ", ".join(f"{name} every {settings.modules[name].interval:g} s" for name in target.modules)
@@ -165,9 +165,9 @@ class Daemon:
             log.info("looking for inference servers at the ports %s, every %g s", ports, settings.discovery.interval)
 
     def _warn_if_open(self) -> None:
-        if not self._lock.rules.closed and not is_loopback(split_listen(self._address)[0]):
+        if not self._auth.rules.closed and not is_loopback(split_listen(self._address)[0]):
             log.warning(
-                "WITHOUT A LOCK: whoever reaches %s reads everything that is measured here, and can reload the configuration."
+                "NO AUTHENTICATION: anyone who can reach %s can read everything that is measured here and reload the configuration."
                 " Set web_config_file to a file with basic_auth_users or client certificates, or listen on 127.0.0.1",
                 self._address,
             )
@@ -211,8 +211,8 @@ class Daemon:
                 return errors
             self._loaded = True
             self._exporter = replace(self._exporter, reload_success_at_seconds=time.time())
-            was_closed = self._lock.rules.closed
-            self._lock.use(settings.web_config_file, rules)
+            was_closed = self._auth.rules.closed
+            self._auth.use(settings.web_config_file, rules)
             self._apply(settings, profiles)
             if was_closed:
                 self._warn_if_open()
@@ -323,7 +323,7 @@ class Daemon:
         if settings.discovery.local or settings.discovery.docker:
             yield Job("discovery", settings.discovery.interval, self._discover, at_once=True)
         if settings.web_config_file is not None:
-            yield Job("lock", LOCK_SECONDS, self._refresh_lock)
+            yield Job("auth", AUTH_SECONDS, self._refresh_auth)
         yield from self._collectors()
 
     def _collectors(self) -> Iterator[Job]:
@@ -546,10 +546,10 @@ class Daemon:
 
     # The exporter itself -----------------------------------------------------------------------------------------------
 
-    def _refresh_lock(self) -> None:
+    def _refresh_auth(self) -> None:
         with self._changing:
-            before = self._lock.problems
-            if self._lock.refresh() != before:
+            before = self._auth.problems
+            if self._auth.refresh() != before:
                 self._publish_exporter()
 
     def _beat(self) -> None:
@@ -565,7 +565,7 @@ class Daemon:
         states = Counter(_state_of(view, name) for name in tuple(self._watched))
         self._exporter = replace(
             self._exporter,
-            reload_successful=self._loaded and not self._lock.problems,
+            reload_successful=self._loaded and not self._auth.problems,
             schedule_delay_seconds=self._schedule.delay_seconds,
             minimum_rocm=self._settings.host.minimum_rocm or self._profiles.rocm.minimum,
             targets_by_state=tuple((state, states[state]) for state in TARGET_STATES),

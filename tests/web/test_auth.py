@@ -1,4 +1,4 @@
-"""The lock: passwords, certificates, names; over real sockets, and with the real command."""
+"""Authentication: passwords, certificates, names; over real sockets, and with the real command."""
 
 import base64
 import http.client
@@ -23,15 +23,15 @@ import pytest
 from click.testing import CliRunner
 
 from exporter.cli import main
-from exporter.daemon import LOCK_SECONDS, Daemon
+from exporter.daemon import AUTH_SECONDS, Daemon
 from exporter.metrics import Exposition
 from exporter.probe.result import ProbeResult
 from exporter.settings import SettingsError, load
 from exporter.snapshot import Snapshot
-from exporter.web import lock as lock_room
+from exporter.web import auth as auth_room
 from exporter.web import server
 from exporter.web.app import Refused, build_app
-from exporter.web.lock import Lock, Rules, is_loopback, read_rules
+from exporter.web.auth import Auth, Rules, is_loopback, read_rules
 from exporter.web.server import WebServer, listen
 from tests.servers.certificates import make_certificate
 
@@ -60,11 +60,11 @@ class Actions:
 
 
 @contextmanager
-def serving(lock: Lock, host: str = "127.0.0.1") -> Iterator[tuple[int, Actions]]:
-    """A server behind a lock: its port, and what it did."""
+def serving(auth: Auth, host: str = "127.0.0.1") -> Iterator[tuple[int, Actions]]:
+    """A server behind authentication: its port, and what it did."""
     bound, actions = listen(host, 0), Actions()
     app = build_app(Snapshot(), Exposition().render, actions)
-    server = WebServer(lock.guard(app), bound, tls=lock.context)
+    server = WebServer(auth.guard(app), bound, tls=auth.context)
     server.start()
     try:
         yield bound.getsockname()[1], actions
@@ -110,14 +110,14 @@ def write(path: Path, **users: str) -> Path:
     return path
 
 
-def locked(tmp_path: Path, **passwords: str) -> Lock:
-    return Lock(write(tmp_path / "web.yml", **{name: hashed(each) for name, each in passwords.items()}))
+def locked(tmp_path: Path, **passwords: str) -> Auth:
+    return Auth(write(tmp_path / "web.yml", **{name: hashed(each) for name, each in passwords.items()}))
 
 
-def settle(lock: Lock) -> tuple[str, ...]:
+def settle(auth: Auth) -> tuple[str, ...]:
     """What two looks at the files say, of which the first sees the change and the second that it stays."""
-    lock.refresh()
-    return lock.refresh()
+    auth.refresh()
+    return auth.refresh()
 
 
 # Passwords
@@ -173,7 +173,7 @@ def test_hashes_of_other_tools(tmp_path: Path) -> None:
     """The htpasswd command writes $2y$, and passwords may hold colons, letters of any script, and more bytes than bcrypt reads."""
     for password in ("a:b", "größer", "x" * 100):
         stored = bcrypt.hashpw(password.encode()[:72], bcrypt.gensalt(COST)).decode().replace("$2b$", "$2y$")
-        with serving(Lock(write(tmp_path / "web.yml", prom=stored))) as (port, _):
+        with serving(Auth(write(tmp_path / "web.yml", prom=stored))) as (port, _):
             assert ask(port, user="prom", password=password)[0] == 200
             assert ask(port, user="prom", password="other")[0] == 401
 
@@ -197,7 +197,7 @@ def test_who_exists_can_not_be_told_by_time(monkeypatch: pytest.MonkeyPatch) -> 
     work = []
     for user in ("cheap", "dear", "nobody", ""):
         rounds.clear()
-        assert lock_room._is_password(b"wrong", rules.users.get(user), rules.cost) is False
+        assert auth_room._is_password(b"wrong", rules.users.get(user), rules.cost) is False
         work.append(sum(rounds))
     assert work == [1 << 7] * 4
 
@@ -210,8 +210,8 @@ class SlowHash:
         self.started = threading.Event()
         self.calls = self.running = self.most = 0
         self._lock = threading.Lock()
-        self._real = lock_room._is_password
-        monkeypatch.setattr(lock_room, "_is_password", self._is_password)
+        self._real = auth_room._is_password
+        monkeypatch.setattr(auth_room, "_is_password", self._is_password)
 
     def _is_password(self, password: bytes, wanted: str | None, cost: int) -> bool:
         with self._lock:
@@ -258,24 +258,24 @@ def test_the_same_guess_is_checked_once_at_a_time(tmp_path: Path, monkeypatch: p
 
 def test_guesses_from_one_network_leave_room_for_others() -> None:
     """What may wait of one address is less than what may wait in all; IPv6 networks count as one address."""
-    assert lock_room.WAITING_EACH < lock_room.WAITING
-    networks = {lock_room._neighbourhood_of({"client": (f"2001:db8::{number:x}", 1)}) for number in range(100)}
+    assert auth_room.WAITING_EACH < auth_room.WAITING
+    networks = {auth_room._neighbourhood_of({"client": (f"2001:db8::{number:x}", 1)}) for number in range(100)}
     assert len(networks) == 1
-    assert lock_room._neighbourhood_of({"client": ("192.0.2.1", 1)}) != lock_room._neighbourhood_of(
+    assert auth_room._neighbourhood_of({"client": ("192.0.2.1", 1)}) != auth_room._neighbourhood_of(
         {"client": ("192.0.2.2", 1)}
     )
 
 
 def test_what_is_remembered_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Right passwords are remembered, wrong ones never; the oldest leaves first."""
-    monkeypatch.setattr(lock_room, "REMEMBERED", 1)
-    lock = locked(tmp_path, prom="right", other="theirs")
-    with serving(lock) as (port, _):
+    monkeypatch.setattr(auth_room, "REMEMBERED", 1)
+    auth = locked(tmp_path, prom="right", other="theirs")
+    with serving(auth) as (port, _):
         for user, password in (("prom", "right"), ("other", "theirs"), ("prom", "wrong")):
             ask(port, user=user, password=password)
-        assert len(lock._known) == 1
-        assert not lock._waiting
-        assert not lock._checking
+        assert len(auth._known) == 1
+        assert not auth._waiting
+        assert not auth._checking
 
 
 # Files that change
@@ -283,13 +283,13 @@ def test_what_is_remembered_is_bounded(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_a_changed_password_is_used_without_a_restart(tmp_path: Path) -> None:
     """Once the file has changed and stays so, the new password opens and the old one doesn't, remembered or not."""
-    lock = locked(tmp_path, prom="old")
-    with serving(lock) as (port, _):
+    auth = locked(tmp_path, prom="old")
+    with serving(auth) as (port, _):
         assert ask(port, user="prom", password="old")[0] == 200
         write(tmp_path / "web.yml", prom=hashed("new"))
-        assert lock.refresh() == ()
+        assert auth.refresh() == ()
         assert ask(port, user="prom", password="old")[0] == 200
-        assert lock.refresh() == ()
+        assert auth.refresh() == ()
         assert ask(port, user="prom", password="old")[0] == 401
         assert ask(port, user="prom", password="new")[0] == 200
 
@@ -300,17 +300,17 @@ def test_a_changed_password_is_used_without_a_restart(tmp_path: Path) -> None:
 )
 def test_a_broken_file_leaves_the_lock_closed(tmp_path: Path, caplog: pytest.LogCaptureFixture, broken: str) -> None:
     """A file that is wrong, or gone, changes nothing, is named once in the log, and is used when it is right again."""
-    lock, path = locked(tmp_path, prom="right"), tmp_path / "web.yml"
-    with serving(lock) as (port, _):
+    auth, path = locked(tmp_path, prom="right"), tmp_path / "web.yml"
+    with serving(auth) as (port, _):
         for spoil in (lambda: path.write_text(broken), path.unlink):
             spoil()
-            assert str(path) in settle(lock)[0]
-            lock.refresh()
+            assert str(path) in settle(auth)[0]
+            auth.refresh()
             assert ask(port)[0] == 401
             assert ask(port, user="prom", password="right")[0] == 200
         assert len(caplog.records) == 2
         write(path, prom=hashed("new"))
-        assert lock.refresh() == ()
+        assert auth.refresh() == ()
         assert ask(port, user="prom", password="new")[0] == 200
 
 
@@ -336,17 +336,17 @@ def test_tls_and_its_renewal(tmp_path: Path) -> None:
     first, second = make_certificate(tmp_path / "a"), make_certificate(tmp_path / "b")
     for name in ("cert.pem", "key.pem"):
         shutil.copy(tmp_path / "a" / name, tmp_path / name)
-    lock = Lock(tls_config(tmp_path / "web.yml", (tmp_path / "cert.pem", tmp_path / "key.pem")))
+    auth = Auth(tls_config(tmp_path / "web.yml", (tmp_path / "cert.pem", tmp_path / "key.pem")))
     trusts_first, trusts_second = client_context(first[0]), client_context(second[0])
-    with serving(lock) as (port, _):
+    with serving(auth) as (port, _):
         assert ask(port, "/-/healthy", tls=trusts_first)[0] == 200
         kept = http.client.HTTPSConnection("127.0.0.1", port, timeout=20, context=trusts_first)
         kept.connect()
         shutil.copy(second[0], tmp_path / "cert.pem")
-        assert "they don't belong together" in settle(lock)[0]
+        assert "they don't belong together" in settle(auth)[0]
         assert ask(port, tls=trusts_first)[0] == 200
         shutil.copy(second[1], tmp_path / "key.pem")
-        assert settle(lock) == ()
+        assert settle(auth) == ()
         with pytest.raises(ssl.SSLCertVerificationError):
             ask(port, tls=trusts_first)
         assert ask(port, tls=trusts_second)[0] == 200
@@ -362,10 +362,10 @@ def test_old_versions_of_tls_are_refused(tmp_path: Path) -> None:
     certificate = make_certificate(tmp_path / "a")
     old = client_context(certificate[0])
     old.maximum_version = ssl.TLSVersion.TLSv1_2
-    with serving(Lock(tls_config(tmp_path / "web.yml", certificate))) as (port, _):
+    with serving(Auth(tls_config(tmp_path / "web.yml", certificate))) as (port, _):
         assert ask(port, tls=old)[0] == 200
     assert read_rules(tmp_path / "web.yml").tls.minimum_version is ssl.TLSVersion.TLSv1_2  # type: ignore[union-attr]
-    with serving(Lock(tls_config(tmp_path / "web.yml", certificate, "min_version: TLS13"))) as (port, _):
+    with serving(Auth(tls_config(tmp_path / "web.yml", certificate, "min_version: TLS13"))) as (port, _):
         with pytest.raises((ssl.SSLError, ConnectionError)):
             ask(port, tls=old)
         assert ask(port, tls=client_context(certificate[0]))[0] == 200
@@ -384,9 +384,9 @@ def test_client_certificates(tmp_path: Path, kind: str, *, without: bool, known:
     """Each kind of demand lets in whom it should: without a certificate, with a known one, with a stranger's."""
     server, friend, other = (make_certificate(tmp_path / name) for name in ("server", "friend", "other"))
     more = (f"client_auth_type: {kind}", f"client_ca_file: {friend[0]}")
-    lock = Lock(tls_config(tmp_path / "web.yml", server, *more))
-    assert lock.rules.closed is (kind == "RequireAndVerifyClientCert")
-    with serving(lock) as (port, _):
+    auth = Auth(tls_config(tmp_path / "web.yml", server, *more))
+    assert auth.rules.closed is (kind == "RequireAndVerifyClientCert")
+    with serving(auth) as (port, _):
 
         def comes_in(certificate: tuple[Path, Path] | None) -> bool:
             context = client_context(server[0])
@@ -407,7 +407,7 @@ def test_a_health_check_where_certificates_are_wanted(tmp_path: Path, *, knows_i
     accepted = server if knows_itself else friend
     more = ("client_auth_type: RequireAndVerifyClientCert", f"client_ca_file: {accepted[0]}")
     web = tls_config(tmp_path / "web.yml", server, *more)
-    with serving(Lock(web)) as (port, _):
+    with serving(Auth(web)) as (port, _):
         place = {"LLM_PROBE_LISTEN": f"127.0.0.1:{port}", "LLM_PROBE_WEB_CONFIG_FILE": str(web), "LLM_PROBE_CONFIG": ""}
         asked = CliRunner().invoke(main, ["healthcheck"], env=place)
     assert asked.exit_code == code
@@ -453,7 +453,7 @@ def test_slow_handshakes_do_not_stop_a_scrape(tmp_path: Path, monkeypatch: pytes
     """Connections that never shake hands count as connections: the oldest goes when there are too many."""
     certificate = make_certificate(tmp_path / "a")
     monkeypatch.setattr("exporter.web.server.CONNECTIONS", 5)
-    with serving(Lock(tls_config(tmp_path / "web.yml", certificate))) as (port, _):
+    with serving(Auth(tls_config(tmp_path / "web.yml", certificate))) as (port, _):
         silent = [socket.create_connection(("127.0.0.1", port), 10) for _ in range(20)]
         try:
             assert ask(port, tls=client_context(certificate[0]))[0] == 200
@@ -488,7 +488,7 @@ def test_slow_handshakes_do_not_stop_a_scrape(tmp_path: Path, monkeypatch: pytes
 )
 def test_a_strangers_name_for_this_machine_is_refused(host: str, status: int) -> None:
     """A page whose own name was made to mean 127.0.0.1 reads nothing and changes nothing."""
-    with serving(Lock(name="gpu.lan")) as (port, actions):
+    with serving(Auth(name="gpu.lan")) as (port, actions):
         assert ask(port, headers={"Host": host})[0] == status
         assert ask(port, "/-/reload", method="POST", headers={"Host": host})[0] == status
         assert actions.reloads == (1 if status == 200 else 0)
@@ -513,14 +513,14 @@ def test_behind_a_password_any_name_will_do(tmp_path: Path) -> None:
 )
 def test_pages_of_other_sites_change_nothing(headers: Mapping[str, str]) -> None:
     """A browser that somebody made send the request says so, and is refused."""
-    with serving(Lock()) as (port, actions):
+    with serving(Auth()) as (port, actions):
         assert ask(port, "/-/reload", method="POST", headers=headers)[0] == 403
         assert actions.reloads == 0
 
 
 def test_only_post_changes_anything() -> None:
     """A reload takes a POST; no other method does anything anywhere."""
-    with serving(Lock()) as (port, actions):
+    with serving(Auth()) as (port, actions):
         for method in ("GET", "HEAD", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE"):
             assert ask(port, "/-/reload", method=method)[0] == 405
         for path in ("/", "/metrics", "/api/v1/status", "/api/v1/targets", "/-/healthy", "/-/ready"):
@@ -571,8 +571,8 @@ def test_the_documented_command_makes_a_hash() -> None:
     command = re.findall(r"bin/python -c '(.*?)'", SECURITY.read_text())[0]
     typed = command.replace("getpass.getpass()", "'right'")
     made = subprocess.run([sys.executable, "-c", typed], check=True, capture_output=True, text=True).stdout.strip()
-    assert lock_room._is_password(b"right", made, lock_room._cost_of(made))
-    assert not lock_room._is_password(b"wrong", made, lock_room._cost_of(made))
+    assert auth_room._is_password(b"right", made, auth_room._cost_of(made))
+    assert not auth_room._is_password(b"wrong", made, auth_room._cost_of(made))
 
 
 def test_the_documented_limits_are_the_limits() -> None:
@@ -583,8 +583,8 @@ def test_the_documented_limits_are_the_limits() -> None:
         f"| {server.REQUEST_SECONDS:.0f} s, and {server.REQUEST_BYTES >> 10} KiB, of which {server.HEADER_BYTES >> 10} KiB",
         f"| between requests | {server.IDLE_SECONDS:.0f} s |",
         f"| an answer of which the client takes nothing | {server.WRITE_SECONDS:.0f} s |",
-        f"at most {lock_room.WAITING} different passwords wait, {lock_room.WAITING_EACH} from one address",
-        f"looked at every {LOCK_SECONDS:.0f} s",
+        f"at most {auth_room.WAITING} different passwords wait, {auth_room.WAITING_EACH} from one address",
+        f"looked at every {AUTH_SECONDS:.0f} s",
     ):
         assert said in text, said
 
@@ -668,9 +668,9 @@ def test_serve_behind_a_lock(tmp_path: Path) -> None:
         assert [status("/metrics", "second"), status("/metrics", "third")] == [401, 200]
         assert process.poll() is None
     said = log.read_text()
-    assert said.count("the lock of before stays") == 1
+    assert said.count("the previous one stays in use") == 1
     assert f"https://0.0.0.0:{port}/metrics" in said
-    assert "WITHOUT A LOCK" not in said
+    assert "NO AUTHENTICATION" not in said
 
 
 @pytest.mark.parametrize(
@@ -679,7 +679,7 @@ def test_serve_behind_a_lock(tmp_path: Path) -> None:
 def test_an_open_door_is_announced(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, host: str, users: dict[str, str], warnings: int
 ) -> None:
-    """Listening beyond loopback without a lock is said once, loudly, with what to do."""
+    """Listening beyond loopback without authentication is said once, loudly, with what to do."""
     config = configuration(tmp_path, write(tmp_path / "web.yml", **users) if users else None)
     running = Daemon(lambda: load(config, {}), listen_on=f"{host}:{free_port()}")
     try:
@@ -687,7 +687,7 @@ def test_an_open_door_is_announced(
         assert running.reload() == ()
     finally:
         running.drain()
-    said = [record.getMessage() for record in caplog.records if "WITHOUT A LOCK" in record.getMessage()]
+    said = [record.getMessage() for record in caplog.records if "NO AUTHENTICATION" in record.getMessage()]
     assert len(said) == warnings
     assert all("Set web_config_file" in each and host in each for each in said)
 

@@ -1,6 +1,6 @@
-"""The lock on the exporter's own endpoints: TLS, client certificates and passwords from ``web_config_file``.
+"""Authentication of the exporter's own endpoints: TLS, client certificates and passwords from ``web_config_file``.
 
-``Lock`` holds the rules in force. ``guard`` puts it around the application, ``context`` gives the TLS of a new connection, and
+``Auth`` holds the rules in force. ``guard`` puts it around the application, ``context`` gives the TLS of a new connection, and
 ``refresh`` takes over files that have changed. Rules that are wrong never replace rules that work.
 
 A password is checked by bcrypt, which is slow on purpose, so an attacker could use it to keep the exporter busy: one hash runs
@@ -132,7 +132,7 @@ def _reason_of(exc: Exception) -> str:
     return getattr(exc, "strerror", None) or str(exc)
 
 
-class Lock:
+class Auth:
     """The rules in force. ``use`` and ``refresh`` are for one thread at a time; the rest is for the server's loop.
 
     ``name`` is what the exporter's address is called in its configuration. Raises SettingsError.
@@ -170,7 +170,7 @@ class Lock:
         except SettingsError as exc:
             problems = tuple(map(str, exc.errors))
             if problems != self.problems:
-                log.error("the lock of before stays: %s", "; ".join(problems))  # noqa: TRY400 - the user's mistake
+                log.error("web_config_file not reloaded; the previous one stays in use: %s", "; ".join(problems))  # noqa: TRY400 - the user's mistake
             self.problems = problems
         else:
             self.use(self._path, rules)
@@ -182,7 +182,7 @@ class Lock:
         return self.rules.tls
 
     def guard(self, app: AsgiApp) -> AsgiApp:
-        """The application behind this lock."""
+        """The application behind these rules."""
 
         async def guarded(scope: Message, receive: Any, send: Any) -> None:
             refusal = await self._refusal(scope)
@@ -327,8 +327,8 @@ def _is_meant(host: str, scope: Message, own_name: str) -> bool:
 def _not_meant() -> PlainTextResponse:
     return _refused(
         421,
-        "This exporter listens on this machine's loopback without a lock, and answers there only by an address, by localhost"
-        " or by a name without a dot. A reverse proxy sends Host: 127.0.0.1, or the lock is set (web_config_file).",
+        "This exporter listens on this machine's loopback without authentication, and answers there only by an address, by localhost"
+        " or by a name without a dot. A reverse proxy sends Host: 127.0.0.1, or authentication is set up (web_config_file).",
     )
 
 
