@@ -169,7 +169,7 @@ def _run_daemon(load: Callable[[], Settings], listen: str | None, log_level: str
 
 
 class LogLine(logging.Formatter):
-    """One line for each record: ``ts=2026-01-31T12:00:00.000Z level=info room=daemon msg="…"``, line breaks escaped."""
+    """One line for each record: ``ts=2026-01-31T12:00:00.000Z level=info component=daemon msg="…"``, line breaks escaped."""
 
     def format(self, record: logging.LogRecord) -> str:
         """A record as pairs of key and value."""
@@ -178,8 +178,8 @@ class LogLine(logging.Formatter):
         if record.exc_info:
             text = f"{text}\n{self.formatException(record.exc_info)}"
         message = json.dumps(text, ensure_ascii=False)
-        room = record.name.removeprefix("exporter.")
-        return f"ts={at} level={record.levelname.lower()} room={room} msg={message}"
+        component = record.name.removeprefix("exporter.")
+        return f"ts={at} level={record.levelname.lower()} component={component} msg={message}"
 
 
 def _log_to_stderr(level: str) -> None:

@@ -460,7 +460,7 @@ def test_serve_starts_and_stops(closed_port: int) -> None:
         assert process.wait(10) == 0
     assert stderr
     assert [
-        line for line in stderr.splitlines() if not re.fullmatch(r'ts=\S+Z level=info room=\S+ msg=".*"', line)
+        line for line in stderr.splitlines() if not re.fullmatch(r'ts=\S+Z level=info component=\S+ msg=".*"', line)
     ] == []
 
 
@@ -475,7 +475,7 @@ def test_a_log_record_is_one_line() -> None:
     line = LogLine().format(record)
     assert len(line.splitlines()) == 1
     assert re.match(
-        r'ts=\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z level=error room=probe\.run msg="it said a\\nb\\nRuntimeError: broken',
+        r'ts=\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z level=error component=probe\.run msg="it said a\\nb\\nRuntimeError: broken',
         line,
     )
 
