@@ -1,6 +1,6 @@
 """The composition root: builds the rooms, starts them, reloads, drains. The only file that knows them all.
 
-The main thread waits for signals and follows the clock. Probes, looks and collectors run in the scheduler's threads, serving
+The main thread waits for signals and follows the clock. Probes, status checks and collectors run in the scheduler's threads, serving
 in uvicorn's thread, and one thread follows the container engine's events.
 """
 
@@ -39,8 +39,8 @@ from exporter.on_demand import OnDemand, permit_of, refusal_of
 from exporter.probe.result import SKIPPED, Measurements, ProbeResult, TargetState
 from exporter.probe.run import Prober
 from exporter.probe.server import Servers
+from exporter.probe.status import identify
 from exporter.probe.transport import Cancellation
-from exporter.probe.watch import identify
 from exporter.schedule import Job, Schedule
 from exporter.settings import (
     Docker,
@@ -82,8 +82,8 @@ from exporter.web.server import WebServer, listen
 
 log = logging.getLogger(__name__)
 
-# A look is one to three small reads; twice a minute is often enough for a "down" alert of some minutes.
-LOOK_SECONDS: Final = 30.0
+# A status check is one to three small reads; twice a minute is often enough for a "down" alert of some minutes.
+STATUS_SECONDS: Final = 30.0
 # Reading sensors wakes the GPU's controller, so not more often than a dashboard can show.
 SENSOR_SECONDS: Final = 15.0
 # A collector that takes longer is reported as failing while it still hangs; its next run waits for it.
@@ -317,7 +317,7 @@ class Daemon:
         settings = self._settings
         for name, prober in self._watched.items():
             intervals = [settings.modules[each].interval for each in prober.target.modules]
-            yield Job(f"look:{name}", min(LOOK_SECONDS, *intervals), partial(self._look, name))
+            yield Job(f"status:{name}", min(STATUS_SECONDS, *intervals), partial(self._check_status, name))
             for module, interval in zip(prober.target.modules, intervals, strict=True):
                 yield Job(f"probe:{name}:{module}", interval, partial(self._probe, name, module))
         if settings.discovery.local or settings.discovery.docker:
@@ -357,9 +357,9 @@ class Daemon:
             self._publish(result)
             _log_result(result)
 
-    def _look(self, name: str) -> None:
+    def _check_status(self, name: str) -> None:
         prober = self._watched.get(name)
-        state = prober.look() if prober else None
+        state = prober.status() if prober else None
         if prober and state:
             self.snapshot.publish(target_key(name), state)
             self._describe(prober.target)
@@ -434,7 +434,7 @@ class Daemon:
     # Discovery -------------------------------------------------------------------------------------------------------
 
     def _discover(self) -> None:
-        """Look for servers that nobody named; what is new becomes a target, what is gone leaves."""
+        """ServerStatus for servers that nobody named; what is new becomes a target, what is gone leaves."""
         settings, before = self._settings, self._survey
         taken = [target.url for target in settings.targets]
         found = survey(self._candidates(settings), taken, before, self._ask, time.time())

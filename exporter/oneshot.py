@@ -19,8 +19,8 @@ from exporter.discovery import Answer, Seen, Survey, container_candidates, local
 from exporter.host.gpu import read_gpus
 from exporter.probe.result import ProbeResult
 from exporter.probe.run import Prober
+from exporter.probe.status import identify
 from exporter.probe.transport import Cancellation
-from exporter.probe.watch import identify
 from exporter.report import Report
 from exporter.settings import (
     Problem,

@@ -335,7 +335,7 @@ def probe_key(target: str, module: str) -> Key[ProbeResult]:
 
 
 def target_key(target: str) -> Key[TargetState]:
-    """What a target said of itself at the last look."""
+    """What a target said of itself at the last status check."""
     return Key("target", (target,))
 
 

@@ -5,7 +5,7 @@ import threading
 from collections import deque
 from typing import Final, Literal
 
-from exporter.probe.dialects.dialect import Look
+from exporter.probe.dialects.dialect import ServerStatus
 from exporter.probe.result import Result
 from exporter.settings import Module
 
@@ -28,11 +28,11 @@ def is_heavy(module: Module) -> bool:
     return module.prompt_tokens >= LONG_PROMPT_TOKENS or module.concurrency > 1
 
 
-def standing_of(look: Look) -> Standing:
+def standing_of(status: ServerStatus) -> Standing:
     """Whether requests run or wait, by the server's own word."""
-    if look.running is None and look.waiting is None:
+    if status.running is None and status.waiting is None:
         return "unknown"
-    return "busy" if (look.running or 0) + (look.waiting or 0) > 0 else "idle"
+    return "busy" if (status.running or 0) + (status.waiting or 0) > 0 else "idle"
 
 
 def stretched(interval: float, busy_share: float, allowed_share: float, abandoned: int) -> float:

@@ -53,9 +53,9 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class TargetState:
-    """One look at a target by reads that cost it nothing; ``None`` where its backend has no way to tell.
+    """One status check at a target by reads that cost it nothing; ``None`` where its backend has no way to tell.
 
-    Ratios are 0 to 1. ``generated_tokens_per_second`` is the production throughput between this look and the one before,
+    Ratios are 0 to 1. ``generated_tokens_per_second`` is the production throughput between this status check and the one before,
     the probes' own tokens taken out.
     """
 

@@ -1,10 +1,10 @@
 """A target and a module make a ProbeResult: the door of this room.
 
-A ``Prober`` belongs to one target and is kept across reloads while the target stays. Both ``look`` (what the server says of
+A ``Prober`` belongs to one target and is kept across reloads while the target stays. Both ``status`` (what the server says of
 itself) and ``probe`` end in bounded time and never raise.
 
 How it is used: a job for each target and module asks ``due`` at every interval of the module, and calls ``probe`` when that is
-True; where a budget or a pause stretches the interval, ``interval_seconds`` says to what. Another job calls ``look``, so that
+True; where a budget or a pause stretches the interval, ``interval_seconds`` says to what. Another job calls ``status``, so that
 state and production throughput are known between probes. Probers of one server get one ``Server`` (``Servers.at(url)``), so that
 its probes wait for each other.
 """
@@ -21,8 +21,8 @@ from typing import Any, Final
 
 from exporter.probe import client
 from exporter.probe.client import Deadlines, Request
-from exporter.probe.dialects.dialect import Ask, Dialect, Look, rejected_fields, short_name
-from exporter.probe.dialects.lease import after_probe, keep_alive, nearly_over
+from exporter.probe.dialects.dialect import ChatRequest, Dialect, ServerStatus, rejected_fields, short_name
+from exporter.probe.dialects.keep_alive import after_probe, nearly_over, seconds_to_ask
 from exporter.probe.failure import Cancelled, ProbeFailure, one_line
 from exporter.probe.measure import combine, measure
 from exporter.probe.politeness import (
@@ -36,18 +36,18 @@ from exporter.probe.prompt import compose, estimate
 from exporter.probe.result import Identity, Measurements, ProbeResult, Result, TargetState
 from exporter.probe.secret import hide
 from exporter.probe.server import Server, pause
+from exporter.probe.status import StatusResult, StatusTracker
 from exporter.probe.timeline import Timeline, Usage
 from exporter.probe.transport import Cancellation
-from exporter.probe.watch import Sight, Watch
 from exporter.settings import Module, Target
 
 log = logging.getLogger(__name__)
 
 # One harmless read. A server under load answers slowly, and slow is not down.
 READ_SECONDS: Final = 10.0
-# All reads of one look that no probe waits for.
-LOOK_SECONDS: Final = 30.0
-# A look waits so long for a probe of ours to end, so that it doesn't take our own work for a user's.
+# All reads of one status check that no probe waits for.
+STATUS_SECONDS: Final = 30.0
+# A status check waits so long for a probe of ours to end, so that it doesn't take our own work for a user's.
 TURN_SECONDS: Final = 2.0
 # Ollama's load_duration of a model that was in memory is far below this, a load from the fastest disk above.
 LOAD_SECONDS: Final = 1.0
@@ -100,7 +100,7 @@ class Prober:
         self.server = server or Server()
         self.cancellation = cancellation or Cancellation()
         self.pace = Pace(target.budget.share)
-        self.watch = Watch(target, self.server, self.cancellation, monotonic, wall, permit=permit)
+        self.tracker = StatusTracker(target, self.server, self.cancellation, monotonic, wall, permit=permit)
         self.monotonic = monotonic
         self.wall = wall
         self.draw = draw or random.SystemRandom()
@@ -110,7 +110,7 @@ class Prober:
         """Tokens that the server counts for each token of our estimate."""
         self.took_seconds = 0.0
         """How long the streams of the last probe ran."""
-        self._watching = Lock()
+        self._checking = Lock()
 
     def interval_seconds(self, name: str, module: Module) -> float:
         """How often this module is meant to run now: its interval, or a multiple where a budget or a pause wants that."""
@@ -120,11 +120,11 @@ class Prober:
         """Whether a module that asks at each of its intervals should run this time. A skipped probe was no run."""
         return self.pace.due(name, module, self.monotonic())
 
-    def look(self) -> TargetState | None:
+    def status(self) -> TargetState | None:
         """What the server says of itself, by reads that cost it nothing. None when it was cancelled, or had no turn."""
         try:
             with self.server.in_turn(TURN_SECONDS, self.cancellation) as alone:
-                return self.sight(LOOK_SECONDS, alone=alone)[1]
+                return self.check(STATUS_SECONDS, alone=alone)[1]
         except (Cancelled, ProbeFailure):
             return None
 
@@ -142,7 +142,7 @@ class Prober:
 
     def hide(self, text: str) -> str:
         """A text in which the server may have repeated our key, without it."""
-        return hide(text, self.watch.key)
+        return hide(text, self.tracker.key)
 
     def fault(self, doing: str, exc: Exception) -> ProbeFailure:
         """Log a fault of the exporter itself; what is said of it may hold what the server sent."""
@@ -150,23 +150,23 @@ class Prober:
         log.error("a %s of %s failed in the exporter: %s", doing, self.target.name, trace)
         return ProbeFailure("protocol", f"a fault of the exporter: {exc!r}")
 
-    def sight(self, seconds: float, *, thorough: bool = False, alone: bool = True) -> tuple[Sight, TargetState]:
-        """Look within so many seconds, in turn with whoever else looks at this target. Raises ProbeFailure when its turn does
+    def check(self, seconds: float, *, thorough: bool = False, alone: bool = True) -> tuple[StatusResult, TargetState]:
+        """Check the status within so many seconds, one check of a target at a time. Raises ProbeFailure when its turn does
         not come.
         """
         until = time.monotonic() + seconds
-        if not self._watching.acquire(timeout=seconds):
+        if not self._checking.acquire(timeout=seconds):
             raise ProbeFailure("timeout_total", f"the server has not answered the reads before for {seconds:.1f} s")
         try:
             try:
-                sight = self.watch.look(READ_SECONDS, until=until, thorough=thorough)
+                checked = self.tracker.status(READ_SECONDS, until=until, thorough=thorough)
             except Cancelled:
                 raise
             except Exception as exc:  # noqa: BLE001 - told by fault
-                sight = Sight(failure=self.fault("look", exc))
-            return sight, self.watch.state(sight, alone=alone)
+                checked = StatusResult(failure=self.fault("status check", exc))
+            return checked, self.tracker.state(checked, alone=alone)
         finally:
-            self._watching.release()
+            self._checking.release()
 
 
 class Run:
@@ -180,22 +180,22 @@ class Run:
         self._due = prober.monotonic()
         self._queued = 0.0
         self._state: TargetState | None = None
-        self._look = Look(Identity("unknown"))
+        self._status = ServerStatus(Identity("unknown"))
         self._loads = False
         self._answered: str | None = None
         """The model that the answers named."""
         self._lines: list[str] = []
 
     def result(self) -> ProbeResult:
-        """Wait for the turn, look, and probe if that does no harm. Raises Cancelled."""
+        """Wait for the turn, check the status, and probe if that does no harm. Raises Cancelled."""
         prober, module = self._prober, self._module
         with prober.server.in_turn(module.interval, prober.cancellation) as mine:
             self._queued = prober.monotonic() - self._due
             if not mine:
                 return self._skip("skipped_busy", "other probes of this server took the whole interval")
-            sight = self._see()
-            if sight.failure:
-                return self.end(Outcome(failure=sight.failure))
+            checked = self._see()
+            if checked.failure:
+                return self.end(Outcome(failure=checked.failure))
             refusal = self._refusal() or self._wait_for_users()
             if refusal:
                 return refusal
@@ -215,7 +215,7 @@ class Run:
         if failure and failure.retry_after_seconds:
             prober.pace.hold_until(prober.monotonic() + failure.retry_after_seconds)
         if result in {"no_model", "http_4xx"}:
-            prober.watch.doubt()
+            prober.tracker.doubt()
         cold, load_seconds = self._cold_start(outcome)
         if cold or failure:
             measured = _without_speed(measured)
@@ -232,16 +232,16 @@ class Run:
             timelines=outcome.timelines,
         )
 
-    def _see(self) -> Sight:
-        """Look at the server, and write down what is seen."""
-        sight, self._state = self._prober.sight(self._left(), thorough=True)
-        if look := sight.look:
-            self._look = look
-            identity = look.identity
+    def _see(self) -> StatusResult:
+        """ServerStatus at the server, and write down what is seen."""
+        checked, self._state = self._prober.check(self._left(), thorough=True)
+        if status := checked.status:
+            self._status = status
+            identity = status.identity
             self._say(" ".join(filter(None, (identity.backend, one_line(identity.backend_version or ""), self._model))))
-            for note in filter(None, (look.notice, look.error)):
+            for note in filter(None, (status.notice, status.error)):
                 self._say(note)
-        return sight
+        return checked
 
     def _left(self) -> float:
         """Seconds that are left of this probe. Raises ProbeFailure when it has none."""
@@ -253,17 +253,17 @@ class Run:
 
     def _refusal(self) -> ProbeResult | None:
         """The result where the server's state forbids a probe: it loads, it would have to load, it is about to unload."""
-        look, module = self._look, self._module
-        if look.loading:
+        status, module = self._status, self._module
+        if status.loading:
             return self.end(Outcome(failure=ProbeFailure("loading", f"the server is loading {self._model}")))
-        self._loads = look.resident is False
+        self._loads = status.resident is False
         if self._loads and module.when_unloaded == "skip":
             return self._skip("skipped_unloaded", f"{self._model} is not in memory, and a probe would load it")
-        if look.model is None and look.resident is not None and not look.error:
+        if status.model is None and status.resident is not None and not status.error:
             return self.end(Outcome(failure=ProbeFailure("no_model", "the server has no model that could be probed")))
         now = self._prober.wall()
-        if look.lease and nearly_over(look.lease, now, module.interval):
-            left = max(look.lease.leaves_at - now, 0.0)
+        if status.keep_alive and nearly_over(status.keep_alive, now, module.interval):
+            left = max(status.keep_alive.leaves_at - now, 0.0)
             return self._skip(
                 "skipped_unloaded",
                 f"{self._model} leaves the memory in {left:.0f} s: a probe could shorten the stay of who asks next",
@@ -274,12 +274,12 @@ class Run:
         """Give a busy server a moment to become idle; the result where it does not, unless a probe may go to it."""
         prober, module = self._prober, self._module
         polls = 0
-        while (standing := standing_of(self._look)) == "busy":
+        while (standing := standing_of(self._status)) == "busy":
             if prober.pace.may_probe_busy(self._name, module):
                 self._say("the server is busy; this probe may go to it all the same")
                 return None
             if polls >= BUSY_POLLS:
-                running, waiting = self._look.running or 0, self._look.waiting or 0
+                running, waiting = self._status.running or 0, self._status.waiting or 0
                 skips = prober.pace.skipped(self._name)
                 return self._skip(
                     "skipped_busy",
@@ -287,23 +287,23 @@ class Run:
                 )
             polls += 1
             pause(BUSY_POLL_SECONDS, prober.cancellation)
-            sight = self._see()
-            if sight.failure:
-                return self.end(Outcome(failure=sight.failure))
+            checked = self._see()
+            if checked.failure:
+                return self.end(Outcome(failure=checked.failure))
         if standing == "unknown" and is_heavy(module):
             self._say("whether the server is idle is not known: a probe as heavy as this one may slow down users")
         return None
 
     def _send(self) -> ProbeResult:
         """Send the streams; once more without the fields that the server rejects, if it does."""
-        dialect, look, prober = self._dialect, self._look, self._prober
-        version = (dialect.name, look.identity.backend_version)
+        dialect, status, prober = self._dialect, self._status, self._prober
+        version = (dialect.name, status.identity.backend_version)
         known = prober.rejected.get(version, frozenset())
         outcome = self._stream(known)
         refusal = outcome.failure
         if refusal and refusal.status is not None and refusal.result in {"http_4xx", "no_model"}:
             more = rejected_fields(refusal.status, refusal.body, dialect.optional - known)
-            if _NOT_LOADED in refusal.body and look.router:
+            if _NOT_LOADED in refusal.body and status.router:
                 return self._skip("skipped_unloaded", f"{self._model} left the memory just now")
             if more and refusal.result == "http_4xx":
                 self._say(f"refused: {refusal.message}; once more without {', '.join(sorted(more))}")
@@ -313,18 +313,18 @@ class Run:
         return self.end(outcome)
 
     def _stream(self, rejected: frozenset[str]) -> Outcome:
-        prober, module, look = self._prober, self._module, self._look
-        asks = [self._ask(rejected) for _ in range(module.concurrency)]
-        connection, headers = prober.watch.connection()
-        requests = [replace(each, headers=(*each.headers, *headers)) for each in map(self._dialect.request, asks)]
+        prober, module, status = self._prober, self._module, self._status
+        chats = [self._chat_request(rejected) for _ in range(module.concurrency)]
+        connection, headers = prober.tracker.connection()
+        requests = [replace(each, headers=(*each.headers, *headers)) for each in map(self._dialect.request, chats)]
         limits = module.timeouts
         deadlines = Deadlines(limits.connect, limits.first_token, limits.stalled, self._left())
         self._say(
-            f"POST {requests[0].path}: {len(requests)} stream(s), each of about {estimate(asks[0].prompt)} tokens of prompt"
+            f"POST {requests[0].path}: {len(requests)} stream(s), each of about {estimate(chats[0].prompt)} tokens of prompt"
         )
 
-        def run(ask: Ask, request: Request) -> Stream:
-            about = estimate(ask.prompt) * prober.prompt_factor
+        def run(chat: ChatRequest, request: Request) -> Stream:
+            about = estimate(chat.prompt) * prober.prompt_factor
             try:
                 return Stream(client.stream(connection, request, self._dialect.read, deadlines), None, about)
             except ProbeFailure as exc:
@@ -332,31 +332,33 @@ class Run:
 
         started = prober.monotonic()
         with prober.server.streaming(len(requests)):
-            streams = _at_once(run, asks, requests)
+            streams = _at_once(run, chats, requests)
         prober.took_seconds = busy = prober.monotonic() - started
         for number, stream in enumerate(streams, start=1):
             self._say(f"stream {number}: {_course_of(stream)}")
-        if look.lease and asks[0].keep_alive_seconds is not None:
-            prober.watch.hold_lease(after_probe(look.lease, asks[0].keep_alive_seconds, prober.wall()))
+        if status.keep_alive and chats[0].keep_alive_seconds is not None:
+            prober.tracker.hold_keep_alive(after_probe(status.keep_alive, chats[0].keep_alive_seconds, prober.wall()))
         return Outcome(streams, next((each.failure for each in streams if each.failure), None), busy)
 
-    def _ask(self, rejected: frozenset[str]) -> Ask:
+    def _chat_request(self, rejected: frozenset[str]) -> ChatRequest:
         """A fresh prompt, cut to what the model's context holds."""
-        prober, module, look = self._prober, self._module, self._look
+        prober, module, status = self._prober, self._module, self._status
         tokens = module.prompt_tokens
-        context = look.context_length or look.identity.context_length
+        context = status.context_length or status.identity.context_length
         if context and tokens > (room := int((context - module.max_tokens - TEMPLATE_TOKENS) * SURE_SHARE)):
             tokens = max(room, 1)
             self._say(f"the prompt is cut to {tokens} tokens: the context holds {context}")
-        return Ask(
-            model=look.model,
+        return ChatRequest(
+            model=status.model,
             prompt=compose(round(tokens / prober.prompt_factor), prober.draw.getrandbits(64)),
             max_tokens=module.max_tokens,
             salt=f"{prober.draw.getrandbits(128):032x}",
-            look=look,
+            status=status,
             may_load=module.when_unloaded == "load",
             rejected=rejected,
-            keep_alive_seconds=keep_alive(look.lease, prober.wall(), prober.took_seconds) if look.lease else None,
+            keep_alive_seconds=seconds_to_ask(status.keep_alive, prober.wall(), prober.took_seconds)
+            if status.keep_alive
+            else None,
         )
 
     def _measure(self, outcome: Outcome) -> Measurements:
@@ -376,13 +378,13 @@ class Run:
         """Whether the probe waited for a load, and how long that took where the server says or it was seen."""
         if outcome.failure or not outcome.timelines:
             return False, None
-        watch = self._prober.watch
+        tracker = self._prober.tracker
         said = [each.server.load_seconds for each in outcome.timelines if each.server and each.server.load_seconds]
         longest = max(said, default=None)
         loaded = longest is not None and longest >= LOAD_SECONDS
-        cold = self._loads or watch.cold or loaded
-        seen = watch.load_seconds
-        watch.warmed()
+        cold = self._loads or tracker.cold or loaded
+        seen = tracker.load_seconds
+        tracker.warmed()
         return cold, (longest if loaded else seen) if cold else None
 
     def _skip(self, result: Result, why: str) -> ProbeResult:
@@ -399,7 +401,7 @@ class Run:
             at_seconds=self._at,
             interval_seconds=prober.pace.interval(self._name, module),
             concurrency=module.concurrency,
-            model=prober.hide(self._look.identity.model or short_name(self._answered) or "") or None,
+            model=prober.hide(self._status.identity.model or short_name(self._answered) or "") or None,
             state=self._state,
             log=tuple(self._lines),
         )
@@ -407,23 +409,25 @@ class Run:
 
     @property
     def _model(self) -> str:
-        return one_line(self._look.identity.model or "") or "its model"
+        return one_line(self._status.identity.model or "") or "its model"
 
     @property
     def _dialect(self) -> Dialect:
-        dialect = self._prober.watch.dialect
-        assert dialect is not None  # noqa: S101 - a look that succeeded has found it
+        dialect = self._prober.tracker.dialect
+        assert dialect is not None  # noqa: S101 - a status check that succeeded has found it
         return dialect
 
     def _say(self, line: str) -> None:
         self._lines.append(f"+{self._prober.monotonic() - self._due:.3f} s {self._prober.hide(line)}")
 
 
-def _at_once(run: Callable[[Ask, Request], Stream], asks: list[Ask], requests: list[Request]) -> tuple[Stream, ...]:
+def _at_once(
+    run: Callable[[ChatRequest, Request], Stream], chats: list[ChatRequest], requests: list[Request]
+) -> tuple[Stream, ...]:
     if len(requests) == 1:
-        return (run(asks[0], requests[0]),)
+        return (run(chats[0], requests[0]),)
     with ThreadPoolExecutor(len(requests)) as pool:
-        return tuple(pool.map(run, asks, requests))
+        return tuple(pool.map(run, chats, requests))
 
 
 def _spent(stream: Stream) -> tuple[int, int]:

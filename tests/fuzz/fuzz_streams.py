@@ -4,7 +4,7 @@
 
 Any bytes, cut anywhere, give the same events as whole ones; what a dialect reads from an event are plain values or a
 ``ValueError``; the formulas give finite figures of them; and a look at a server that answers anything at all ends with a
-``Look`` or a ``ProbeFailure``. Whatever else is raised is a find, and atheris writes the input that did it.
+``ServerStatus`` or a ``ProbeFailure``. Whatever else is raised is a find, and atheris writes the input that did it.
 """
 
 import math
@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 with atheris.instrument_imports(include=["exporter"]):
     from exporter.probe.client import Reply
     from exporter.probe.dialects import DIALECTS, recognise
-    from exporter.probe.dialects.dialect import Look, Visit
+    from exporter.probe.dialects.dialect import ServerStatus, StatusQuery
     from exporter.probe.failure import ProbeFailure, refuse
     from exporter.probe.measure import measure
     from exporter.probe.stream import Decoder, Event, NdjsonDecoder, SseDecoder, TooLarge
@@ -79,7 +79,7 @@ def _read(dialect: str, event: Event) -> Iterator[Delta]:
 
 
 def check_look(dialect: str, replies: list[Reply]) -> None:
-    """Look at a server whose paths answer in turn with these."""
+    """ServerStatus at a server whose paths answer in turn with these."""
     asked: dict[str, Reply] = {}
 
     def get(path: str) -> Reply:
@@ -89,10 +89,10 @@ def check_look(dialect: str, replies: list[Reply]) -> None:
     last = None
     for thorough in (False, True):
         try:
-            last = DIALECTS[dialect].look(Visit(get, None, last, thorough, 1_790_000_000.0))
+            last = DIALECTS[dialect].status(StatusQuery(get, None, last, thorough, 1_790_000_000.0))
         except ProbeFailure:
             continue
-        assert isinstance(last, Look)
+        assert isinstance(last, ServerStatus)
     refuse(replies[0].status, replies[0].headers, replies[0].body, "/path")
 
 

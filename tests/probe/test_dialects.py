@@ -12,8 +12,16 @@ from hypothesis import strategies as st
 
 from exporter.probe.client import Reply
 from exporter.probe.dialects import DIALECTS, recognise
-from exporter.probe.dialects.dialect import MOST_LISTED, Ask, Get, Look, Visit, rejected_fields, short_name
-from exporter.probe.dialects.lease import Lease, after_probe, keep_alive, nearly_over, observe
+from exporter.probe.dialects.dialect import (
+    MOST_LISTED,
+    ChatRequest,
+    Get,
+    ServerStatus,
+    StatusQuery,
+    rejected_fields,
+    short_name,
+)
+from exporter.probe.dialects.keep_alive import KeepAlive, after_probe, nearly_over, observe, seconds_to_ask
 from exporter.probe.exposition import parse, total
 from exporter.probe.failure import ProbeFailure, refuse
 from exporter.probe.result import Identity, Result
@@ -138,10 +146,10 @@ def made_up(answers: Mapping[str, Any]) -> Reads:
 
 
 def look(
-    get: Get, backend: str, *, wanted: str | None = None, last: Look | None = None, thorough: bool = False
-) -> Look:
-    """One look."""
-    return DIALECTS[backend].look(Visit(get, wanted, last, thorough, 1_000_000.0))
+    get: Get, backend: str, *, wanted: str | None = None, last: ServerStatus | None = None, thorough: bool = False
+) -> ServerStatus:
+    """One status check."""
+    return DIALECTS[backend].status(StatusQuery(get, wanted, last, thorough, 1_000_000.0))
 
 
 # Recognition ---------------------------------------------------------------------------------------------------------
@@ -265,7 +273,7 @@ def test_llama_server_tells_its_state() -> None:
 
 
 def test_slots_are_read_only_before_a_request() -> None:
-    """GET /slots counts as a use of llama-server, so a mere look leaves it alone."""
+    """GET /slots counts as a use of llama-server, so a mere status check leaves it alone."""
     reads = recorded("llama-server without --metrics")
     assert look(reads, "llama_cpp").running is None
     assert "/slots" not in reads.paths
@@ -506,9 +514,9 @@ def test_no_answer_surprises_a_look(answer: object, wanted: str | None) -> None:
 # Requests ------------------------------------------------------------------------------------------------------------
 
 
-def ask(seen: Look, **more: Any) -> Ask:
+def ask(seen: ServerStatus, **more: Any) -> ChatRequest:
     """A request for 32 tokens of this server's model."""
-    return replace(Ask(seen.model, "Good morning.", 32, "5a17", seen), **more)
+    return replace(ChatRequest(seen.model, "Good morning.", 32, "5a17", seen), **more)
 
 
 def body_of(backend: str, server: str, **more: Any) -> tuple[str, dict[str, Any]]:
@@ -550,7 +558,7 @@ def test_requests_ask_each_server_for_what_it_can_do() -> None:
 
 
 def test_a_request_to_a_router_may_not_load() -> None:
-    """Unless it may, the router is told not to: between the look and the request its model may have left."""
+    """Unless it may, the router is told not to: between the status check and the request its model may have left."""
     path, body = body_of("llama_cpp", "router with a model")
     assert (path, body["model"]) == ("/v1/chat/completions?autoload=false", "a")
     assert body_of("llama_cpp", "router with a model", may_load=True)[0] == "/v1/chat/completions"
@@ -558,7 +566,7 @@ def test_a_request_to_a_router_may_not_load() -> None:
 
 def test_a_request_to_ollama_names_the_context_in_memory_and_what_is_left_of_its_time() -> None:
     """Another num_ctx would make it load anew, its own keep-alive would keep the model longer."""
-    seen = Look(Identity("ollama"), model="small:latest", resident=True, context_length=8192)
+    seen = ServerStatus(Identity("ollama"), model="small:latest", resident=True, context_length=8192)
     request = DIALECTS["ollama"].request(ask(seen, keep_alive_seconds=120.5))
     assert (request.path, request.framing) == ("/api/chat", "ndjson")
     assert json.loads(request.body) == {
@@ -574,7 +582,7 @@ def test_a_request_to_ollama_names_the_context_in_memory_and_what_is_left_of_its
 def test_a_request_goes_without_every_field_that_is_optional(backend: str) -> None:
     """What a server may reject can be left out, each field, and what is left is still a request for so many tokens."""
     dialect = DIALECTS[backend]
-    seen = Look(Identity(backend), model="m")
+    seen = ServerStatus(Identity(backend), model="m")
     body = json.loads(dialect.request(ask(seen, rejected=dialect.optional)).body)
     assert not body.keys() & dialect.optional
     limits = [body.get("max_tokens"), body.get("max_completion_tokens"), body.get("options", {}).get("num_predict")]
@@ -777,38 +785,38 @@ def test_recorded_refusals_are_told_apart(name: str, result: Result) -> None:
     assert refuse(answer.status, answer.headers, answer.body, "/v1/chat/completions").result == result
 
 
-# The lease of a model in Ollama's memory ---------------------------------------------------------------------------
+# The keep-alive of a model in Ollama's memory ---------------------------------------------------------------------------
 
 
 def test_a_probe_leaves_the_models_time_as_it_was() -> None:
     """It asks for what is left; as long as nobody else comes, the end stays where it was, probe after probe."""
-    lease = observe(None, 300.0, 0.0)
+    keep_alive = observe(None, 300.0, 0.0)
     for now in (60.0, 120.0, 180.0):
-        asked = keep_alive(lease, now, 0.0)
+        asked = seconds_to_ask(keep_alive, now, 0.0)
         assert asked == 300.0 - now
-        lease = observe(after_probe(lease, asked, now + 1), now + 1 + asked, now + 30)
-        assert lease.leaves_at == 300.0
+        keep_alive = observe(after_probe(keep_alive, asked, now + 1), now + 1 + asked, now + 30)
+        assert keep_alive.leaves_at == 300.0
 
 
 def test_a_users_request_gets_its_full_time_back() -> None:
     """After a probe a request without a time of its own gets only what the probe asked for; the next probe repairs that."""
-    lease = after_probe(observe(None, 300.0, 0.0), 120.0, 180.0)
-    seen = observe(lease, 200.0 + 120.0, 240.0)
+    keep_alive = after_probe(observe(None, 300.0, 0.0), 120.0, 180.0)
+    seen = observe(keep_alive, 200.0 + 120.0, 240.0)
     assert seen.leaves_at == 500.0
-    assert keep_alive(seen, 240.0, 0.0) == 260.0
+    assert seconds_to_ask(seen, 240.0, 0.0) == 260.0
 
 
 def test_a_users_own_keep_alive_wins() -> None:
     """Longer, shorter, or for ever: what the server says after it is what its user wants."""
-    lease = after_probe(observe(None, 300.0, 0.0), 120.0, 180.0)
-    assert observe(lease, 3800.0, 240.0).leaves_at == 3800.0
-    assert observe(lease, 250.0, 240.0).leaves_at == 250.0
-    assert keep_alive(observe(None, 1e11, 0.0), 0.0, 0.0) == -1.0
+    keep_alive = after_probe(observe(None, 300.0, 0.0), 120.0, 180.0)
+    assert observe(keep_alive, 3800.0, 240.0).leaves_at == 3800.0
+    assert observe(keep_alive, 250.0, 240.0).leaves_at == 250.0
+    assert seconds_to_ask(observe(None, 1e11, 0.0), 0.0, 0.0) == -1.0
 
 
 def test_a_model_about_to_leave_is_not_probed() -> None:
     """When less is left than it takes to repair the time of who asks next; with a short time, when half of it is gone."""
-    assert not nearly_over(Lease(300.0, 300.0), 200.0, 60.0)
-    assert nearly_over(Lease(300.0, 300.0), 211.0, 60.0)
-    assert not nearly_over(Lease(60.0, 60.0), 29.0, 60.0)
-    assert nearly_over(Lease(60.0, 60.0), 31.0, 60.0)
+    assert not nearly_over(KeepAlive(300.0, 300.0), 200.0, 60.0)
+    assert nearly_over(KeepAlive(300.0, 300.0), 211.0, 60.0)
+    assert not nearly_over(KeepAlive(60.0, 60.0), 29.0, 60.0)
+    assert nearly_over(KeepAlive(60.0, 60.0), 31.0, 60.0)

@@ -26,7 +26,7 @@ from exporter.daemon import Daemon
 from exporter.probe import transport
 from exporter.probe.result import RESULTS, Result
 from exporter.probe.run import Prober
-from exporter.probe.watch import identify
+from exporter.probe.status import identify
 from exporter.settings import Discovery, Docker, Host, Module, Settings, Target
 from tests.real.daemon import Samples, free_port, running_daemon, scrape, value, wait_for
 from tests.servers.certificates import make_certificate

@@ -13,7 +13,7 @@ from exporter.probe import run
 from exporter.probe.politeness import Pace, stretched
 from exporter.probe.result import ProbeResult, TargetState
 from exporter.probe.run import Prober
-from exporter.probe.watch import Reading, throughput
+from exporter.probe.status import Reading, throughput
 from exporter.settings import Budget, Module, Target, Timeouts
 from tests.servers.llama_cpp import LlamaCpp
 from tests.servers.ollama import DEFAULT_KEEP_ALIVE, Clock, Ollama
@@ -57,8 +57,8 @@ def probe(one: Prober, module: Module = MODULE, name: str = "default") -> ProbeR
 
 
 def look(one: Prober) -> TargetState:
-    """A look that was not cancelled."""
-    state = one.look()
+    """A status check that was not cancelled."""
+    state = one.status()
     assert state is not None
     return state
 
@@ -73,7 +73,7 @@ def state_of(result: ProbeResult) -> TargetState:
 
 
 def test_a_sleeping_llama_server_stays_asleep() -> None:
-    """Ten probes and ten looks, with /metrics or with /slots alone: skipped, not resident, never woken, no error state."""
+    """Ten probes and ten status checks, with /metrics or with /slots alone: skipped, not resident, never woken, no error state."""
     for metrics in (True, False):
         with LlamaCpp(metrics=metrics) as server:
             server.asleep = True
@@ -90,7 +90,7 @@ def test_a_sleeping_llama_server_stays_asleep() -> None:
 
 
 def test_a_router_loads_nothing_for_a_probe() -> None:
-    """With two models and none in memory, ten probes and looks load none; a configured one neither."""
+    """With two models and none in memory, ten probes and status checks load none; a configured one neither."""
     with LlamaCpp(router={"a": "unloaded", "b": "unloaded"}) as server:
         for model in (None, "b"):
             one = prober(server, model=model)
@@ -299,7 +299,7 @@ def test_a_server_that_cant_tell_is_named_in_the_log() -> None:
 
 
 def test_production_speed_comes_from_the_servers_own_counter() -> None:
-    """Two looks ten seconds apart: what users generated, our own tokens taken out; nothing before the second look."""
+    """Two status checks ten seconds apart: what users generated, our own tokens taken out; nothing before the second status check."""
     clock = Time()
     with Vllm(generated=1000) as server:
         one = prober(server, monotonic=clock)

@@ -13,8 +13,8 @@ import pytest
 from exporter.probe.result import ProbeResult
 from exporter.probe.run import Prober
 from exporter.probe.server import Server, Servers
+from exporter.probe.status import identify
 from exporter.probe.transport import Cancellation
-from exporter.probe.watch import identify
 from exporter.settings import Module, Target, Timeouts
 from tests.servers.captured import Captured, load
 from tests.servers.llama_cpp import LlamaCpp
@@ -416,19 +416,19 @@ def test_a_cancelled_probe_has_no_result() -> None:
             thread.join()
     assert results == [None, None]
     assert time.monotonic() - started < 2
-    assert probers[0].look() is None
+    assert probers[0].status() is None
 
 
-# Looks and discovery -------------------------------------------------------------------------------------------------
+# Status checks and discovery -------------------------------------------------------------------------------------------------
 
 
 def test_a_look_costs_two_reads() -> None:
-    """Once it is known who the server is, a look reads its health and its metrics, and sends nothing."""
+    """Once it is known who the server is, a status check reads its health and its metrics, and sends nothing."""
     with Vllm() as server:
         one = prober(server.url)
-        one.look()
+        one.status()
         server.asked.clear()
-        state = one.look()
+        state = one.status()
         assert server.paths() == ["/health", "/metrics"]
     assert state is not None
     assert (state.target, state.up, state.requests_running, state.requests_waiting) == ("t", True, 0.0, 0.0)
@@ -439,13 +439,13 @@ def test_another_server_at_the_same_address_is_recognised() -> None:
     first = Vllm()
     with first:
         one = prober(first.url)
-        one.look()
+        one.status()
     port = int(first.url.rpartition(":")[2]) if first._http else 0
-    assert one.look() is not None
+    assert one.status() is not None
     second = LlamaCpp()
     second.start(port)
     try:
-        state = one.look()
+        state = one.status()
     finally:
         second.stop()
     assert state is not None

@@ -65,7 +65,7 @@ def probe(one: Prober) -> ProbeResult:
 
 def look(one: Prober) -> TargetState:
     """A look that was not cancelled."""
-    state = one.look()
+    state = one.status()
     assert state is not None
     return state
 

@@ -14,14 +14,14 @@ from pathlib import PurePosixPath
 from typing import Any, Final, Protocol
 
 from exporter.probe.client import Reply, Request
-from exporter.probe.dialects.lease import Lease
+from exporter.probe.dialects.keep_alive import KeepAlive
 from exporter.probe.failure import ProbeFailure, refuse
 from exporter.probe.result import Identity
 from exporter.probe.stream import Event
 from exporter.probe.timeline import Delta
 
 Get = Callable[[str], Reply]
-"""GET of a path, answered once for each path and look. Raises ProbeFailure where nothing answers at that address; a reply of
+"""GET of a path, answered once for each path and status check. Raises ProbeFailure where nothing answers at that address; a reply of
 status 0 says that this one path brought no usable answer, and its header ``WHY_NOT`` why."""
 WHY_NOT: Final = "why-not"
 
@@ -34,7 +34,7 @@ _large: Final = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class ServerStatus:
     """What one round of harmless reads says of a server that is up; None where this kind of server can't tell.
 
     ``model`` is what a probe would ask for. ``started`` is any text that is another one after a restart, ``generated_tokens``
@@ -50,7 +50,7 @@ class Look:
     kv_cache_usage: float | None = None
     generated_tokens: float | None = None
     started: str | None = None
-    lease: Lease | None = None
+    keep_alive: KeepAlive | None = None
     context_length: int | None = None
     router: bool = False
     notice: str = ""
@@ -58,28 +58,28 @@ class Look:
 
 
 @dataclass(frozen=True, slots=True)
-class Visit:
-    """What a look goes by: how to read, the configured model, the look before (what can't have changed is not read again).
+class StatusQuery:
+    """What a status check goes by: how to read, the configured model, the status check before (what can't have changed is not read again).
 
     ``thorough`` says that a request follows: reads that count as a use of the server are then no harm. ``now`` is Unix time.
     """
 
     get: Get
     wanted: str | None = None
-    last: Look | None = None
+    last: ServerStatus | None = None
     thorough: bool = False
     now: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
+class ChatRequest:
     """One request to make: what it sends, and which fields the server is known not to take."""
 
     model: str | None
     prompt: str
     max_tokens: int
     salt: str
-    look: Look
+    status: ServerStatus
     may_load: bool = False
     rejected: frozenset[str] = field(default_factory=frozenset)
     keep_alive_seconds: float | None = None
@@ -99,10 +99,10 @@ class Dialect(Protocol):
     def recognise(self, get: Get) -> bool:
         """True where the answers to harmless reads are those of this kind of server."""
 
-    def look(self, visit: Visit) -> Look:
+    def status(self, query: StatusQuery) -> ServerStatus:
         """The server's state by reads that cost it nothing. Raises ProbeFailure where it is not up or is loading."""
 
-    def request(self, ask: Ask) -> Request:
+    def request(self, chat: ChatRequest) -> Request:
         """A streaming request for exactly so many tokens, counted by the server, past its prompt cache, where it can."""
 
     def read(self, event: Event) -> Delta:

@@ -12,10 +12,10 @@ from urllib.parse import quote
 
 from exporter.probe.client import Reply, Request
 from exporter.probe.dialects.dialect import (
-    Ask,
+    ChatRequest,
     Get,
-    Look,
-    Visit,
+    ServerStatus,
+    StatusQuery,
     count_of,
     entries_of,
     json_of,
@@ -59,31 +59,31 @@ class LlamaCpp:
         owned = any(each.get("owned_by") == "llamacpp" for each in entries_of(reply, "data"))
         return owned or is_loading(reply)
 
-    def look(self, visit: Visit) -> Look:
+    def status(self, query: StatusQuery) -> ServerStatus:
         """Two reads (``/props``, ``/metrics``), one more for the identity after a change."""
-        get, wanted, last = visit.get, visit.wanted, visit.last
+        get, wanted, last = query.get, query.wanted, query.last
         reply = get("/props")
         if refused_without_key(reply):
-            return Look(Identity(self.name, model=wanted), model=wanted, error=KEY_WANTED)
+            return ServerStatus(Identity(self.name, model=wanted), model=wanted, error=KEY_WANTED)
         props = json_of(reply)
         if not isinstance(props, Mapping):
             raise unusable("/props", reply)
         if props.get("role") == "router":
-            return _look_at_router(visit, props)
+            return _router_status(query, props)
         asleep = props.get("is_sleeping") is True
         known = last.identity if last else Identity(self.name)
-        look = _with_load(Look(known, resident=not asleep), get, "/metrics", props.get("endpoint_metrics"))
-        if visit.thorough and not asleep and look.running is None and props.get("endpoint_slots"):
-            look = replace(look, running=_busy_slots(get("/slots")))
-        identity = _identity(get, props, look.started, last)
+        status = _with_load(ServerStatus(known, resident=not asleep), get, "/metrics", props.get("endpoint_metrics"))
+        if query.thorough and not asleep and status.running is None and props.get("endpoint_slots"):
+            status = replace(status, running=_busy_slots(get("/slots")))
+        identity = _identity(get, props, status.started, last)
         # The name in a request doesn't matter here: the server answers with what it has.
-        return replace(look, identity=identity, model=wanted or identity.model)
+        return replace(status, identity=identity, model=wanted or identity.model)
 
-    def request(self, ask: Ask) -> Request:
+    def request(self, chat: ChatRequest) -> Request:
         """A chat of exactly so many tokens, past the prompt cache, with the server's own times in every chunk."""
         more = {"ignore_eos": True, "cache_prompt": False, "timings_per_token": True}
-        held = ask.look.router and not ask.may_load
-        return chat_request(ask, more, CHAT + ("?autoload=false" if held else ""))
+        held = chat.status.router and not chat.may_load
+        return chat_request(chat, more, CHAT + ("?autoload=false" if held else ""))
 
     def read(self, event: Event) -> Delta:
         """One chunk of a chat completion, with ``timings``."""
@@ -115,13 +115,13 @@ def _server_timings(timings: Mapping[str, Any]) -> ServerTimings:
     )
 
 
-def _with_load(look: Look, get: Get, path: str, enabled: object) -> Look:
+def _with_load(status: ServerStatus, get: Get, path: str, enabled: object) -> ServerStatus:
     reply = get(path) if enabled is not False else None
     if reply is None or reply.status != 200:
-        return look
+        return status
     samples = parse(reply.body.decode("utf-8", "replace"), "llamacpp:")
     return replace(
-        look,
+        status,
         running=total(samples, "llamacpp:requests_processing"),
         waiting=total(samples, "llamacpp:requests_deferred"),
         kv_cache_usage=total(samples, "llamacpp:kv_cache_usage_ratio"),
@@ -135,7 +135,7 @@ def _busy_slots(reply: Reply) -> float | None:
     return float(sum(each.get("is_processing") is True for each in slots)) if slots else None
 
 
-def _identity(get: Get, props: Mapping[str, Any], started: str | None, last: Look | None) -> Identity:
+def _identity(get: Get, props: Mapping[str, Any], started: str | None, last: ServerStatus | None) -> Identity:
     version, root = text_of(props.get("build_info")), text_of(props.get("model_path"))
     if last and last.started == started and not last.error:
         known = last.identity
@@ -153,16 +153,16 @@ def _identity(get: Get, props: Mapping[str, Any], started: str | None, last: Loo
     )
 
 
-def _look_at_router(visit: Visit, props: Mapping[str, Any]) -> Look:
+def _router_status(query: StatusQuery, props: Mapping[str, Any]) -> ServerStatus:
     """A router's state is that of the model which a probe would use: the configured one, else one that is loaded."""
-    get, wanted = visit.get, visit.wanted
+    get, wanted = query.get, query.wanted
     entries = [each for each in entries_of(get("/v1/models"), "data") if text_of(each.get("id"))]
     states = {each["id"]: text_of(member(each, "status", "value")) for each in entries}
     loaded = {name: state for name, state in states.items() if state == "loaded"}
     model = next((name for each in entries for name in [each["id"]] if wanted in _names(each)), wanted)
-    model = model or choose(list(states), loaded, visit.last)
+    model = model or choose(list(states), loaded, query.last)
     entry = next((each for each in entries if each["id"] == model), {})
-    look = Look(
+    status = ServerStatus(
         replace(identity_of("llama_cpp", model, entry), backend_version=text_of(props.get("build_info"))),
         loading=states.get(model or "") == "loading",
         model=model,
@@ -170,8 +170,8 @@ def _look_at_router(visit: Visit, props: Mapping[str, Any]) -> Look:
         router=True,
     )
     if model in loaded:
-        look = _with_load(look, get, f"/metrics?model={quote(str(model), safe='')}&autoload=false", enabled=True)
-    return look
+        status = _with_load(status, get, f"/metrics?model={quote(str(model), safe='')}&autoload=false", enabled=True)
+    return status
 
 
 def _names(entry: Mapping[str, Any]) -> list[Any]:

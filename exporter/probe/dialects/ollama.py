@@ -13,10 +13,10 @@ from typing import Any, Final
 
 from exporter.probe.client import Reply, Request
 from exporter.probe.dialects.dialect import (
-    Ask,
+    ChatRequest,
     Get,
-    Look,
-    Visit,
+    ServerStatus,
+    StatusQuery,
     count_of,
     entries_of,
     json_of,
@@ -27,7 +27,7 @@ from exporter.probe.dialects.dialect import (
     text_of,
     unusable,
 )
-from exporter.probe.dialects.lease import Lease, observe
+from exporter.probe.dialects.keep_alive import KeepAlive, observe
 from exporter.probe.dialects.openai import choose
 from exporter.probe.result import Identity
 from exporter.probe.stream import Event
@@ -54,9 +54,9 @@ class Ollama:
         owners = {text_of(each.get("owned_by")) for each in entries_of(get("/v1/models"), "data")}
         return isinstance(member(json_of(get("/api/ps")), "models"), list) and "koboldcpp" not in owners
 
-    def look(self, visit: Visit) -> Look:
+    def status(self, query: StatusQuery) -> ServerStatus:
         """Two reads, one more (``/api/tags``) when the model is another one than before."""
-        get, wanted, last = visit.get, visit.wanted, visit.last
+        get, wanted, last = query.get, query.wanted, query.last
         version = text_of(member(json_of(get("/api/version")), "version"))
         reply = get("/api/ps")
         if version is None or reply.status != 200:
@@ -69,28 +69,30 @@ class Ollama:
             model = model or choose(_chatting(tags), running, last)
             known = _identity(version, model, tags.get(model or "", {}))
         loaded = running.get(model or "")
-        return Look(
+        return ServerStatus(
             replace(known, offloaded=_is_offloaded(loaded) if loaded else known.offloaded),
             model=model,
             resident=loaded is not None,
             context_length=count_of(loaded.get("context_length")) if loaded else None,
-            lease=_lease(reply, loaded, last if last and last.model == model else None, visit.now) if loaded else None,
+            keep_alive=_keep_alive(reply, loaded, last if last and last.model == model else None, query.now)
+            if loaded
+            else None,
             notice=NOTICE,
         )
 
-    def request(self, ask: Ask) -> Request:
+    def request(self, chat: ChatRequest) -> Request:
         """A chat of at most so many tokens that leaves the model's timer where it is (the end of text can't be banned)."""
-        options = {"num_predict": ask.max_tokens, "temperature": 0, "seed": 1}
-        if ask.look.context_length:
-            options["num_ctx"] = ask.look.context_length
+        options = {"num_predict": chat.max_tokens, "temperature": 0, "seed": 1}
+        if chat.status.context_length:
+            options["num_ctx"] = chat.status.context_length
         body: dict[str, Any] = {
-            "model": ask.model,
-            "messages": [{"role": "user", "content": ask.prompt}],
+            "model": chat.model,
+            "messages": [{"role": "user", "content": chat.prompt}],
             "stream": True,
             "options": options,
         }
-        if ask.keep_alive_seconds is not None:
-            body["keep_alive"] = round(ask.keep_alive_seconds, 3)
+        if chat.keep_alive_seconds is not None:
+            body["keep_alive"] = round(chat.keep_alive_seconds, 3)
         return Request(path="/api/chat", body=json.dumps(body).encode(), framing="ndjson")
 
     def read(self, event: Event) -> Delta:
@@ -150,13 +152,13 @@ def _parameters(size: Any) -> int | None:
         return None
 
 
-def _lease(reply: Reply, loaded: Mapping[str, Any], last: Look | None, now: float) -> Lease | None:
+def _keep_alive(reply: Reply, loaded: Mapping[str, Any], last: ServerStatus | None, now: float) -> KeepAlive | None:
     try:
         expires = datetime.fromisoformat(str(loaded.get("expires_at"))).timestamp()
     except (ValueError, OverflowError):
         return None
     skew = _server_time(reply, now) - now
-    return observe(last.lease if last else None, expires - skew, now) if expires > 0 else None
+    return observe(last.keep_alive if last else None, expires - skew, now) if expires > 0 else None
 
 
 def _server_time(reply: Reply, now: float) -> float:

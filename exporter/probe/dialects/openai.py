@@ -11,10 +11,10 @@ from typing import Any, Final
 
 from exporter.probe.client import Request
 from exporter.probe.dialects.dialect import (
-    Ask,
+    ChatRequest,
     Get,
-    Look,
-    Visit,
+    ServerStatus,
+    StatusQuery,
     count_of,
     entries_of,
     json_of,
@@ -56,34 +56,34 @@ class OpenAI:
             return isinstance(listing.get("data"), list)
         return refused_without_key(reply) and b"html" not in reply.body[:500].lower()
 
-    def look(self, visit: Visit) -> Look:
+    def status(self, query: StatusQuery) -> ServerStatus:
         """One read: the list of models; one more where the server says what is in memory."""
-        return look_at_models(self.name, visit)
+        return status_by_models(self.name, query)
 
-    def request(self, ask: Ask) -> Request:
+    def request(self, chat: ChatRequest) -> Request:
         """The plain streaming chat request."""
-        return chat_request(ask)
+        return chat_request(chat)
 
     def read(self, event: Event) -> Delta:
         """One chunk of a chat completion."""
         return read_chat(event)
 
 
-def look_at_models(backend: str, visit: Visit) -> Look:
+def status_by_models(backend: str, query: StatusQuery) -> ServerStatus:
     """What ``GET /v1/models`` and the residency reads of such servers say."""
-    wanted = visit.wanted
-    reply = visit.get("/v1/models")
+    wanted = query.wanted
+    reply = query.get("/v1/models")
     if refused_without_key(reply):
-        return Look(Identity(backend, model=wanted), model=wanted, error=KEY_WANTED)
+        return ServerStatus(Identity(backend, model=wanted), model=wanted, error=KEY_WANTED)
     if reply.status == 0 or reply.status >= 500:
         raise unusable("/v1/models", reply)
     entries = [each for each in entries_of(reply, "data") if text_of(each.get("id"))]
-    resident = resident_models(visit.get, entries)
-    model = wanted or choose([each["id"] for each in entries], resident, visit.last)
+    resident = resident_models(query.get, entries)
+    model = wanted or choose([each["id"] for each in entries], resident, query.last)
     entry = next((each for each in entries if each["id"] == model), {})
     if resident and model is not None and model in resident:
         entry = {**resident[model], **entry}
-    return Look(
+    return ServerStatus(
         identity_of(backend, model, entry),
         model=model,
         resident=None if resident is None or model is None else model in resident,
@@ -91,7 +91,7 @@ def look_at_models(backend: str, visit: Visit) -> Look:
     )
 
 
-def choose(served: list[str], resident: Mapping[str, Any] | None, last: Look | None) -> str | None:
+def choose(served: list[str], resident: Mapping[str, Any] | None, last: ServerStatus | None) -> str | None:
     """The model to probe where none is configured: the one before while it stays, else the first that is in memory."""
     first = [each for each in served if resident is None or each in resident]
     if last and last.model in first:
@@ -134,21 +134,21 @@ def identity_of(backend: str, model: str | None, entry: Mapping[str, Any]) -> Id
     )
 
 
-def chat_request(ask: Ask, more: Mapping[str, Any] | None = None, path: str = CHAT) -> Request:
+def chat_request(chat: ChatRequest, more: Mapping[str, Any] | None = None, path: str = CHAT) -> Request:
     """A streaming chat request with these fields besides, all minus what the server rejects."""
     fields = {
         "stream_options": {"include_usage": True},
-        "max_tokens": ask.max_tokens,
+        "max_tokens": chat.max_tokens,
         "temperature": 0,
         "seed": 1,
         **(more or {}),
     }
-    body: dict[str, Any] = {"messages": [{"role": "user", "content": ask.prompt}], "stream": True}
-    if ask.model is not None:
-        body = {"model": ask.model, **body}
-    body |= {name: value for name, value in fields.items() if name not in ask.rejected}
-    if "max_tokens" in ask.rejected:
-        body["max_completion_tokens"] = ask.max_tokens
+    body: dict[str, Any] = {"messages": [{"role": "user", "content": chat.prompt}], "stream": True}
+    if chat.model is not None:
+        body = {"model": chat.model, **body}
+    body |= {name: value for name, value in fields.items() if name not in chat.rejected}
+    if "max_tokens" in chat.rejected:
+        body["max_completion_tokens"] = chat.max_tokens
     return Request(path=path, body=json.dumps(body).encode(), framing="sse")
 
 

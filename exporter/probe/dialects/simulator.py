@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from exporter.probe.client import Request
-from exporter.probe.dialects.dialect import Ask, Get, Look, Visit, entries_of
-from exporter.probe.dialects.openai import OPTIONAL, chat_request, look_at_models, read_chat
+from exporter.probe.dialects.dialect import ChatRequest, Get, ServerStatus, StatusQuery, entries_of
+from exporter.probe.dialects.openai import OPTIONAL, chat_request, read_chat, status_by_models
 from exporter.probe.stream import Event
 from exporter.probe.timeline import Delta
 
@@ -23,13 +23,13 @@ class Simulator:
         """It says whose it is."""
         return any(each.get("owned_by") == OWNER for each in entries_of(get("/v1/models"), "data"))
 
-    def look(self, visit: Visit) -> Look:
+    def status(self, query: StatusQuery) -> ServerStatus:
         """One read: the list of models."""
-        return look_at_models(self.name, visit)
+        return status_by_models(self.name, query)
 
-    def request(self, ask: Ask) -> Request:
+    def request(self, chat: ChatRequest) -> Request:
         """The plain streaming chat request."""
-        return chat_request(ask)
+        return chat_request(chat)
 
     def read(self, event: Event) -> Delta:
         """One chunk of a chat completion."""

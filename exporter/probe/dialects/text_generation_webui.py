@@ -5,7 +5,16 @@ from dataclasses import dataclass
 from typing import Final
 
 from exporter.probe.client import Request
-from exporter.probe.dialects.dialect import Ask, Get, Look, Visit, json_of, refused_without_key, text_of, unusable
+from exporter.probe.dialects.dialect import (
+    ChatRequest,
+    Get,
+    ServerStatus,
+    StatusQuery,
+    json_of,
+    refused_without_key,
+    text_of,
+    unusable,
+)
 from exporter.probe.dialects.openai import KEY_WANTED, OPTIONAL, chat_request, read_chat
 from exporter.probe.result import Identity
 from exporter.probe.stream import Event
@@ -27,12 +36,12 @@ class TextGenerationWebui:
         info = json_of(get(INFO))
         return isinstance(info, Mapping) and {"model_name", "lora_names"} <= info.keys()
 
-    def look(self, visit: Visit) -> Look:
+    def status(self, query: StatusQuery) -> ServerStatus:
         """One read. The configured model does not count: a request is answered by the model in memory, whatever it names."""
-        wanted = visit.wanted
-        reply = visit.get(INFO)
+        wanted = query.wanted
+        reply = query.get(INFO)
         if refused_without_key(reply):
-            return Look(Identity(self.name, model=wanted), model=wanted, error=KEY_WANTED)
+            return ServerStatus(Identity(self.name, model=wanted), model=wanted, error=KEY_WANTED)
         info = json_of(reply)
         if not isinstance(info, Mapping):
             raise unusable(INFO, reply)
@@ -40,11 +49,11 @@ class TextGenerationWebui:
         model = None if loaded == "None" else loaded
         resident = model is not None and wanted in {None, model}
         identity = Identity(self.name, model=model or wanted)
-        return Look(identity, model=model or wanted, resident=resident, notice=NOTICE)
+        return ServerStatus(identity, model=model or wanted, resident=resident, notice=NOTICE)
 
-    def request(self, ask: Ask) -> Request:
+    def request(self, chat: ChatRequest) -> Request:
         """A chat that the end-of-text token does not end."""
-        return chat_request(ask, {"ban_eos_token": True})
+        return chat_request(chat, {"ban_eos_token": True})
 
     def read(self, event: Event) -> Delta:
         """One chunk of a chat completion."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from exporter.probe.client import Request
-from exporter.probe.dialects.dialect import Ask, Get, Look, Visit, json_of, member, unusable
+from exporter.probe.dialects.dialect import ChatRequest, Get, ServerStatus, StatusQuery, json_of, member, unusable
 from exporter.probe.dialects.openai import OPTIONAL, chat_request, read_chat
 from exporter.probe.result import Identity
 from exporter.probe.stream import Event
@@ -35,16 +35,16 @@ class Transformers:
             and get("/version").status == 404
         )
 
-    def look(self, visit: Visit) -> Look:
+    def status(self, query: StatusQuery) -> ServerStatus:
         """One read: its health check. The model that it serves is told by its answers."""
-        health = visit.get("/health")
+        health = query.get("/health")
         if health.status != 200:
             raise unusable("/health", health)
-        return Look(Identity(self.name, model=visit.wanted), model=visit.wanted, notice=NOTICE)
+        return ServerStatus(Identity(self.name, model=query.wanted), model=query.wanted, notice=NOTICE)
 
-    def request(self, ask: Ask) -> Request:
+    def request(self, chat: ChatRequest) -> Request:
         """The plain streaming chat request; its length can't be fixed, its cache not be passed by."""
-        return chat_request(ask)
+        return chat_request(chat)
 
     def read(self, event: Event) -> Delta:
         """One chunk of a chat completion."""

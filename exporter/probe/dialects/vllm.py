@@ -5,10 +5,10 @@ from typing import Final
 
 from exporter.probe.client import Request
 from exporter.probe.dialects.dialect import (
-    Ask,
+    ChatRequest,
     Get,
-    Look,
-    Visit,
+    ServerStatus,
+    StatusQuery,
     entries_of,
     json_of,
     member,
@@ -47,16 +47,16 @@ class Vllm:
             return member(json_of(get("/version")), "version") is not None and PREFIX in get("/metrics").body
         return any(each.get("owned_by") == "vllm" for each in entries_of(reply, "data"))
 
-    def look(self, visit: Visit) -> Look:
+    def status(self, query: StatusQuery) -> ServerStatus:
         """Two reads; two more for the identity after a restart (there is no loading state: it answers when it is ready)."""
-        get, last = visit.get, visit.last
+        get, last = query.get, query.last
         health = get("/health")
         if health.status != 200:
             raise unusable("/health", health)
         samples = parse(get("/metrics").body.decode("utf-8", "replace"), *METRICS)
         started = _start_of(samples)
         unchanged = last is not None and started is not None and last.started == started and not last.error
-        seen = last if last is not None and unchanged else _identify(get, visit.wanted)
+        seen = last if last is not None and unchanged else _identify(get, query.wanted)
         awake = total(samples, "vllm:engine_sleep_state", sleep_state="awake")
         return replace(
             seen,
@@ -68,22 +68,22 @@ class Vllm:
             generated_tokens=total(samples, "vllm:generation_tokens_total"),
         )
 
-    def request(self, ask: Ask) -> Request:
+    def request(self, chat: ChatRequest) -> Request:
         """A chat of exactly so many tokens, with the usage so far in every chunk."""
         more = {
             "stream_options": {"include_usage": True, "continuous_usage_stats": True},
             "ignore_eos": True,
-            "min_tokens": ask.max_tokens,
-            "cache_salt": ask.salt,
+            "min_tokens": chat.max_tokens,
+            "cache_salt": chat.salt,
         }
-        return chat_request(ask, more)
+        return chat_request(chat, more)
 
     def read(self, event: Event) -> Delta:
         """One chunk of a chat completion."""
         return read_chat(event)
 
 
-def _identify(get: Get, wanted: str | None) -> Look:
+def _identify(get: Get, wanted: str | None) -> ServerStatus:
     version = text_of(member(json_of(get("/version")), "version"))
     reply = get("/v1/models")
     entries = [each for each in entries_of(reply, "data") if text_of(each.get("id"))]
@@ -91,7 +91,7 @@ def _identify(get: Get, wanted: str | None) -> Look:
     entry = next((each for each in entries if each["id"] == model), {})
     identity = replace(identity_of("vllm", model, entry), backend_version=version)
     error = KEY_WANTED if refused_without_key(reply) else ""
-    return Look(identity, model=model, error=error)
+    return ServerStatus(identity, model=model, error=error)
 
 
 def _start_of(samples: tuple[Sample, ...]) -> str | None:

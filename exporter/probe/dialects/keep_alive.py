@@ -16,7 +16,7 @@ MARGIN_INTERVALS: Final = 1.5
 
 
 @dataclass(frozen=True, slots=True)
-class Lease:
+class KeepAlive:
     """``leaves_at`` is when the model would go if no probe had come, ``full_seconds`` the most that a request was seen to give.
 
     ``sent_seconds`` is what the last probe asked for, ``expected_at`` the end that should be seen after it if nobody else came.
@@ -28,32 +28,34 @@ class Lease:
     expected_at: float | None = None
 
 
-def observe(before: Lease | None, expires_at: float, now: float) -> Lease:
-    """What a look at the server's timer says, given what was known before."""
+def observe(before: KeepAlive | None, expires_at: float, now: float) -> KeepAlive:
+    """What a status check at the server's timer says, given what was known before."""
     remaining = max(expires_at - now, 0.0)
     if before is None or before.sent_seconds is None or before.expected_at is None:
-        return Lease(expires_at, max(remaining, before.full_seconds if before else 0.0))
+        return KeepAlive(expires_at, max(remaining, before.full_seconds if before else 0.0))
     if abs(expires_at - before.expected_at) <= TOLERANCE_SECONDS:
         return before
     full = max(before.full_seconds, remaining)
     used_at = expires_at - before.sent_seconds
     if expires_at < before.expected_at or used_at > now + TOLERANCE_SECONDS:
         # That request named a time of its own: what the server says now is what its user wants.
-        return Lease(expires_at, full)
-    return Lease(max(expires_at, used_at + full), full)
+        return KeepAlive(expires_at, full)
+    return KeepAlive(max(expires_at, used_at + full), full)
 
 
-def keep_alive(lease: Lease, now: float, probe_seconds: float) -> float:
+def seconds_to_ask(keep_alive: KeepAlive, now: float, probe_seconds: float) -> float:
     """What a probe of so many seconds asks for, so that the model leaves when it would have left; -1 is for ever."""
-    remaining = lease.leaves_at - now - probe_seconds
+    remaining = keep_alive.leaves_at - now - probe_seconds
     return -1.0 if remaining > FOREVER_SECONDS else max(remaining, 1.0)
 
 
-def after_probe(lease: Lease, sent_seconds: float, ended_at: float) -> Lease:
-    """The lease after a probe that asked for so many seconds and ended then."""
-    return replace(lease, sent_seconds=sent_seconds, expected_at=None if sent_seconds < 0 else ended_at + sent_seconds)
+def after_probe(keep_alive: KeepAlive, sent_seconds: float, ended_at: float) -> KeepAlive:
+    """The keep-alive after a probe that asked for so many seconds and ended then."""
+    return replace(
+        keep_alive, sent_seconds=sent_seconds, expected_at=None if sent_seconds < 0 else ended_at + sent_seconds
+    )
 
 
-def nearly_over(lease: Lease, now: float, interval: float) -> bool:
+def nearly_over(keep_alive: KeepAlive, now: float, interval: float) -> bool:
     """True where so little is left that a probe could shorten the stay of whoever asks next."""
-    return lease.leaves_at - now <= min(MARGIN_INTERVALS * interval, lease.full_seconds / 2)
+    return keep_alive.leaves_at - now <= min(MARGIN_INTERVALS * interval, keep_alive.full_seconds / 2)

@@ -1,6 +1,6 @@
-"""What a target says of itself: one look after another, and what follows from two of them.
+"""What a target says of itself: one status check after another, and what follows from two of them.
 
-A look is a round of reads that cost the server nothing. From one to the next follow the production throughput (the server's own
+A status check is a round of reads that cost the server nothing. From one to the next follow the production throughput (the server's own
 counter, our tokens taken out), that it restarted, and how long it loaded.
 """
 
@@ -15,8 +15,8 @@ from typing import Final
 from exporter.probe import client
 from exporter.probe.client import Reply
 from exporter.probe.dialects import DIALECTS, recognise
-from exporter.probe.dialects.dialect import WHY_NOT, Dialect, Get, Look, Visit, unusable
-from exporter.probe.dialects.lease import Lease
+from exporter.probe.dialects.dialect import WHY_NOT, Dialect, Get, ServerStatus, StatusQuery, unusable
+from exporter.probe.dialects.keep_alive import KeepAlive
 from exporter.probe.failure import ProbeFailure
 from exporter.probe.result import Identity, Result, TargetState
 from exporter.probe.secret import hide, without_key
@@ -36,21 +36,21 @@ Headers = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Sight:
-    """A look, or the failure that stood instead."""
+class StatusResult:
+    """Outcome of one status check: the status, or the failure that prevented it."""
 
-    look: Look | None = None
+    status: ServerStatus | None = None
     failure: ProbeFailure | None = None
 
     @property
     def loading(self) -> bool:
         """Whether a model is being loaded; a server that says so is up."""
-        return self.look.loading if self.look else self.failure is not None and self.failure.result == "loading"
+        return self.status.loading if self.status else self.failure is not None and self.failure.result == "loading"
 
     @property
     def up(self) -> bool:
         """Whether the server answered its health check."""
-        return self.look is not None or self.loading
+        return self.status is not None or self.loading
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +72,8 @@ class Identified:
     listening: bool = False
 
 
-class Watch:
-    """The looks at one target. Not thread-safe: its prober looks in turn."""
+class StatusTracker:
+    """The status checks at one target. Not thread-safe: its prober checks one at a time."""
 
     def __init__(
         self,
@@ -89,12 +89,12 @@ class Watch:
         self.permit = permit
         self.cancellation = cancellation
         self.dialect: Dialect | None = None if target.backend == "auto" else DIALECTS[target.backend]
-        self.last: Look | None = None
-        """The newest look that succeeded; the server may be down since."""
+        self.last: ServerStatus | None = None
+        """The newest status check that succeeded; the server may be down since."""
         self.cold = False
         """True while the next request would be the first one since the server's start."""
         self.load_seconds: float | None = None
-        """How long the load took that was seen last, from the first look that saw it to the first that saw its end."""
+        """How long the load took that was seen last, from the first status check that saw it to the first that saw its end."""
         self.key = ""
         """The key that was sent last: a server may repeat it."""
         self._server = server
@@ -106,15 +106,15 @@ class Watch:
         self._reading: Reading | None = None
         self._throughput: float | None = None
 
-    def look(self, seconds: float, *, until: float = math.inf, thorough: bool = False) -> Sight:
-        """Look once, each read bounded by so many seconds, all by ``until`` in monotonic time. Raises only Cancelled."""
+    def status(self, seconds: float, *, until: float = math.inf, thorough: bool = False) -> StatusResult:
+        """ServerStatus once, each read bounded by so many seconds, all by ``until`` in monotonic time. Raises only Cancelled."""
         try:
             connection, headers = self.connection()
-            sight = Sight(self._look(_reader(connection, headers, seconds, until), thorough=thorough))
+            checked = StatusResult(self._status(_reader(connection, headers, seconds, until), thorough=thorough))
         except ProbeFailure as exc:
-            sight = Sight(failure=exc.settled())
-        self._note(sight)
-        return sight
+            checked = StatusResult(failure=exc.settled())
+        self._note(checked)
+        return checked
 
     def connection(self) -> tuple[Connection, Headers]:
         """Where to connect and with which headers; the key is read anew each time, since it may change on the disk."""
@@ -130,79 +130,79 @@ class Watch:
         self.key = headers[0][1].removeprefix("Bearer ") if headers else ""
         return connection, headers
 
-    def hold_lease(self, lease: Lease) -> None:
+    def hold_keep_alive(self, keep_alive: KeepAlive) -> None:
         """Remember what a probe asked for of the time that the model stays."""
         if self.last:
-            self.last = replace(self.last, lease=lease)
+            self.last = replace(self.last, keep_alive=keep_alive)
 
     def doubt(self) -> None:
-        """Ask anew at the next look who the server is and what it serves."""
+        """Recognise the server anew at the next status check, and read what it serves."""
         self._up = False
 
     def warmed(self) -> None:
         """Remember that a request has been answered since the server's start."""
         self.cold, self.load_seconds = False, None
 
-    def state(self, sight: Sight, *, alone: bool) -> TargetState:
-        """A look as the rest of the program sees it. Not ``alone``: a probe of ours runs, so its part is left out."""
-        look, ours = sight.look, 0 if alone else self._server.streams
+    def state(self, checked: StatusResult, *, alone: bool) -> TargetState:
+        """A status check as the rest of the program sees it. Not ``alone``: a probe of ours runs, so its part is left out."""
+        status, ours = checked.status, 0 if alone else self._server.streams
         identity = self.last.identity if self.last else Identity(self.dialect.name) if self.dialect else None
         state = TargetState(
             target=self.target.name,
             url=self.target.url,
             at_seconds=self._wall(),
-            up=sight.up,
-            loading=sight.loading,
+            up=checked.up,
+            loading=checked.loading,
             identity=without_key(identity, self.key) if identity else None,
-            error=hide(sight.failure.message, self.key) if sight.failure else "",
+            error=hide(checked.failure.message, self.key) if checked.failure else "",
         )
-        if look is None:
+        if status is None:
             return state
         return replace(
             state,
-            model_resident=look.resident,
-            requests_running=None if look.running is None else max(look.running - ours, 0.0),
-            requests_waiting=look.waiting,
-            kv_cache_usage=look.kv_cache_usage,
-            generated_tokens_per_second=self._measure_throughput(look) if alone else None,
-            error=hide(look.error, self.key),
+            model_resident=status.resident,
+            requests_running=None if status.running is None else max(status.running - ours, 0.0),
+            requests_waiting=status.waiting,
+            kv_cache_usage=status.kv_cache_usage,
+            generated_tokens_per_second=self._measure_throughput(status) if alone else None,
+            error=hide(status.error, self.key),
         )
 
-    def _look(self, get: Get, *, thorough: bool) -> Look:
+    def _status(self, get: Get, *, thorough: bool) -> ServerStatus:
         if self.target.backend == "auto" and not self._up:
             # What comes back after it was down may be another server.
             self.dialect = _recognise(get)
         assert self.dialect is not None  # noqa: S101 - named or recognised
         last = self.last if self._up and self.last and self.last.identity.backend == self.dialect.name else None
-        return self.dialect.look(Visit(get, self.target.model, last, thorough, self._wall()))
+        return self.dialect.status(StatusQuery(get, self.target.model, last, thorough, self._wall()))
 
-    def _note(self, sight: Sight) -> None:
-        """Remember a look, and what it says against the one before: a load, a restart."""
-        look, last, now = sight.look, self.last, self._monotonic()
-        if sight.loading:
+    def _note(self, checked: StatusResult) -> None:
+        """Remember a status check, and what it says against the one before: a load, a restart."""
+        status, last, now = checked.status, self.last, self._monotonic()
+        if checked.loading:
             self._loading_since = now if self._loading_since is None else self._loading_since
             self.cold = True
-        elif look:
+        elif status:
             if self._loading_since is not None:
                 self.load_seconds, self._loading_since = now - self._loading_since, None
-            self.cold = not look.generated_tokens and (
+            self.cold = not status.generated_tokens and (
                 self.cold
-                or _restarted(last, look, refused=self._refused)
-                or (last is None and look.generated_tokens == 0)
+                or _restarted(last, status, refused=self._refused)
+                or (last is None and status.generated_tokens == 0)
             )
-        self._up = look is not None
-        if look:
-            self._refused, self.last = False, look
-        elif sight.failure and sight.failure.result == "connect":
+        self._up = status is not None
+        if status:
+            self._refused, self.last = False, status
+        elif checked.failure and checked.failure.result == "connect":
             self._refused = True
 
-    def _measure_throughput(self, look: Look) -> float | None:
+    def _measure_throughput(self, status: ServerStatus) -> float | None:
         """What others made the server generate between the last two readings; None until there are two since its start."""
         before, now = self._reading, self._monotonic()
-        if look.generated_tokens is None:
+        if status.generated_tokens is None:
             self._reading = self._throughput = None
             return None
-        reading = Reading(look.generated_tokens, self._server.generated, now, look.started)
+        reading = Reading(status.generated_tokens, self._server.generated, now, status.started)
         if before is None or before.started != reading.started or reading.tokens < before.tokens:
             self._reading, self._throughput = reading, None
         elif now - before.at >= WINDOW_SECONDS:
@@ -219,7 +219,7 @@ def throughput(before: Reading, after: Reading) -> float:
 def identify(
     url: str, *, seconds: float = 2.0, cancellation: Cancellation | None = None, api_key_file: Path | None = None
 ) -> Identified:
-    """Ask by harmless reads what answers at a URL, each read bounded by so many seconds. Raises nothing but Cancelled."""
+    """ChatRequest by harmless reads what answers at a URL, each read bounded by so many seconds. Raises nothing but Cancelled."""
     connection = Connection(base_url=url, cancellation=cancellation or Cancellation())
     try:
         get = _reader(connection, _key_header(api_key_file), seconds)
@@ -229,7 +229,7 @@ def identify(
             why_not=exc.settled().message, listening=exc.result not in {"resolve", "connect", "timeout_connect"}
         )
     try:
-        return Identified(dialect.look(Visit(get, now=time.time())).identity, listening=True)
+        return Identified(dialect.status(StatusQuery(get, now=time.time())).identity, listening=True)
     except ProbeFailure:
         # It is known, but loads its model or is not well: a target all the same.
         return Identified(Identity(dialect.name), listening=True)
@@ -245,10 +245,10 @@ def _recognise(get: Get) -> Dialect:
     raise ProbeFailure("protocol", NOT_KNOWN)
 
 
-def _restarted(last: Look | None, look: Look, *, refused: bool) -> bool:
-    """Whether a server's start lies between two looks, by what it says of its start, else because nothing was there."""
-    if last and last.started and look.started:
-        return last.started != look.started
+def _restarted(last: ServerStatus | None, status: ServerStatus, *, refused: bool) -> bool:
+    """Whether a server's start lies between two status checks, by what it says of its start, else because nothing was there."""
+    if last and last.started and status.started:
+        return last.started != status.started
     return refused
 
 
