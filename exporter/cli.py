@@ -375,7 +375,7 @@ def _progress(total: int) -> Iterator[Callable[[int, str], None]]:
 @CONFIG
 @AS_JSON
 def discover(*, config: Path | None, as_json: bool) -> None:
-    """ServerStatus for inference servers here.
+    """Look for inference servers here.
 
     Shows what would be probed on this machine and in its containers and why, and what not and why not.
 
@@ -476,7 +476,7 @@ def check_config(file: Path) -> None:
 @main.command()
 @click.option("--url", metavar="URL", help="The daemon.  [default: where LLM_PROBE_LISTEN or LLM_PROBE_CONFIG says]")
 def healthcheck(url: str | None) -> None:
-    """ChatRequest a running daemon whether it is well.
+    """Ask a running daemon whether it is well.
 
     For the health check of a container: exits with 0 where the daemon lives and its scheduler runs, else with 1.
     """

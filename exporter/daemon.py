@@ -434,7 +434,7 @@ class Daemon:
     # Discovery -------------------------------------------------------------------------------------------------------
 
     def _discover(self) -> None:
-        """ServerStatus for servers that nobody named; what is new becomes a target, what is gone leaves."""
+        """Look for servers that nobody named; what is new becomes a target, what is gone leaves."""
         settings, before = self._settings, self._survey
         taken = [target.url for target in settings.targets]
         found = survey(self._candidates(settings), taken, before, self._ask, time.time())

@@ -96,7 +96,7 @@ def survey(
     ask: Callable[[str], Answer],
     now: float,
 ) -> Survey:
-    """ChatRequest every candidate that is not a target already, and say what became of each.
+    """Ask every candidate that is not a target already, and say what became of each.
 
     ``taken`` are the URLs of configured targets, ``ask`` reads from one URL (it must be harmless and bounded), ``now`` is
     Unix time in seconds. A container's server that is no longer a candidate is forgotten at once, one on a local port after

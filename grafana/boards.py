@@ -228,7 +228,7 @@ def _overview() -> dict[str, Any]:
             [query(expand(f"count(count by (@target) ({probe('llm_probe_interval_seconds')}))"), instant=True)], no_value="none",
         ),
         stat(
-            "Down or failing", "Probes whose server does not answer, or answers wrongly. ServerStatus at them first.",
+            "Down or failing", "Probes whose server does not answer, or answers wrongly. Look at them first.",
             [query(_count("down", "failing"), instant=True)], thresholds=_ALL_UP, background=True,
         ),
         stat(

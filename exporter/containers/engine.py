@@ -96,7 +96,7 @@ class Engine:
         self._events: _Closable | None = None
 
     def read(self, host_gfx: Sequence[str] = ()) -> EngineReading:
-        """ServerStatus at every running container: one list, one document for each that may be of interest, files once per image."""
+        """Read every running container: one list, one document for each that may be of interest, files once per image."""
         for _ in range(READINGS - 1):
             changes = self._changes_seen
             reading = self._read_once(host_gfx)

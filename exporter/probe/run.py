@@ -233,7 +233,7 @@ class Run:
         )
 
     def _see(self) -> StatusResult:
-        """ServerStatus at the server, and write down what is seen."""
+        """Check the server's status, and log what it says."""
         checked, self._state = self._prober.check(self._left(), thorough=True)
         if status := checked.status:
             self._status = status

@@ -107,7 +107,7 @@ class StatusTracker:
         self._throughput: float | None = None
 
     def status(self, seconds: float, *, until: float = math.inf, thorough: bool = False) -> StatusResult:
-        """ServerStatus once, each read bounded by so many seconds, all by ``until`` in monotonic time. Raises only Cancelled."""
+        """Check the status once, each read bounded by so many seconds, all by ``until`` in monotonic time. Raises only Cancelled."""
         try:
             connection, headers = self.connection()
             checked = StatusResult(self._status(_reader(connection, headers, seconds, until), thorough=thorough))
@@ -219,7 +219,7 @@ def throughput(before: Reading, after: Reading) -> float:
 def identify(
     url: str, *, seconds: float = 2.0, cancellation: Cancellation | None = None, api_key_file: Path | None = None
 ) -> Identified:
-    """ChatRequest by harmless reads what answers at a URL, each read bounded by so many seconds. Raises nothing but Cancelled."""
+    """Ask by harmless reads what answers at a URL, each read bounded by so many seconds. Raises nothing but Cancelled."""
     connection = Connection(base_url=url, cancellation=cancellation or Cancellation())
     try:
         get = _reader(connection, _key_header(api_key_file), seconds)

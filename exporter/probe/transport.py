@@ -561,7 +561,7 @@ _lookups_lock: Final = threading.Lock()
 
 
 def _resolve(host: str, port: int, wire: Wire) -> list[Any]:
-    """ServerStatus a name up, in a thread of its own since ``getaddrinfo`` may hang; at most one a name, which others join."""
+    """Look a name up, in a thread of its own since ``getaddrinfo`` may hang; at most one a name, which others join."""
     with suppress(ValueError):
         address = ipaddress.ip_address(host)
         family = socket.AF_INET6 if address.version == 6 else socket.AF_INET

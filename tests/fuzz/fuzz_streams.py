@@ -79,7 +79,7 @@ def _read(dialect: str, event: Event) -> Iterator[Delta]:
 
 
 def check_look(dialect: str, replies: list[Reply]) -> None:
-    """ServerStatus at a server whose paths answer in turn with these."""
+    """Check the status of a server whose paths answer in turn with these."""
     asked: dict[str, Reply] = {}
 
     def get(path: str) -> Reply:

@@ -82,7 +82,7 @@ def ask(
     headers: Mapping[str, str] | None = None,
     tls: ssl.SSLContext | None = None,
 ) -> Answer:
-    """ChatRequest once, on a new connection."""
+    """Ask once, on a new connection."""
     connection = (
         http.client.HTTPSConnection("127.0.0.1", port, timeout=20, context=tls)
         if tls
