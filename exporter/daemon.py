@@ -36,11 +36,11 @@ from exporter.host.gpu import GpuSample, read_gpus, sample_gpus
 from exporter.host.rocm import read_rocm
 from exporter.metrics import Exposition
 from exporter.on_demand import OnDemand, permit_of, refusal_of
+from exporter.probe.http.cancellation import Cancellation
 from exporter.probe.result import SKIPPED, Measurements, ProbeResult, TargetState
 from exporter.probe.run import Prober
 from exporter.probe.server import Servers
 from exporter.probe.status import identify
-from exporter.probe.transport import Cancellation
 from exporter.schedule import Job, Schedule
 from exporter.settings import (
     Docker,

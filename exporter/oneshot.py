@@ -17,10 +17,10 @@ from exporter.containers.engine import Engine
 from exporter.containers.facts import EngineReading
 from exporter.discovery import Answer, Seen, Survey, container_candidates, local_candidates, survey
 from exporter.host.gpu import read_gpus
+from exporter.probe.http.cancellation import Cancellation
 from exporter.probe.result import ProbeResult
 from exporter.probe.run import Prober
 from exporter.probe.status import identify
-from exporter.probe.transport import Cancellation
 from exporter.report import Report
 from exporter.settings import (
     Problem,

@@ -14,10 +14,13 @@ import httpcore
 import httpx
 
 from exporter.probe.failure import Expired, ProbeFailure, classify, one_line, refuse
+from exporter.probe.http.deadlines import Stage, Timer
+from exporter.probe.http.exchange import Arrival, Exchange
+from exporter.probe.http.stamped_socket import HEADERS_LIMIT
+from exporter.probe.http.transport import Connection, open_client
 from exporter.probe.secret import hide
 from exporter.probe.stream import Decoder, Event, NdjsonDecoder, SseDecoder, TooLarge
 from exporter.probe.timeline import Chunk, Delta, Kind, ServerTimings, Timeline, Usage
-from exporter.probe.transport import HEADERS_LIMIT, Arrival, Connection, Stage, Timer, Wire, open_client
 
 Framing = Literal["sse", "ndjson"]
 
@@ -96,23 +99,23 @@ def stream(connection: Connection, request: Request, read: Callable[[Event], Del
     started_ns = time.monotonic_ns()
     timer = Timer(started_ns, deadlines.total, "not done: the request has run")
     timer.allow("timeout_connect", deadlines.connect, "no connection", since_ns=started_ns)
-    wire = Wire(
+    exchange = Exchange(
         timer,
         connection.cancellation,
         answer=("timeout_first_token", deadlines.first_token, "no token"),
         kernel_stamps=connection.kernel_stamps,
         limit_bytes=STREAM_LIMIT,
     )
-    notes = _Notes(started_ns, wire, deadlines)
+    notes = _Notes(started_ns, exchange, deadlines)
     try:
-        with open_client(connection, wire) as client:
+        with open_client(connection, exchange) as client:
             headers = [("content-type", "application/json"), *request.headers]
             outgoing = client.build_request(
                 "POST", _url(connection, request.path), content=request.body, headers=headers
             )
             _listen(client, outgoing, request, read, notes)
     except _CATCHES as exc:
-        failure = _explain(exc, wire)
+        failure = _explain(exc, exchange)
         failure.timeline = notes.timeline()
         raise _without_secrets(failure, request.headers) from exc
     return notes.timeline()
@@ -136,23 +139,23 @@ def fetch(
     timer = Timer(started_ns, timeout, "no whole answer")
     timer.allow("timeout_connect", timeout, "no connection", since_ns=started_ns)
     answer: Stage = ("timeout_total", timeout, "no whole answer")
-    wire = Wire(
+    exchange = Exchange(
         timer, connection.cancellation, answer, kernel_stamps=False, limit_bytes=2 * limit_bytes + HEADERS_LIMIT
     )
     found = bytearray()
     try:
-        with open_client(connection, wire) as client:
+        with open_client(connection, exchange) as client:
             extra = [("content-type", "application/json")] if body else []
             outgoing = client.build_request(
                 method, _url(connection, path), content=body or None, headers=[*extra, *headers]
             )
-            response = _send(client, outgoing, wire)
+            response = _send(client, outgoing, exchange)
             try:
                 _gather(response, found, limit_bytes)
             finally:
                 _close(response)
     except _CATCHES as exc:
-        raise _without_secrets(_explain(exc, wire), headers) from exc
+        raise _without_secrets(_explain(exc, exchange), headers) from exc
     if len(found) > limit_bytes:
         raise ProbeFailure(
             "too_large", f"{path} answered with more than {limit_bytes} bytes", status=response.status_code
@@ -165,10 +168,10 @@ def fetch(
 class _Notes:
     """What is being seen of one request."""
 
-    def __init__(self, started_ns: int, wire: Wire, deadlines: Deadlines) -> None:
+    def __init__(self, started_ns: int, exchange: Exchange, deadlines: Deadlines) -> None:
         self._started_ns = started_ns
         self._deadlines = deadlines
-        self.wire = wire
+        self.exchange = exchange
         self.chunks: list[tuple[Arrival, Kind, int, int | None]] = []
         self._shared: set[int] = set()
         self._server: ServerTimings | None = None
@@ -197,7 +200,7 @@ class _Notes:
         if (self.finish_reason or delta.final) and not self.complete:
             self.complete = True
             now_ns = time.monotonic_ns()
-            self.wire.timer.allow("timeout_total", _CLOSING_SECONDS, "no end of the stream", since_ns=now_ns)
+            self.exchange.timer.allow("timeout_total", _CLOSING_SECONDS, "no end of the stream", since_ns=now_ns)
 
     def _take_text(self, kind: Kind, characters: int, output_tokens: int | None) -> None:
         if len(self.chunks) >= CHUNKS_LIMIT:
@@ -208,32 +211,32 @@ class _Notes:
                 self._deadlines.stalled,
                 time.monotonic_ns(),
             )  # not since its arrival: more may wait already
-            self.wire.timer.allow("timeout_stalled", stalled, "no further token", since_ns=now_ns)
+            self.exchange.timer.allow("timeout_stalled", stalled, "no further token", since_ns=now_ns)
 
     def note_more(self) -> None:
         """Note that the read in which the last text came goes on after it: its stamp is that of what followed."""
-        if self.chunks and self.chunks[-1][0] is self.wire.arrival:
+        if self.chunks and self.chunks[-1][0] is self.exchange.arrival:
             self._shared.add(len(self.chunks) - 1)
 
     @property
     def _arrival(self) -> Arrival:
-        assert self.wire.arrival is not None  # noqa: S101 - no event without a read
-        return self.wire.arrival
+        assert self.exchange.arrival is not None  # noqa: S101 - no event without a read
+        return self.exchange.arrival
 
     def timeline(self) -> Timeline:
         """Freeze what was seen."""
-        wire = self.wire
+        exchange = self.exchange
         late = [
             0 if arrival.own and index not in self._shared else max(0, arrival.at_ns - arrival.floor_ns)
             for index, (arrival, *_) in enumerate(self.chunks)
         ]
         return Timeline(
-            started_ns=wire.started_ns or self._started_ns,
-            resolved_ns=wire.resolved_ns,
-            connected_ns=wire.connected_ns,
-            secured_ns=wire.secured_ns,
-            sent_ns=wire.sent_ns,
-            headers_ns=wire.headers_ns,
+            started_ns=exchange.started_ns or self._started_ns,
+            resolved_ns=exchange.resolved_ns,
+            connected_ns=exchange.connected_ns,
+            secured_ns=exchange.secured_ns,
+            sent_ns=exchange.sent_ns,
+            headers_ns=exchange.headers_ns,
             chunks=tuple(
                 Chunk(arrival.at_ns, kind, characters, tokens, late_ns)
                 for (arrival, kind, characters, tokens), late_ns in zip(self.chunks, late, strict=True)
@@ -245,7 +248,7 @@ class _Notes:
             model=self._model,
             reads=len({id(arrival) for arrival, *_ in self.chunks}),
             coalesced=sum(1 for i, (arrival, *_) in enumerate(self.chunks) if i in self._shared or not arrival.own),
-            clock_error_ns=wire.clock_error_ns + wire.sent_late_ns if wire.sent_ns is not None else None,
+            clock_error_ns=exchange.clock_error_ns + exchange.sent_late_ns if exchange.sent_ns is not None else None,
         )
 
 
@@ -253,10 +256,10 @@ def _listen(
     client: httpx.Client, outgoing: httpx.Request, request: Request, read: Callable[[Event], Delta], notes: _Notes
 ) -> None:
     """Send, and read until the end."""
-    response = _send(client, outgoing, notes.wire)
+    response = _send(client, outgoing, notes.exchange)
     try:
         if not _is_stream(response, request.framing):
-            raise _refused(response, request.path, notes.wire)
+            raise _refused(response, request.path, notes.exchange)
         _follow(response, request.framing, read, notes)
     finally:
         notes.end_ns = time.monotonic_ns()
@@ -272,9 +275,9 @@ def _listen(
         )
 
 
-def _send(client: httpx.Client, outgoing: httpx.Request, wire: Wire) -> httpx.Response:
+def _send(client: httpx.Client, outgoing: httpx.Request, exchange: Exchange) -> httpx.Response:
     response = client.send(outgoing, stream=True)
-    wire.headers_ns = wire.arrival.at_ns if wire.arrival else time.monotonic_ns()
+    exchange.headers_ns = exchange.arrival.at_ns if exchange.arrival else time.monotonic_ns()
     return response
 
 
@@ -327,10 +330,10 @@ def _is_stream(response: httpx.Response, framing: Framing) -> bool:
     return response.status_code == 200 and _is_plain(response) and kind in _STREAM_TYPES[framing] | _SLOPPY_TYPES
 
 
-def _refused(response: httpx.Response, path: str, wire: Wire) -> ProbeFailure:
+def _refused(response: httpx.Response, path: str, exchange: Exchange) -> ProbeFailure:
     """Say what an answer means that is no stream, from as much of its body as comes soon."""
     body = bytearray()
-    wire.timer.allow("timeout_total", _CLOSING_SECONDS, "no whole answer", since_ns=time.monotonic_ns())
+    exchange.timer.allow("timeout_total", _CLOSING_SECONDS, "no whole answer", since_ns=time.monotonic_ns())
     with suppress(Expired, ProbeFailure, OSError, httpx.HTTPError, httpcore.ProtocolError):
         _gather(response, body, ERROR_LIMIT)
     plain = bytes(body[:ERROR_LIMIT]) if _is_plain(response) else b""
@@ -345,21 +348,21 @@ def _gather(response: httpx.Response, into: bytearray, limit_bytes: int) -> None
             return
 
 
-def _explain(exc: Exception, wire: Wire) -> ProbeFailure:
-    """Add to what an exception says what the wire knows: how far things had come."""
+def _explain(exc: Exception, exchange: Exchange) -> ProbeFailure:
+    """Classify an exception, with what the exchange says of how far the request had come."""
     if isinstance(exc, (ProbeFailure, Expired, TooLarge)):
         return classify(exc)
-    handshake = wire.connected_ns is not None and wire.sent_ns is None
-    broken = wire.ended or (isinstance(exc, ConnectionError) and wire.sent_ns is not None)
-    if wire.secured_ns is None and wire.head.startswith(_TLS_ALERT) and not handshake:
+    handshake = exchange.connected_ns is not None and exchange.sent_ns is None
+    broken = exchange.ended or (isinstance(exc, ConnectionError) and exchange.sent_ns is not None)
+    if exchange.secured_ns is None and exchange.head.startswith(_TLS_ALERT) and not handshake:
         return ProbeFailure("protocol", "the server speaks TLS on this port: its url begins with https://")
-    if broken and wire.headers_ns is not None:
+    if broken and exchange.headers_ns is not None:
         return ProbeFailure("truncated", "the connection broke off in the middle of the stream")
-    if broken and not wire.received:
+    if broken and not exchange.received:
         return ProbeFailure("connect", "the connection was accepted, and closed without an answer. Is the server up?")
     failure = classify(exc)
     if failure.result == "truncated":
-        failure.result = "tls" if handshake else "connect" if wire.connected_ns is None else "truncated"
+        failure.result = "tls" if handshake else "connect" if exchange.connected_ns is None else "truncated"
     return failure
 
 

@@ -24,6 +24,7 @@ from exporter.probe.client import Deadlines, Request
 from exporter.probe.dialects.dialect import ChatRequest, Dialect, ServerStatus, rejected_fields, short_name
 from exporter.probe.dialects.keep_alive import after_probe, nearly_over, seconds_to_ask
 from exporter.probe.failure import Cancelled, ProbeFailure, one_line
+from exporter.probe.http.cancellation import Cancellation
 from exporter.probe.measure import combine, measure
 from exporter.probe.politeness import (
     BUSY_POLL_SECONDS,
@@ -38,7 +39,6 @@ from exporter.probe.secret import hide
 from exporter.probe.server import Server, pause
 from exporter.probe.status import StatusResult, StatusTracker
 from exporter.probe.timeline import Timeline, Usage
-from exporter.probe.transport import Cancellation
 from exporter.settings import Module, Target
 
 log = logging.getLogger(__name__)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from weakref import WeakValueDictionary
 
 from exporter.address import Address, address_of
-from exporter.probe.transport import Cancellation
+from exporter.probe.http.cancellation import Cancellation
 
 
 @dataclass(eq=False)

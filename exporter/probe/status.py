@@ -18,10 +18,11 @@ from exporter.probe.dialects import DIALECTS, recognise
 from exporter.probe.dialects.dialect import WHY_NOT, Dialect, Get, ServerStatus, StatusQuery, unusable
 from exporter.probe.dialects.keep_alive import KeepAlive
 from exporter.probe.failure import ProbeFailure
+from exporter.probe.http.cancellation import Cancellation
+from exporter.probe.http.transport import Connection
 from exporter.probe.result import Identity, Result, TargetState
 from exporter.probe.secret import hide, without_key
 from exporter.probe.server import Server
-from exporter.probe.transport import Cancellation, Connection
 from exporter.settings import Target
 
 log = logging.getLogger(__name__)

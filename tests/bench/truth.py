@@ -34,9 +34,9 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from exporter.daemon import Daemon
 from exporter.probe.client import Deadlines, Request, stream
+from exporter.probe.http.transport import Connection
 from exporter.probe.measure import measure
 from exporter.probe.timeline import Timeline
-from exporter.probe.transport import Connection
 from exporter.settings import load
 from tests.probe.test_client import read
 from tests.servers.exact import ExactServer, Played, chat, plain

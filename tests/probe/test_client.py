@@ -14,11 +14,11 @@ import pytest
 
 from exporter.probe.client import Deadlines, Request, fetch, stream
 from exporter.probe.failure import ProbeFailure
+from exporter.probe.http.transport import Connection
 from exporter.probe.measure import measure
 from exporter.probe.result import Result
 from exporter.probe.stream import Event
 from exporter.probe.timeline import Delta, Timeline, Usage
-from exporter.probe.transport import Connection
 from tests.servers.certificates import make_certificate
 from tests.servers.exact import Answer, ExactServer, Played, chat, event, head, piece, plain, stream_head, streamed
 

@@ -23,7 +23,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from exporter.daemon import Daemon
-from exporter.probe import transport
+from exporter.probe.http import stamped_socket
 from exporter.probe.result import RESULTS, Result
 from exporter.probe.run import Prober
 from exporter.probe.status import identify
@@ -559,7 +559,7 @@ def test_a_clock_that_steps_by_an_hour_during_a_probe(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, hours: int
 ) -> None:
     """Speed, TTFT and every phase are what the server did, whatever the wall clock did meanwhile."""
-    true_wall, true_stamp = time.time_ns, transport._kernel_stamp
+    true_wall, true_stamp = time.time_ns, stamped_socket._kernel_stamp
     step = hours * 3_600_000_000_000
     answer = chat(tokens=40, tokens_per_second=100, ttft=0.1)
     with ExactServer({"/v1/models": listing(), CHAT: answer}, own_process=True) as server:
@@ -576,7 +576,7 @@ def test_a_clock_that_steps_by_an_hour_during_a_probe(
 
         monkeypatch.setattr(time, "time_ns", lambda: stepped(true_wall()))
         monkeypatch.setattr(time, "time", lambda: stepped(true_wall()) / 1e9)
-        monkeypatch.setattr(transport, "_kernel_stamp", stamp)
+        monkeypatch.setattr(stamped_socket, "_kernel_stamp", stamp)
         daemon._probe("t", "default")
         monkeypatch.undo()
         played, samples = server.played()[-1], exposition(daemon)

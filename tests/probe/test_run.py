@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
+from exporter.probe.http.cancellation import Cancellation
 from exporter.probe.result import ProbeResult
 from exporter.probe.run import Prober
 from exporter.probe.server import Server, Servers
 from exporter.probe.status import identify
-from exporter.probe.transport import Cancellation
 from exporter.settings import Module, Target, Timeouts
 from tests.servers.captured import Captured, load
 from tests.servers.llama_cpp import LlamaCpp
