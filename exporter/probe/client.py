@@ -13,11 +13,11 @@ from typing import Final, Literal
 import httpcore
 import httpx
 
-from exporter.probe.failure import Expired, ProbeFailure, classify, one_line, refuse
+from exporter.probe.failure import Cancelled, Expired, ProbeFailure, classify, one_line, refuse
 from exporter.probe.http.deadlines import Stage, Timer
 from exporter.probe.http.exchange import Arrival, Exchange
 from exporter.probe.http.stamped_socket import HEADERS_LIMIT
-from exporter.probe.http.transport import Connection, open_client
+from exporter.probe.http.transport import Connection, connect, open_client
 from exporter.probe.secret import hide
 from exporter.probe.stream import Decoder, Event, NdjsonDecoder, SseDecoder, TooLarge
 from exporter.probe.timeline import Chunk, Delta, Kind, ServerTimings, Timeline, Usage
@@ -90,12 +90,42 @@ class Reply:
     body: bytes
 
 
-def stream(connection: Connection, request: Request, read: Callable[[Event], Delta], deadlines: Deadlines) -> Timeline:
+class Progress:
+    """How far a stream has come, for another thread; and what was seen of it when it was cancelled."""
+
+    def __init__(self) -> None:
+        self._first_ns = 0
+        self._last_ns = 0
+        self._chunks = 0
+        self.complete = False
+        self.timeline: Timeline | None = None
+
+    def note(self, at_ns: int) -> None:
+        """Note a chunk with text."""
+        self._first_ns = self._first_ns or at_ns
+        self._chunks, self._last_ns = self._chunks + 1, at_ns
+
+    def silent_limit_ns(self, gaps: float, seconds: float) -> int | None:
+        """Until when the next chunk is not overdue: so many mean gaps and so many seconds after the last; None without a gap."""
+        if self.complete or self._chunks < 2:
+            return None
+        gap = (self._last_ns - self._first_ns) / (self._chunks - 1)
+        return self._last_ns + round(max(gaps * gap, seconds * 1e9))
+
+
+def stream(
+    connection: Connection,
+    request: Request,
+    read: Callable[[Event], Delta],
+    deadlines: Deadlines,
+    progress: Progress | None = None,
+) -> Timeline:
     """Send the request and note when its text arrives, until the stream ends.
 
     ``read`` says what an event means; a ``ValueError`` from it means that the event is not of this API. Raises
-    ``ProbeFailure``, which carries the marks seen by then, or ``Cancelled``.
+    ``ProbeFailure``, which carries the marks seen by then, or ``Cancelled``: then ``progress`` has them.
     """
+    progress = progress or Progress()
     started_ns = time.monotonic_ns()
     timer = Timer(started_ns, deadlines.total, "not done: the request has run")
     timer.allow("timeout_connect", deadlines.connect, "no connection", since_ns=started_ns)
@@ -106,7 +136,7 @@ def stream(connection: Connection, request: Request, read: Callable[[Event], Del
         kernel_stamps=connection.kernel_stamps,
         limit_bytes=STREAM_LIMIT,
     )
-    notes = _Notes(started_ns, exchange, deadlines)
+    notes = _Notes(started_ns, exchange, deadlines, progress)
     try:
         with open_client(connection, exchange) as client:
             headers = [("content-type", "application/json"), *request.headers]
@@ -114,6 +144,9 @@ def stream(connection: Connection, request: Request, read: Callable[[Event], Del
                 "POST", _url(connection, request.path), content=request.body, headers=headers
             )
             _listen(client, outgoing, request, read, notes)
+    except Cancelled:
+        progress.timeline = notes.timeline()
+        raise
     except _CATCHES as exc:
         failure = _explain(exc, exchange)
         failure.timeline = notes.timeline()
@@ -165,10 +198,27 @@ def fetch(
     return Reply(response.status_code, dict(response.headers), bytes(found))
 
 
+def is_refused(connection: Connection, timeout: float = 2.0) -> bool:
+    """Whether nothing listens any more: one connect, closed at once. False where that can't be told."""
+    started_ns = time.monotonic_ns()
+    timer = Timer(started_ns, timeout, "no connection")
+    exchange = Exchange(
+        timer, connection.cancellation, ("timeout_total", timeout, "no connection"), kernel_stamps=False
+    )
+    try:
+        connect(connection, exchange)
+    except ConnectionRefusedError:
+        return True
+    except (*_CATCHES, Cancelled):
+        return False
+    return False
+
+
 class _Notes:
     """What is being seen of one request."""
 
-    def __init__(self, started_ns: int, exchange: Exchange, deadlines: Deadlines) -> None:
+    def __init__(self, started_ns: int, exchange: Exchange, deadlines: Deadlines, progress: Progress) -> None:
+        self._progress = progress
         self._started_ns = started_ns
         self._deadlines = deadlines
         self.exchange = exchange
@@ -198,7 +248,7 @@ class _Notes:
             self._take_text("answer" if delta.answer else "reasoning", characters, delta.output_tokens)
         self.ended_well = bool(self.finish_reason or delta.final or (delta.usage and not characters))
         if (self.finish_reason or delta.final) and not self.complete:
-            self.complete = True
+            self.complete = self._progress.complete = True
             now_ns = time.monotonic_ns()
             self.exchange.timer.allow("timeout_total", _CLOSING_SECONDS, "no end of the stream", since_ns=now_ns)
 
@@ -206,6 +256,7 @@ class _Notes:
         if len(self.chunks) >= CHUNKS_LIMIT:
             raise ProbeFailure("too_large", f"the stream has more than {CHUNKS_LIMIT} events with text")
         self.chunks.append((self._arrival, kind, characters, output_tokens))
+        self._progress.note(self._arrival.at_ns)
         if not self.complete:
             stalled, now_ns = (
                 self._deadlines.stalled,

@@ -1,8 +1,10 @@
 """What a guest in somebody's server may do, and how often: the rules, without I/O. Times are seconds and come in as numbers."""
 
 import math
+import statistics
 import threading
 from collections import deque
+from collections.abc import Sequence
 from typing import Final, Literal
 
 from exporter.probe.dialects.dialect import ServerStatus
@@ -19,6 +21,15 @@ LONGEST_PAUSE_SECONDS: Final = 3600.0
 ABANDONED: Final[frozenset[Result]] = frozenset({"timeout_first_token", "timeout_stalled", "timeout_total"})
 # What a probe costs is the mean of so many, so that one slow probe doesn't thin out the next day.
 _COSTS: Final = 5
+# A probe is as short as its precision allows.
+DECODE_SECONDS: Final = 2.5
+LEAST_TOKENS: Final = 16
+# What was measured before a user came counts from so much undisturbed decode on.
+LEAST_DECODE_SECONDS: Final = 1.0
+# A wait in the server's queue below this is its scheduler's own step.
+QUEUED_SECONDS: Final = 0.05
+LATE_TIMES: Final = 3.0
+LATE_SECONDS: Final = 1.0
 
 Standing = Literal["idle", "busy", "unknown"]
 
@@ -35,14 +46,29 @@ def standing_of(status: ServerStatus) -> Standing:
     return "busy" if (status.running or 0) + (status.waiting or 0) > 0 else "idle"
 
 
-def stretched(interval: float, busy_share: float, allowed_share: float, abandoned: int) -> float:
+def short_length(module: Module, tokens_per_second: float | None) -> int:
+    """Tokens that a probe asks for: those of some seconds of decode at the last known speed, else the module's own."""
+    if tokens_per_second is None:
+        return module.max_tokens
+    return min(max(math.ceil(tokens_per_second * DECODE_SECONDS), LEAST_TOKENS), module.max_tokens)
+
+
+def is_late(ttft_seconds: float, earlier: Sequence[float]) -> bool:
+    """Whether a first token came so much later than usual that the request waited behind others, for servers that can't say.
+
+    Never before there are three to compare with.
+    """
+    return len(earlier) >= 3 and ttft_seconds > LATE_TIMES * statistics.median(earlier) + LATE_SECONDS
+
+
+def stretched(interval: float, busy_share: float, allowed_share: float, doublings: int) -> float:
     """How often a module of this interval may run: a whole multiple of it.
 
     ``busy_share`` is the share of the time that all modules of a target would take at their own intervals. Each abandoned
-    probe in a row doubles the interval, up to an hour.
+    probe in a row doubles the interval, and so does each probe that nobody's use lies between, up to an hour.
     """
     budgeted = interval * max(1.0, busy_share / allowed_share)
-    paused = min(interval * 2.0 ** min(abandoned, 30), max(interval, LONGEST_PAUSE_SECONDS))
+    paused = min(interval * 2.0 ** min(doublings, 30), max(interval, LONGEST_PAUSE_SECONDS))
     return interval * math.ceil(max(budgeted, paused) / interval - 1e-9)
 
 
@@ -56,6 +82,7 @@ class Pace:
         self._costs: dict[str, deque[float]] = {}
         self._ran_at: dict[str, float] = {}
         self._skips: dict[str, int] = {}
+        self._lone: dict[str, int] = {}
         self._abandoned = 0
         self._not_before = -math.inf
 
@@ -66,7 +93,8 @@ class Pace:
             share = math.fsum(
                 sum(costs) / len(costs) / self._intervals[key] for key, costs in self._costs.items() if costs
             )
-            return stretched(module.interval, share, self._allowed_share, self._abandoned)
+            doublings = max(self._abandoned, self._lone.get(name, 0))
+            return stretched(module.interval, share, self._allowed_share, doublings)
 
     def due(self, name: str, module: Module, now: float) -> bool:
         """Whether a module that is asked about at each of its intervals should run this time."""
@@ -80,6 +108,11 @@ class Pace:
         with self._lock:
             patient = self._skips.get(name, 0) < module.max_skips
         return not is_heavy(module) and (module.when_busy == "probe" or not patient)
+
+    def lone(self, name: str, *, paused: bool) -> None:
+        """Note whether a probe that ran was the model's only use since the one before, on a server that unloads it when idle."""
+        with self._lock:
+            self._lone[name] = self._lone.get(name, 0) + 1 if paused else 0
 
     def skipped(self, name: str) -> int:
         """Note a skip because of users; gives how many there have been in a row."""

@@ -12,6 +12,8 @@ Result = Literal[
     "ok",
     "skipped_busy",
     "skipped_unloaded",
+    "skipped_unable",
+    "yielded",
     "resolve",
     "connect",
     "tls",
@@ -32,7 +34,8 @@ Result = Literal[
     "too_large",
 ]
 RESULTS: Final[tuple[Result, ...]] = get_args(Result)
-SKIPPED: Final[frozenset[Result]] = frozenset({"skipped_busy", "skipped_unloaded"})
+SKIPPED: Final[frozenset[Result]] = frozenset({"skipped_busy", "skipped_unloaded", "skipped_unable", "yielded"})
+"""Results that say nothing of the target's speed or health: what was known before stays."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +102,7 @@ class Measurements:
 
 @dataclass(frozen=True, slots=True)
 class ProbeResult:
-    """One probe: its result, what was measured, and what it cost. A failed or skipped one has no measurements of speed."""
+    """One probe: its result, what was measured, and what it cost. A failed, skipped or yielded one has no measurements of speed."""
 
     target: str
     module: str
@@ -113,6 +116,13 @@ class ProbeResult:
     model: str | None = None
     measurements: Measurements = Measurements()
     cold_start: bool = False
+    queued: bool = False
+    """Whether the server made it wait behind others; then there is no TTFT."""
+    queue_seconds: float | None = None
+    beside_users: float | None = None
+    """Requests of others that ran while it was measured; None where the server can't tell."""
+    paused_since: float | None = None
+    """Where it was skipped since nobody uses the model: Unix time of the last use that is known."""
     model_load_seconds: float | None = None
     prompt_tokens_spent: int = 0
     output_tokens_spent: int = 0

@@ -13,6 +13,7 @@ import logging
 import random
 import time
 import traceback
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -20,24 +21,31 @@ from threading import Lock
 from typing import Any, Final
 
 from exporter.probe import client
-from exporter.probe.client import Deadlines, Request
+from exporter.probe.client import Deadlines, Progress, Request
 from exporter.probe.dialects.dialect import ChatRequest, Dialect, ServerStatus, rejected_fields, short_name
 from exporter.probe.dialects.keep_alive import after_probe, nearly_over, seconds_to_ask
 from exporter.probe.failure import Cancelled, ProbeFailure, one_line
 from exporter.probe.http.cancellation import Cancellation
+from exporter.probe.interruption import Interruption
 from exporter.probe.measure import combine, measure
 from exporter.probe.politeness import (
+    ABANDONED,
     BUSY_POLL_SECONDS,
     BUSY_POLLS,
+    LEAST_DECODE_SECONDS,
+    LEAST_TOKENS,
+    QUEUED_SECONDS,
     Pace,
     is_heavy,
+    is_late,
+    short_length,
     standing_of,
 )
 from exporter.probe.prompt import compose, estimate
 from exporter.probe.result import Identity, Measurements, ProbeResult, Result, TargetState
 from exporter.probe.secret import hide
 from exporter.probe.server import Server, pause
-from exporter.probe.status import StatusResult, StatusTracker
+from exporter.probe.status import READ_BYTES, StatusResult, StatusTracker, without_ours
 from exporter.probe.timeline import Timeline, Usage
 from exporter.settings import Module, Target
 
@@ -47,8 +55,12 @@ log = logging.getLogger(__name__)
 READ_SECONDS: Final = 10.0
 # All reads of one status check that no probe waits for.
 STATUS_SECONDS: Final = 30.0
-# A status check waits so long for a probe of ours to end, so that it doesn't take our own work for a user's.
+# A status check waits so long for a probe of ours to end: none is made beside one, which it could disturb.
 TURN_SECONDS: Final = 2.0
+# All that giving back the time of a model may take while the daemon ends.
+GIVE_BACK_SECONDS: Final = 2.0
+TTFTS_KEPT: Final = 15
+SETTLE_SECONDS: Final = 0.1
 # Ollama's load_duration of a model that was in memory is far below this, a load from the fastest disk above.
 LOAD_SECONDS: Final = 1.0
 # Tokens of the context that a chat template may need besides prompt and answer.
@@ -57,6 +69,7 @@ TEMPLATE_TOKENS: Final = 32
 SURE_SHARE: Final = 0.8
 _PHASES: Final = ("resolve", "connect", "tls", "queue", "first_token", "decode", "total")
 _NOT_LOADED: Final = b"model is not loaded"
+_NO_CHAT: Final = b"does not support chat"
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +108,7 @@ class Prober:
         wall: Callable[[], float] = time.time,
         draw: random.Random | None = None,
         permit: Callable[[str], bool] | None = None,
+        by_hand: bool = False,
     ) -> None:
         self.target = target
         self.server = server or Server()
@@ -103,33 +117,65 @@ class Prober:
         self.tracker = StatusTracker(target, self.server, self.cancellation, monotonic, wall, permit=permit)
         self.monotonic = monotonic
         self.wall = wall
+        self.started_at = wall()
         self.draw = draw or random.SystemRandom()
         self.rejected: dict[tuple[str, str | None], frozenset[str]] = {}
         """Fields that the backend in its present version is known to refuse."""
         self.prompt_factor = 1.0
         """Tokens that the server counts for each token of our estimate."""
+        self.by_hand = by_hand
+        """Whether a person asked for it now: then it has its whole length, and is a use of the server like any other."""
         self.took_seconds = 0.0
-        """How long the streams of the last probe ran."""
+        """How long the streams of the last probe ran, without a wait in the server's queue."""
+        self.speeds: dict[str, float] = {}
+        """The last speed by module, tokens per second."""
+        self.ttfts: dict[str, deque[float]] = {}
+        """The last TTFTs by module, seconds, of probes that did not wait behind others."""
         self._checking = Lock()
 
     def interval_seconds(self, name: str, module: Module) -> float:
         """How often this module is meant to run now: its interval, or a multiple where a budget or a pause wants that."""
         return self.pace.interval(name, module)
 
+    def tell(self, **known: Any) -> None:
+        """Say what is known of the server from elsewhere: fields of ``Hints``."""
+        self.tracker.hints = replace(self.tracker.hints, **known)
+
+    def give_back(self) -> None:
+        """Undo what probes did to the time that the model stays in memory; for the end of the program. Never raises."""
+        try:
+            connection, headers = self.tracker.connection()
+            connection = replace(connection, cancellation=Cancellation())
+            checked = self.tracker.status(GIVE_BACK_SECONDS, until=time.monotonic() + GIVE_BACK_SECONDS, fresh=True)
+            owed = self.tracker.dialect.give_back(checked.status) if self.tracker.dialect and checked.status else None
+            if owed:
+                path, body = owed
+                client.fetch(
+                    connection,
+                    path,
+                    timeout=GIVE_BACK_SECONDS,
+                    limit_bytes=READ_BYTES,
+                    headers=headers,
+                    method="POST",
+                    body=body,
+                )
+        except (ProbeFailure, Cancelled) as exc:
+            log.info("the keep-alive of %s could not be given back: %s", self.target.name, exc)
+
     def due(self, name: str, module: Module) -> bool:
         """Whether a module that asks at each of its intervals should run this time. A skipped probe was no run."""
         return self.pace.due(name, module, self.monotonic())
 
     def status(self) -> TargetState | None:
-        """What the server says of itself, by reads that cost it nothing. None when it was cancelled, or had no turn."""
+        """What the server says of itself, by reads that cost it nothing. None when it was cancelled, or a probe runs."""
         try:
-            with self.server.in_turn(TURN_SECONDS, self.cancellation) as alone:
-                return self.check(STATUS_SECONDS, alone=alone)[1]
+            with self.server.in_turn(TURN_SECONDS, self.cancellation) as mine:
+                return self.check(STATUS_SECONDS)[1] if mine else None
         except (Cancelled, ProbeFailure):
             return None
 
     def probe(self, name: str, module: Module) -> ProbeResult | None:
-        """Send one probe, or skip it and say why. None only when it was cancelled."""
+        """Send one probe, or skip it and say why. None when it was cancelled, or other probes of the server took its time."""
         run = Run(self, name, module)
         try:
             return run.result()
@@ -150,7 +196,7 @@ class Prober:
         log.error("a %s of %s failed in the exporter: %s", doing, self.target.name, trace)
         return ProbeFailure("protocol", f"a fault of the exporter: {exc!r}")
 
-    def check(self, seconds: float, *, thorough: bool = False, alone: bool = True) -> tuple[StatusResult, TargetState]:
+    def check(self, seconds: float, *, thorough: bool = False) -> tuple[StatusResult, TargetState]:
         """Check the status within so many seconds, one check of a target at a time. Raises ProbeFailure when its turn does
         not come.
         """
@@ -164,7 +210,7 @@ class Prober:
                 raise
             except Exception as exc:  # noqa: BLE001 - told by fault
                 checked = StatusResult(failure=self.fault("status check", exc))
-            return checked, self.tracker.state(checked, alone=alone)
+            return checked, self.tracker.state(checked)
         finally:
             self._checking.release()
 
@@ -182,36 +228,51 @@ class Run:
         self._state: TargetState | None = None
         self._status = ServerStatus(Identity("unknown"))
         self._loads = False
+        self._cold = False
+        """Whether it is the first request since the server's start, as known when it was sent."""
+        self._others: float | None = None
+        """The most requests of others that were seen beside it; None where the server can't tell."""
+        self._paused_since: float | None = None
+        self._asked_keep_alive: float | None = None
         self._answered: str | None = None
         """The model that the answers named."""
         self._lines: list[str] = []
 
-    def result(self) -> ProbeResult:
-        """Wait for the turn, check the status, and probe if that does no harm. Raises Cancelled."""
-        prober, module = self._prober, self._module
-        with prober.server.in_turn(module.interval, prober.cancellation) as mine:
+    def result(self) -> ProbeResult | None:
+        """Wait for the turn, check the status, and probe if that does no harm. None where no turn came. Raises Cancelled."""
+        prober = self._prober
+        with prober.server.in_turn(self._interval, prober.cancellation) as mine:
             self._queued = prober.monotonic() - self._due
             if not mine:
-                return self._skip("skipped_busy", "other probes of this server took the whole interval")
+                log.info(
+                    "%s was not probed by %s: other probes of its server took the interval",
+                    prober.target.name,
+                    self._name,
+                )
+                return None
             checked = self._see()
             if checked.failure:
                 return self.end(Outcome(failure=checked.failure))
-            refusal = self._refusal() or self._wait_for_users()
-            if refusal:
-                return refusal
-            return self._send()
+            refusal = self._refusal() or self._pause() or self._wait_for_users()
+            return refusal or self._send()
 
     def end(self, outcome: Outcome) -> ProbeResult:
         """The result of a probe that was not skipped, and what the prober learns from it."""
-        prober, failure = self._prober, outcome.failure
+        prober = self._prober
+        abandoned = outcome.failure.result if outcome.failure else "ok"
+        failure = self._or_busy(outcome)
         result: Result = failure.result if failure else "ok"
-        measured = self._measure(outcome)
         self._answered = next((each.model for each in outcome.timelines if each.model), None)
         spent = [_spent(each) for each in outcome.streams]
         prompt, output = (sum(each[kind] for each in spent) for kind in (0, 1))
         prober.server.count(output)
+        after = self._look_back(outcome)
+        measured = self._measure(outcome)
+        queue_seconds = self._queue_seconds(outcome, after)
+        queued = self._was_queued(measured, queue_seconds)
         if outcome.timelines:
-            prober.pace.ran(self._name, self._module, result, self._due, outcome.busy_seconds)
+            prober.pace.ran(self._name, self._module, abandoned, self._due, outcome.busy_seconds)
+            prober.pace.lone(self._name, paused=self._pauses and not self._used)
         if failure and failure.retry_after_seconds:
             prober.pace.hold_until(prober.monotonic() + failure.retry_after_seconds)
         if result in {"no_model", "http_4xx"}:
@@ -219,18 +280,43 @@ class Run:
         cold, load_seconds = self._cold_start(outcome)
         if cold or failure:
             measured = _without_speed(measured)
+        elif queued:
+            measured = replace(
+                measured, ttft_seconds=None, time_to_first_answer_seconds=None, prefill_tokens_per_second=None
+            )
+        self._learn(result, measured, queued=queued or cold)
         self._say(f"{result}: {failure.message}" if failure else result + (" (cold start: no speed)" if cold else ""))
         return self._result(
             result,
             failure.message if failure else "",
             measurements=measured,
             cold_start=cold,
+            queued=queued,
+            queue_seconds=queue_seconds,
+            beside_users=self._others if outcome.timelines else None,
             model_load_seconds=load_seconds,
             prompt_tokens_spent=prompt,
             output_tokens_spent=output,
             busy_seconds=outcome.busy_seconds,
             timelines=outcome.timelines,
         )
+
+    @property
+    def _interval(self) -> float:
+        return self._prober.pace.interval(self._name, self._module)
+
+    @property
+    def _pauses(self) -> bool:
+        """Whether a model that nobody uses is left alone, so that its server can unload it."""
+        if self._prober.by_hand or self._status.resident is False:
+            return False
+        wish = self._module.when_idle
+        return wish == "pause" or (wish is None and self._status.unloads is not False)
+
+    @property
+    def _used(self) -> bool:
+        """Whether somebody else is known to have used the model since our last probe."""
+        return self._prober.tracker.used_since_probe(self._status) is True
 
     def _see(self) -> StatusResult:
         """Check the server's status, and log what it says."""
@@ -252,39 +338,74 @@ class Run:
         return left
 
     def _refusal(self) -> ProbeResult | None:
-        """The result where the server's state forbids a probe: it loads, it would have to load, it is about to unload."""
-        status, module = self._status, self._module
-        if status.loading:
-            return self.end(Outcome(failure=ProbeFailure("loading", f"the server is loading {self._model}")))
-        self._loads = status.resident is False
-        if self._loads and module.when_unloaded == "skip":
-            return self._skip("skipped_unloaded", f"{self._model} is not in memory, and a probe would load it")
+        """The result where the server's state forbids a probe: it would cost somebody something, or can't succeed."""
+        if failure := self._failure():
+            return self.end(Outcome(failure=failure))
+        if skip := self._reason_to_skip():
+            return self._skip(*skip)
+        status = self._status
         if status.model is None and status.resident is not None and not status.error:
             return self.end(Outcome(failure=ProbeFailure("no_model", "the server has no model that could be probed")))
-        now = self._prober.wall()
-        if status.keep_alive and nearly_over(status.keep_alive, now, module.interval):
-            left = max(status.keep_alive.leaves_at - now, 0.0)
-            return self._skip(
-                "skipped_unloaded",
-                f"{self._model} leaves the memory in {left:.0f} s: a probe could shorten the stay of who asks next",
-            )
         return None
+
+    def _failure(self) -> ProbeFailure | None:
+        """Why a request could not succeed, by what the server said."""
+        status = self._status
+        if status.loading:
+            return ProbeFailure("loading", f"the server is loading {self._model}")
+        if status.key_refused:
+            return ProbeFailure("auth", status.error)
+        if status.missing or status.choices:
+            return ProbeFailure("no_model", status.missing or _name_one(status.choices))
+        return None
+
+    def _reason_to_skip(self) -> tuple[Result, str] | None:
+        """What a request would cost somebody: a load, a reload, a shorter stay in memory."""
+        status, tracker, by_hand = self._status, self._prober.tracker, self._prober.by_hand
+        if unable := status.unable or tracker.unable:
+            return "skipped_unable", unable
+        self._loads = status.resident is False
+        if self._loads:
+            skips = self._module.when_unloaded == "skip"
+            return ("skipped_unloaded", f"{self._model} is not in memory, and a probe would load it") if skips else None
+        if why := tracker.forbids(status) or ("" if by_hand else status.would_reload):
+            self._say("skipped_would_reload")
+            return "skipped_unloaded", why
+        now = self._prober.wall()
+        if status.keep_alive and not by_hand and nearly_over(status.keep_alive, now, self._interval):
+            left = max(status.keep_alive.leaves_at - now, 0.0)
+            return "skipped_unloaded", f"{self._model} unloads in {left:.0f} s; a probe now could change its keep-alive"
+        return None
+
+    def _pause(self) -> ProbeResult | None:
+        """The result where nobody has used the model since our last probe, and the server could unload it by now."""
+        tracker, status = self._prober.tracker, self._status
+        if not (self._pauses and status.activity_is_free) or tracker.used_since_probe(status) is not False:
+            return None
+        since = tracker.used_at or self._prober.started_at
+        self._paused_since = since
+        at = time.strftime("%H:%M", time.localtime(since))
+        return self._skip("skipped_unloaded", f"paused: nobody used {self._model} since {at}")
 
     def _wait_for_users(self) -> ProbeResult | None:
         """Give a busy server a moment to become idle; the result where it does not, unless a probe may go to it."""
         prober, module = self._prober, self._module
         polls = 0
-        while (standing := standing_of(self._status)) == "busy":
-            if prober.pace.may_probe_busy(self._name, module):
+        while (standing := standing_of(self._status)) == "busy" or self._status.conversation:
+            if prober.pace.may_probe_busy(self._name, module) or (
+                module.when_busy == "share" and self._has_room and not is_heavy(module)
+            ):
                 self._say("the server is busy; this probe may go to it all the same")
                 return None
-            if polls >= BUSY_POLLS:
+            if polls >= BUSY_POLLS or standing != "busy":
                 running, waiting = self._status.running or 0, self._status.waiting or 0
                 skips = prober.pace.skipped(self._name)
-                return self._skip(
-                    "skipped_busy",
-                    f"requests of users: {running:.0f} running, {waiting:.0f} waiting; skip {skips} in a row",
+                why = (
+                    f"requests of users: {running:.0f} running, {waiting:.0f} waiting"
+                    if standing == "busy"
+                    else "a conversation lies in the server's only slot, and a probe would take its prompt cache"
                 )
+                return self._skip("skipped_busy", f"{why}; skip {skips} in a row")
             polls += 1
             pause(BUSY_POLL_SECONDS, prober.cancellation)
             checked = self._see()
@@ -294,6 +415,12 @@ class Run:
             self._say("whether the server is idle is not known: a probe as heavy as this one may slow down users")
         return None
 
+    @property
+    def _has_room(self) -> bool:
+        """Whether a probe beside users would not wait for them, as far as the server tells."""
+        status = self._status
+        return not status.waiting and not status.conversation and (status.slots is None or status.slot is not None)
+
     def _send(self) -> ProbeResult:
         """Send the streams; once more without the fields that the server rejects, if it does."""
         dialect, status, prober = self._dialect, self._status, self._prober
@@ -301,7 +428,10 @@ class Run:
         known = prober.rejected.get(version, frozenset())
         outcome = self._stream(known)
         refusal = outcome.failure
-        if refusal and refusal.status is not None and refusal.result in {"http_4xx", "no_model"}:
+        if refusal and refusal.status is not None and refusal.result in {"http_4xx", "http_5xx", "no_model"}:
+            if refusal.status == 501 or _NO_CHAT in refusal.body:
+                prober.tracker.unable = f"the server serves no chat: {refusal.message}"
+                return self._skip("skipped_unable", prober.tracker.unable)
             more = rejected_fields(refusal.status, refusal.body, dialect.optional - known)
             if _NOT_LOADED in refusal.body and status.router:
                 return self._skip("skipped_unloaded", f"{self._model} left the memory just now")
@@ -315,51 +445,142 @@ class Run:
     def _stream(self, rejected: frozenset[str]) -> Outcome:
         prober, module, status = self._prober, self._module, self._status
         chats = [self._chat_request(rejected) for _ in range(module.concurrency)]
-        connection, headers = prober.tracker.connection()
+        base, headers = prober.tracker.connection()
+        connection = replace(base, cancellation=Cancellation(prober.cancellation))
         requests = [replace(each, headers=(*each.headers, *headers)) for each in map(self._dialect.request, chats)]
         limits = module.timeouts
         deadlines = Deadlines(limits.connect, limits.first_token, limits.stalled, self._left())
         self._say(
             f"POST {requests[0].path}: {len(requests)} stream(s), each of about {estimate(chats[0].prompt)} tokens of prompt"
+            f" and at most {chats[0].max_tokens} of answer"
+        )
+        self._cold = prober.tracker.cold
+        beside = standing_of(status) == "busy"
+        self._others = sum(filter(None, without_ours(status, 0))) if status.running is not None else None
+        progress = [Progress() for _ in requests]
+        interruption = Interruption(
+            connection,
+            lambda: self._dialect.others(prober.tracker.read_now(base, headers), status, len(requests)),
+            progress,
+            yields=not beside and not prober.by_hand,
         )
 
-        def run(chat: ChatRequest, request: Request) -> Stream:
+        def run(chat: ChatRequest, request: Request, seen: Progress) -> Stream:
             about = estimate(chat.prompt) * prober.prompt_factor
             try:
-                return Stream(client.stream(connection, request, self._dialect.read, deadlines), None, about)
+                return Stream(client.stream(connection, request, self._dialect.read, deadlines, seen), None, about)
             except ProbeFailure as exc:
                 return Stream(exc.timeline, exc.settled(), about)
+            except Cancelled:
+                prober.cancellation.check()
+                return Stream(seen.timeline, interruption.failure, about)
 
         started = prober.monotonic()
-        with prober.server.streaming(len(requests)):
-            streams = _at_once(run, chats, requests)
-        prober.took_seconds = busy = prober.monotonic() - started
+        with prober.server.streaming(len(requests)), interruption:
+            streams = _at_once(run, chats, requests, progress)
+        busy = prober.monotonic() - started
+        if interruption.failure and interruption.failure.result == "yielded":
+            streams = tuple(_undisturbed(each, interruption.clean_until_ns) for each in streams)
+        elif interruption.seen is not None:
+            self._others = max(self._others or 0.0, interruption.seen)
         for number, stream in enumerate(streams, start=1):
             self._say(f"stream {number}: {_course_of(stream)}")
-        if status.keep_alive and chats[0].keep_alive_seconds is not None:
-            prober.tracker.hold_keep_alive(after_probe(status.keep_alive, chats[0].keep_alive_seconds, prober.wall()))
+        self._asked_keep_alive = chats[0].keep_alive_seconds
         return Outcome(streams, next((each.failure for each in streams if each.failure), None), busy)
 
     def _chat_request(self, rejected: frozenset[str]) -> ChatRequest:
-        """A fresh prompt, cut to what the model's context holds."""
+        """A fresh prompt, cut to what the model's context holds, for as short an answer as the precision allows."""
         prober, module, status = self._prober, self._module, self._status
         tokens = module.prompt_tokens
         context = status.context_length or status.identity.context_length
         if context and tokens > (room := int((context - module.max_tokens - TEMPLATE_TOKENS) * SURE_SHARE)):
             tokens = max(room, 1)
             self._say(f"the prompt is cut to {tokens} tokens: the context holds {context}")
+        kept = None if prober.by_hand else status.keep_alive
         return ChatRequest(
             model=status.model,
             prompt=compose(round(tokens / prober.prompt_factor), prober.draw.getrandbits(64)),
-            max_tokens=module.max_tokens,
+            max_tokens=module.max_tokens if prober.by_hand else short_length(module, prober.speeds.get(self._name)),
             salt=f"{prober.draw.getrandbits(128):032x}",
             status=status,
             may_load=module.when_unloaded == "load",
             rejected=rejected,
-            keep_alive_seconds=seconds_to_ask(status.keep_alive, prober.wall(), prober.took_seconds)
-            if status.keep_alive
-            else None,
+            keep_alive_seconds=seconds_to_ask(kept, prober.wall(), prober.took_seconds) if kept else None,
+            options=prober.target.options,
         )
+
+    def _or_busy(self, outcome: Outcome) -> ProbeFailure | None:
+        """The failure of a probe; of a server that can't say that it is busy, a first token that is late is no failure."""
+        failure = outcome.failure
+        if failure is None or failure.result != "timeout_first_token" or standing_of(self._status) != "unknown":
+            return failure
+        try:
+            checked, _ = self._prober.check(READ_SECONDS)
+        except ProbeFailure:
+            return failure
+        if not checked.up or checked.loading:
+            return failure
+        return ProbeFailure(
+            "skipped_busy", f"{failure.message}, while the server answers its reads: it is busy with others"
+        )
+
+    def _look_back(self, outcome: Outcome) -> ServerStatus | None:
+        """What the server says right after its streams: who else is there, and until when the model stays now."""
+        prober, status = self._prober, self._status
+        tells = status.keep_alive or status.activity or status.queue or status.running is not None
+        if not outcome.timelines or not tells:
+            return None
+        try:
+            after = prober.check(READ_SECONDS, thorough=True)[0].status
+            if after and after.running and not outcome.failure:
+                # A server may count a request for a moment after its last byte.
+                pause(SETTLE_SECONDS, prober.cancellation)
+                after = prober.check(READ_SECONDS, thorough=True)[0].status
+        except ProbeFailure:
+            return None
+        prober.tracker.probed(after)
+        if after is None:
+            return None
+        if after.running is not None and not (outcome.failure and outcome.failure.result in ABANDONED):
+            self._others = max(self._others or 0.0, sum(filter(None, without_ours(after, 0))))
+        if status.keep_alive and after.keep_alive and self._asked_keep_alive is not None and outcome.failure is None:
+            queued = (self._queue_seconds(outcome, after) or 0.0) > QUEUED_SECONDS
+            expires_at = after.keep_alive.expires_at
+            prober.tracker.hold_keep_alive(
+                after_probe(status.keep_alive, self._asked_keep_alive, expires_at, queued=queued, now=prober.wall())
+            )
+        return after
+
+    def _queue_seconds(self, outcome: Outcome, after: ServerStatus | None) -> float | None:
+        """How long our requests waited in the server's queue, by its word on them, else by what its count grew with them."""
+        said = [
+            line.server.queue_seconds
+            for line in outcome.timelines
+            if line.server and line.server.queue_seconds is not None
+        ]
+        if said:
+            return max(said)
+        before, now = self._status.queue, after.queue if after else None
+        if before is None or now is None or now[0] - before[0] != len(outcome.streams):
+            return None
+        return max(now[1] - before[1], 0.0) / len(outcome.streams)
+
+    def _was_queued(self, measured: Measurements, queue_seconds: float | None) -> bool:
+        if queue_seconds is not None:
+            return queue_seconds > QUEUED_SECONDS
+        if self._others or measured.ttft_seconds is None or standing_of(self._status) != "unknown":
+            return bool(self._others and self._status.waiting)
+        return is_late(measured.ttft_seconds, self._prober.ttfts.get(self._name, ()))
+
+    def _learn(self, result: Result, measured: Measurements, *, queued: bool) -> None:
+        """Keep what the next probe goes by: speed, and the TTFT of a request that did not wait."""
+        prober = self._prober
+        if result != "ok":
+            return
+        if measured.tokens_per_second:
+            prober.speeds[self._name] = measured.tokens_per_second
+        if measured.ttft_seconds and not queued and not self._others:
+            prober.ttfts.setdefault(self._name, deque(maxlen=TTFTS_KEPT)).append(measured.ttft_seconds)
 
     def _measure(self, outcome: Outcome) -> Measurements:
         timelines = outcome.timelines
@@ -382,14 +603,23 @@ class Run:
         said = [each.server.load_seconds for each in outcome.timelines if each.server and each.server.load_seconds]
         longest = max(said, default=None)
         loaded = longest is not None and longest >= LOAD_SECONDS
-        cold = self._loads or tracker.cold or loaded
+        if loaded and self._status.resident and not self._loads:
+            tracker.reloads = (
+                f"the last probe made the server load {self._model} anew ({longest:.1f} s), though it was in memory: other"
+                " clients use runner options that can't be read. State them in targets[].options"
+            )
+            log.warning("%s: %s", self._prober.target.name, tracker.reloads)
+            self._say(tracker.reloads)
+        cold = self._loads or self._cold or loaded
         seen = tracker.load_seconds
         tracker.warmed()
         return cold, (longest if loaded else seen) if cold else None
 
     def _skip(self, result: Result, why: str) -> ProbeResult:
         self._say(f"{result}: {why}")
-        return self._result(result, why, measurements=Measurements(phases=self._phases(())))
+        return self._result(
+            result, why, measurements=Measurements(phases=self._phases(())), paused_since=self._paused_since
+        )
 
     def _result(self, result: Result, error: str, **found: Any) -> ProbeResult:
         prober, module = self._prober, self._module
@@ -399,7 +629,7 @@ class Run:
             result=result,
             error=prober.hide(error),
             at_seconds=self._at,
-            interval_seconds=prober.pace.interval(self._name, module),
+            interval_seconds=self._interval,
             concurrency=module.concurrency,
             model=prober.hide(self._status.identity.model or short_name(self._answered) or "") or None,
             state=self._state,
@@ -421,13 +651,34 @@ class Run:
         self._lines.append(f"+{self._prober.monotonic() - self._due:.3f} s {self._prober.hide(line)}")
 
 
+def _name_one(choices: tuple[str, ...]) -> str:
+    """What to do where several models are served and nothing says which is in memory."""
+    shown = ", ".join(one_line(each) for each in choices[:8]) + (", …" if len(choices) > 8 else "")
+    return f"the server lists several models and does not say which is in memory: set model: to name one of: {shown}"
+
+
+def _undisturbed(stream: Stream, until_ns: int) -> Stream:
+    """A stream that was given up for a user, as a measurement of what came before; still given up where that is too little."""
+    marks = stream.timeline
+    chunks = tuple(each for each in marks.chunks if each.at_ns <= until_ns) if marks else ()
+    if marks is None or not chunks:
+        return stream
+    tokens = chunks[-1].output_tokens or len(chunks)
+    if tokens < LEAST_TOKENS or chunks[-1].at_ns - chunks[0].at_ns < LEAST_DECODE_SECONDS * 1e9:
+        return stream
+    return Stream(replace(marks, chunks=chunks, usage=None, server=None), None, stream.prompt_estimate)
+
+
 def _at_once(
-    run: Callable[[ChatRequest, Request], Stream], chats: list[ChatRequest], requests: list[Request]
+    run: Callable[[ChatRequest, Request, Progress], Stream],
+    chats: list[ChatRequest],
+    requests: list[Request],
+    progress: list[Progress],
 ) -> tuple[Stream, ...]:
     if len(requests) == 1:
-        return (run(chats[0], requests[0]),)
+        return (run(chats[0], requests[0], progress[0]),)
     with ThreadPoolExecutor(len(requests)) as pool:
-        return tuple(pool.map(run, chats, requests))
+        return tuple(pool.map(run, chats, requests, progress))
 
 
 def _spent(stream: Stream) -> tuple[int, int]:

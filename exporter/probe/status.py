@@ -15,7 +15,16 @@ from typing import Final
 from exporter.probe import client
 from exporter.probe.client import Reply
 from exporter.probe.dialects import DIALECTS, recognise
-from exporter.probe.dialects.dialect import WHY_NOT, Dialect, Get, ServerStatus, StatusQuery, unusable
+from exporter.probe.dialects.dialect import (
+    WHY_NOT,
+    Dialect,
+    Get,
+    Hints,
+    ServerStatus,
+    StatusQuery,
+    refused_without_key,
+    unusable,
+)
 from exporter.probe.dialects.keep_alive import KeepAlive
 from exporter.probe.failure import ProbeFailure
 from exporter.probe.http.cancellation import Cancellation
@@ -28,7 +37,12 @@ from exporter.settings import Target
 log = logging.getLogger(__name__)
 
 READ_BYTES: Final = 2 * 1024 * 1024
-NOT_KNOWN: Final = "it answers, but not as an inference server that this exporter knows (backend names it if it is one)"
+NOT_KNOWN: Final = "Something answers, but it is not a server type that I know. If it is one, set `backend:`"
+WANTS_KEY: Final = (
+    "Something answers and wants a key. If it is an inference server, add it to targets with its api_key_file"
+)
+# A server that slept after no such idle time does not sleep at all, as far as a probe an hour is concerned.
+SLEEPLESS_SECONDS: Final = 3600.0
 # Throughput between two readings closer than this would be noise.
 WINDOW_SECONDS: Final = 5.0
 _NOBODY_THERE: Final[frozenset[Result]] = frozenset({"resolve", "connect", "tls", "timeout_connect"})
@@ -98,24 +112,46 @@ class StatusTracker:
         """How long the load took that was seen last, from the first status check that saw it to the first that saw its end."""
         self.key = ""
         """The key that was sent last: a server may repeat it."""
+        self.hints = Hints(options=target.options, server_metrics=target.server_metrics)
+        """What is known of the server from elsewhere."""
+        self.reloads = ""
+        """Why probes of the model that is loaded now are given up: one of them made the server load it anew."""
+        self.unable = ""
+        """Why probes of the server as it is now are given up: it refused to generate text."""
+        self.used_at: float | None = None
+        """Unix time of the last use by somebody else that was noticed."""
+        self._probed_activity: str | None = None
+        self._touched_at: float | None = None
         self._server = server
         self._monotonic = monotonic
         self._wall = wall
         self._up = False
+        self._doubtful = False
         self._refused = False
         self._loading_since: float | None = None
         self._reading: Reading | None = None
         self._throughput: float | None = None
 
-    def status(self, seconds: float, *, until: float = math.inf, thorough: bool = False) -> StatusResult:
-        """Check the status once, each read bounded by so many seconds, all by ``until`` in monotonic time. Raises only Cancelled."""
+    def status(
+        self, seconds: float, *, until: float = math.inf, thorough: bool = False, fresh: bool = False
+    ) -> StatusResult:
+        """Check the status once, each read bounded by so many seconds, all by ``until`` in monotonic time. Raises only Cancelled.
+
+        ``fresh`` reads although the prober is cancelled.
+        """
         try:
             connection, headers = self.connection()
+            if fresh:
+                connection = replace(connection, cancellation=Cancellation())
             checked = StatusResult(self._status(_reader(connection, headers, seconds, until), thorough=thorough))
         except ProbeFailure as exc:
             checked = StatusResult(failure=exc.settled())
         self._note(checked)
         return checked
+
+    def read_now(self, connection: Connection, headers: Headers) -> Get:
+        """Reads beside a probe that runs, each bounded by a second."""
+        return _reader(connection, headers, 1.0)
 
     def connection(self) -> tuple[Connection, Headers]:
         """Where to connect and with which headers; the key is read anew each time, since it may change on the disk."""
@@ -137,16 +173,36 @@ class StatusTracker:
             self.last = replace(self.last, keep_alive=keep_alive)
 
     def doubt(self) -> None:
-        """Recognise the server anew at the next status check, and read what it serves."""
-        self._up = False
+        """Read anew at the next status check what the server serves. Who it is stays: recognition sends it more than a status."""
+        self._doubtful = True
+
+    def probed(self, after: ServerStatus | None) -> None:
+        """Remember what the server says right after a probe of ours, to tell other uses from it."""
+        self._touched_at = self._monotonic()
+        self._probed_activity = after.activity if after else None
+        if after and self.last:
+            self.last = replace(self.last, own_task=after.own_task, slot=after.slot)
+
+    def used_since_probe(self, status: ServerStatus) -> bool | None:
+        """Whether somebody else used the model since our last probe; None where that can't be told."""
+        if self._probed_activity is None or status.activity is None:
+            return None
+        used = status.activity != self._probed_activity
+        if used:
+            self.used_at = self._wall()
+        return used
+
+    def forbids(self, status: ServerStatus) -> str:
+        """Why the model that is loaded now is not probed again, by what an earlier probe did or was told."""
+        return self.reloads if status.resident else ""
 
     def warmed(self) -> None:
         """Remember that a request has been answered since the server's start."""
         self.cold, self.load_seconds = False, None
 
-    def state(self, checked: StatusResult, *, alone: bool) -> TargetState:
-        """A status check as the rest of the program sees it. Not ``alone``: a probe of ours runs, so its part is left out."""
-        status, ours = checked.status, 0 if alone else self._server.streams
+    def state(self, checked: StatusResult) -> TargetState:
+        """A status check as the rest of the program sees it: what runs of ours is left out."""
+        status, ours = checked.status, self._server.streams
         identity = self.last.identity if self.last else Identity(self.dialect.name) if self.dialect else None
         state = TargetState(
             target=self.target.name,
@@ -159,23 +215,26 @@ class StatusTracker:
         )
         if status is None:
             return state
+        running, waiting = without_ours(status, ours)
         return replace(
             state,
             model_resident=status.resident,
-            requests_running=None if status.running is None else max(status.running - ours, 0.0),
-            requests_waiting=status.waiting,
+            requests_running=running,
+            requests_waiting=waiting,
             kv_cache_usage=status.kv_cache_usage,
-            generated_tokens_per_second=self._measure_throughput(status) if alone else None,
+            generated_tokens_per_second=self._measure_throughput(status),
             error=hide(status.error, self.key),
         )
 
     def _status(self, get: Get, *, thorough: bool) -> ServerStatus:
         if self.target.backend == "auto" and not self._up:
             # What comes back after it was down may be another server.
-            self.dialect = _recognise(get)
+            self.dialect = _recognise(get, named=True)
         assert self.dialect is not None  # noqa: S101 - named or recognised
-        last = self.last if self._up and self.last and self.last.identity.backend == self.dialect.name else None
-        return self.dialect.status(StatusQuery(get, self.target.model, last, thorough, self._wall()))
+        known = self._up and not self._doubtful and self.last and self.last.identity.backend == self.dialect.name
+        last = self.last if known else None
+        self._doubtful = False
+        return self.dialect.status(StatusQuery(get, self.target.model, last, thorough, self._wall(), self.hints))
 
     def _note(self, checked: StatusResult) -> None:
         """Remember a status check, and what it says against the one before: a load, a restart."""
@@ -186,16 +245,29 @@ class StatusTracker:
         elif status:
             if self._loading_since is not None:
                 self.load_seconds, self._loading_since = now - self._loading_since, None
-            self.cold = not status.generated_tokens and (
+            self.cold = not status.served and (
                 self.cold
                 or _restarted(last, status, refused=self._refused)
-                or (last is None and status.generated_tokens == 0)
+                or (last is None and status.served is False)
             )
+            if not status.resident or _restarted(last, status, refused=self._refused):
+                self.reloads = ""
+            if last is None or _restarted(last, status, refused=self._refused) or last.model != status.model:
+                self.unable = ""
+            self._learn_of_sleep(status)
         self._up = status is not None
         if status:
             self._refused, self.last = False, status
         elif checked.failure and checked.failure.result == "connect":
             self._refused = True
+
+    def _learn_of_sleep(self, status: ServerStatus) -> None:
+        """A server that stayed awake for an hour in which nobody touched it, as far as is known, has no sleep timer."""
+        touched, now = self._touched_at, self._monotonic()
+        if status.resident is False and status.unloads:
+            self.hints = replace(self.hints, sleeps=True)
+        elif status.unloads is None and touched is not None and now - touched >= SLEEPLESS_SECONDS:
+            self.hints = replace(self.hints, sleeps=False)
 
     def _measure_throughput(self, status: ServerStatus) -> float | None:
         """What others made the server generate between the last two readings; None until there are two since its start."""
@@ -211,6 +283,15 @@ class StatusTracker:
         return self._throughput
 
 
+def without_ours(status: ServerStatus, ours: int) -> tuple[float | None, float | None]:
+    """Requests of others that run and wait. Ours wait first: they came last."""
+    waiting = status.waiting
+    if waiting is not None:
+        queued = min(waiting, ours)
+        waiting, ours = waiting - queued, ours - int(queued)
+    return None if status.running is None else max(status.running - ours, 0.0), waiting
+
+
 def throughput(before: Reading, after: Reading) -> float:
     """Tokens per second that others made the server generate between two readings of one run of it."""
     tokens = (after.tokens - before.tokens) - (after.ours - before.ours)
@@ -224,7 +305,7 @@ def identify(
     connection = Connection(base_url=url, cancellation=cancellation or Cancellation())
     try:
         get = _reader(connection, _key_header(api_key_file), seconds)
-        dialect = _recognise(get)
+        dialect = _recognise(get, named=api_key_file is not None)
     except ProbeFailure as exc:
         return Identified(
             why_not=exc.settled().message, listening=exc.result not in {"resolve", "connect", "timeout_connect"}
@@ -236,11 +317,16 @@ def identify(
         return Identified(Identity(dialect.name), listening=True)
 
 
-def _recognise(get: Get) -> Dialect:
+def _recognise(get: Get, *, named: bool) -> Dialect:
+    """Who answers. ``named``: a user says that it is an inference server, so one that wants a key is taken for one."""
     dialect = recognise(get)
     if dialect is not None:
         return dialect
     models = get("/v1/models")
+    if refused_without_key(models) and b"html" not in models.body[:500].lower():
+        if named:
+            return DIALECTS["openai"]
+        raise ProbeFailure("auth", WANTS_KEY, status=models.status)
     if models.status >= 500:
         raise unusable("/v1/models", models)
     raise ProbeFailure("protocol", NOT_KNOWN)
@@ -268,14 +354,24 @@ def _key_header(api_key_file: Path | None) -> Headers:
 
 
 def _reader(connection: Connection, headers: Headers, seconds: float, until: float = math.inf) -> Get:
-    """A GET that asks each path once. What only this path does wrong is a reply of status 0, what is wrong with all raises."""
-    replies: dict[str, Reply] = {}
+    """A read that asks each path once. What only this path does wrong is a reply of status 0, what is wrong with all raises."""
+    replies: dict[tuple[str, bytes], Reply] = {}
 
-    def get(path: str) -> Reply:
-        if path not in replies:
+    def get(path: str, body: bytes | None = None, /) -> Reply:
+        key = (path, body or b"")
+        if key not in replies:
             timeout = max(min(seconds, until - time.monotonic()), 0.001)
+            method = "GET" if body is None else "POST"
             try:
-                replies[path] = client.fetch(connection, path, timeout=timeout, limit_bytes=READ_BYTES, headers=headers)
+                replies[key] = client.fetch(
+                    connection,
+                    path,
+                    timeout=timeout,
+                    limit_bytes=READ_BYTES,
+                    headers=headers,
+                    method=method,
+                    body=body or b"",
+                )
             except ProbeFailure as exc:
                 # Whatever accepted the connection and then said nothing will not say more at another path.
                 if exc.result in _NOBODY_THERE or exc.result.startswith("timeout"):
@@ -283,7 +379,7 @@ def _reader(connection: Connection, headers: Headers, seconds: float, until: flo
                 # Nor will what does not speak HTTP, as its first answer tells.
                 if not replies and exc.result == "protocol" and exc.status is None:
                     raise
-                replies[path] = Reply(0, {WHY_NOT: exc.message}, b"")
-        return replies[path]
+                replies[key] = Reply(0, {WHY_NOT: exc.message}, b"")
+        return replies[key]
 
     return get

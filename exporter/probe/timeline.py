@@ -23,12 +23,16 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class ServerTimings:
-    """What the server itself says of one request (llama.cpp ``timings``, Ollama ``*_duration``); seconds and tokens/s."""
+    """What the server itself says of one request: llama.cpp's ``timings``, Ollama's ``*_duration``, vLLM's ``metrics``.
+
+    Seconds and tokens/s. ``queue_seconds`` is the time that it waited behind other requests before its prompt was worked on.
+    """
 
     decode_tokens_per_second: float | None = None
     prefill_tokens_per_second: float | None = None
     prefill_seconds: float | None = None
     load_seconds: float | None = None
+    queue_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

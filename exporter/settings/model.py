@@ -22,9 +22,11 @@ from exporter.settings.values import (
     Url,
     auto_or_bool,
     auto_or_list,
+    auto_or_text,
     check_distinct,
     format_duration,
     name_from_url,
+    option_value,
 )
 
 PREFIX: Final = "LLM_PROBE_"
@@ -63,15 +65,22 @@ class Tls(Section):
 class Budget(Section):
     """What probing may cost a target. ``share`` is the part of the time in which a probe may run; 1 sets no limit."""
 
-    share: Share = 1.0
+    share: Share = 0.1
 
 
 def _default_name(data: dict[str, Any]) -> str:
     return name_from_url(data["url"]) if "url" in data else ""
 
 
+OWN_OPTIONS: Final = frozenset({"num_predict", "temperature", "seed"})
+
+
 class Target(Section):
-    """One inference server to probe. ``model`` None is the first one served; ``tiers`` None are those of the profiles."""
+    """One inference server to probe. ``model`` None is the one that is served; ``tiers`` None are those of the profiles.
+
+    ``options`` are the runner options of an Ollama's clients, which a probe then repeats. ``server_metrics`` reads the
+    ``/metrics`` of llama-server at each status check: each read resets the rates that another reader gets there.
+    """
 
     url: Url
     name: Name = Field(default_factory=_default_name)
@@ -84,6 +93,16 @@ class Target(Section):
     scenario: Name = "auto"
     tiers: Thresholds | None = None
     budget: Budget = Budget()
+    options: dict[Name, Annotated[int | float | bool | str, BeforeValidator(option_value)]] = Field(
+        default_factory=dict
+    )
+    server_metrics: bool = False
+
+    @model_validator(mode="after")
+    def _options_are_of_a_runner(self) -> "Target":
+        if own := sorted(OWN_OPTIONS & self.options.keys()):
+            raise ValueError(f"options sets {', '.join(own)}, which the exporter sets for each probe")
+        return self
 
 
 def _within_total(seconds: float) -> Callable[[dict[str, Any]], float]:
@@ -108,16 +127,20 @@ class Timeouts(Section):
 
 
 class Module(Section):
-    """What one kind of probe sends, how often, and how it behaves towards a server in use."""
+    """What one kind of probe sends, how often, and how it behaves towards a server in use.
+
+    ``when_idle`` None (``auto``) pauses on servers that unload models which nobody uses, and probes on others.
+    """
 
     interval: Interval = 60.0
     max_tokens: int = Field(default=64, ge=1, le=4096)
     prompt_tokens: int = Field(default=64, ge=1, le=131072)
     concurrency: int = Field(default=1, ge=1, le=64)
     timeouts: Timeouts = Timeouts()
-    when_busy: Literal["skip", "probe"] = "skip"
+    when_busy: Literal["skip", "share", "probe"] = "skip"
     max_skips: int = Field(default=30, ge=1, le=100_000)
     when_unloaded: Literal["skip", "load"] = "skip"
+    when_idle: Annotated[Literal["pause", "probe"] | None, BeforeValidator(auto_or_text)] = None
 
 
 BUILT_IN_MODULES: Final[Mapping[str, Mapping[str, object]]] = {

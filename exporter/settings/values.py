@@ -231,6 +231,25 @@ def auto_or_bool(value: object) -> object:
     raise ValueError(f"must be auto, true or false, not {kind_of(value)}")
 
 
+def auto_or_text(value: object) -> object:
+    """``auto`` in a file is None in the models; anything else stays what it is."""
+    return None if value == "auto" else value
+
+
+def option_value(value: object) -> object:
+    """A number, a truth value or a text, whichever a scalar of a file is written as."""
+    if not isinstance(value, str):
+        return value
+    if value.lower() in {"true", "false"}:
+        return value.lower() == "true"
+    for kind in (int, float):
+        try:
+            return kind(value)
+        except ValueError:
+            continue
+    return value
+
+
 def auto_or_list(value: object) -> object:
     """``auto`` in a file is None in the models; anything else must be a list."""
     if value == "auto":

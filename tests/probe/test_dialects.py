@@ -16,6 +16,7 @@ from exporter.probe.dialects.dialect import (
     MOST_LISTED,
     ChatRequest,
     Get,
+    Hints,
     ServerStatus,
     StatusQuery,
     rejected_fields,
@@ -121,7 +122,7 @@ class Reads:
         self.missing = missing
         self.paths: list[str] = []
 
-    def __call__(self, path: str) -> Reply:
+    def __call__(self, path: str, _body: bytes | None = None, /) -> Reply:
         self.paths.append(path)
         return self.answers.get(path, self.missing)
 
@@ -146,10 +147,16 @@ def made_up(answers: Mapping[str, Any]) -> Reads:
 
 
 def look(
-    get: Get, backend: str, *, wanted: str | None = None, last: ServerStatus | None = None, thorough: bool = False
+    get: Get,
+    backend: str,
+    *,
+    wanted: str | None = None,
+    last: ServerStatus | None = None,
+    thorough: bool = False,
+    hints: Hints | None = None,
 ) -> ServerStatus:
     """One status check."""
-    return DIALECTS[backend].status(StatusQuery(get, wanted, last, thorough, 1_000_000.0))
+    return DIALECTS[backend].status(StatusQuery(get, wanted, last, thorough, 1_000_000.0, hints or Hints()))
 
 
 # Recognition ---------------------------------------------------------------------------------------------------------
@@ -234,14 +241,14 @@ def test_vllm_tells_its_state() -> None:
 
 
 def test_vllm_is_asked_again_only_after_a_restart() -> None:
-    """Two reads while it runs on; four after its start time changed."""
+    """Two reads while it runs on; after its start time changed two for the identity and those that tell whether it chats."""
     first = look(recorded("vllm"), "vllm")
     reads = recorded("vllm")
     assert look(reads, "vllm", last=first).identity == first.identity
     assert reads.paths == ["/health", "/metrics"]
     reads = recorded("vllm")
     look(reads, "vllm", last=replace(first, started="1"))
-    assert reads.paths == ["/health", "/metrics", "/version", "/v1/models"]
+    assert reads.paths == ["/health", "/metrics", "/version", "/v1/models", "/v1/chat/completions", "/v1/completions"]
 
 
 def test_a_sleeping_vllm_is_not_resident() -> None:
@@ -252,7 +259,7 @@ def test_a_sleeping_vllm_is_not_resident() -> None:
 
 
 def test_llama_server_tells_its_state() -> None:
-    """Version, quantization, size, parameters and context come from /props and /v1/models, the load from /metrics."""
+    """Version, quantization, size, parameters and context come from /props and /v1/models, the load from /slots."""
     reads = recorded("llama-server")
     seen = look(reads, "llama_cpp", thorough=True)
     assert seen.identity == Identity(
@@ -265,11 +272,20 @@ def test_llama_server_tells_its_state() -> None:
         context_length=2048,
         model_root="tiny.gguf",
     )
-    assert (seen.resident, seen.running, seen.waiting, seen.generated_tokens) == (True, 0.0, 0.0, 173.0)
-    assert "/slots" not in reads.paths
+    assert (seen.resident, seen.running, seen.waiting, seen.generated_tokens) == (True, 0.0, None, None)
+    assert (seen.served, seen.slots, seen.slot, seen.unloads) == (True, 1, None, None)
     again = recorded("llama-server")
-    assert look(again, "llama_cpp", last=seen) == seen
-    assert again.paths == ["/props", "/metrics"]
+    assert look(again, "llama_cpp", last=seen, thorough=True).identity == seen.identity
+    assert again.paths == ["/props", "/slots"]
+
+
+def test_a_llama_server_that_has_no_sleep_timer_is_read_at_each_check() -> None:
+    """Known from its launch settings, its slots are free to read; its /metrics only where the user wants them."""
+    reads = recorded("llama-server")
+    assert look(reads, "llama_cpp", hints=Hints(sleeps=False)).running == 0.0
+    assert "/metrics" not in reads.paths
+    seen = look(reads, "llama_cpp", hints=Hints(sleeps=False, server_metrics=True))
+    assert (seen.waiting, seen.generated_tokens) == (0.0, 173.0)
 
 
 def test_slots_are_read_only_before_a_request() -> None:
@@ -296,9 +312,9 @@ def test_a_router_is_asked_without_loading_anything() -> None:
     assert reads.paths == ["/props", "/v1/models"]
     reads = recorded("router with a model")
     seen = look(reads, "llama_cpp", thorough=True)
-    assert (seen.model, seen.resident, seen.running, seen.generated_tokens) == ("a", True, 0.0, 2.0)
+    assert (seen.model, seen.resident, seen.running, seen.generated_tokens) == ("a", True, None, None)
     assert (seen.identity.parameters, seen.identity.quantization) == (2_756_864, "Q8_0")
-    assert reads.paths == ["/props", "/v1/models", "/metrics?model=a&autoload=false"]
+    assert reads.paths == ["/props", "/v1/models", "/slots?model=a&autoload=false"]
     assert look(recorded("router with a model"), "llama_cpp", wanted="b").resident is False
 
 
@@ -339,13 +355,13 @@ def test_transformers_never_picks_a_model_from_its_list() -> None:
 
 
 def test_text_generation_webui_tells_whether_a_model_is_loaded() -> None:
-    """The string None is none; another model than the configured one is not that one."""
+    """The string None is none; a name may be that of a model that was unloaded; another than the configured one is not that."""
     path = "/v1/internal/model/info"
     backend = "text_generation_webui"
     for name in (None, "None"):
         assert look(made_up({path: {"model_name": name, "lora_names": []}}), backend).resident is False
     loaded = made_up({path: {"model_name": "qwen.gguf", "lora_names": []}})
-    assert (look(loaded, backend).model, look(loaded, backend).resident) == ("qwen.gguf", True)
+    assert (look(loaded, backend).model, look(loaded, backend).resident) == ("qwen.gguf", None)
     assert look(loaded, backend, wanted="other").resident is False
 
 
@@ -371,11 +387,12 @@ def test_lm_studio_and_llama_swap_say_what_is_in_memory() -> None:
 
 @pytest.mark.parametrize("models", [3, MOST_LISTED + 1])
 def test_of_a_long_list_the_beginning_counts(models: int) -> None:
-    """A long list is cut, whatever its size in bytes; a model that is configured needs no place in it."""
+    """A long list is cut, whatever its size in bytes; of several none is picked, a configured one needs no place in it."""
     last = f"m{models - 1}"
     entries = [{"id": f"m{number}", "meta": {"n_ctx": 4096}} for number in range(models)]
     get = made_up({"/v1/models": {"data": entries}})
-    assert look(get, "openai").model == "m0"
+    unnamed = look(get, "openai")
+    assert (unnamed.model, len(unnamed.choices)) == (None, min(models, MOST_LISTED))
     seen = look(get, "openai", wanted=last)
     assert (seen.model, seen.identity.context_length) == (last, 4096 if models < MOST_LISTED else None)
 
@@ -394,6 +411,8 @@ def test_ollama_prefers_what_is_in_memory_and_keeps_to_it() -> None:
         "/api/ps": {"models": []},
     }
     seen = look(made_up(answers), "ollama")
+    assert (seen.model, seen.resident, seen.identity) == (None, False, Identity("ollama", "0.12.6"))
+    seen = look(made_up(answers), "ollama", wanted="Qwen2.5:14B")
     assert (seen.model, seen.resident) == ("qwen2.5:14b", False)
     assert seen.identity == Identity("ollama", "0.12.6", "qwen2.5:14b", "Q4_K_M", 14_800_000_000, 9_000_000_000)
     running = [
@@ -403,7 +422,6 @@ def test_ollama_prefers_what_is_in_memory_and_keeps_to_it() -> None:
     answers["/api/ps"] = {"models": running}
     again = look(made_up(answers), "ollama", last=seen)
     assert (again.model, again.resident, again.context_length) == ("qwen2.5:14b", True, 8192)
-    assert look(made_up(answers), "ollama").model == "llama3:latest"
     assert look(made_up(answers), "ollama", wanted="llama3").model == "llama3:latest"
 
 
@@ -491,7 +509,7 @@ ANSWER = st.fixed_dictionaries(
 class Parrot(Reads):
     """Says the same at every path."""
 
-    def __call__(self, path: str) -> Reply:
+    def __call__(self, path: str, _body: bytes | None = None, /) -> Reply:
         """The one answer."""
         self.paths.append(path)
         return self.missing
@@ -794,21 +812,30 @@ def test_a_probe_leaves_the_models_time_as_it_was() -> None:
     for now in (60.0, 120.0, 180.0):
         asked = seconds_to_ask(keep_alive, now, 0.0)
         assert asked == 300.0 - now
-        keep_alive = observe(after_probe(keep_alive, asked, now + 1), now + 1 + asked, now + 30)
+        expires = now + 1 + asked
+        keep_alive = observe(after_probe(keep_alive, asked, expires, queued=False, now=now + 1), expires, now + 30)
         assert keep_alive.leaves_at == 300.0
 
 
 def test_a_users_request_gets_its_full_time_back() -> None:
     """After a probe a request without a time of its own gets only what the probe asked for; the next probe repairs that."""
-    keep_alive = after_probe(observe(None, 300.0, 0.0), 120.0, 180.0)
+    keep_alive = after_probe(observe(None, 300.0, 0.0), 120.0, 300.0, queued=False, now=180.0)
+    assert keep_alive.owed
     seen = observe(keep_alive, 200.0 + 120.0, 240.0)
     assert seen.leaves_at == 500.0
-    assert seconds_to_ask(seen, 240.0, 0.0) == 260.0
+    assert observe(seen, 320.0, 250.0).leaves_at == 500.0
+    assert seconds_to_ask(seen, 250.0, 0.0) == 250.0
+
+
+def test_a_probe_that_waited_behind_a_user_gives_the_full_time() -> None:
+    """The request that it waited for ended just before it, so its time counts from then."""
+    keep_alive = after_probe(observe(None, 300.0, 0.0), 120.0, 310.0, queued=True, now=190.0)
+    assert keep_alive.leaves_at == 490.0
 
 
 def test_a_users_own_keep_alive_wins() -> None:
     """Longer, shorter, or for ever: what the server says after it is what its user wants."""
-    keep_alive = after_probe(observe(None, 300.0, 0.0), 120.0, 180.0)
+    keep_alive = after_probe(observe(None, 300.0, 0.0), 120.0, 300.0, queued=False, now=180.0)
     assert observe(keep_alive, 3800.0, 240.0).leaves_at == 3800.0
     assert observe(keep_alive, 250.0, 240.0).leaves_at == 250.0
     assert seconds_to_ask(observe(None, 1e11, 0.0), 0.0, 0.0) == -1.0

@@ -466,4 +466,4 @@ def test_identify_tells_servers_from_other_things() -> None:
     with Captured({}, "transformers-serve/error-404") as other:
         strange = identify(other.url)
     assert (strange.identity, strange.listening) == (None, True)
-    assert "not as an inference server" in strange.why_not
+    assert "not a server type that I know" in strange.why_not

@@ -7,7 +7,7 @@ it for a measured answer, and what its stream says. Dialects hold no state and n
 import json
 import re
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
@@ -20,14 +20,24 @@ from exporter.probe.result import Identity
 from exporter.probe.stream import Event
 from exporter.probe.timeline import Delta
 
-Get = Callable[[str], Reply]
-"""GET of a path, answered once for each path and status check. Raises ProbeFailure where nothing answers at that address; a reply of
-status 0 says that this one path brought no usable answer, and its header ``WHY_NOT`` why."""
 WHY_NOT: Final = "why-not"
+
+
+class Get(Protocol):
+    """A read of a path, made once for each path and status check; ``body`` makes it a POST (Ollama's ``/api/show``).
+
+    Raises ProbeFailure where nothing answers at that address. A reply of status 0 says that this one path brought no usable
+    answer, and its header ``WHY_NOT`` why.
+    """
+
+    def __call__(self, path: str, body: bytes | None = None, /) -> Reply:
+        """The reply, whatever its status."""
+
 
 MOST_TOKENS: Final = 10**9
 MOST_VALUES: Final = 100_000
 MOST_LISTED: Final = 4096
+KEY_WANTED: Final = "the server wants an API key (api_key_file)"
 _ERROR_BYTES: Final = 64 * 1024
 _LARGE_BYTES: Final = 64 * 1024
 _large: Final = threading.Lock()
@@ -35,33 +45,81 @@ _large: Final = threading.Lock()
 
 @dataclass(frozen=True, slots=True)
 class ServerStatus:
-    """What one round of harmless reads says of a server that is up; None where this kind of server can't tell.
+    """What one round of reads that cost nothing says of a server that is up; None where this kind of server can't tell.
 
-    ``model`` is what a probe would ask for. ``started`` is any text that is another one after a restart, ``generated_tokens``
-    the server's own counter. ``context_length`` is what the model in memory was loaded with. ``notice`` is something that a person who reads the log of a probe should know.
+    ``model`` is what a probe would ask for; empty ``choices`` where that is settled, else the models among which nothing
+    decides. ``notice`` is something that a person who reads the log of a probe should know.
     """
 
     identity: Identity
     loading: bool = False
     model: str | None = None
+    choices: tuple[str, ...] = ()
     resident: bool | None = None
     running: float | None = None
     waiting: float | None = None
     kv_cache_usage: float | None = None
     generated_tokens: float | None = None
+    """The server's own counter."""
+    served: bool | None = None
+    """Whether it has answered a request since its start."""
     started: str | None = None
+    """Any text that is another one after a restart."""
+    activity: str | None = None
+    """Any text that is another one after a request, ours or somebody else's."""
+    activity_is_free: bool = False
+    """Whether reading it is no use of the model by itself."""
+    queue: tuple[float, float] | None = None
+    """The server's own count of requests that left its queue, and the seconds that they waited in it."""
     keep_alive: KeepAlive | None = None
     context_length: int | None = None
+    """What the model in memory was loaded with."""
+    digest: str | None = None
+    """What the model's files hash to: two names with one digest are one model."""
+    training_context: int | None = None
+    """The longest context that the model was trained for."""
+    slots: int | None = None
+    """How many requests it answers at once."""
+    slot: int | None = None
+    """The slot that a probe takes, so that it leaves the prompt caches of the others alone."""
+    own_task: int | None = None
+    """The server's number of our last request on that slot."""
+    conversation: bool = False
+    """Whether a probe would replace the prompt cache of somebody's conversation."""
+    unloads: bool | None = False
+    """Whether the server unloads or evicts models that nobody uses, by itself."""
+    unable: str = ""
+    """Why the model generates no text; empty where it may."""
+    missing: str = ""
+    """What is wrong with the configured name, where the server has no such model."""
+    would_reload: str = ""
+    """Why a probe could make the server load its model anew; empty where it can't."""
+    key_refused: bool = False
     router: bool = False
     notice: str = ""
     error: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class StatusQuery:
-    """What a status check goes by: how to read, the configured model, the status check before (what can't have changed is not read again).
+class Hints:
+    """What is known of a server from elsewhere: its launch settings, its configuration.
 
-    ``thorough`` says that a request follows: reads that count as a use of the server are then no harm. ``now`` is Unix time.
+    ``sleeps`` says whether llama-server was started with a sleep timer, ``prompt_cache`` whether it keeps replaced prompts in
+    the host's memory; ``server_metrics`` whether the user wants ``/metrics`` of llama-server read, which resets its rates.
+    ``options`` are the runner options of Ollama's other clients.
+    """
+
+    sleeps: bool | None = None
+    prompt_cache: bool | None = None
+    server_metrics: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class StatusQuery:
+    """What a status check goes by: how to read, the configured model, the status before (what can't have changed is not read
+    again). ``thorough`` says that a request follows: reads that count as a use of the server are then no harm. ``now`` is
+    Unix time.
     """
 
     get: Get
@@ -69,6 +127,7 @@ class StatusQuery:
     last: ServerStatus | None = None
     thorough: bool = False
     now: float = 0.0
+    hints: Hints = Hints()
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +142,7 @@ class ChatRequest:
     may_load: bool = False
     rejected: frozenset[str] = field(default_factory=frozenset)
     keep_alive_seconds: float | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Dialect(Protocol):
@@ -101,6 +161,14 @@ class Dialect(Protocol):
 
     def status(self, query: StatusQuery) -> ServerStatus:
         """The server's state by reads that cost it nothing. Raises ProbeFailure where it is not up or is loading."""
+
+    def others(self, get: Get, status: ServerStatus, ours: int) -> float | None:  # noqa: ARG002 - most servers can't tell
+        """Requests of others that run or wait while ``ours`` run, by a read that costs nothing then; None where none tells."""
+        return None
+
+    def give_back(self, status: ServerStatus) -> tuple[str, bytes] | None:  # noqa: ARG002 - most servers owe nobody anything
+        """Path and body of the request that undoes what probes did to the time that the model stays; None where nothing is owed."""
+        return None
 
     def request(self, chat: ChatRequest) -> Request:
         """A streaming request for exactly so many tokens, counted by the server, past its prompt cache, where it can."""
@@ -209,6 +277,11 @@ def unusable(path: str, reply: Reply) -> ProbeFailure:
         why = reply.headers.get(WHY_NOT)
         return ProbeFailure("protocol", f"GET {path} brought nothing usable" + (f": {why}" if why else ""))
     return refuse(reply.status, reply.headers, reply.body[:_ERROR_BYTES], f"GET {path}")
+
+
+def wants_key(backend: str, wanted: str | None) -> ServerStatus:
+    """The status of a server that refuses the key, or the lack of one: it gets no chat until that changes."""
+    return ServerStatus(Identity(backend, model=wanted), model=wanted, error=KEY_WANTED, key_refused=True)
 
 
 def refused_without_key(reply: Reply) -> bool:

@@ -1,19 +1,27 @@
 """llama.cpp's llama-server, alone or as a router of several.
 
-``/props`` tells nearly everything and wakes nothing. ``GET /slots`` wakes a sleeping server and counts as a use of it, so it is
-read only just before a request; a router's ``/metrics?model=`` would load the model, but for ``autoload=false``.
+``/props`` and ``/health`` are free always. What else is read depends on what the read does to this server:
+
+- ``GET /slots`` wakes a sleeping server and restarts its sleep timer, so a server that may sleep is asked only just before a
+  request, which does the same.
+- ``GET /metrics`` wakes a sleeping server before build 10531, and in all builds each read resets the rates that a user's own
+  Prometheus reads. It is read where the user wants it, and while a probe runs on the only slot, since nothing else tells who waits.
+- A router's ``?model=`` would load the model, but for ``autoload=false``.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import PurePath
-from typing import Any
+from typing import Any, Final
 from urllib.parse import quote
 
 from exporter.probe.client import Reply, Request
 from exporter.probe.dialects.dialect import (
     ChatRequest,
+    Dialect,
     Get,
+    Hints,
     ServerStatus,
     StatusQuery,
     count_of,
@@ -27,10 +35,10 @@ from exporter.probe.dialects.dialect import (
     size_of,
     text_of,
     unusable,
+    wants_key,
 )
 from exporter.probe.dialects.openai import (
     CHAT,
-    KEY_WANTED,
     OPTIONAL,
     chat_request,
     choose,
@@ -43,13 +51,16 @@ from exporter.probe.result import Identity
 from exporter.probe.stream import Event
 from exporter.probe.timeline import Delta, ServerTimings, Usage
 
+METRICS_WAKE_NOTHING: Final = 10531
+HOST_PROMPT_CACHE: Final = 6735
+
 
 @dataclass(frozen=True, slots=True)
-class LlamaCpp:
+class LlamaCpp(Dialect):
     """``llama-server``."""
 
     name: str = "llama_cpp"
-    optional: frozenset[str] = OPTIONAL | {"ignore_eos", "cache_prompt", "timings_per_token"}
+    optional: frozenset[str] = OPTIONAL | {"ignore_eos", "cache_prompt", "timings_per_token", "id_slot"}
 
     def recognise(self, get: Get) -> bool:
         """Every answer names llama.cpp as the server, also while it loads and without the key; a proxy may hide that."""
@@ -60,28 +71,45 @@ class LlamaCpp:
         return owned or is_loading(reply)
 
     def status(self, query: StatusQuery) -> ServerStatus:
-        """Two reads (``/props``, ``/metrics``), one more for the identity after a change."""
+        """One or two reads (``/props``, ``/slots``), one more for the identity after a change."""
         get, wanted, last = query.get, query.wanted, query.last
         reply = get("/props")
         if refused_without_key(reply):
-            return ServerStatus(Identity(self.name, model=wanted), model=wanted, error=KEY_WANTED)
+            return wants_key(self.name, wanted)
         props = json_of(reply)
         if not isinstance(props, Mapping):
             raise unusable("/props", reply)
         if props.get("role") == "router":
             return _router_status(query, props)
         asleep = props.get("is_sleeping") is True
-        known = last.identity if last else Identity(self.name)
-        status = _with_load(ServerStatus(known, resident=not asleep), get, "/metrics", props.get("endpoint_metrics"))
-        if query.thorough and not asleep and status.running is None and props.get("endpoint_slots"):
-            status = replace(status, running=_busy_slots(get("/slots")))
-        identity = _identity(get, props, status.started, last)
+        unloads = _may_sleep(props, query.hints)
+        started = text_of(props.get("media_marker"))
+        status = ServerStatus(Identity(self.name), started=started, resident=not asleep, unloads=unloads)
+        if not asleep and (query.thorough or unloads is False):
+            status = _with_slots(status, get, "/slots", query, props)
+        if query.hints.server_metrics and (unloads is False or _build_of(props) >= METRICS_WAKE_NOTHING):
+            status = _with_metrics(status, get, "/metrics", props.get("endpoint_metrics"))
+        identity = _identity(get, props, started, last)
         # The name in a request doesn't matter here: the server answers with what it has.
         return replace(status, identity=identity, model=wanted or identity.model)
 
+    def others(self, get: Get, status: ServerStatus, ours: int) -> float | None:
+        """By the slots; where there is only one, which is ours, by ``/metrics``: it alone tells that somebody waits."""
+        model = f"?model={quote(str(status.model), safe='')}&autoload=false" if status.router else ""
+        slots = _slots(get(f"/slots{model}"))
+        busy = None if slots is None else sum(each.get("is_processing") is True for each in slots) - ours
+        if busy or (slots is not None and len(slots) > ours):
+            return None if busy is None else float(max(busy, 0))
+        load = _with_metrics(status, get, f"/metrics{model}", enabled=True)
+        if load.running is None:
+            return None if busy is None else float(max(busy, 0))
+        return max(load.running + (load.waiting or 0) - ours, 0.0)
+
     def request(self, chat: ChatRequest) -> Request:
         """A chat of exactly so many tokens, past the prompt cache, with the server's own times in every chunk."""
-        more = {"ignore_eos": True, "cache_prompt": False, "timings_per_token": True}
+        more: dict[str, Any] = {"ignore_eos": True, "cache_prompt": False, "timings_per_token": True}
+        if chat.status.slot is not None:
+            more["id_slot"] = chat.status.slot
         held = chat.status.router and not chat.may_load
         return chat_request(chat, more, CHAT + ("?autoload=false" if held else ""))
 
@@ -115,29 +143,83 @@ def _server_timings(timings: Mapping[str, Any]) -> ServerTimings:
     )
 
 
-def _with_load(status: ServerStatus, get: Get, path: str, enabled: object) -> ServerStatus:
+def _build_of(props: Mapping[str, Any]) -> int:
+    """The number in ``b11434-0d4c86e``; 0 where there is none."""
+    found = re.match(r"b(\d{1,6})\b", text_of(props.get("build_info")) or "")
+    return int(found[1]) if found else 0
+
+
+def _may_sleep(props: Mapping[str, Any], hints: Hints) -> bool | None:
+    """Whether it unloads its model when idle: by its launch settings, else unknown where its build can."""
+    if props.get("is_sleeping") is True:
+        return True
+    return False if "is_sleeping" not in props else hints.sleeps
+
+
+def _with_metrics(status: ServerStatus, get: Get, path: str, enabled: object) -> ServerStatus:
     reply = get(path) if enabled is not False else None
     if reply is None or reply.status != 200:
         return status
     samples = parse(reply.body.decode("utf-8", "replace"), "llamacpp:")
+    generated = total(samples, "llamacpp:tokens_predicted_total")
     return replace(
         status,
         running=total(samples, "llamacpp:requests_processing"),
         waiting=total(samples, "llamacpp:requests_deferred"),
         kv_cache_usage=total(samples, "llamacpp:kv_cache_usage_ratio"),
-        generated_tokens=total(samples, "llamacpp:tokens_predicted_total"),
-        started=reply.headers.get("process-start-time-unix"),
+        generated_tokens=generated,
+        served=status.served if generated is None else generated > 0,
+        started=reply.headers.get("process-start-time-unix") or status.started,
     )
 
 
-def _busy_slots(reply: Reply) -> float | None:
-    slots = listed({"slots": json_of(reply)}, "slots")
-    return float(sum(each.get("is_processing") is True for each in slots)) if slots else None
+def _slots(reply: Reply) -> list[dict[str, Any]] | None:
+    return listed({"slots": json_of(reply)}, "slots") or None
+
+
+def _with_slots(
+    status: ServerStatus, get: Get, path: str, query: StatusQuery, props: Mapping[str, Any]
+) -> ServerStatus:
+    """What runs, the slot for a probe, and who used the slots last; nothing where the endpoint is switched off."""
+    slots = _slots(get(path)) if props.get("endpoint_slots") is not False else None
+    if slots is None:
+        return status
+    busy = sum(each.get("is_processing") is True for each in slots)
+    tasks = {each.get("id"): each.get("id_task") for each in slots}
+    slot, taken = _slot_of(slots, query.last)
+    kept = query.hints.prompt_cache
+    # Since October 2025 a slot's prompt goes to the host's memory when another request takes the slot.
+    if kept is None:
+        kept = _build_of(props) >= HOST_PROMPT_CACHE
+    return replace(
+        status,
+        running=float(busy),
+        slots=len(slots),
+        served=any(isinstance(each, int) and each >= 0 for each in tasks.values()),
+        activity=repr(sorted(tasks.items(), key=repr)),
+        slot=slot if len(slots) > 1 else None,
+        conversation=taken and not kept,
+    )
+
+
+def _slot_of(slots: list[dict[str, Any]], last: ServerStatus | None) -> tuple[int | None, bool]:
+    """The slot that a probe takes, and whether a prompt of somebody else lies in it.
+
+    Always the same one while it is idle; at first one that nobody has used yet, else the last.
+    """
+    idle = [each for each in slots if each.get("is_processing") is not True and isinstance(each.get("id"), int)]
+    ours = next((each for each in idle if last and last.slot == each["id"]), None)
+    unused = next((each for each in reversed(idle) if each.get("id_task") in {None, -1}), None)
+    chosen = ours or unused or next(iter(reversed(idle)), None)
+    if chosen is None:
+        return None, False
+    mine = last is not None and last.own_task is not None and chosen.get("id_task") == last.own_task
+    return chosen["id"], bool(count_of(chosen.get("n_prompt_tokens"))) and not mine
 
 
 def _identity(get: Get, props: Mapping[str, Any], started: str | None, last: ServerStatus | None) -> Identity:
     version, root = text_of(props.get("build_info")), text_of(props.get("model_path"))
-    if last and last.started == started and not last.error:
+    if last and last.started == started and not last.key_refused:
         known = last.identity
         if (known.backend_version, known.model_root) == (version, root) and not last.router:
             return known
@@ -167,10 +249,13 @@ def _router_status(query: StatusQuery, props: Mapping[str, Any]) -> ServerStatus
         loading=states.get(model or "") == "loading",
         model=model,
         resident=model in loaded,
+        unloads=True,
         router=True,
     )
-    if model in loaded:
-        status = _with_load(status, get, f"/metrics?model={quote(str(model), safe='')}&autoload=false", enabled=True)
+    if model in loaded and query.thorough:
+        # Which of them sleep when idle is not known here, so the slots are read only just before a request.
+        path = f"/slots?model={quote(str(model), safe='')}&autoload=false"
+        status = _with_slots(status, get, path, query, props)
     return status
 
 

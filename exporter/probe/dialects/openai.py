@@ -9,9 +9,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from exporter.probe.client import Request
+from exporter.probe.client import Reply, Request
 from exporter.probe.dialects.dialect import (
+    MOST_LISTED,
     ChatRequest,
+    Dialect,
     Get,
     ServerStatus,
     StatusQuery,
@@ -26,13 +28,19 @@ from exporter.probe.dialects.dialect import (
     size_of,
     text_of,
     unusable,
+    wants_key,
 )
 from exporter.probe.result import Identity
 from exporter.probe.stream import Event
 from exporter.probe.timeline import Delta, Usage
 
 CHAT: Final = "/v1/chat/completions"
-KEY_WANTED: Final = "the server wants an API key (api_key_file)"
+NOTICE: Final = "this server can't tell whether it is busy"
+GATEWAY: Final = "LiteLLM passes requests on to other servers: only a model that the target names is probed"
+# The date of creation that LiteLLM gives to every model in its list.
+LITELLM_CREATED: Final = 1677610602
+# Owners, in the list of models, whose servers unload models that nobody uses: LocalAI's watchdog, Docker Model Runner.
+UNLOADING: Final = frozenset({"localai", "docker"})
 INTERRUPTS: Final = (
     "llama-cpp-python's server: a second request interrupts the first one's stream, and it can't tell whether it is busy,"
     " so a probe may cut off a user's answer"
@@ -42,19 +50,22 @@ OPTIONAL: Final = frozenset({"stream_options", "temperature", "seed", "max_token
 
 
 @dataclass(frozen=True, slots=True)
-class OpenAI:
+class OpenAI(Dialect):
     """Any server of the OpenAI chat API that is no other dialect."""
 
     name: str = "openai"
     optional: frozenset[str] = OPTIONAL
 
     def recognise(self, get: Get) -> bool:
-        """It lists models, or wants a key for the list."""
-        reply = get("/v1/models")
-        listing = json_of(reply)
-        if isinstance(listing, Mapping):
-            return isinstance(listing.get("data"), list)
-        return refused_without_key(reply) and b"html" not in reply.body[:500].lower()
+        """It lists models. One that refuses the list names itself in nothing: many a router and NAS answers so."""
+        listing = json_of(get("/v1/models"))
+        entries = member(listing, "data")
+        if not isinstance(entries, list):
+            return False
+        return member(listing, "object") == "list" or (
+            bool(entries)
+            and all(isinstance(each, Mapping) and text_of(each.get("id")) for each in entries[:MOST_LISTED])
+        )
 
     def status(self, query: StatusQuery) -> ServerStatus:
         """One read: the list of models; one more where the server says what is in memory."""
@@ -74,26 +85,61 @@ def status_by_models(backend: str, query: StatusQuery) -> ServerStatus:
     wanted = query.wanted
     reply = query.get("/v1/models")
     if refused_without_key(reply):
-        return ServerStatus(Identity(backend, model=wanted), model=wanted, error=KEY_WANTED)
+        return wants_key(backend, wanted)
     if reply.status == 0 or reply.status >= 500:
         raise unusable("/v1/models", reply)
     entries = [each for each in entries_of(reply, "data") if text_of(each.get("id"))]
+    if is_gateway(reply):
+        return _gateway_status(backend, query, entries)
     resident = resident_models(query.get, entries)
-    model = wanted or choose([each["id"] for each in entries], resident, query.last)
+    served = [each["id"] for each in entries]
+    if resident is not None:
+        served = [each for each in served if _generates(resident.get(each, {}))] or served
+    model = wanted or choose(served, resident, query.last)
     entry = next((each for each in entries if each["id"] == model), {})
     if resident and model is not None and model in resident:
         entry = {**resident[model], **entry}
+    owner = text_of(entry.get("owned_by"))
     return ServerStatus(
         identity_of(backend, model, entry),
         model=model,
+        choices=tuple(served) if model is None and len(served) > 1 else (),
         resident=None if resident is None or model is None else model in resident,
-        notice=INTERRUPTS if entry.get("owned_by") == "me" else "",
+        unloads=resident is not None or owner in UNLOADING,
+        unable="" if _generates(entry) else f"{short_name(model)} is an embedding model",
+        notice=INTERRUPTS if owner == "me" else NOTICE,
     )
 
 
+def is_gateway(models: Reply) -> bool:
+    """Whether the answer to ``/v1/models`` is LiteLLM's: by its header, or by the date that it gives to every model."""
+    if any(name.startswith("x-litellm-") for name in models.headers):
+        return True
+    entries = entries_of(models, "data")
+    return bool(entries) and all(each.get("created") == LITELLM_CREATED for each in entries)
+
+
+def _gateway_status(backend: str, query: StatusQuery, entries: list[dict[str, Any]]) -> ServerStatus:
+    """A gateway passes requests on, to servers that cost money too: it is asked only for a model that the user names."""
+    names = tuple(each["id"] for each in entries)
+    return ServerStatus(
+        Identity(backend, model=query.wanted), model=query.wanted, choices=() if query.wanted else names, notice=GATEWAY
+    )
+
+
+def _generates(entry: Mapping[str, Any]) -> bool:
+    """False for a model that its entry calls one for embeddings (LM Studio's ``type``)."""
+    return entry.get("type") not in {"embeddings", "embedding", "reranker"}
+
+
 def choose(served: list[str], resident: Mapping[str, Any] | None, last: ServerStatus | None) -> str | None:
-    """The model to probe where none is configured: the one before while it stays, else the first that is in memory."""
+    """The model to probe where none is configured: the one before while it stays, else the first that is in memory.
+
+    None where several are listed and nothing says which is in memory: a request for one could load it, or cost money.
+    """
     first = [each for each in served if resident is None or each in resident]
+    if resident is None and len(served) > 1:
+        return None
     if last and last.model in first:
         return last.model
     return next(iter(first or served), None)

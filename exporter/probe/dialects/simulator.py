@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from exporter.probe.client import Request
-from exporter.probe.dialects.dialect import ChatRequest, Get, ServerStatus, StatusQuery, entries_of
+from exporter.probe.dialects.dialect import ChatRequest, Dialect, Get, ServerStatus, StatusQuery, entries_of
 from exporter.probe.dialects.openai import OPTIONAL, chat_request, read_chat, status_by_models
 from exporter.probe.stream import Event
 from exporter.probe.timeline import Delta
@@ -13,7 +13,7 @@ OWNER: Final = "llm-probe-exporter"
 
 
 @dataclass(frozen=True, slots=True)
-class Simulator:
+class Simulator(Dialect):
     """``llm-probe-exporter demo``."""
 
     name: str = "simulator"

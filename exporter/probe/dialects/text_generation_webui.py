@@ -7,6 +7,7 @@ from typing import Final
 from exporter.probe.client import Request
 from exporter.probe.dialects.dialect import (
     ChatRequest,
+    Dialect,
     Get,
     ServerStatus,
     StatusQuery,
@@ -14,8 +15,9 @@ from exporter.probe.dialects.dialect import (
     refused_without_key,
     text_of,
     unusable,
+    wants_key,
 )
-from exporter.probe.dialects.openai import KEY_WANTED, OPTIONAL, chat_request, read_chat
+from exporter.probe.dialects.openai import OPTIONAL, chat_request, read_chat
 from exporter.probe.result import Identity
 from exporter.probe.stream import Event
 from exporter.probe.timeline import Delta
@@ -25,7 +27,7 @@ NOTICE: Final = "text-generation-webui can't tell whether it is busy"
 
 
 @dataclass(frozen=True, slots=True)
-class TextGenerationWebui:
+class TextGenerationWebui(Dialect):
     """The API of text-generation-webui (``--api``)."""
 
     name: str = "text_generation_webui"
@@ -37,19 +39,22 @@ class TextGenerationWebui:
         return isinstance(info, Mapping) and {"model_name", "lora_names"} <= info.keys()
 
     def status(self, query: StatusQuery) -> ServerStatus:
-        """One read. The configured model does not count: a request is answered by the model in memory, whatever it names."""
+        """One read. The configured model does not count: a request is answered by the model in memory, whatever it names.
+
+        With ``--idle-timeout`` it names a model that it has unloaded, so a name is no sign that the model is in memory.
+        """
         wanted = query.wanted
         reply = query.get(INFO)
         if refused_without_key(reply):
-            return ServerStatus(Identity(self.name, model=wanted), model=wanted, error=KEY_WANTED)
+            return wants_key(self.name, wanted)
         info = json_of(reply)
         if not isinstance(info, Mapping):
             raise unusable(INFO, reply)
-        loaded = text_of(info.get("model_name"))
-        model = None if loaded == "None" else loaded
-        resident = model is not None and wanted in {None, model}
+        named = text_of(info.get("model_name"))
+        model = None if named == "None" else named
+        resident = None if model is not None and wanted in {None, model} else False
         identity = Identity(self.name, model=model or wanted)
-        return ServerStatus(identity, model=model or wanted, resident=resident, notice=NOTICE)
+        return ServerStatus(identity, model=model or wanted, resident=resident, unloads=None, notice=NOTICE)
 
     def request(self, chat: ChatRequest) -> Request:
         """A chat that the end-of-text token does not end."""

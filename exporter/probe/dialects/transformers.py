@@ -4,11 +4,20 @@ Started with a model, it lists none and serves that one; started without, it lis
 So no model is ever picked from its list: a probe names the configured one, or none.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from exporter.probe.client import Request
-from exporter.probe.dialects.dialect import ChatRequest, Get, ServerStatus, StatusQuery, json_of, member, unusable
+from exporter.probe.dialects.dialect import (
+    ChatRequest,
+    Dialect,
+    Get,
+    ServerStatus,
+    StatusQuery,
+    json_of,
+    member,
+    unusable,
+)
 from exporter.probe.dialects.openai import OPTIONAL, chat_request, read_chat
 from exporter.probe.result import Identity
 from exporter.probe.stream import Event
@@ -18,7 +27,7 @@ NOTICE: Final = "transformers serve can't tell whether it is busy, nor which mod
 
 
 @dataclass(frozen=True, slots=True)
-class Transformers:
+class Transformers(Dialect):
     """``transformers serve``."""
 
     name: str = "transformers"
@@ -26,25 +35,33 @@ class Transformers:
     optional: frozenset[str] = OPTIONAL - {"max_tokens"}
 
     def recognise(self, get: Get) -> bool:
-        """A health check like llama.cpp's, but every answer carries a request id and there is no version to ask for."""
-        health = get("/health")
-        return (
-            member(json_of(health), "status") == "ok"
-            and "x-request-id" in health.headers
-            and isinstance(member(json_of(get("/v1/models")), "data"), list)
-            and get("/version").status == 404
-        )
+        """Its list of models carries a request id, or fails while its cache folder is missing; only then its health is asked."""
+        models = get("/v1/models")
+        listing = member(json_of(models), "data")
+        if "x-request-id" not in models.headers or not (isinstance(listing, list) or models.status == 500):
+            return False
+        return member(json_of(get("/health")), "status") == "ok" and get("/version").status == 404
 
     def status(self, query: StatusQuery) -> ServerStatus:
-        """One read: its health check. The model that it serves is told by its answers."""
+        """Two reads: its health check and its list. Started with a model, it lists none and answers with that one; started
+        without, it loads (and downloads) what a request names, and can't tell what is in memory.
+        """
         health = query.get("/health")
         if health.status != 200:
             raise unusable("/health", health)
-        return ServerStatus(Identity(self.name, model=query.wanted), model=query.wanted, notice=NOTICE)
+        listing = member(json_of(query.get("/v1/models")), "data")
+        loads = query.wanted is not None and bool(listing)
+        identity = Identity(self.name, model=query.wanted)
+        return ServerStatus(
+            identity, model=query.wanted, resident=False if loads else None, unloads=bool(listing), notice=NOTICE
+        )
 
     def request(self, chat: ChatRequest) -> Request:
-        """The plain streaming chat request; its length can't be fixed, its cache not be passed by."""
-        return chat_request(chat)
+        """The plain streaming chat request; its length can't be fixed, its cache not be passed by.
+
+        It names a model only where it may load one: a server that was started with a model answers with that one anyway.
+        """
+        return chat_request(chat if chat.may_load else replace(chat, model=None))
 
     def read(self, event: Event) -> Delta:
         """One chunk of a chat completion."""

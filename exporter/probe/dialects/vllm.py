@@ -1,27 +1,34 @@
 """vLLM: state from its own /metrics, exact counts in every chunk, a fixed length, a salt against its prefix cache."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
 
 from exporter.probe.client import Request
 from exporter.probe.dialects.dialect import (
     ChatRequest,
+    Dialect,
     Get,
     ServerStatus,
     StatusQuery,
     entries_of,
     json_of,
     member,
+    number_of,
+    object_of,
     refused_without_key,
     text_of,
     unusable,
+    wants_key,
 )
-from exporter.probe.dialects.openai import KEY_WANTED, OPTIONAL, chat_request, identity_of, read_chat
+from exporter.probe.dialects.openai import CHAT, OPTIONAL, chat_request, identity_of, read_chat
 from exporter.probe.exposition import Sample, parse, total
 from exporter.probe.stream import Event
-from exporter.probe.timeline import Delta
+from exporter.probe.timeline import Delta, ServerTimings
 
 PREFIX: Final = b"vllm:"
+LOAD: Final = ("vllm:num_requests_running", "vllm:num_requests_waiting")
+NOTICE: Final = "this vLLM can't tell whether it is busy (--disable-log-stats)"
 METRICS: Final = (
     "vllm:engine_sleep_state",
     "vllm:num_requests_running",
@@ -29,12 +36,13 @@ METRICS: Final = (
     "vllm:kv_cache_usage_perc",
     "vllm:gpu_cache_usage_perc",
     "vllm:generation_tokens_",
+    "vllm:request_queue_time_seconds_",
     "process_start_time_seconds",
 )
 
 
 @dataclass(frozen=True, slots=True)
-class Vllm:
+class Vllm(Dialect):
     """``vllm serve``."""
 
     name: str = "vllm"
@@ -57,6 +65,7 @@ class Vllm:
         started = _start_of(samples)
         unchanged = last is not None and started is not None and last.started == started and not last.error
         seen = last if last is not None and unchanged else _identify(get, query.wanted)
+        generated = total(samples, "vllm:generation_tokens_total")
         awake = total(samples, "vllm:engine_sleep_state", sleep_state="awake")
         return replace(
             seen,
@@ -64,9 +73,18 @@ class Vllm:
             resident=None if awake is None else awake > 0,
             running=total(samples, "vllm:num_requests_running"),
             waiting=total(samples, "vllm:num_requests_waiting"),
+            served=None if generated is None else generated > 0,
+            queue=_queue_of(samples),
+            notice="" if _tells_load(samples) else NOTICE,
             kv_cache_usage=_fullest(samples),
-            generated_tokens=total(samples, "vllm:generation_tokens_total"),
+            generated_tokens=generated,
         )
+
+    def others(self, get: Get, status: ServerStatus, ours: int) -> float | None:  # noqa: ARG002 - the counts are the server's
+        """By ``/metrics``: what runs and waits, without ours."""
+        samples = parse(get("/metrics").body.decode("utf-8", "replace"), *LOAD)
+        running, waiting = (total(samples, name) for name in LOAD)
+        return None if running is None else max(running + (waiting or 0) - ours, 0.0)
 
     def request(self, chat: ChatRequest) -> Request:
         """A chat of exactly so many tokens, with the usage so far in every chunk."""
@@ -79,8 +97,31 @@ class Vllm:
         return chat_request(chat, more)
 
     def read(self, event: Event) -> Delta:
-        """One chunk of a chat completion."""
-        return read_chat(event)
+        """One chunk of a chat completion; with ``--enable-per-request-metrics`` the last one has ``metrics``."""
+        delta = read_chat(event)
+        if b'"metrics"' not in event.data:
+            return delta
+        metrics = object_of(event.data).get("metrics")
+        return replace(delta, server=_timings(metrics)) if isinstance(metrics, Mapping) else delta
+
+
+def _timings(metrics: Mapping[str, Any]) -> ServerTimings:
+    waited = metrics.get("queue_time_ms")
+    return ServerTimings(
+        decode_tokens_per_second=number_of(metrics.get("tokens_per_second")),
+        queue_seconds=waited / 1000 if isinstance(waited, int | float) and 0 <= waited < 1e9 else None,
+    )
+
+
+def _tells_load(samples: tuple[Sample, ...]) -> bool:
+    return total(samples, "vllm:num_requests_running") is not None
+
+
+def _queue_of(samples: tuple[Sample, ...]) -> tuple[float, float] | None:
+    """How many requests have left the queue since the start, and how long they waited in all."""
+    count = total(samples, "vllm:request_queue_time_seconds_count")
+    seconds = total(samples, "vllm:request_queue_time_seconds_sum")
+    return None if count is None or seconds is None else (count, seconds)
 
 
 def _identify(get: Get, wanted: str | None) -> ServerStatus:
@@ -90,8 +131,15 @@ def _identify(get: Get, wanted: str | None) -> ServerStatus:
     model = wanted or next((each["id"] for each in entries), None)
     entry = next((each for each in entries if each["id"] == model), {})
     identity = replace(identity_of("vllm", model, entry), backend_version=version)
-    error = KEY_WANTED if refused_without_key(reply) else ""
-    return ServerStatus(identity, model=model, error=error)
+    if refused_without_key(reply):
+        return replace(wants_key("vllm", model), identity=identity)
+    return ServerStatus(identity, model=model, unable=_why_unable(get))
+
+
+def _why_unable(get: Get) -> str:
+    """Whether it serves no text generation: a path that only answers POST answers GET with 405, a missing one with 404."""
+    missing = all(get(path).status == 404 for path in (CHAT, "/v1/completions"))
+    return "this vLLM serves no text generation (a pooling model)" if missing else ""
 
 
 def _start_of(samples: tuple[Sample, ...]) -> str | None:

@@ -56,6 +56,13 @@ def open_client(connection: Connection, exchange: Exchange) -> httpx.Client:
     )
 
 
+def connect(connection: Connection, exchange: Exchange) -> None:
+    """Connect and close at once. Raises what connecting raises."""
+    url = httpx.URL(connection.base_url)
+    port = url.port or (443 if url.scheme == "https" else 80)
+    _Backend(exchange, connection.permit).connect_tcp(url.host, port).close()
+
+
 class _Transport(httpx.BaseTransport):
     """httpx on httpcore on our backend, by the public parts of both."""
 

@@ -1,0 +1,93 @@
+"""A probe gives way: while its streams run, it looks for users, and for a server that was told to end.
+
+From 1.5 s after it was sent, once a second, a read that costs the server nothing tells whether requests of others run or wait. If
+they do, the streams end at once. If nothing has come for long, one connect tells whether the server still listens: a server
+that was told to end waits for our stream, and refuses new connections meanwhile.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Final, Self
+
+from exporter.probe.client import Progress, is_refused
+from exporter.probe.failure import ProbeFailure
+from exporter.probe.http.transport import Connection
+
+# A read costs a real vLLM 7 ms of the loop that streams to users: none while the first tokens are timed, then few.
+FIRST_READ_SECONDS: Final = 1.5
+READ_EVERY_SECONDS: Final = 1.0
+SILENT_GAPS: Final = 20.0
+SILENT_SECONDS: Final = 2.0
+_STEP_SECONDS: Final = 0.25
+
+
+class Interruption:
+    """Watches the streams of one probe in a thread of its own, while the ``with`` block runs.
+
+    ``others`` reads how many requests of others run or wait (None where the server can't tell) and may raise ProbeFailure.
+    ``connection`` is that of the server, whose cancellation ends the streams: it must be of this probe alone.
+    """
+
+    def __init__(
+        self, connection: Connection, others: Callable[[], float | None], progress: list[Progress], *, yields: bool
+    ) -> None:
+        self._connection = connection
+        self._others = others
+        self._progress = progress
+        self._yields = yields
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="probe: users", daemon=True)
+        self.seen: float | None = None
+        """The most requests of others that were seen; None where no read told."""
+        self.clean_until_ns = time.monotonic_ns()
+        """The start of the last read that saw nobody, in monotonic ns."""
+        self.failure: ProbeFailure | None = None
+        """Why the streams were ended from here."""
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        started = time.monotonic()
+        next_read = started + FIRST_READ_SECONDS
+        while not self._over.wait(_STEP_SECONDS):
+            if self._yields and time.monotonic() >= next_read:
+                next_read = time.monotonic() + READ_EVERY_SECONDS
+                if self._sees_users():
+                    self._end(ProbeFailure("yielded", f"given up for {self.seen:.0f} request(s) of users"))
+                    return
+            if self._is_silent() and is_refused(self._connection):
+                self._end(
+                    ProbeFailure("truncated", "the server ends: it takes no new connections, and sends nothing more")
+                )
+                return
+
+    def _sees_users(self) -> bool:
+        at_ns = time.monotonic_ns()
+        try:
+            others = self._others()
+        except ProbeFailure:
+            return False
+        if others is None:
+            return False
+        self.seen = max(self.seen or 0.0, others)
+        if others == 0:
+            self.clean_until_ns = at_ns
+        return others > 0
+
+    def _is_silent(self) -> bool:
+        """Whether each stream that has begun has brought nothing for 20 of its mean gaps, and for at least 2 s."""
+        now_ns = time.monotonic_ns()
+        limits = [each.silent_limit_ns(SILENT_GAPS, SILENT_SECONDS) for each in self._progress]
+        return bool(limits) and all(limit is not None and now_ns > limit for limit in limits)
+
+    def _end(self, failure: ProbeFailure) -> None:
+        if not self._over.is_set():
+            self.failure = failure
+            self._connection.cancellation.cancel()
