@@ -82,7 +82,7 @@ def check_look(dialect: str, replies: list[Reply]) -> None:
     """Check the status of a server whose paths answer in turn with these."""
     asked: dict[str, Reply] = {}
 
-    def get(path: str) -> Reply:
+    def get(path: str, _body: bytes | None = None, /) -> Reply:
         return asked.setdefault(path, replies[len(asked) % len(replies)])
 
     recognise(get)
