@@ -18,7 +18,7 @@ from exporter.probe.status import identify
 from exporter.settings import Module, Target, Timeouts
 from tests.servers.captured import Captured, load
 from tests.servers.llama_cpp import LlamaCpp
-from tests.servers.ollama import Ollama
+from tests.servers.ollama import SimulatedOllama
 from tests.servers.simulated import Answer, Asked, Simulated, as_json
 from tests.servers.vllm import Vllm
 
@@ -85,7 +85,7 @@ def test_a_probe_of_llama_server_has_the_servers_own_speed() -> None:
 
 def test_a_probe_of_ollama_tells_thinking_from_the_answer() -> None:
     """Thinking counts as text, and the answer comes later."""
-    with Ollama() as server:
+    with SimulatedOllama() as server:
         server.thinks = 8
         server.use("small:latest")
         result = probe(prober(server.url))
@@ -455,7 +455,7 @@ def test_another_server_at_the_same_address_is_recognised() -> None:
 
 def test_identify_tells_servers_from_other_things() -> None:
     """Who answers, that something answers which is no inference server, or that nothing is there."""
-    with Ollama() as server:
+    with SimulatedOllama() as server:
         found = identify(server.url)
         assert found.identity is not None
         assert (found.identity.backend, found.listening, found.why_not) == ("ollama", True, "")
