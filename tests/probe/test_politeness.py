@@ -15,8 +15,9 @@ from exporter.probe.result import ProbeResult, TargetState
 from exporter.probe.run import Prober
 from exporter.probe.status import Reading, throughput
 from exporter.settings import Budget, Module, Target, Timeouts
-from tests.servers.llama_cpp import LlamaCpp
-from tests.servers.ollama import DEFAULT_KEEP_ALIVE, Clock, SimulatedOllama
+from tests.servers.clock import Clock
+from tests.servers.llama_cpp import SimulatedLlamaServer
+from tests.servers.ollama import DEFAULT_KEEP_ALIVE, SimulatedOllama
 from tests.servers.simulated import Answer, Asked, Simulated, as_json
 from tests.servers.vllm import Vllm
 
@@ -75,7 +76,7 @@ def state_of(result: ProbeResult) -> TargetState:
 def test_a_sleeping_llama_server_stays_asleep() -> None:
     """Ten probes and ten status checks, with /metrics or with /slots alone: skipped, not resident, never woken, no error state."""
     for metrics in (True, False):
-        with LlamaCpp(metrics=metrics) as server:
+        with SimulatedLlamaServer(metrics=metrics) as server:
             server.asleep = True
             one = prober(server)
             for _ in range(10):
@@ -91,7 +92,7 @@ def test_a_sleeping_llama_server_stays_asleep() -> None:
 
 def test_a_router_loads_nothing_for_a_probe() -> None:
     """With two models and none in memory, ten probes and status checks load none; a configured one neither."""
-    with LlamaCpp(router={"a": "unloaded", "b": "unloaded"}) as server:
+    with SimulatedLlamaServer(router={"a": "unloaded", "b": "unloaded"}) as server:
         for model in (None, "b"):
             one = prober(server, model=model)
             assert {probe(one).result for _ in range(10)} == {"skipped_unloaded"}
@@ -101,7 +102,7 @@ def test_a_router_loads_nothing_for_a_probe() -> None:
 
 def test_a_router_is_probed_with_the_model_in_memory() -> None:
     """The loaded model is probed, and the other one stays where it is."""
-    with LlamaCpp(router={"a": "unloaded", "b": "loaded"}) as server:
+    with SimulatedLlamaServer(router={"a": "unloaded", "b": "loaded"}) as server:
         one = prober(server)
         assert [probe(one).result for _ in range(2)] == ["ok", "ok"]
         assert server.posts()[0]["model"] == "b"
@@ -111,7 +112,7 @@ def test_a_router_is_probed_with_the_model_in_memory() -> None:
 def test_a_model_that_leaves_between_look_and_request_is_not_loaded_again() -> None:
     """The router is told not to load; its refusal is a skip, not a failure."""
 
-    class Leaving(LlamaCpp):
+    class Leaving(SimulatedLlamaServer):
         def answer(self, asked: Asked) -> Answer:
             if asked.method == "POST":
                 self.router = {"a": "unloaded"}
@@ -219,15 +220,17 @@ def test_a_model_kept_for_ever_is_kept_for_ever() -> None:
 
 
 @pytest.fixture(params=["vllm", "llama_cpp", "llama_cpp by its slots"])
-def busy(request: pytest.FixtureRequest) -> Iterator[Vllm | LlamaCpp]:
+def busy(request: pytest.FixtureRequest) -> Iterator[Vllm | SimulatedLlamaServer]:
     """A server with a user's request."""
-    server: Vllm | LlamaCpp = Vllm() if request.param == "vllm" else LlamaCpp(metrics=request.param == "llama_cpp")
+    server: Vllm | SimulatedLlamaServer = (
+        Vllm() if request.param == "vllm" else SimulatedLlamaServer(metrics=request.param == "llama_cpp")
+    )
     server.users = 1
     with server:
         yield server
 
 
-def test_a_probe_yields_to_users(busy: Vllm | LlamaCpp) -> None:
+def test_a_probe_yields_to_users(busy: Vllm | SimulatedLlamaServer) -> None:
     """While a request of a user runs, a probe is skipped: nothing is sent, the state says who is there."""
     result = probe(prober(busy))
     assert (result.result, busy.paths("POST")) == ("skipped_busy", [])
@@ -360,7 +363,7 @@ def test_throughput_is_what_others_made(ours: int, users: int, before: int, seco
 def test_a_loading_server_is_loading_not_down() -> None:
     """503 while it loads: result ``loading``, state loading and up; how long it took is told by the first probe after it."""
     clock = Time()
-    with LlamaCpp() as server:
+    with SimulatedLlamaServer() as server:
         server.generated = 0
         server.loading = True
         one = prober(server, monotonic=clock)
@@ -397,7 +400,7 @@ def test_the_first_request_after_a_restart_is_a_cold_start() -> None:
 def test_a_server_that_was_gone_and_came_back_is_cold() -> None:
     """Without a start time, refused connections before tell the same."""
 
-    class Bare(LlamaCpp):
+    class Bare(SimulatedLlamaServer):
         def answer(self, asked: Asked) -> Answer:
             return super().answer(asked)
 

@@ -17,7 +17,7 @@ from exporter.probe.server import Server, Servers
 from exporter.probe.status import identify
 from exporter.settings import Module, Target, Timeouts
 from tests.servers.captured import Captured, load
-from tests.servers.llama_cpp import LlamaCpp
+from tests.servers.llama_cpp import SimulatedLlamaServer
 from tests.servers.ollama import SimulatedOllama
 from tests.servers.simulated import Answer, Asked, Simulated, as_json
 from tests.servers.vllm import Vllm
@@ -77,7 +77,7 @@ def test_a_probe_of_vllm_counts_every_token() -> None:
 
 def test_a_probe_of_llama_server_has_the_servers_own_speed() -> None:
     """llama.cpp's timings stand beside our own figures."""
-    with LlamaCpp() as server:
+    with SimulatedLlamaServer() as server:
         result = probe(warm(server.url))
     assert (result.result, result.measurements.server_tokens_per_second) == ("ok", 1000.0)
     assert (result.measurements.output_tokens, result.measurements.token_count_exact) == (16, True)
@@ -442,7 +442,7 @@ def test_another_server_at_the_same_address_is_recognised() -> None:
         one.status()
     port = int(first.url.rpartition(":")[2]) if first._http else 0
     assert one.status() is not None
-    second = LlamaCpp()
+    second = SimulatedLlamaServer()
     second.start(port)
     try:
         state = one.status()

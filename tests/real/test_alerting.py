@@ -19,7 +19,7 @@ from grafana.build import ROOT
 from tests.real.conftest import need
 from tests.real.daemon import free_port, running_daemon, scrape, value, wait_for
 from tests.real.prometheus import Webhook, missing_tools, query, query_range, running_alertmanager, running_prometheus
-from tests.servers.llama_cpp import LlamaCpp
+from tests.servers.llama_cpp import SimulatedLlamaServer
 from tests.servers.simulated import Answer, Asked, as_json
 from tests.servers.vllm import Vllm
 
@@ -130,7 +130,7 @@ def servers() -> Iterator[dict[str, Any]]:
         "breaks": Served(),
         "busy": Served(SLOW),
         "swaps": Served(),
-        "reloads": LlamaCpp(),
+        "reloads": SimulatedLlamaServer(),
     }
     for server in made.values():
         server.start()

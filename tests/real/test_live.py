@@ -28,7 +28,7 @@ from tests.real.conftest import need
 from tests.real.daemon import free_port, running_daemon, scrape, value, wait_for
 from tests.real.docker import DockerEngine, busybox_rootfs
 from tests.real.prometheus import filled, missing_tools, query_range, running_prometheus, variables
-from tests.servers.llama_cpp import LlamaCpp
+from tests.servers.llama_cpp import SimulatedLlamaServer
 from tests.servers.simulated import Simulated
 from tests.servers.vllm import Vllm
 
@@ -168,11 +168,11 @@ def live(shared_engine: DockerEngine, tmp_path_factory: pytest.TempPathFactory) 
     fast = Vllm(tokens_per_second=24, prefill_seconds=0.05, model=MODEL)
     servers: dict[str, Simulated] = {
         "fast": fast,
-        "loads": (loads := LlamaCpp()),
+        "loads": (loads := SimulatedLlamaServer()),
         "busy": (busy := Vllm(tokens_per_second=24, prefill_seconds=0.05, model="one")),
         "contained": (contained := Vllm(tokens_per_second=24, prefill_seconds=0.05, model=MODEL)),
         "thinks": (thinks := Vllm(tokens_per_second=24, model="two")),
-        "hangs": LlamaCpp(prefill_seconds=600),
+        "hangs": SimulatedLlamaServer(prefill_seconds=600),
     }
     busy.users = 3
     loads.loading, loads.generated = True, 0

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
+from tests.servers.clock import Clock
 from tests.servers.queue import Queue, ticks
 from tests.servers.simulated import DONE, Answer, Asked, RefusedError, Simulated, as_json, as_text, sse, words_of
 
@@ -31,17 +32,6 @@ FOREVER = 2**63 / 1e9
 MOST_REPEATS = 30
 POLL_SECONDS = 0.005
 _UNITS = {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
-
-
-class Clock:
-    """Unix time that a test moves on."""
-
-    def __init__(self) -> None:
-        self.ahead = 0.0
-
-    def __call__(self) -> float:
-        """Now, by it."""
-        return time.time() + self.ahead
 
 
 @dataclass(frozen=True)

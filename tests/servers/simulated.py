@@ -67,7 +67,7 @@ class Answer:
 
 
 class RefusedError(Exception):
-    """Raised by the pieces of a ``late`` answer before the first one: this answer is sent in their place."""
+    """Raised while an answer is made, or by the pieces of a ``late`` one before the first: this answer is sent in its place."""
 
     def __init__(self, answer: Answer) -> None:
         super().__init__(answer.status)
@@ -207,7 +207,10 @@ class Simulated:
     def _take(self, asked: Asked) -> Answer:
         with self.lock:
             self.asked.append(asked)
-        return self.answer(asked)
+        try:
+            return self.answer(asked)
+        except RefusedError as refused:
+            return refused.answer
 
     def _opened(self, connection: socket.socket) -> None:
         with self.lock:
