@@ -86,7 +86,7 @@ class Slots:
             self._line.append(me)
             try:
                 while True:
-                    if me.called or self._line[0] is me:
+                    if me.called or (self._line[0] is me and not any(each.called for each in self._line)):
                         if slot := self._choose(tokens, wants):
                             return self._begin(slot)
                         if me.called:

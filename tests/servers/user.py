@@ -66,15 +66,23 @@ class User:
         return self.first_at - self.sent
 
     @property
+    def token_times(self) -> list[float]:
+        """When the chunks with text came, monotonic seconds."""
+        return [when for when, line in self.lines if _has_text(line)]
+
+    @property
     def tokens(self) -> int:
         """Chunks with text."""
-        return sum(_has_text(line) for _, line in self.lines)
+        return len(self.token_times)
 
     @property
     def gaps(self) -> list[float]:
         """Seconds between chunks with text."""
-        at = [when for when, line in self.lines if _has_text(line)]
-        return [later - earlier for earlier, later in pairwise(at)]
+        return [later - earlier for earlier, later in pairwise(self.token_times)]
+
+    def waited_for(self, other: "User") -> bool:
+        """Whether the answer to this one began only when that of another was over, but for its last three tokens."""
+        return self.headers_at is not None and other.token_times[-3] < self.headers_at
 
     @property
     def events(self) -> list[Any]:

@@ -74,8 +74,7 @@ def test_one_slot_is_a_queue() -> None:
             first.started()
             assert (metric(server, "requests_processing"), metric(server, "requests_deferred")) == (1, 1)
             second.finished()
-        assert second.headers_at is not None
-        assert first.lines[-1][0] <= second.headers_at
+        assert second.waited_for(first)
 
 
 def test_headers_come_with_the_slot_and_the_role_with_the_first_token() -> None:
@@ -98,8 +97,7 @@ def test_id_slot_chooses_the_slot_and_waits_for_it() -> None:
             assert metric(server, "requests_deferred") == 1
             first.finished()
             second.finished()
-        assert second.headers_at is not None
-        assert second.headers_at >= first.lines[-1][0]
+        assert second.waited_for(first)
     with SimulatedLlamaServer(tokens_per_second=100) as server:
         first, waits, jumps = user(server, tokens=30), user(server, tokens=5), user(server, tokens=5, id_slot=0)
         with several(first, waits, jumps):
@@ -331,9 +329,7 @@ def test_a_router_waits_for_a_busy_model_before_it_evicts_it() -> None:
         with several(one, two):
             two.finished()
         assert one.complete
-        assert one.ended_at is not None
-        assert two.headers_at is not None
-        assert one.lines[-1][0] <= two.headers_at
+        assert two.waited_for(one)
 
 
 def test_the_status_of_a_routers_model_is_told() -> None:
