@@ -1,11 +1,10 @@
 """The door to a container engine: Docker or Podman, over a socket, TCP or a read-only proxy. GET only, never exec.
 
-The SDK gives the transport (sockets, TLS, addresses). Its calls for files and events lift the socket's timeout and read
+The SDK gives the transport (sockets, TLS, addresses; ``sdk``). Its calls for files and events lift the socket's timeout and read
 without bound, so what is read goes through one bounded GET of our own.
 """
 
 import json
-import os
 import re
 import socket
 import time
@@ -14,15 +13,9 @@ from contextlib import contextmanager
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-import docker
-from docker.errors import DockerException
-from docker.types import CancellableStream
-from docker.utils import kwargs_from_env
-
 from exporter.containers.docker_archive import Stat, file_in, stat_of
 from exporter.containers.json_access import mapping, text
 
-USER_AGENT: Final = "llm-probe-exporter"
 LARGEST_DOCUMENT: Final = 4 << 20
 LARGEST_FILE: Final = 64 << 10
 # A reading as a whole may take so many times the timeout of one call; half of that may go to files of images.
@@ -41,7 +34,11 @@ class RefusedError(EngineError):
     """A proxy does not let this call through."""
 
 
-FAILURES: Final = (OSError, DockerException, EngineError)
+class AddressError(Exception):
+    """The SDK can't use the engine's address, or the TLS files that go with it; the text names the SDK's exception."""
+
+
+FAILURES: Final = (OSError, AddressError, EngineError)
 """All that can be raised here; the transport's own errors are OSErrors."""
 
 
@@ -53,12 +50,11 @@ class Connection:
             raise EngineError("only unix://, tcp:// and https:// addresses can be read")
         if host.startswith("unix://"):
             _try_socket("/" + host.removeprefix("unix://").lstrip("/"), timeout_seconds)
-        tls = kwargs_from_env(dict(os.environ)).get("tls") if host.startswith(("tcp:", "https:")) else None
-        # A fixed version keeps the SDK from asking for one: a proxy may refuse that question.
-        self._client = docker.APIClient(
-            host, version="1.41", timeout=timeout_seconds, user_agent=USER_AGENT, tls=tls or host.startswith("https:")
-        )
-        self._client.trust_env = False
+        # Not before an engine's socket could be opened: a machine without one never loads the SDK, which takes 6 MB.
+        from exporter.containers import sdk  # noqa: PLC0415
+
+        self._client = sdk.open_session(host, timeout_seconds)
+        self._closable = sdk.closable
         self._timeout = timeout_seconds
         self._deadline = time.monotonic() + CALLS_IN_A_ROW * timeout_seconds
         self._prefix: str | None = None
@@ -148,16 +144,14 @@ class Connection:
             yield response
 
     @contextmanager
-    def events(
-        self, filters: Mapping[str, list[str]], silent_seconds: float
-    ) -> Iterator[tuple[CancellableStream, Any]]:
+    def events(self, filters: Mapping[str, list[str]], silent_seconds: float) -> Iterator[tuple[Any, Any]]:
         """The open stream of events: what another thread may close, and its bytes one by one.
 
         Byte by byte since some proxies end the body with the connection, where a larger read would wait for more. A stream
         that is silent for ``silent_seconds`` raises.
         """
         with self.open("/events", {"filters": json.dumps(filters)}, silent_seconds) as response:
-            yield CancellableStream(iter(()), response), response.iter_content(1)
+            yield self._closable(response), response.iter_content(1)
 
     def _version_prefix(self) -> str:
         try:
@@ -218,8 +212,8 @@ def explain(error: BaseException, host: str, timeout_seconds: float) -> str:
     for kind, sentence in _CAUSES:
         if any(isinstance(cause, kind) for cause in causes):
             return sentence.format(host=host, seconds=timeout_seconds)
-    if isinstance(error, DockerException):
-        return f"a container engine can't be reached by the address {host} ({type(error).__name__})"
+    if isinstance(error, AddressError):
+        return f"a container engine can't be reached by the address {host} ({error})"
     return f"the container engine at {host} could not be read ({type(causes[-1]).__name__})"
 
 
