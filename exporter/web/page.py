@@ -4,9 +4,7 @@ import functools
 import platform
 import time
 from collections.abc import Mapping
-from typing import Any, Final
-
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from typing import TYPE_CHECKING, Any, Final
 
 import exporter
 from exporter.cache.facts import CacheFacts, filesystems
@@ -14,6 +12,9 @@ from exporter.host.gpu import GpuFacts, GpuSample
 from exporter.snapshot import CONTAINERS, EXPORTER, GPU, GPU_SENSORS, ROCM, View, finite
 from exporter.web import status
 from exporter.web.draw import bar_of, sparkline_of
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 SHOWN: Final = 100
 """Targets on the page, the worst first; the API has all."""
@@ -140,7 +141,10 @@ def as_instant(seconds: float) -> str:
 
 
 @functools.cache
-def _environment() -> Environment:
+def _environment() -> "Environment":
+    # With the first page that is asked for: a daemon that is only scraped never loads Jinja, which takes 2 MB.
+    from jinja2 import Environment, PackageLoader, StrictUndefined  # noqa: PLC0415
+
     environment = Environment(
         loader=PackageLoader("exporter.web"),
         autoescape=True,
