@@ -273,7 +273,7 @@ def add_host(snapshot: Snapshot) -> None:
     )  # fmt: skip
     sample = GpuSample(
         "0000:c1:00.0", False, 0.97, 312_000_000, 71_500_000_000, 92.5, "socket",
-        (("edge", 71.0), ("cpu", 74.5)), (("graphics", 2.9e9), ("memory", 1e9)), False,
+        (("edge", 71.0), ("cpu", 74.5)), (("graphics", 2.9e9), ("memory", 1e9)), (("thermal", 0.0), ("power", 0.0)),
     )  # fmt: skip
     disk = FilesystemFacts("/", "259:2", 412_000_000_000, 1_967_000_000_000)
     snapshot.publish(GPU, GpuReading((gpu,)))

@@ -4,10 +4,9 @@ Theoretical bytes per second = bits / 8 * clock * transfers per clock, and these
 driver reports is checked: its width can be twice the real one, and an APU's clock can be that of either kind of memory.
 """
 
-from collections.abc import Sequence
 from typing import Final
 
-from exporter.host.products import UNIFIED_TARGETS, Product
+from exporter.host.products import UNIFIED_TARGETS, Product, shared
 
 LPDDR5_CLOCK_LIMIT: Final = 1200
 """MHz. An APU's memory clock up to here is LPDDR5's, which counts one in eight transfers; DDR5's counts one in two."""
@@ -39,8 +38,8 @@ def find_bandwidth(
     of the system's memory modules, which an APU shares. The source is ``memory bank``, ``memory modules`` or ``table``.
     """
     gfx_target = gfx_target or ""
-    bus_bits = _shared([product.bus_bits for product in products])
-    stated = _shared([product.bandwidth for product in products])
+    bus_bits = shared([product.bus_bits for product in products])
+    stated = shared([product.bandwidth for product in products])
     bits, clock = width_bits or 0, clock_mhz or 0
     if bus_bits and not _near(bits, bus_bits):
         bits = int(bus_bits)
@@ -53,11 +52,6 @@ def find_bandwidth(
     if stated and (source != "memory bank" or not _near(value, stated)):
         value, source = stated, "table"
     return (value, source) if value else (None, None)
-
-
-def _shared(values: Sequence[float | None]) -> float | None:
-    """The value that all the products share, if they do."""
-    return values[0] if len(set(values)) == 1 else None
 
 
 def _near(value: float, expected: float) -> bool:

@@ -9,7 +9,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from exporter.host.gpu import find_cards, find_power_files, is_suspended, read_watts
+from exporter.host.gpu import find_cards
+from exporter.host.pci import is_suspended
+from exporter.host.sensors import find_power_files, read_watts
 
 INTERVAL: Final = 0.1
 """Seconds between readings; the firmware itself averages over about as long."""

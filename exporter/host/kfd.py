@@ -4,11 +4,12 @@ The kernel hides a GPU's node (EPERM) from a process that may not use the GPU's 
 that wasn't given it: that is a problem line and a missing node, nothing more.
 """
 
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from exporter.host.files import list_names, read_text
+from exporter.host.files import list_names, read_number, read_text
 
 NODES: Final = "class/kfd/kfd/topology/nodes"
 MOST_NODES: Final = 512
@@ -26,14 +27,21 @@ class Bank:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A GPU, or one partition of it. ``address`` is that of its PCI function, ``unique_id`` 0 where it has none."""
+    """A GPU, or one partition of it. ``address`` is that of its PCI function, ``unique_id`` 0 where it has none.
+
+    ``number`` is the node's, by which ROCm orders its devices; ``gpu_id`` names the GPU in KFD's other files, and
+    ``render_minor`` is 128 for ``renderD128``. Old kernels give no ``gfx_target``.
+    """
 
     address: str
     unique_id: int
-    gfx_target: str
+    gfx_target: str | None
     compute_units: int | None
     pci_id: str
     bank: Bank | None
+    number: int = 0
+    gpu_id: int | None = None
+    render_minor: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +64,7 @@ def read_topology(sysfs: Path, problems: list[str]) -> Topology:
             continue
         bank = _read_bank(folder / name, problems)
         if properties.get("simd_count") and properties.get("vendor_id") == AMD:
-            nodes.append(_node(properties, bank))
+            nodes.append(_node(int(name), read_number(folder / name / "gpu_id"), properties, bank))
         elif properties.get("cpu_cores_count") and bank and bank.clock >= 1000:
             module_mts = bank.clock
     if hidden:
@@ -67,9 +75,9 @@ def read_topology(sysfs: Path, problems: list[str]) -> Topology:
     return Topology(tuple(nodes), module_mts)
 
 
-def gfx_target(version: int) -> str:
-    """Name a ``gfx_target_version``: 110501 is gfx1151, 90010 is gfx90a."""
-    return f"gfx{version // 10000}{version // 100 % 100:x}{version % 100:x}"
+def gfx_target(version: int) -> str | None:
+    """Name a ``gfx_target_version``: 110501 is gfx1151, 90010 is gfx90a, 0 is none."""
+    return f"gfx{version // 10000}{version // 100 % 100:x}{version % 100:x}" if version else None
 
 
 def pci_address(domain: int, location: int) -> str:
@@ -77,7 +85,23 @@ def pci_address(domain: int, location: int) -> str:
     return f"{domain:04x}:{location >> 8 & 0xFF:02x}:{location >> 3 & 0x1F:02x}.{location & 7}"
 
 
-def _node(properties: dict[str, int], bank: Bank | None) -> Node:
+def group_by_gpu(nodes: Sequence[Node], cards: Container[str]) -> dict[str, tuple[Node, ...]]:
+    """Group nodes by the GPU of which they are parts: partitions share a unique id, and differ in their function.
+
+    ``cards`` are the addresses of the GPUs that DRM knows.
+    """
+    groups: dict[str, list[Node]] = {}
+    by_id: dict[int, str] = {}
+    for node in sorted(nodes, key=lambda node: node.address):
+        whole = node.address[:-1] + "0"
+        address = node.address if node.address in cards or whole not in cards else whole
+        if node.unique_id:
+            address = by_id.setdefault(node.unique_id, address)
+        groups.setdefault(address, []).append(node)
+    return {address: tuple(group) for address, group in groups.items()}
+
+
+def _node(number: int, gpu_id: int | None, properties: dict[str, int], bank: Bank | None) -> Node:
     per_unit = properties.get("simd_per_cu", 0)
     return Node(
         address=pci_address(properties.get("domain", 0), properties.get("location_id", 0)),
@@ -86,6 +110,9 @@ def _node(properties: dict[str, int], bank: Bank | None) -> Node:
         compute_units=properties["simd_count"] // per_unit if per_unit else None,
         pci_id=f"{properties.get('device_id', 0):04x}",
         bank=bank,
+        number=number,
+        gpu_id=gpu_id or None,
+        render_minor=properties.get("drm_render_minor") or None,
     )
 
 

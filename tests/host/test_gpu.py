@@ -4,14 +4,33 @@ import errno
 import os
 import shutil
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from exporter.host.gpu import GpuFacts, GpuReading, GpuSample, PartitionFacts, read_gpus, sample_gpus
+from exporter.host.gpu import (
+    GpuFacts,
+    GpuReading,
+    GpuSample,
+    PartitionFacts,
+    memory_in_use,
+    read_gpus,
+    sample_gpus,
+)
+from exporter.host.gpu_metrics import Residency
 from exporter.host.kfd import gfx_target, pci_address
 
 TREES = Path(__file__).parent.parent / "fixtures" / "host" / "sys"
+STRIX_POINT_COUNTS = (
+    ("prochot", 28),
+    ("spl", 1868),
+    ("fppt", 92382),
+    ("sppt", 257),
+    ("thm_core", 1795),
+    ("thm_gfx", 0),
+    ("thm_soc", 0),
+)
 CARD = "class/drm/card1/device"
 NODE = "class/kfd/kfd/topology/nodes/1"
 
@@ -168,7 +187,7 @@ def test_several_gpus(machine: Path) -> None:
 
 
 def test_hidden_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """KFD's nodes denied to this process: the card still tells what it is, units are not measured, the reason is named."""
+    """KFD's nodes denied to this process: the card still tells what it is, its units are the product's, the reason is named."""
     opened = os.open
 
     def refuse(path: Path, flags: int) -> int:
@@ -179,7 +198,7 @@ def test_hidden_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "open", refuse)
     reading = read_gpus(TREES / "radeon-880m")
     gpu = only(reading)
-    assert (gpu.name, gpu.gfx_target, gpu.compute_units) == ("Radeon 880M", "gfx1150", None)
+    assert (gpu.name, gpu.gfx_target, gpu.compute_units) == ("Radeon 880M", "gfx1150", 12)
     assert (gpu.unified_memory, gpu.memory_pool_bytes) == (True, 16441004032)
     assert (gpu.bandwidth_bytes_per_second, gpu.bandwidth_source) == (128e9, "memory modules")
     assert len(reading.problems) == 1
@@ -277,8 +296,7 @@ def test_sample_of_an_apu() -> None:
         power_scope="socket",
         temperatures=(("edge", 38.0),),
         clocks=(("sclk", 848e6), ("mclk", 836e6)),
-        throttled=None,
-        residency=(28, 1868, 92382, 257, 1795, 0, 0),
+        residency=Residency(STRIX_POINT_COUNTS, total=152155057),
     )
 
 
@@ -291,6 +309,7 @@ def test_sample_of_a_discrete_gpu() -> None:
         power_scope="gpu",
         temperatures=(("edge", 53.0), ("junction", 61.0), ("mem", 68.0)),
         clocks=(("sclk", 31e6), ("mclk", 1249e6)),
+        power_cap_watts=290.0,
     )
 
 
@@ -357,34 +376,71 @@ def test_used_never_exceeds_total(machine: Path) -> None:
 
 
 def test_throttling_by_counters(machine: Path) -> None:
-    """Counters that grew between two samples mean throttled, the same ones don't, smaller ones were begun anew."""
+    """Of two samples the counters tell each reason's share of the time between; smaller ones were begun anew."""
     metrics = copy("radeon-880m", machine) / CARD / "gpu_metrics"
     first = sample_gpus(machine)
-    assert [each.throttled for each in sample_gpus(machine, first)] == [False]
+    assert [each.throttling for each in first] == [()]
     data = bytearray(metrics.read_bytes())
-    struct.pack_into("<I", data, 252, 7)
+    (nanoseconds,) = struct.unpack_from("<Q", data, 104)
+    struct.pack_into("<Q", data, 104, nanoseconds + 10_000_000_000)
+    struct.pack_into("<I", data, 252, 2500)
     metrics.write_bytes(data)
     second = sample_gpus(machine, first)
+    assert [each.throttling for each in second] == [(("thermal", 0.25), ("power", 0.0))]
     assert [each.throttled for each in second] == [True]
+    struct.pack_into("<Q", data, 104, nanoseconds + 20_000_000_000)
     struct.pack_into("<I", data, 252, 0)
     metrics.write_bytes(data)
     assert [each.throttled for each in sample_gpus(machine, second)] == [None]
 
 
-def test_throttling_by_status(machine: Path) -> None:
-    """A status that says so at once needs no second sample, and says nothing while the shaders are off."""
+@pytest.mark.parametrize(("junction", "thermal"), [("61000", 0.0), ("104000", 1.0)])
+def test_throttling_by_status(machine: Path, junction: str, thermal: float) -> None:
+    """An RX 7900 XTX's bit for a hot spot counts where the hot spot is near its limit of 110 degrees."""
     device = copy("radeon-rx-7900-xtx", machine) / "class/drm/card0/device"
     data = bytearray(b"\xff" * 120)
     struct.pack_into("<HBB", data, 0, 120, 1, 3)
-    struct.pack_into("<Q", data, 112, 1 << 36)
+    struct.pack_into("<Q", data, 112, 1 << 36 | 1)
     (device / "gpu_metrics").write_bytes(data)
-    assert sample(machine).throttled is True
-    (device / "pp_dpm_sclk").write_text("0: 500Mhz\n1: 0Mhz *\n2: 2219Mhz\n")
-    assert sample(machine).throttled is None
+    (device / "hwmon/hwmon8/temp2_crit").write_text("110000\n")
+    (device / "hwmon/hwmon8/temp2_input").write_text(junction + "\n")
+    assert dict(sample(machine).throttling) == {"thermal": thermal, "power": 1.0, "current": 0.0, "other": 0.0}
+
+
+def test_memory_at_zero_degrees_has_no_sensor(machine: Path) -> None:
+    """A memory temperature of exactly 0 is left out, and so is a power limit of 0."""
+    hwmon = copy("radeon-rx-7900-xtx", machine) / "class/drm/card0/device/hwmon/hwmon8"
+    (hwmon / "temp3_input").write_text("0\n")
+    (hwmon / "power1_cap").write_text("0\n")
+    assert [name for name, _ in sample(machine).temperatures] == ["edge", "junction"]
+    assert sample(machine).power_cap_watts is None
+
+
+def test_memory_in_use(machine: Path) -> None:
+    """A discrete GPU's is its VRAM, an APU's both parts of what it shares, a sleeping one's nothing."""
+    gpu = only(read_gpus(copy("radeon-880m", machine)))
+    assert memory_in_use(gpu, sample(machine)) == 514580480 + 3946811392
+    assert memory_in_use(gpu, GpuSample(gpu.address, suspended=True)) == 0
+    assert memory_in_use(gpu, GpuSample(gpu.address)) is None
+    discrete = replace(gpu, unified_memory=False)
+    assert memory_in_use(discrete, sample(machine)) == 514580480
+
+
+def test_compute_driver_that_names_no_target(machine: Path) -> None:
+    """An old kernel's node gives no target: the table of the GPU's blocks does, and what it has before the product's."""
+    device = copy("radeon-rx-7600", machine) / "class/drm/card0/device"
+    properties = machine / NODE / "properties"
+    properties.write_text(properties.read_text().replace("gfx_target_version 110002", "gfx_target_version 0"))
+    assert only(read_gpus(machine)).gfx_target == "gfx1102"
+    for name, number in (("major", 11), ("minor", 0), ("revision", 3)):
+        (device / "ip_discovery/die/0/GC/0").mkdir(parents=True, exist_ok=True)
+        (device / "ip_discovery/die/0/GC/0" / name).write_text(f"{number}\n")
+    assert only(read_gpus(machine)).gfx_target == "gfx1101"
 
 
 def test_names_and_addresses() -> None:
     """Targets are hexadecimal in their stepping; a location's high bits number a partition and are no address."""
+    assert gfx_target(0) is None
     assert [gfx_target(version) for version in (110501, 90010, 90402, 120001)] == [
         "gfx1151",
         "gfx90a",
