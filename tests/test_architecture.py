@@ -16,6 +16,7 @@ ORDER = (
     {"probe", "host", "cache", "containers"},
     {"snapshot"},
     {"tiers"},
+    {"serving_gpu"},
     {"discovery"},
     {"target_facts"},
     {"metrics"},
@@ -47,7 +48,18 @@ DOORS = {
     "click": {"cli"},
     "rich": {"cli"},
 }
-PURE = ("probe/stream.py", "probe/measure.py", "tiers.py", "probe/timeline.py", "probe/result.py", "metrics.py")
+PURE = (
+    "host/gpu_metrics.py",
+    "host/products.py",
+    "host/throttling.py",
+    "metrics.py",
+    "probe/measure.py",
+    "probe/result.py",
+    "probe/stream.py",
+    "probe/timeline.py",
+    "serving_gpu.py",
+    "tiers.py",
+)
 CLOCKS_AND_THREADS = {"time", "threading", "datetime", "socket", "subprocess"}
 
 
