@@ -16,7 +16,7 @@ ORDER = (
     {"probe", "host", "cache", "containers"},
     {"snapshot"},
     {"tiers"},
-    {"serving_gpu"},
+    {"advice", "serving_gpu"},
     {"discovery"},
     {"target_facts"},
     {"metrics"},
@@ -49,6 +49,7 @@ DOORS = {
     "rich": {"cli"},
 }
 PURE = (
+    "advice.py",
     "host/gpu_metrics.py",
     "host/products.py",
     "host/throttling.py",

@@ -1,0 +1,193 @@
+"""What is known to hurt on a machine, and what to do: one table of conditions, each with a sentence and its fact. Pure.
+
+A condition looks at facts that were read, and says nothing where they weren't. Its id is stable: alerts, the page and the
+runbook refer to it. A sentence says what is so, why that matters, and what to do, in this order.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from exporter.host.gpu import GpuFacts
+from exporter.host.machine import GpuSettings, MachineFacts
+
+PAGE: Final = 4096
+"""Bytes of a page, in which ``ttm.pages_limit`` counts."""
+GFX1151_KERNEL: Final = (6, 18, 4)
+"""The first kernel that has the corrections for Strix Halo's compute (kyuz0/amd-strix-halo-toolboxes, README)."""
+BROKEN_MES: Final = 0x83
+"""Firmware of the scheduler (linux-firmware 20251125) with which gfx1150 and gfx1151 hang (ROCm/legacy-rocm-build#5724)."""
+LOWERED: Final = 0.8
+"""Share of the limit that a GPU came with, below which its power limit is worth a word."""
+
+
+@dataclass(frozen=True, slots=True)
+class AdviceFacts:
+    """What the conditions look at. ``model_bytes`` is the size of the largest model that a server here is to run.
+
+    ``driver_source`` is ``in-tree`` where the kernel's own amdgpu drives the GPUs, ``dkms`` for AMD's module.
+    """
+
+    machine: MachineFacts
+    gpus: tuple[GpuFacts, ...] = ()
+    model_bytes: float | None = None
+    driver_source: str | None = None
+
+    @property
+    def parameters(self) -> dict[str, str]:
+        """Kernel parameters by name."""
+        return dict(self.machine.parameters)
+
+    def settings(self, gpu: GpuFacts) -> GpuSettings:
+        """How one GPU is set up."""
+        found = (each for each in self.machine.gpus if each.address == gpu.address)
+        return next(found, GpuSettings(gpu.address))
+
+
+@dataclass(frozen=True, slots=True)
+class Advice:
+    """One thing that hurts: the condition's id, what to know and do, and the GPU's address where it is about one."""
+
+    condition: str
+    sentence: str
+    gpu: str = ""
+
+
+def advise(facts: AdviceFacts) -> tuple[Advice, ...]:
+    """Tell all that holds: what is about a GPU first, in the order of the tables."""
+    about_gpus = [
+        Advice(condition, sentence, gpu.address)
+        for condition, say in GPU_CONDITIONS.items()
+        for gpu in facts.gpus
+        if (sentence := say(facts, gpu))
+    ]
+    about_machine = [
+        Advice(condition, sentence) for condition, say in MACHINE_CONDITIONS.items() if (sentence := say(facts))
+    ]
+    return (*about_gpus, *about_machine)
+
+
+# Each returns its sentence where it holds, and None where it doesn't or nothing says whether it does. -----------------
+
+
+def _broken_mes_firmware(facts: AdviceFacts, gpu: GpuFacts) -> str | None:
+    version = dict(facts.settings(gpu).firmware).get("mes")
+    if gpu.gfx_target not in {"gfx1150", "gfx1151"} or version is None or int(version, 16) & 0xFFF != BROKEN_MES:
+        return None
+    return (
+        f"The firmware of {gpu.name}'s scheduler (MES) is {version}, with which the GPU hangs or a server ends with a memory "
+        "access fault. Install a linux-firmware other than 20251125, rebuild the initramfs and restart."
+    )
+
+
+def _old_kernel(facts: AdviceFacts, gpu: GpuFacts) -> str | None:
+    release = facts.machine.kernel_release
+    version = _numbers(release)
+    if gpu.gfx_target != "gfx1151" or facts.driver_source == "dkms" or version is None or version >= GFX1151_KERNEL:
+        return None
+    wanted = ".".join(map(str, GFX1151_KERNEL))
+    return (
+        f"Kernel {release} is older than {wanted}, before which compute on {gpu.name} is known to be unstable. Update it, "
+        "unless your distribution says that its kernel has the corrections."
+    )
+
+
+def _pool_below_model(facts: AdviceFacts, gpu: GpuFacts) -> str | None:
+    model, pool = facts.model_bytes, gpu.memory_pool_bytes
+    if not gpu.unified_memory or model is None or pool is None or pool >= model:
+        return None
+    return (
+        f"The model has {_gib(model)}, and {gpu.name} may use {_gib(pool)} of the system's memory: the rest is computed on the "
+        f"CPU, or loading fails. Set the kernel parameter ttm.pages_limit to more than {-(-int(model) // PAGE)} pages of "
+        f"{PAGE} bytes, if the machine has the memory."
+    )
+
+
+def _clocks_pinned_low(facts: AdviceFacts, gpu: GpuFacts) -> str | None:
+    level = facts.settings(gpu).performance_level
+    if level not in {"low", "profile_min_sclk", "profile_min_mclk"}:
+        return None
+    return f"The performance level {level} pins clocks of {gpu.name} to their lowest. Set it to auto."
+
+
+def _power_cap_lowered(facts: AdviceFacts, gpu: GpuFacts) -> str | None:
+    settings = facts.settings(gpu)
+    cap, default = settings.power_cap_watts, settings.power_cap_default_watts
+    if cap is None or default is None or cap >= LOWERED * default:
+        return None
+    return f"The power limit of {gpu.name} is set to {cap:g} W instead of its {default:g} W: its clocks are lower under load."
+
+
+def _tuned_profile(facts: AdviceFacts, gpu: GpuFacts) -> str | None:
+    profile = facts.machine.power.tuned
+    if gpu.gfx_target != "gfx1151" or profile in {None, "accelerator-performance"}:
+        return None
+    return (
+        f"tuned's profile is {profile}: with accelerator-performance, prefill was 5 to 8 % faster on this hardware. "
+        "Set it with tuned-adm profile accelerator-performance."
+    )
+
+
+def _iommu_option_ignored(facts: AdviceFacts) -> str | None:
+    value = facts.parameters.get("amd_iommu")
+    if value == "pt":
+        return (
+            "The kernel ignores amd_iommu=pt, which is none of its options. iommu=pt is the parameter for passthrough."
+        )
+    if value == "on":
+        return "The kernel ignores amd_iommu=on, which is none of its options. The IOMMU is on without it."
+    return None
+
+
+def _gttsize_deprecated(facts: AdviceFacts) -> str | None:
+    size = facts.parameters.get("amdgpu.gttsize", "-1")
+    if size == "-1" or not any(gpu.unified_memory for gpu in facts.gpus):
+        return None
+    return (
+        f"amdgpu.gttsize={size} is deprecated and can disagree with ttm.pages_limit, which alone sets how much memory the GPU "
+        "may use. Remove it, and set ttm.pages_limit."
+    )
+
+
+def _platform_profile(facts: AdviceFacts) -> str | None:
+    profile = facts.machine.power.platform_profile
+    if profile not in {"low-power", "quiet", "cool"} or not any(gpu.unified_memory for gpu in facts.gpus):
+        return None
+    return (
+        f"The firmware's platform profile is {profile}, which lowers the power that CPU and GPU share. Set performance."
+    )
+
+
+def _governor(facts: AdviceFacts) -> str | None:
+    power = facts.machine.power
+    # Under the active modes of amd-pstate and intel_pstate every machine has "powersave", and it means no such thing.
+    if power.governor != "powersave" or power.driver not in {"acpi-cpufreq", "amd-pstate", "intel_cpufreq"}:
+        return None
+    return f"The CPU's governor is powersave under {power.driver}, which keeps its clock at the lowest. Set schedutil."
+
+
+GPU_CONDITIONS: Final[dict[str, Callable[[AdviceFacts, GpuFacts], str | None]]] = {
+    "broken_mes_firmware": _broken_mes_firmware,
+    "kernel_too_old_for_gfx1151": _old_kernel,
+    "memory_pool_below_model": _pool_below_model,
+    "gpu_clocks_pinned_low": _clocks_pinned_low,
+    "power_cap_lowered": _power_cap_lowered,
+    "tuned_profile": _tuned_profile,
+}
+MACHINE_CONDITIONS: Final[dict[str, Callable[[AdviceFacts], str | None]]] = {
+    "amd_iommu_option_ignored": _iommu_option_ignored,
+    "gttsize_deprecated": _gttsize_deprecated,
+    "platform_profile_saves_power": _platform_profile,
+    "governor_saves_power": _governor,
+}
+
+
+def _gib(size: float) -> str:
+    return f"{size / (1 << 30):.1f} GiB"
+
+
+def _numbers(release: str | None) -> tuple[int, ...] | None:
+    """The first three numbers of a kernel's release."""
+    found = re.match(r"(\d+)\.(\d+)(?:\.(\d+))?", release or "")
+    return tuple(int(number or 0) for number in found.groups()) if found else None
