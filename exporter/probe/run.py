@@ -61,6 +61,8 @@ TURN_SECONDS: Final = 2.0
 GIVE_BACK_SECONDS: Final = 2.0
 TTFTS_KEPT: Final = 15
 SETTLE_SECONDS: Final = 0.1
+# All reads after the streams of a probe.
+LOOK_BACK_SECONDS: Final = 2.0
 # Ollama's load_duration of a model that was in memory is far below this, a load from the fastest disk above.
 LOAD_SECONDS: Final = 1.0
 # Tokens of the context that a chat template may need besides prompt and answer.
@@ -515,7 +517,7 @@ class Run:
         if failure is None or failure.result != "timeout_first_token" or standing_of(self._status) != "unknown":
             return failure
         try:
-            checked, _ = self._prober.check(READ_SECONDS)
+            checked, _ = self._prober.check(LOOK_BACK_SECONDS)
         except ProbeFailure:
             return failure
         if not checked.up or checked.loading:
@@ -531,11 +533,11 @@ class Run:
         if not outcome.timelines or not tells:
             return None
         try:
-            after = prober.check(READ_SECONDS, thorough=True)[0].status
+            after = prober.check(LOOK_BACK_SECONDS, thorough=True)[0].status
             if after and after.running and not outcome.failure:
                 # A server may count a request for a moment after its last byte.
                 pause(SETTLE_SECONDS, prober.cancellation)
-                after = prober.check(READ_SECONDS, thorough=True)[0].status
+                after = prober.check(LOOK_BACK_SECONDS, thorough=True)[0].status
         except ProbeFailure:
             return None
         prober.tracker.probed(after)

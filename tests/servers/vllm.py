@@ -72,7 +72,9 @@ class Vllm(Simulated):
                     "max_model_len": 2048,
                 }
                 return as_json({"object": "list", "data": [model]})
-            case "/v1/chat/completions" if asked.method == "POST":
+            case "/v1/chat/completions" if asked.method == "GET":
+                return as_json({"detail": "Method Not Allowed"}, 405)
+            case "/v1/chat/completions":
                 return Answer(kind="text/event-stream; charset=utf-8", pieces=self._chat(asked.body))
             case _:
                 return as_json({"detail": "Not Found"}, 404)
