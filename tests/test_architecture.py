@@ -10,7 +10,7 @@ ROOT = Path(__file__).parent.parent / "exporter"
 
 # Data flows from left to right, and a room imports only from rooms before it (and from itself).
 ORDER = (
-    {"address", "rocm_version"},
+    {"address", "launch", "rocm_version"},
     {"settings"},
     {"schedule"},
     {"probe", "host", "cache", "containers"},

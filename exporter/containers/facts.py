@@ -7,7 +7,9 @@ command line: what a field can hold is checked by its shape before it gets here.
 from dataclasses import dataclass
 from typing import Final, Literal
 
-Backend = Literal["vllm", "llama_cpp", "ollama", "text_generation_webui", "transformers", "openai"]
+from exporter.launch.programs import Backend
+from exporter.launch.settings import LaunchSettings
+
 FoundBy = Literal["host_network", "published_port", "shared_network", "container_address"]
 RocmSource = Literal["file", "env", "label", "tag"]
 CacheKind = Literal["huggingface", "ollama", "llama_cpp", "files"]
@@ -106,6 +108,8 @@ class ContainerFacts:
     cache_source: str | None = None
     cache_mounts: tuple[CacheMount, ...] = ()
     rocm: ImageRocm | None = None
+    launch: LaunchSettings | None = None
+    """How its server was started, where one was seen or the image is made for one."""
 
     @property
     def notes(self) -> tuple[str, ...]:

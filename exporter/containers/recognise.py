@@ -5,62 +5,41 @@ come from any engine and miss anything; what it does not say is None.
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 from exporter.containers.cache import cache_of
-from exporter.containers.command import Options, assignments, commands_in, expand, parse_options
-from exporter.containers.facts import ON_HOST, CandidateUrl, ContainerFacts, Devices, OwnNetwork
 from exporter.containers.json_access import items, mapping, seconds, text, words
+from exporter.containers.facts import ON_HOST, CandidateUrl, ContainerFacts, Devices, OwnNetwork
 from exporter.containers.quantization import gguf_type, method_in
-from exporter.containers.rocm import stated_version
-from exporter.containers.servers import (
-    SERVERS,
-    Name,
-    Server,
-    Started,
-    configured_for,
-    is_idle,
-    made_for,
-    started_by,
-)
 from exporter.containers.urls import candidate_urls
+from exporter.containers.rocm import stated_version
+from exporter.containers.servers import configured_for, is_idle, made_for
+from exporter.launch.command import assignments, commands_in
+from exporter.launch.programs import SERVERS, Name, Started, started_by
+from exporter.launch.settings import LaunchSettings, aiter_usable, read_launch
 
-# For these vLLM builds AITER's kernels unless the image says otherwise (AITER_ROCM_ARCH in its Dockerfile for ROCm).
-AITER_BUILT_FOR: Final = ("gfx942", "gfx950")
-AITER_SWITCH: Final = "VLLM_ROCM_USE_AITER"
 _SWITCHES = re.compile(
     r"VLLM_ROCM_USE_\w+|VLLM_ROCM_FP8_PADDING|VLLM_ROCM_CUSTOM_PAGED_ATTN|VLLM_ROCM_SHUFFLE_KV_CACHE_LAYOUT"
     r"|VLLM_USE_TRITON_FLASH_ATTN|TORCH_ROCM_AOTRITON_ENABLE_EXPERIMENTAL|FLASH_ATTENTION_TRITON_AMD_ENABLE"
 )
 _ANY_NAME = re.compile(r"\w+")
-_TERM = re.compile(r"[A-Za-z0-9][\w.+-]{0,63}")
-_MODEL = re.compile(r"[^\s\x00-\x1f\x7f]{1,256}")
-_HUB_PATH = re.compile(r"models--(?P<owner>[^/]+?)--(?P<name>[^/]+)")
-_SCALE: Final = {"": 1, "k": 1000, "K": 1024, "m": 1000**2, "M": 1024**2}
+# These start servers of their own, which are to be seen beside them among the processes.
+_PARENTS: Final[tuple[Name, ...]] = ("ollama", "text-generation-webui", "koboldcpp", "other")
 
 
 @dataclass(frozen=True, slots=True)
 class _Launch:
-    """How the server in a container is started; ``seen`` where the arguments are its own and not a guess."""
+    """How the server in a container is started, with the container's whole environment; never keep or log it.
 
-    name: Name | None
-    options: Options
+    ``settings`` are None where an inference image runs no server that was seen. ``seen`` where the arguments are the
+    server's own and not a guess.
+    """
+
+    settings: LaunchSettings | None
     environment: Mapping[str, str]
     seen: bool
-    by_hand: bool = False
-
-    @property
-    def server(self) -> Server | None:
-        return SERVERS[self.name] if self.name else None
-
-    def option(self, names: Sequence[str], variables: Iterable[str | None] = ()) -> str | None:
-        """The value of an option, else of its twin in the environment."""
-        if value := expand(self.options.value(*names), self.environment):
-            return value
-        return next((self.environment[name] for name in variables if name and self.environment.get(name)), None)
 
 
 def environment_of(inspect: Mapping[str, Any]) -> dict[str, str]:
@@ -101,37 +80,40 @@ def recognise(
     launch = _launch(inspect, reference, top) if identifier else None
     if launch is None:
         return None
-    server, environment = launch.server, launch.environment
-    model = _model(launch)
+    started, environment = launch.settings, launch.environment
     urls, unreachable = _urls(launch, inspect, peer or inspect, own_network)
-    uses_aiter = _aiter(launch)
-    cache = cache_of(server.backend if server else None, _weights_at(launch), inspect, environment)
+    weights_at = started.model_path if started else None
+    cache = cache_of(
+        started.backend if started else None,
+        weights_at if weights_at and weights_at.startswith("/") else None,
+        inspect,
+        environment,
+    )
     return ContainerFacts(
         id=identifier[:12],
         name=text(inspect, "Name").lstrip("/") or identifier[:12],
         image=reference,
         image_id=text(inspect, "Image"),
-        backend=server.backend if server else None,
+        backend=started.backend if started else None,
         running=_is_running(inspect),
         started_at_seconds=seconds(text(inspect, "State", "StartedAt")),
         urls=urls,
         unreachable=unreachable,
-        model=model,
-        served_model_name=_name(launch.option(server.served_name_options, [server.served_name_variable]))
-        if server
-        else None,
-        quantization=_quantization(launch, model),
-        kv_cache_dtype=_kv_cache_dtype(launch, model),
-        max_model_len=_count(launch.option(server.context_options, [server.context_variable])) if server else None,
-        tensor_parallel=_count(launch.option(server.parallel_options)) if server else None,
-        aiter=uses_aiter,
-        aiter_usable=_aiter_usable(environment, host_gfx) if uses_aiter else None,
+        model=started.model if started else None,
+        served_model_name=started.served_name if started else None,
+        quantization=_quantization(started) if started else None,
+        kv_cache_dtype=started.cache_type_k if started else None,
+        max_model_len=started.context if started else None,
+        tensor_parallel=started.tensor_parallel if started else None,
+        aiter=started.aiter if started else None,
+        aiter_usable=aiter_usable(started.aiter_architectures, host_gfx) if started and started.aiter else None,
         switches=_switches(environment),
         devices=_devices(inspect),
         cache_path=cache.path,
         cache_source=cache.source,
         cache_mounts=cache.mounts,
         rocm=stated_version(environment, mapping(inspect, "Config", "Labels"), reference),
+        launch=started,
     )
 
 
@@ -168,19 +150,26 @@ def _launch(inspect: Mapping[str, Any], reference: str, top: Mapping[str, Any] |
     processes = [row[-1].split() for row in items(top, "Processes") if row and isinstance(row[-1], str)]
     running = [started for process in processes if (started := started_by(process)) and started.name]
     if running:
-        return _started(max(running, key=lambda each: len(each.arguments)), environment, by_hand=True)
+        return _started(max(running, key=_tells_most), environment, complete=False)
     idle = all(is_idle(command) for command in commands)
     name = made_for(reference) or (None if idle else configured_for(environment, _ports(inspect)))
     if name is None:
         return None
+    if idle or processes or _is_script(commands):
+        return _Launch(None, environment, seen=False)
     arguments = commands[-1][1:] if commands else ()
-    options = parse_options(arguments, SERVERS[name].switches)
-    return _Launch(None if idle or processes or _is_script(commands) else name, options, environment, seen=False)
+    settings = read_launch(name, arguments, environment, complete=False, positionals=False)
+    return _Launch(settings, environment, seen=False)
 
 
-def _started(started: Started, environment: Mapping[str, str], *, by_hand: bool = False) -> _Launch:
-    switches = SERVERS[started.name].switches if started.name else ()
-    return _Launch(started.name, parse_options(started.arguments, switches), environment, seen=True, by_hand=by_hand)
+def _started(started: Started, environment: Mapping[str, str], *, complete: bool = True) -> _Launch:
+    """``complete`` is False for a server that was started by hand: its environment may be another one."""
+    settings = read_launch(started.name or "other", started.arguments, environment, complete=complete)
+    return _Launch(settings, environment, seen=True)
+
+
+def _tells_most(started: Started) -> tuple[bool, int]:
+    return started.name in _PARENTS, len(started.arguments)
 
 
 def _is_script(commands: Sequence[Sequence[str]]) -> bool:
@@ -188,82 +177,14 @@ def _is_script(commands: Sequence[Sequence[str]]) -> bool:
     return any(re.fullmatch(r"(?:.*/)?python[\d.]*", command[0]) for command in commands if command)
 
 
-def _model(launch: _Launch) -> str | None:
-    if launch.server is None:
-        return None
-    value = launch.option(launch.server.model_options, launch.server.model_variables)
-    if value is None and launch.server.model_is_positional and launch.seen and launch.options.positional:
-        value = expand(launch.options.positional[0], launch.environment)
-    return _name(value)
-
-
-def _name(value: str | None) -> str | None:
-    """A model's name that can be shown: no credentials of a URL, no folders of a cache or before a file."""
-    if value is None or not _MODEL.fullmatch(value):
-        return None
-    if "://" in value:
-        value = re.sub(r"^([^:]+://)[^/]*@", r"\1", value.partition("?")[0].partition("#")[0])
-    if hub := _HUB_PATH.search(value):
-        return f"{hub['owner']}/{hub['name']}"
-    return value.rsplit("/", 1)[-1] if value.lower().endswith(".gguf") else value
-
-
-def _weights_at(launch: _Launch) -> str | None:
-    """The absolute path of the model inside the container, where it is configured by one."""
-    if launch.server is None:
-        return None
-    value = launch.option(launch.server.model_options, launch.server.model_variables)
-    if value is None and launch.server.model_is_positional and launch.options.positional:
-        value = expand(launch.options.positional[0], launch.environment)
-    return value if value is not None and value.startswith("/") and _MODEL.fullmatch(value) else None
-
-
-def _quantization(launch: _Launch, model: str | None) -> str | None:
-    if launch.server is None:
-        return None
-    asked = launch.option(launch.server.quantization_options)
-    if asked and _TERM.fullmatch(asked):
-        return asked.lower()
-    file = expand(launch.options.value("hff", "hf-file"), launch.environment) or launch.environment.get(
-        "LLAMA_ARG_HF_FILE"
-    )
-    by_name = gguf_type(file or model or "")
-    if by_name or launch.server.backend in {"llama_cpp", "ollama"}:
+def _quantization(started: LaunchSettings) -> str | None:
+    if started.quantization:
+        return started.quantization
+    by_name = gguf_type(started.hf_file or started.model or "")
+    if by_name or started.backend in {"llama_cpp", "ollama"}:
         return by_name
-    return (method_in(model) or ("none" if launch.server.quantization_options else None)) if model else None
-
-
-def _kv_cache_dtype(launch: _Launch, model: str | None) -> str | None:
-    if launch.server is None:
-        return None
-    asked = launch.option(launch.server.cache_type_options, launch.server.cache_type_variables)
-    if asked and _TERM.fullmatch(asked):
-        return asked.lower()
-    return "auto" if launch.name == "vllm" and model else None
-
-
-def _count(value: str | None) -> int | None:
-    """A positive number as vLLM takes it: ``32768``, ``32k`` (thousands), ``32K`` (1024), ``1.5k``."""
-    found = re.fullmatch(r"(\d{1,9}(?:\.\d{1,3})?)([kKmM]?)", value or "")
-    count = int(float(found[1]) * _SCALE[found[2]]) if found else 0
-    return count or None
-
-
-def _aiter(launch: _Launch) -> bool | None:
-    """Off by default in vLLM; of a server that was started by hand the environment is not known."""
-    if launch.server is None or launch.server.backend != "vllm":
-        return None
-    value = launch.environment.get(AITER_SWITCH)
-    if value is None:
-        return None if launch.by_hand or not launch.seen else False
-    return _is_true(value)
-
-
-def _aiter_usable(environment: Mapping[str, str], host_gfx: Sequence[str]) -> bool | None:
-    if not host_gfx:
-        return None
-    named = re.findall(r"gfx[0-9a-f]{3,4}", environment.get("AITER_ROCM_ARCH", ""))
-    return not set(host_gfx).isdisjoint(named or AITER_BUILT_FOR)
+    unquantized = "none" if "quantization" in SERVERS[started.name].switches else None
+    return method_in(started.model) or unquantized if started.model else None
 
 
 def _switches(environment: Mapping[str, str]) -> tuple[tuple[str, bool], ...]:
@@ -302,47 +223,24 @@ def _ports(inspect: Mapping[str, Any]) -> list[int]:
 def _urls(
     launch: _Launch, inspect: Mapping[str, Any], network: Mapping[str, Any], own_network: OwnNetwork
 ) -> tuple[tuple[CandidateUrl, ...], str]:
-    server = launch.server
-    if server is None:
+    started = launch.settings
+    if started is None:
         return (), "no server was seen in it"
-    listen, port = _listen(launch, server)
-    if listen.startswith("/") or launch.options.has("uds"):
+    if started.unix_socket:
         return (), "it listens on a Unix socket"
-    port = port or _likely_port(server, _ports(inspect) or _ports(network))
+    port = started.port or _likely_port(started.default_port, _ports(inspect) or _ports(network))
     if port is None:
         return (), "its port is not known"
+    listen = started.listen
+    if listen is None:
+        listen = SERVERS[started.name].listen if launch.seen else ""
     urls, unreachable = candidate_urls(network, port, listen, own_network)
-    if launch.options.has("ssl-keyfile", "ssl-key-file", "ssl-certfile", "ssl-cert-file"):
+    if started.tls:
         urls = tuple(CandidateUrl(each.url.replace("http:", "https:", 1), each.found_by) for each in urls)
     return urls, unreachable
 
 
-def _listen(launch: _Launch, server: Server) -> tuple[str, int | None]:
-    """The host that the server was told to bind, or binds by itself, and the port where it was told one."""
-    port = launch.option(server.port_options, [server.port_variable])
-    listen = launch.option(server.listen_options, [server.listen_variable])
-    if launch.name == "ollama" and listen:
-        return _ollama_host(listen)
-    if listen is None:
-        listen = "" if launch.options.has("listen") or not launch.seen else server.listen
-    return listen, _port(port)
-
-
-def _ollama_host(value: str) -> tuple[str, int | None]:
-    """``OLLAMA_HOST`` is ``[scheme://]host[:port]``, and a scheme brings its own default port."""
-    try:
-        parts = urlsplit(value if "://" in value else f"//{value}")
-        port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
-    except ValueError:
-        return "", None
-    return parts.hostname or "", port
-
-
-def _port(value: str | None) -> int | None:
-    return int(value) if value and re.fullmatch(r"\d{1,5}", value) and 0 < int(value) < 65536 else None
-
-
-def _likely_port(server: Server, ports: Sequence[int]) -> int | None:
-    if server.port is None or (ports and server.port not in ports and len(ports) == 1):
+def _likely_port(default: int | None, ports: Sequence[int]) -> int | None:
+    if default is None or (ports and default not in ports and len(ports) == 1):
         return ports[0] if ports else None
-    return server.port
+    return default

@@ -1,4 +1,4 @@
-"""Command lines of containers: words out of shell scripts, options out of words. Pure; nothing here is kept or logged."""
+"""Command lines of servers: words out of shell scripts, options out of words. Pure; nothing here is kept or logged."""
 
 import re
 import shlex
@@ -78,15 +78,22 @@ def assignments(commands: Sequence[Sequence[str]], names: re.Pattern[str]) -> di
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """The arguments of a server as options and positionals; names without dashes, with ``-`` for ``_``."""
+    """The arguments of a server as options and positionals; names without dashes, with ``-`` for ``_``.
+
+    Holds every argument, keys included: read it, don't keep it.
+    """
 
     named: tuple[tuple[str, str], ...] = ()
     flags: frozenset[str] = frozenset()
     positional: tuple[str, ...] = ()
 
+    def values(self, *names: str) -> tuple[str, ...]:
+        """The values of the options that bear one of ``names``, in their order."""
+        return tuple(value for name, value in self.named if name in names)
+
     def value(self, *names: str) -> str | None:
         """The value of the option that bears one of ``names``, the last one given as in argparse; None without one."""
-        values = [value for name, value in self.named if name in names]
+        values = self.values(*names)
         return values[-1] if values else None
 
     def has(self, *names: str) -> bool:
@@ -94,34 +101,42 @@ class Options:
         return not self.flags.isdisjoint(names) or any(name in names for name, _ in self.named)
 
 
-def parse_options(words: Sequence[str], switches: Collection[str] = ()) -> Options:
+def parse_options(words: Sequence[str], flags: Collection[str] = (), single: Collection[str] = ()) -> Options:
     """Read ``--name value``, ``--name=value``, ``--na_me`` and ``-n value``.
 
-    A word after an option is its value unless it begins with a dash or the option is one of ``switches`` (or begins with
-    ``enable-``, ``disable-`` or ``no-``): the servers have hundreds of options, and most take a value.
+    A word after an option is its value unless it begins with a dash or the option is one of ``flags`` (or begins with
+    ``enable-``, ``disable-`` or ``no-``): the servers have hundreds of options, and most take a value. A word is a
+    positional argument only where no option can claim it: first, after another, after a flag, or after the value of one
+    of ``single``. What follows ``--api-key A`` may be a second key.
     """
     named: list[tuple[str, str]] = []
-    flags: set[str] = set()
+    given: set[str] = set()
     positional: list[str] = []
     rest = list(words)
+    sure = True
     while rest:
         word = rest.pop(0)
         if not re.match(r"--?[A-Za-z]", word):
-            positional.append(word)
+            if sure:
+                positional.append(word)
             continue
         name, equals, value = word.lstrip("-").partition("=")
         name = name.replace("_", "-")
+        takes_none = _is_flag(name, flags)
         if equals:
             named.append((name, value))
-        elif rest and not re.match(r"--?[A-Za-z]", rest[0]) and not _is_switch(name, switches):
+            sure = True
+        elif rest and not re.match(r"--?[A-Za-z]", rest[0]) and not takes_none:
             named.append((name, rest.pop(0)))
+            sure = name in single
         else:
-            flags.add(name)
-    return Options(tuple(named), frozenset(flags), tuple(positional))
+            given.add(name)
+            sure = takes_none
+    return Options(tuple(named), frozenset(given), tuple(positional))
 
 
-def _is_switch(name: str, switches: Collection[str]) -> bool:
-    return name in switches or name.startswith(("enable-", "disable-", "no-"))
+def _is_flag(name: str, flags: Collection[str]) -> bool:
+    return name in flags or name.startswith(("enable-", "disable-", "no-"))
 
 
 def expand(text: str | None, environment: Mapping[str, str]) -> str | None:
