@@ -20,6 +20,9 @@ _NAME: Final = re.compile(r"(?<![a-z0-9])rocm[-_]?v?(\d{1,2})[._](\d{1,2})(?:[._
 _HEADER: Final = re.compile(r"#\s*define\s+ROCM_VERSION_(MAJOR|MINOR|PATCH)\s+(\d{1,4})\b", re.ASCII)
 _HIP: Final = re.compile(r"^\s*HIP_VERSION_(MAJOR|MINOR)\s*=\s*(\d{1,4})\s*$", re.ASCII | re.MULTILINE)
 
+_TORCH_LOCAL: Final = re.compile(r"^__version__\b.*?\+rocm([\w.]+)", re.MULTILINE)
+_TORCH_HIP: Final = re.compile(r"^hip\b[^=\n]*=\s*['\"]([\w.-]+)", re.MULTILINE)
+
 
 @dataclass(frozen=True, slots=True)
 class RocmVersion:
@@ -80,6 +83,12 @@ def parse_header(text: str) -> RocmVersion | None:
 def parse_hip(text: str) -> RocmVersion | None:
     """Read ``share/hip/version`` (``KEY=VALUE`` lines): major and minor are ROCm's, the patch is not."""
     return _from_parts(dict(_HIP.findall(text)))
+
+
+def parse_torch(text: str) -> RocmVersion | None:
+    """Read PyTorch's ``torch/version.py``: its own version names ROCm's (``2.10.0+rocm7.0``), else ``hip`` does."""
+    found = _TORCH_LOCAL.search(text) or _TORCH_HIP.search(text)
+    return parse_version(found[1]) if found else None
 
 
 def parse_manifest(text: str) -> RocmVersion | None:

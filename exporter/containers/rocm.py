@@ -11,15 +11,13 @@ from posixpath import basename
 from typing import Final, Literal
 
 from exporter.containers.facts import ImageRocm, RocmSource
-from exporter.rocm_version import RocmVersion, parse_library, parse_manifest, parse_name, parse_version
+from exporter.rocm_version import RocmVersion, parse_library, parse_manifest, parse_name, parse_torch, parse_version
 
 Reading = Literal["version", "versions.txt", "torch", "manifest", "library"]
 
 _LABEL = re.compile(r"(?:.*[._-])?rocm(?:[._-]version)?", re.IGNORECASE)
 _BASE_IMAGE = re.compile(r"^\s*\w*BASE_IMAGE\s*[:=]\s*(?P<image>\S{1,200})", re.MULTILINE)
 _DEV_IMAGE = re.compile(r"rocm/[\w.-]+:(?:rocm[-_]?)?(?P<version>\d{1,2}\.\d{1,2}(?:\.\d{1,2})?)(?![\w.])")
-_TORCH_LOCAL = re.compile(r"^__version__\b.*?\+rocm(?P<version>[\w.]+)", re.MULTILINE)
-_TORCH_HIP = re.compile(r"^hip\b[^=\n]*=\s*['\"](?P<version>[\w.-]+)", re.MULTILINE)
 
 _PYTHONS: Final = tuple(f"python3.{minor}" for minor in (12, 10, 13, 11, 14))
 _LIBRARIES: Final = (
@@ -78,8 +76,7 @@ def version_in(content: str, reading: Reading) -> ImageRocm | None:
             images = (_version_of_image(base["image"]) for base in _BASE_IMAGE.finditer(content))
             found = next((version for version in images if version), None)
         case "torch":
-            torch = _TORCH_LOCAL.search(content) or _TORCH_HIP.search(content)
-            found = parse_version(torch["version"]) if torch else None
+            found = parse_torch(content)
         case "manifest":
             found = parse_manifest(content)
         case "library":
