@@ -60,6 +60,9 @@ PURE = (
     "probe/timeline.py",
     "serving_gpu.py",
     "tiers.py",
+    "launch/command.py",
+    "launch/programs.py",
+    "launch/settings.py",
 )
 CLOCKS_AND_THREADS = {"time", "threading", "datetime", "socket", "subprocess"}
 

@@ -16,6 +16,14 @@ SMALL: Final = 64 * 1024
 
 def read_bytes(path: Path, limit: int = SMALL) -> bytes:
     """Read a regular file of at most ``limit`` bytes; anything else is an ``OSError``."""
+    content = read_start(path, limit + 1)
+    if len(content) > limit:
+        raise OSError(None, f"larger than the {limit} bytes expected of it")
+    return content
+
+
+def read_start(path: Path, limit: int) -> bytes:
+    """Read the first ``limit`` bytes of a regular file; anything else is an ``OSError``."""
     # The look before the open keeps devices unopened, O_NONBLOCK keeps a FIFO that came in between from blocking.
     if not stat.S_ISREG(path.stat().st_mode):
         raise OSError(None, "not a regular file")
@@ -24,12 +32,10 @@ def read_bytes(path: Path, limit: int = SMALL) -> bytes:
         if not stat.S_ISREG(os.fstat(handle).st_mode):
             raise OSError(None, "not a regular file")
         content = bytearray()
-        while len(content) <= limit and (piece := os.read(handle, limit + 1 - len(content))):
+        while len(content) < limit and (piece := os.read(handle, limit - len(content))):
             content += piece
     finally:
         os.close(handle)
-    if len(content) > limit:
-        raise OSError(None, f"larger than the {limit} bytes expected of it")
     return bytes(content)
 
 

@@ -35,7 +35,10 @@ AITER_BUILT_FOR: Final = ("gfx942", "gfx950")
 """For these vLLM builds AITER's kernels unless the image says otherwise (AITER_ROCM_ARCH in its Dockerfile for ROCm)."""
 
 _TERM = re.compile(r"[A-Za-z0-9][\w.+-]{0,63}", re.ASCII)
-_MODEL = re.compile(r"[^\s\x00-\x1f\x7f]{1,256}")
+_LONGEST_NAME: Final = 256
+_LONGEST_PATH: Final = 4096
+_ONE_LINE = re.compile(r"[^\x00-\x1f\x7f-\x9f\u2028\u2029]+")
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
 _HOST = re.compile(r"[\w.:\[\]%,/-]{1,255}", re.ASCII)
 _DEVICE_LIST = re.compile(r"[\w.,:-]{0,128}", re.ASCII)
 _HUB_PATH = re.compile(r"models--(?P<owner>[^/]+?)--(?P<name>[^/]+)")
@@ -81,7 +84,7 @@ class LaunchSettings:
     listen: str | None = None
     """The host that it was told to bind, several with commas; empty for all."""
     port: int | None = None
-    """As stated; ``default_port`` is the program's own."""
+    """As stated, 0 for any that is free; ``default_port`` is the program's own."""
     default_port: int | None = None
     unix_socket: bool = False
     tls: bool = False
@@ -208,7 +211,7 @@ def _settings(given: _Given, *, complete: bool, positionals: bool) -> LaunchSett
         given.server.backend,
         complete,
         model=display_name(model),
-        model_path=model if model is not None and "://" not in model and _MODEL.fullmatch(model) else None,
+        model_path=model if model is not None and "://" not in model and _is_one_line(model) else None,
         hf_file=display_name(given.text("hf_file")),
         served_name=display_name(given.text("served_name")),
         quantization=given.term("quantization"),
@@ -251,14 +254,23 @@ def _presets(given: _Given) -> list[str]:
 
 
 def display_name(value: str | None) -> str | None:
-    """A model's name that can be shown: no credentials of a URL, no folders of a cache or before a file."""
-    if value is None or not _MODEL.fullmatch(value):
+    """A model's name that can be shown: no credentials of a URL, no folders of a cache or before a file.
+
+    Bytes of a path that are no UTF-8 become U+FFFD; a name of more than 256 characters is none.
+    """
+    if value is None or not _is_one_line(value):
         return None
     if "://" in value:
         value = re.sub(r"^([^:]+://)[^/]*@", r"\1", value.partition("?")[0].partition("#")[0])
     if hub := _HUB_PATH.search(value):
-        return f"{hub['owner']}/{hub['name']}"
-    return value.rsplit("/", 1)[-1] if value.lower().endswith(".gguf") else value
+        value = f"{hub['owner']}/{hub['name']}"
+    elif value.lower().endswith(".gguf"):
+        value = value.rsplit("/", 1)[-1]
+    return _SURROGATE.sub("\ufffd", value) if 0 < len(value) <= _LONGEST_NAME else None
+
+
+def _is_one_line(value: str) -> bool:
+    return len(value) <= _LONGEST_PATH and _ONE_LINE.fullmatch(value) is not None and not value.isspace()
 
 
 def _listen(given: _Given) -> tuple[str | None, int | None]:
@@ -288,7 +300,7 @@ def _ollama_host(value: str) -> tuple[str, int | None]:
 
 
 def _port(value: str | None) -> int | None:
-    return int(value) if value and re.fullmatch(r"\d{1,5}", value, re.ASCII) and 0 < int(value) < 65536 else None
+    return int(value) if value and re.fullmatch(r"\d{1,5}", value, re.ASCII) and int(value) < 65536 else None
 
 
 def _cache_types(given: _Given, *, complete: bool) -> tuple[str | None, str | None]:

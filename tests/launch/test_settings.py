@@ -214,7 +214,7 @@ def test_other_programs(name: Name, arguments: str, environment: str, expected: 
         ("llama-server", "--gpt-oss-20b-default --port 1", "", ("ggml-org/gpt-oss-20b-GGUF", "ggml-org/gpt-oss-20b-GGUF", 1)),
         ("ollama", "", "OLLAMA_HOST=0.0.0.0:80", (None, None, 80)),
         ("koboldcpp", "m.gguf 5002", "", ("m.gguf", "m.gguf", 5002)),
-        ("vllm", "/h/hub/models--Q--R/snapshots/1 --port 0", "", ("Q/R", "/h/hub/models--Q--R/snapshots/1", None)),
+        ("vllm", "/h/hub/models--Q--R/snapshots/1 --port 0", "", ("Q/R", "/h/hub/models--Q--R/snapshots/1", 0)),
         ("text-generation-webui", "--api --listen --api-port 5001 --model m", "", ("m", "m", 5001)),
     ],
 )  # fmt: skip
