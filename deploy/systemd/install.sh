@@ -28,6 +28,7 @@ Usage: install.sh [uninstall] [OPTION]...
   --wheel FILE         install this wheel instead of building one from this checkout
   --with kfd           read what KFD tells of AMD GPUs (taken by itself where there is one)
   --with docker        ask the Docker engine about its containers (as much as root: see docs/deploy-systemd.md)
+  --with processes     read the launch settings of servers that are plain processes
   --with home-cache=U  read the model caches in the home folder of the user U
   --prefix DIR         where the program goes [$prefix]
   --python PROGRAM     a Python of 3.11 or newer [$python]
@@ -158,11 +159,11 @@ check_drop_ins() {
     esac
     for each in $with; do
         case $each in
-            kfd) ;;
+            kfd | processes) ;;
             docker) [ -n "$destdir" ] || getent group docker >/dev/null || fail "--with docker: there is no group docker" ;;
             home-cache=?*) [ -n "$(home_of "${each#*=}")" ] || fail "--with $each: there is no user ${each#*=}" ;;
             home-cache*) fail "--with home-cache wants a user: home-cache=alice" ;;
-            *) fail "--with $each: there are kfd, docker and home-cache=USER" ;;
+            *) fail "--with $each: there are kfd, docker, processes and home-cache=USER" ;;
         esac
     done
 }

@@ -141,7 +141,7 @@ def test_the_installer_keeps_what_is_there(tmp_path: Path) -> None:
         (["--prefix", "/opt/a b"], "use letters, digits"),
         (["--python", "/bin/false", "--dry-run"], "must be Python 3.11 or newer"),
         (["--wheel", "/no/such.whl", "--dry-run"], "there is no such file"),
-        (["--with", "magic", "--dry-run"], "there are kfd, docker and home-cache=USER"),
+        (["--with", "magic", "--dry-run"], "there are kfd, docker, processes and home-cache=USER"),
         (["--with", "home-cache", "--dry-run"], "wants a user: home-cache=alice"),
         (["--with", "home-cache=no-such-user", "--dry-run"], "there is no user no-such-user"),
     ],
