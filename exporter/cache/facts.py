@@ -1,6 +1,7 @@
 """What the cache room hands on: frozen records. Sizes in bytes, times in Unix seconds, ``None`` where not known."""
 
 import unicodedata
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 
@@ -135,7 +136,8 @@ def printable(text: str) -> str:
     """A file name as a label can carry it: bytes that are not UTF-8 and control characters become U+FFFD."""
     if text.isascii() and text.isprintable():
         return text
-    text = text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    with suppress(UnicodeEncodeError):  # a surrogate that stands for no byte comes from JSON, and is replaced below
+        text = text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
     return "".join("\ufffd" if unicodedata.category(letter) in {"Cc", "Cs", "Zl", "Zp"} else letter for letter in text)
 
 

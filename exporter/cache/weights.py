@@ -4,8 +4,11 @@ Nothing of the weights themselves is read. A file that is not what its name says
 """
 
 import json
+import os
+import re
 import struct
-from collections.abc import Iterable, Mapping
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,7 +91,7 @@ _GGML = {
     10: (84, 256), 11: (110, 256), 12: (144, 256), 13: (176, 256), 14: (210, 256), 15: (292, 256),
     16: (66, 256), 17: (74, 256), 18: (98, 256), 19: (50, 256), 20: (18, 32), 21: (110, 256), 22: (82, 256),
     23: (136, 256), 24: (1, 1), 25: (2, 1), 26: (4, 1), 27: (8, 1), 28: (8, 1), 29: (56, 256), 30: (2, 1),
-    34: (54, 256), 35: (66, 256), 39: (17, 32),
+    34: (54, 256), 35: (66, 256), 39: (17, 32), 40: (36, 64), 41: (18, 128), 42: (18, 64),
 }  # fmt: skip
 
 # general.file_type → the name that people know a quantization by
@@ -97,6 +100,7 @@ _FILE_TYPES = {
     13: "Q3_K_L", 14: "Q4_K_S", 15: "Q4_K_M", 16: "Q5_K_S", 17: "Q5_K_M", 18: "Q6_K", 19: "IQ2_XXS", 20: "IQ2_XS",
     21: "Q2_K_S", 22: "IQ3_XS", 23: "IQ3_XXS", 24: "IQ1_S", 25: "IQ4_NL", 26: "IQ3_S", 27: "IQ3_M", 28: "IQ2_S",
     29: "IQ2_M", 30: "IQ4_XS", 31: "IQ1_M", 32: "BF16", 36: "TQ1_0", 37: "TQ2_0", 38: "MXFP4_MOE",
+    39: "NVFP4", 40: "Q1_0", 41: "Q2_0",
 }  # fmt: skip
 
 _SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
@@ -181,6 +185,7 @@ def read_gguf_header(name: str, dir_fd: int | None = None) -> Header:
         key = cursor.string()
         metadata[key] = cursor.value(cursor.scalar("<I"))
     tensors: dict[str, int] = {}
+    offsets: dict[str, int] = {}
     end = 0
     for _ in range(tensor_count):
         tensor = cursor.string()
@@ -193,10 +198,22 @@ def read_gguf_header(name: str, dir_fd: int | None = None) -> Header:
         kind, offset = cursor.scalar("<I"), cursor.scalar("<Q")
         block_bytes, block_elements = _GGML.get(kind, (0, 1))  # of a type newer than this table the end isn't known
         tensors[tensor] = elements // block_elements * block_bytes
+        offsets[tensor] = offset
         end = max(end, offset + tensors[tensor])
     alignment = _count(metadata.get("general.alignment")) or 32
     data = -(-cursor.offset // alignment) * alignment
+    if not all(tensors.values()):
+        _fill_gaps(tensors, offsets, os.stat(name, dir_fd=dir_fd).st_size - data)
     return Header(tensors, data + end, metadata)
+
+
+def _fill_gaps(tensors: dict[str, int], offsets: Mapping[str, int], data_bytes: int) -> None:
+    """Give tensors of a type that isn't known the room up to the next one, which is its size but for the padding."""
+    ends = sorted({*offsets.values(), data_bytes})
+    for tensor, offset in offsets.items():
+        following = bisect_right(ends, offset)
+        if not tensors[tensor] and following < len(ends):
+            tensors[tensor] = ends[following] - offset
 
 
 def weigh_gguf(headers: Iterable[Header], data_bytes: int) -> WeightFacts:
@@ -211,22 +228,12 @@ def weigh_gguf(headers: Iterable[Header], data_bytes: int) -> WeightFacts:
     def of(key: str) -> Any:
         return metadata.get(f"{architecture}.{key}")
 
-    weight_bytes = sum(tensors.values()) if tensors and all(tensors.values()) else data_bytes
+    is_sized = bool(tensors) and all(tensors.values())
+    weight_bytes = sum(tensors.values()) if is_sized else data_bytes
+    moe = bool(_count(of("expert_count"))) or any(_EXPERTS in tensor for tensor in tensors)
     layers, heads, width = _count(of("block_count")), _count(of("attention.head_count")), _count(of("embedding_length"))
-    each = of("attention.head_count_kv")  # one number, or one a layer: 0 where a layer has no cache
-    per_layer = [_count(one) or 0 for one in each] if isinstance(each, list) else []
-    kv_heads = max(per_layer, default=0) or _count(each) or heads
+    kv_heads = _kv_heads(of("attention.head_count_kv")) or heads
     head_dim = _count(of("attention.key_length")) or _quotient(width, heads)
-    value_dim = _count(of("attention.value_length")) or head_dim
-    latent, rotary = _count(of("attention.kv_lora_rank")), _count(of("rope.dimension_count"))
-    elements = None
-    if latent and rotary and layers:
-        elements = layers * (latent + rotary)
-    elif head_dim and value_dim and per_layer:
-        elements = sum(per_layer) * (head_dim + value_dim)
-    elif head_dim and value_dim and kv_heads and layers and of("ssm.state_size") is None:
-        elements = layers * kv_heads * (head_dim + value_dim)
-    experts, used = _count(of("expert_count")), _count(of("expert_used_count"))
     file_type = metadata.get("general.file_type")
     return WeightFacts(
         weight_bytes,
@@ -235,12 +242,85 @@ def weigh_gguf(headers: Iterable[Header], data_bytes: int) -> WeightFacts:
         layers=layers,
         kv_heads=kv_heads,
         head_dim=head_dim,
-        moe=bool(experts),
-        active_bytes=_active(weight_bytes, sum(s for n, s in tensors.items() if "_exps." in n), experts, used),
-        kv_elements_per_token=elements,
+        moe=moe,
+        active_bytes=_active_gguf(tensors, of) if is_sized else None if moe else weight_bytes,
+        kv_elements_per_token=_kv_elements(of, kv_heads, head_dim, _INTERVALS.get(str(architecture))),
         sliding_window=_count(of("attention.sliding_window")),
         quantization=_FILE_TYPES.get(file_type) if isinstance(file_type, int) else None,
         architecture=architecture if isinstance(architecture, str) else None,
+    )
+
+
+_EXPERTS = "_exps."
+_BLOCK = re.compile(r"blk\.(\d+)\.")
+# Of these a token reads a row, however large they are.
+_LOOKED_UP = ("per_layer_token_embd.weight", "position_embd.weight", "token_types.weight")
+# Of their layers one in so many has a KV cache that grows, where the file doesn't say how many.
+_INTERVALS = {"qwen3next": 4, "qwen35": 4, "qwen35moe": 4, "minimax-01": 8}
+
+
+def _kv_heads(each: object) -> int:
+    """One number, or one a layer: 0 where a layer has no cache."""
+    return max((_count(one) or 0 for one in each), default=0) if isinstance(each, list) else _count(each) or 0
+
+
+def _active_gguf(tensors: Mapping[str, int], of: Callable[[str], Any]) -> int | None:
+    """Bytes of the tensors that one token reads, the input embedding with them; of experts the share that it uses.
+
+    The last blocks of a model that can draft its own tokens are read only while it drafts. ``None`` where the file
+    doesn't say how many experts a token uses.
+    """
+    experts, used = _count(of("expert_count")), of("expert_used_count")
+    own = (_count(of("block_count")) or 0) - (_count(of("nextn_predict_layers")) or 0)
+    active = 0
+    for tensor, size in tensors.items():
+        found = _BLOCK.match(tensor)
+        block = int(found[1]) if found else -1
+        if tensor in _LOOKED_UP or (own > 0 and block >= own):
+            continue
+        if "_chexps." in tensor:  # experts in groups, of which a token uses another number
+            return None
+        if _EXPERTS not in tensor:
+            active += size
+            continue
+        of_block = _count(used[block]) if isinstance(used, list) and 0 <= block < len(used) else _count(used)
+        if not experts or not of_block or of_block > experts:
+            return None
+        active += size * of_block // experts
+    return active
+
+
+def _kv_elements(
+    of: Callable[[str], Any], kv_heads: int | None, head_dim: int | None, usual_interval: int | None
+) -> int | None:
+    """Numbers that a token adds to the KV cache, over all layers that have one of their own."""
+    layers = max((_count(of("block_count")) or 0) - (_count(of("nextn_predict_layers")) or 0), 0)
+    latent, rotary = _count(of("attention.kv_lora_rank")), _count(of("rope.dimension_count"))
+    if latent and rotary:
+        return layers * (latent + rotary) or None
+    value_dim = _count(of("attention.value_length")) or head_dim
+    if not (layers and kv_heads and head_dim and value_dim):
+        return None
+    each = of("attention.head_count_kv")
+    interval = _count(of("full_attention_interval")) or usual_interval
+    if isinstance(each, list):
+        heads = [_count(one) or 0 for one in each]
+    elif interval:
+        heads = [kv_heads if layer % interval == 0 else 0 for layer in range(1, layers + 1)]
+    elif of("ssm.state_size") is None:
+        heads = [kv_heads] * layers
+    else:
+        return None
+    heads = heads[: max(layers - (_count(of("attention.shared_kv_layers")) or 0), 0)]
+    of_window = (_count(of("attention.key_length_swa")) or head_dim) + (
+        _count(of("attention.value_length_swa")) or value_dim
+    )
+    pattern = of("attention.sliding_window_pattern")
+    is_windowed = [one is True for one in pattern] if isinstance(pattern, list) else []
+    is_windowed += [False] * (len(heads) - len(is_windowed))
+    return sum(
+        count * (of_window if windowed else head_dim + value_dim)
+        for count, windowed in zip(heads, is_windowed, strict=False)
     )
 
 
@@ -260,6 +340,18 @@ def embeddings_in(tensors: Iterable[str]) -> list[str]:
     return [tensor for tensor in found if "visual" not in tensor and "vision" not in tensor][:1]
 
 
+_EXPERT_MODULES = ".experts."
+_LAYER = re.compile(r"(?:language_model\.)?(?:model\.)?(?:language_model\.)?layers\.(\d+)\.")
+_SENSES = re.compile(r"(?:model\.)?(?:visual|vision_\w+|audio_\w+|multi_modal_projector|mm_projector|embed_vision)\.")
+
+
+def _is_unread(tensor: str, layers: int | None) -> bool:
+    """Whether a decoded token needs no such tensor: layers that only draft tokens, and what sees or hears."""
+    layer = _LAYER.match(tensor)
+    drafts = tensor.startswith("mtp.") or (layer is not None and layers is not None and int(layer[1]) >= layers)
+    return drafts or _SENSES.match(tensor) is not None
+
+
 def expert_counts(config: Mapping[str, Any]) -> tuple[int | None, int | None]:
     """(experts, experts that one token uses) of a config.json; (None, …) for a dense model."""
     text = _text(config)
@@ -272,6 +364,7 @@ def weigh_safetensors(
 ) -> WeightFacts:
     """config.json, bytes of all tensors, their names, and the sizes of those whose headers were read → the weights."""
     text = _text(config)
+    names = tuple(names)
     layers, heads = _first(text, "num_hidden_layers", "n_layer"), _first(text, "num_attention_heads", "n_head")
     kv_heads = _first(text, "num_key_value_heads", "num_kv_heads") or heads
     head_dim = _first(text, "head_dim") or _quotient(_first(text, "hidden_size", "n_embd"), heads)
@@ -288,6 +381,12 @@ def weigh_safetensors(
     elif cached and kv_heads and head_dim:
         elements = cached * 2 * kv_heads * head_dim
     experts, used = expert_counts(config)
+    moe = bool(experts) or any(_EXPERT_MODULES in name for name in names)
+    # Where not every header was read, as of a dense model in shards, nothing is taken out: the ceiling comes out low.
+    unread = (
+        {name: size for name, size in sizes.items() if _is_unread(name, layers)} if len(sizes) == len(names) else {}
+    )
+    expert_bytes = sum(size for name, size in sizes.items() if _EXPERT_MODULES in name and name not in unread)
     quantization = config.get("quantization_config") or text.get("quantization_config")
     architectures = config.get("architectures")
     return WeightFacts(
@@ -297,8 +396,10 @@ def weigh_safetensors(
         layers=layers,
         kv_heads=kv_heads,
         head_dim=head_dim,
-        moe=bool(experts),
-        active_bytes=_active(weight_bytes, sum(s for n, s in sizes.items() if ".experts." in n), experts, used),
+        moe=moe,
+        active_bytes=_active(weight_bytes - sum(unread.values()), expert_bytes, experts, used)
+        if experts or not moe
+        else None,
         kv_elements_per_token=elements,
         sliding_window=_first(text, "sliding_window") if text.get("use_sliding_window") is not False else None,
         dtype=_word(text.get("dtype") or text.get("torch_dtype") or config.get("torch_dtype")),

@@ -123,26 +123,43 @@ def _gguf_value(value: object) -> bytes:
             words = b"".join(_gguf_string(str(word)) for word in value)
             return struct.pack("<IIQ", 9, 8, len(value)) + words
         case [*numbers]:
-            return struct.pack(f"<IIQ{len(numbers)}I", 9, 4, len(numbers), *numbers)
+            kind, form = (7, "?") if isinstance(numbers[0], bool) else (4, "I")
+            return struct.pack(f"<IIQ{len(numbers)}{form}", 9, kind, len(numbers), *numbers)
     raise TypeError(value)
 
 
 def gguf(metadata: Mapping[str, object], tensors: Mapping[str, tuple[tuple[int, ...], int]]) -> bytes:
-    """A GGUF file, version 3; tensors are (dimensions, ggml type): 0 is F32, 1 is F16, 8 is Q8_0."""
-    block_bytes = {0: (4, 1), 1: (2, 1), 8: (34, 32)}
+    """A GGUF file, version 3; tensors are (dimensions, ggml type): 0 is F32, 1 is F16, 8 is Q8_0, 30 is BF16, 39 is MXFP4."""
+    header, size = gguf_header(metadata, tensors)
+    return header + bytes(size)
+
+
+def sparse_gguf(path: Path, metadata: Mapping[str, object], tensors: Mapping[str, tuple[tuple[int, ...], int]]) -> Path:
+    """A GGUF file of any size: its header, and room for its tensors that takes none on the disk."""
+    header, size = gguf_header(metadata, tensors)
+    path.write_bytes(header)
+    os.truncate(path, len(header) + size)
+    return path
+
+
+def gguf_header(
+    metadata: Mapping[str, object], tensors: Mapping[str, tuple[tuple[int, ...], int]]
+) -> tuple[bytes, int]:
+    """The header of a GGUF file, and the bytes of the tensors that follow it. An unknown type takes a byte an element."""
+    block_bytes = {0: (4, 1), 1: (2, 1), 8: (34, 32), 30: (2, 1), 39: (17, 32)}
     out = b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(metadata))
     for key, value in metadata.items():
         out += _gguf_string(key) + _gguf_value(value)
     at = 0
     for name, (dimensions, kind) in tensors.items():
         out += _gguf_string(name) + struct.pack(f"<I{len(dimensions)}QIQ", len(dimensions), *dimensions, kind, at)
-        size, elements = block_bytes[kind]
+        size, elements = block_bytes.get(kind, (1, 1))
         count = 1
         for dimension in dimensions:
             count *= dimension
         at += -(-(count // elements * size) // 32) * 32
     out += bytes(-len(out) % 32)
-    return out + bytes(at)
+    return out, at
 
 
 SMALL_GGUF = gguf(

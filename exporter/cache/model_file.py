@@ -1,0 +1,80 @@
+"""One model that a server runs, by its path, wherever it lies: a GGUF, the first of its shards, or a folder of files.
+
+Only headers are read. A path may lie on a filesystem that hangs: a caller that must not hang runs this in a thread of its
+own.
+"""
+
+import os
+import re
+import stat
+import time
+from dataclasses import dataclass
+
+from exporter.cache.facts import WeightFacts, printable
+from exporter.cache.files import MAX_HEADERS, judge
+from exporter.cache.tree import Tally, folder
+from exporter.cache.weights import WeightsError, read_gguf_header, weigh_gguf
+
+_SHARD = re.compile(r"(?P<stem>.+)-\d{5}-of-(?P<count>\d{5})\.gguf", re.DOTALL)
+_MAX_FILES = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """Why nothing can be said of a model's weights, in words."""
+
+    reason: str
+
+
+def read_model(path: str) -> WeightFacts | Unreadable:
+    """The weights of a model by the path with which its server was started. Never raises.
+
+    A GGUF may bear any name, as Ollama's blobs do; of one in shards any may be named, and all must be there.
+    """
+    try:
+        return _read_folder(path) if stat.S_ISDIR(os.stat(path).st_mode) else _read_gguf(path)
+    except OSError as error:
+        name = error.filename if isinstance(error.filename, str) else path
+        return Unreadable(f"{printable(name)}: {error.strerror or error}")
+    except ValueError as error:  # WeightsError is one; a path with a zero in it another
+        return Unreadable(f"{printable(path)}: {error}")
+
+
+def _read_gguf(path: str) -> WeightFacts:
+    shard = _SHARD.fullmatch(path)
+    if shard is None:
+        return weigh_gguf([read_gguf_header(path)], os.stat(path).st_size)
+    count = int(shard["count"])
+    if not 0 < count <= MAX_HEADERS:
+        raise WeightsError(f"one of {count} shards")
+    shards = [f"{shard['stem']}-{number:05d}-of-{count:05d}.gguf" for number in range(1, count + 1)]
+    return weigh_gguf([read_gguf_header(each) for each in shards], sum(os.stat(each).st_size for each in shards))
+
+
+def _read_folder(path: str) -> WeightFacts:
+    tally = Tally(time.time())
+    with folder(path, follow=True) as here:
+        files: dict[str, int | None] = {}
+        with os.scandir(here) as entries:
+            for entry in entries:
+                if len(files) >= _MAX_FILES:
+                    raise WeightsError(f"more than {_MAX_FILES} files")
+                files[entry.name] = _size(entry)
+        verdict = judge({name: size for name, size in files.items() if size != 0}, "", here, path, tally)
+    if verdict.weights is None:
+        reasons = [*verdict.missing, *tally.problems, f"holds {len(verdict.variants)} models"][:1]
+        raise WeightsError(reasons[0] if verdict.variants or verdict.missing else "holds no model's weights")
+    if not verdict.complete:
+        raise WeightsError(f"incomplete: {verdict.missing[0]}")
+    return verdict.weights
+
+
+def _size(entry: "os.DirEntry[str]") -> int | None:
+    """A file's size, 0 for anything else, None for a link that leads nowhere."""
+    try:
+        found = entry.stat()
+    except FileNotFoundError:
+        return None
+    except OSError:
+        return 0
+    return found.st_size if stat.S_ISREG(found.st_mode) else 0
