@@ -44,7 +44,7 @@ OTHERS_HIDDEN: Final = (
 )
 OWN_CONTAINER: Final = "the exporter sees only the processes of its own container: pid: host (in Kubernetes hostPID: true) shows the machine's"
 _NOT_READABLE: Final = (
-    "can't be read: the process belongs to another user (the drop-in processes.conf names the right to)"
+    "can't be read: the process belongs to another user (the drop-in processes.conf names the rights)"
 )
 _LLAMA_CONFIG: Final = "llama.cpp/config.ini"
 _ANY_ADDRESS: Final = frozenset({"0.0.0.0", "::", "*"})  # noqa: S104 - compared, not bound
