@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from exporter.cache.facts import WeightFacts, printable
 from exporter.cache.files import MAX_HEADERS, judge
-from exporter.cache.tree import Tally, folder
+from exporter.cache.tree import ScanErrors, folder
 from exporter.cache.weights import WeightsError, read_gguf_header, weigh_gguf
 
 _SHARD = re.compile(r"(?P<stem>.+)-\d{5}-of-(?P<count>\d{5})\.gguf", re.DOTALL)
@@ -52,7 +52,7 @@ def _read_gguf(path: str) -> WeightFacts:
 
 
 def _read_folder(path: str) -> WeightFacts:
-    tally = Tally(time.time())
+    scan_errors = ScanErrors(time.time())
     with folder(path, follow=True) as here:
         files: dict[str, int | None] = {}
         with os.scandir(here) as entries:
@@ -60,9 +60,9 @@ def _read_folder(path: str) -> WeightFacts:
                 if len(files) >= _MAX_FILES:
                     raise WeightsError(f"more than {_MAX_FILES} files")
                 files[entry.name] = _size(entry)
-        verdict = judge({name: size for name, size in files.items() if size != 0}, "", here, path, tally)
+        verdict = judge({name: size for name, size in files.items() if size != 0}, "", here, path, scan_errors)
     if verdict.weights is None:
-        reasons = [*verdict.missing, *tally.problems, f"holds {len(verdict.variants)} models"][:1]
+        reasons = [*verdict.missing, *scan_errors.problems, f"holds {len(verdict.variants)} models"][:1]
         raise WeightsError(reasons[0] if verdict.variants or verdict.missing else "holds no model's weights")
     if not verdict.complete:
         raise WeightsError(f"incomplete: {verdict.missing[0]}")

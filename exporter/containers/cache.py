@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from posixpath import commonpath, dirname, join, normpath
 from typing import Any
 
-from exporter.containers.json_access import items, text
 from exporter.containers.facts import CacheKind, CacheMount
+from exporter.containers.json_access import items, text
 from exporter.launch.command import expand
 from exporter.launch.programs import Backend
 

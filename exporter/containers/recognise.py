@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from exporter.containers.cache import cache_of
-from exporter.containers.json_access import items, mapping, seconds, text, words
 from exporter.containers.facts import ON_HOST, CandidateUrl, ContainerFacts, Devices, OwnNetwork
+from exporter.containers.json_access import items, mapping, seconds, text, words
 from exporter.containers.quantization import gguf_type, method_in
-from exporter.containers.urls import candidate_urls
 from exporter.containers.rocm import stated_version
 from exporter.containers.servers import configured_for, is_idle, made_for
+from exporter.containers.urls import candidate_urls
 from exporter.launch.command import assignments, commands_in
 from exporter.launch.programs import SERVERS, Name, Started, started_by
 from exporter.launch.settings import LaunchSettings, aiter_usable, read_launch

@@ -32,7 +32,7 @@ from exporter.host.proc import (
 from exporter.host.runtime import find_compute, find_version
 from exporter.launch.programs import Started, run_by
 from exporter.launch.settings import Compute, LaunchSettings, allowed, read_launch, settings_of
-from exporter.place import LOOPBACK, place_of
+from exporter.address import LOOPBACK, address_of
 
 Network = Literal["own", "host", "other"]
 
@@ -123,7 +123,7 @@ def process_of(url: str, processes: Iterable[ProcessFacts], host_names: Collecti
     ``host_names`` are the machine's names and addresses besides loopback's, which is that of the exporter's own network.
     Where no socket was seen, only a port that was stated counts.
     """
-    host, port = place_of(url)
+    host, port = address_of(url)
     found = [
         process
         for process in _all(processes)
