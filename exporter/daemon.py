@@ -410,7 +410,7 @@ class Daemon:
         return Machine(
             containers=engine.last_known if engine else (),
             gpus=gpus.gpus if gpus else (),
-            caches=tuple(record.facts for record in view.of("cache").values()),
+            caches=tuple(record.facts for record in view.of("cache_record").values()),
         )
 
     def _power_meter(self, target: Target) -> PowerMeter | None:
