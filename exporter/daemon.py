@@ -23,7 +23,6 @@ from exporter.cache.scanner import Scanner
 from exporter.containers.engine import Engine
 from exporter.discovery import (
     LOCAL_PORTS,
-    Answer,
     Candidate,
     Found,
     Survey,
@@ -40,7 +39,7 @@ from exporter.probe.http.cancellation import Cancellation
 from exporter.probe.result import SKIPPED, Measurements, ProbeResult, TargetState
 from exporter.probe.run import Prober
 from exporter.probe.server import Servers
-from exporter.probe.status import identify
+from exporter.probe.status import Identified, identify
 from exporter.schedule import Job, Schedule
 from exporter.settings import (
     Docker,
@@ -74,8 +73,16 @@ from exporter.snapshot import (
     probe_key,
     target_key,
 )
-from exporter.target_facts import Machine, chosen_of, container_of, info_of, is_local, target_facts_of
-from exporter.tiers import Judgement, judge
+from exporter.target_facts import (
+    Machine,
+    container_of,
+    info_of,
+    is_local,
+    judgement_of,
+    machine_of,
+    target_facts_of,
+)
+from exporter.tiers import Judgement
 from exporter.web.app import Refused, build_app
 from exporter.web.auth import Auth, is_loopback, read_rules
 from exporter.web.server import WebServer, listen
@@ -381,9 +388,9 @@ class Daemon:
         """Publish who a target is and how good it is, from the newest facts of all rooms."""
         view = self.snapshot.view()
         state = view.get(target_key(target.name))
-        machine, chosen, identity = self._machine(), chosen_of(target), state.identity if state else None
-        known = target_facts_of(chosen, identity, machine)
-        info = info_of(chosen, identity, known, machine, self._profiles)
+        machine, identity = self._machine(), state.identity if state else None
+        known = target_facts_of(target, identity, machine)
+        info = info_of(target, identity, known, machine, self._profiles)
         observations: list[Observation] = [(info_key(target.name), info)]
         for module in target.modules:
             record = view.records.get((target.name, module))
@@ -392,26 +399,12 @@ class Daemon:
         self.snapshot.publish_all(observations)
 
     def _judge(self, target: Target, module: str, figures: Measurements | None, state: TargetState | None) -> Judgement:
-        chosen = chosen_of(target)
-        return judge(
-            figures.tokens_per_second if figures else None,
-            bounds=target.tiers or self._profiles.tiers,
-            known=target_facts_of(chosen, state.identity if state else None, self._machine()),
-            profiles=self._profiles,
-            scenario=chosen.scenario,
-            hardware=chosen.hardware,
-            context_tokens=_context_tokens(figures),
-            decode_watts=self._watts.get((target.name, module)),
-        )
+        known = target_facts_of(target, state.identity if state else None, self._machine())
+        watts = self._watts.get((target.name, module))
+        return judgement_of(target, known, figures, self._profiles, decode_watts=watts)
 
     def _machine(self) -> Machine:
-        view = self.snapshot.view()
-        engine, gpus = view.get(CONTAINERS), view.get(GPU)
-        return Machine(
-            containers=engine.last_known if engine else (),
-            gpus=gpus.gpus if gpus else (),
-            caches=tuple(record.facts for record in view.of("cache_record").values()),
-        )
+        return machine_of(self.snapshot.view())
 
     def _power_meter(self, target: Target) -> PowerMeter | None:
         """A running meter of the GPU that serves a target, where that is known and on this machine."""
@@ -455,9 +448,8 @@ class Daemon:
         if settings.discovery.local:
             yield from local_candidates(own_port=split_listen(self._address)[1])
 
-    def _ask(self, url: str) -> Answer:
-        identified = identify(url, cancellation=self._cancellation)
-        return Answer(identified.identity, identified.why_not, identified.listening)
+    def _ask(self, url: str) -> Identified:
+        return identify(url, cancellation=self._cancellation)
 
     # Facts of the machine --------------------------------------------------------------------------------------------
 
@@ -575,13 +567,6 @@ class Daemon:
 
 def _target_of(found: Found) -> Target:
     return Target(name=found.name, url=found.url)
-
-
-def _context_tokens(figures: Measurements | None) -> float:
-    """The mean length of the context while a probe decoded: its prompt and half of its answer."""
-    if figures is None:
-        return 0.0
-    return (figures.prompt_tokens or 0) + (figures.output_tokens or 0) / 2
 
 
 def _state_of(view: View, name: str) -> str:

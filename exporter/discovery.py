@@ -11,6 +11,7 @@ from typing import Final
 from exporter.address import address_of
 from exporter.containers.facts import ContainerFacts
 from exporter.probe.result import Identity
+from exporter.probe.status import Identified
 
 # vLLM, llama.cpp, Ollama, text-generation-webui, LM Studio, SGLang, in this order.
 LOCAL_PORTS: Final = (8000, 8080, 11434, 5000, 1234, 30000)
@@ -28,18 +29,6 @@ class Candidate:
     urls: tuple[str, ...]
     why: str
     container: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What a URL answered: an identity, or the reason why it is not taken for an inference server (never both).
-
-    ``listening`` is False where nothing is there at all.
-    """
-
-    identity: Identity | None = None
-    why_not: str = ""
-    listening: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +82,7 @@ def survey(
     candidates: Iterable[Candidate],
     taken: Iterable[str],
     before: Survey,
-    ask: Callable[[str], Answer],
+    ask: Callable[[str], Identified],
     now: float,
 ) -> Survey:
     """Ask every candidate that is not a target already, and say what became of each.
@@ -127,7 +116,7 @@ def _ask_in_turn(
     candidate: Candidate,
     addresses: Mapping[tuple[str, int], str],
     asked: Mapping[str, Seen],
-    ask: Callable[[str], Answer],
+    ask: Callable[[str], Identified],
     now: float,
 ) -> Found | list[Seen]:
     refusals: list[Seen] = []

@@ -15,7 +15,7 @@ from exporter.cache.scanner import Scanner
 from exporter.cache.verify import Blob, Checked, find_blobs, verify
 from exporter.containers.engine import Engine
 from exporter.containers.facts import EngineReading
-from exporter.discovery import Answer, Seen, Survey, container_candidates, local_candidates, survey
+from exporter.discovery import Seen, Survey, container_candidates, local_candidates, survey
 from exporter.host.gpu import read_gpus
 from exporter.probe.http.cancellation import Cancellation
 from exporter.probe.result import ProbeResult
@@ -33,8 +33,8 @@ from exporter.settings import (
     make_target,
     split_listen,
 )
-from exporter.target_facts import Machine, chosen_of, target_facts_of
-from exporter.tiers import Judgement, judge
+from exporter.target_facts import Machine, judgement_of, target_facts_of
+from exporter.tiers import Judgement
 
 # Somebody waits at a prompt: an engine that doesn't answer by then is left out.
 ENGINE_SECONDS = 2.0
@@ -96,16 +96,8 @@ class Session:
         return result
 
     def _judge(self, target: Target, result: ProbeResult, machine: Machine) -> Judgement:
-        chosen = chosen_of(target)
-        identity = result.state.identity if result.state else None
-        return judge(
-            result.measurements.tokens_per_second if result.result == "ok" else None,
-            bounds=target.tiers or self.profiles.tiers,
-            known=target_facts_of(chosen, identity, machine),
-            profiles=self.profiles,
-            scenario=chosen.scenario,
-            hardware=chosen.hardware,
-        )
+        known = target_facts_of(target, result.state.identity if result.state else None, machine)
+        return judgement_of(target, known, result.measurements if result.result == "ok" else None, self.profiles)
 
 
 def _normal(url: str) -> str | None:
@@ -136,13 +128,8 @@ def look_around(settings: Settings) -> tuple[Survey, str]:
         *container_candidates(engine.containers),
         *local_candidates(own_port=split_listen(settings.listen)[1]),
     ]
-
-    def ask(url: str) -> Answer:
-        found = identify(url)
-        return Answer(found.identity, found.why_not, found.listening)
-
     now, taken = time.time(), [target.url for target in settings.targets]
-    found = survey(candidates, taken, Survey(), ask, now)
+    found = survey(candidates, taken, Survey(), identify, now)
     unreachable = [(each.name, note) for each in engine.containers if not each.urls for note in each.notes]
     seen = (*found.seen, *(Seen(f"container {name}", note, listening=True, at=now) for name, note in unreachable))
     return replace(found, seen=seen), "" if engine.available else engine.problem

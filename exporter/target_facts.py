@@ -13,36 +13,10 @@ from exporter.cache.facts import CacheFacts, WeightFacts
 from exporter.cache.find import find_weights
 from exporter.containers.facts import ContainerFacts
 from exporter.host.gpu import GpuFacts
-from exporter.probe.result import Identity
-from exporter.settings import Target
-from exporter.snapshot import TargetInfo
-from exporter.tiers import UNQUANTIZED, Profiles, TargetFacts, Weights, hardware_of, scenario_of
-
-
-@dataclass(frozen=True, slots=True)
-class Chosen:
-    """What the user said of a target; None where it is to be read from the machine."""
-
-    url: str
-    backend: str | None = None
-    model: str | None = None
-    scenario: str | None = None
-    hardware: str | None = None
-
-
-def chosen_of(target: Target) -> Chosen:
-    """What the settings say of a target; ``auto`` is no decision."""
-
-    def decided(word: str) -> str | None:
-        return None if word == "auto" else word
-
-    return Chosen(
-        url=target.url,
-        backend=decided(target.backend),
-        model=target.model,
-        scenario=decided(target.scenario),
-        hardware=decided(target.hardware),
-    )
+from exporter.probe.result import Identity, Measurements
+from exporter.settings import Profiles, Target
+from exporter.snapshot import CONTAINERS, GPU, TargetInfo, View
+from exporter.tiers import UNQUANTIZED, Judgement, TargetFacts, Weights, hardware_of, judge, scenario_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +26,16 @@ class Machine:
     containers: tuple[ContainerFacts, ...] = ()
     gpus: tuple[GpuFacts, ...] = ()
     caches: tuple[CacheFacts, ...] = ()
+
+
+def machine_of(view: View) -> Machine:
+    """What a view knows of the machine."""
+    engine, gpus = view.get(CONTAINERS), view.get(GPU)
+    return Machine(
+        containers=engine.last_known if engine else (),
+        gpus=gpus.gpus if gpus else (),
+        caches=tuple(record.facts for record in view.of("cache_record").values()),
+    )
 
 
 def container_of(url: str, containers: Iterable[ContainerFacts]) -> ContainerFacts | None:
@@ -68,12 +52,12 @@ def is_local(url: str, container: ContainerFacts | None) -> bool:
     return container is not None or address_of(url)[0] == LOOPBACK
 
 
-def target_facts_of(chosen: Chosen, identity: Identity | None, machine: Machine) -> TargetFacts:
+def target_facts_of(target: Target, identity: Identity | None, machine: Machine) -> TargetFacts:
     """All that is known of one target; None, field by field, where nobody said."""
-    container = container_of(chosen.url, machine.containers)
-    local = is_local(chosen.url, container)
-    identity = identity or Identity(chosen.backend or (container and container.backend) or "")
-    model = identity.model or chosen.model or (container and (container.served_model_name or container.model)) or None
+    container = container_of(target.url, machine.containers)
+    local = is_local(target.url, container)
+    identity = identity or Identity(_decided(target.backend) or (container and container.backend) or "")
+    model = identity.model or target.model or (container and (container.served_model_name or container.model)) or None
     files = _files(identity, container, model, machine.caches) if local else None
     kv_cache = container.kv_cache_dtype if container else None
     known = TargetFacts(
@@ -89,6 +73,11 @@ def target_facts_of(chosen: Chosen, identity: Identity | None, machine: Machine)
     return replace(_with_gpu(known, machine.gpus, container), offloaded=identity.offloaded or _has_no_gpu(container))
 
 
+def _decided(word: str) -> str | None:
+    """What the settings say; ``auto`` is no decision."""
+    return None if word == "auto" else word
+
+
 def _has_no_gpu(container: ContainerFacts | None) -> bool | None:
     """True for a container that was given no GPU: its server computes on the CPU."""
     if container is None:
@@ -98,23 +87,51 @@ def _has_no_gpu(container: ContainerFacts | None) -> bool | None:
 
 
 def info_of(
-    chosen: Chosen, identity: Identity | None, known: TargetFacts, machine: Machine, profiles: Profiles
+    target: Target, identity: Identity | None, known: TargetFacts, machine: Machine, profiles: Profiles
 ) -> TargetInfo:
     """The identity of a target in words, as ``llm_target_info`` carries it; empty where it is not known."""
-    container = container_of(chosen.url, machine.containers)
+    container = container_of(target.url, machine.containers)
     return TargetInfo(
-        url=chosen.url,
+        url=target.url,
         backend=known.backend,
         backend_version=(identity.backend_version if identity else None) or "",
         model=known.model or "",
         quantization=known.quantization or "",
         container=container.name if container else "",
         image=container.image if container else "",
-        scenario=chosen.scenario or scenario_of(known, profiles) or "",
-        hardware=chosen.hardware
+        scenario=_decided(target.scenario) or scenario_of(known, profiles) or "",
+        hardware=_decided(target.hardware)
         or hardware_of(known.gfx_target, known.compute_units, profiles)
         or _gpu_name(known, machine),
     )
+
+
+def judgement_of(
+    target: Target,
+    known: TargetFacts,
+    figures: Measurements | None,
+    profiles: Profiles,
+    *,
+    decode_watts: float | None = None,
+) -> Judgement:
+    """How good a target's speed is; None for ``figures`` while none is known. ``decode_watts`` is as ``judge`` takes it."""
+    return judge(
+        figures.tokens_per_second if figures else None,
+        bounds=target.tiers or profiles.tiers,
+        known=known,
+        profiles=profiles,
+        scenario=_decided(target.scenario),
+        hardware=_decided(target.hardware),
+        context_tokens=_context_tokens(figures),
+        decode_watts=decode_watts,
+    )
+
+
+def _context_tokens(figures: Measurements | None) -> float:
+    """The mean length of the context while a probe decoded: its prompt and half of its answer."""
+    if figures is None:
+        return 0.0
+    return (figures.prompt_tokens or 0) + (figures.output_tokens or 0) / 2
 
 
 def _gpu_name(known: TargetFacts, machine: Machine) -> str:

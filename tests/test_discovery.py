@@ -5,28 +5,28 @@ from collections.abc import Mapping
 from exporter.discovery import (
     ASK_AGAIN_SECONDS,
     FORGET_SECONDS,
-    Answer,
     Candidate,
     Survey,
     local_candidates,
     survey,
 )
 from exporter.probe.result import Identity
+from exporter.probe.status import Identified
 
 VLLM = Identity("vllm", model="tiny")
 OLLAMA = Identity("ollama")
-NOBODY = Answer(why_not="nothing listens there")
-NGINX = Answer(why_not="answers, but not as an inference server", listening=True)
+NOBODY = Identified(why_not="nothing listens there")
+NGINX = Identified(why_not="answers, but not as an inference server", listening=True)
 
 
 class World:
-    """Answers by URL, and the record of who was asked."""
+    """Identifieds by URL, and the record of who was asked."""
 
-    def __init__(self, answers: Mapping[str, Answer]) -> None:
+    def __init__(self, answers: Mapping[str, Identified]) -> None:
         self.answers = dict(answers)
         self.asked: list[str] = []
 
-    def ask(self, url: str) -> Answer:
+    def ask(self, url: str) -> Identified:
         self.asked.append(url)
         return self.answers.get(url, NOBODY)
 
@@ -40,7 +40,7 @@ def test_the_exporters_own_port_is_no_candidate() -> None:
 
 def test_a_server_that_answers_becomes_a_target() -> None:
     """What answers on a usual port is found under a stable name, the rest is seen with its reason."""
-    world = World({"http://127.0.0.1:8000": Answer(VLLM), "http://127.0.0.1:8080": NGINX})
+    world = World({"http://127.0.0.1:8000": Identified(VLLM), "http://127.0.0.1:8080": NGINX})
     result = survey(local_candidates(), (), Survey(), world.ask, now=0)
     assert [(each.name, each.url, each.identity) for each in result.found] == [
         ("localhost:8000", "http://127.0.0.1:8000", VLLM)
@@ -55,14 +55,14 @@ def test_a_server_that_starts_later_is_found_in_a_later_round() -> None:
     world = World({})
     first = survey(local_candidates(), (), Survey(), world.ask, now=0)
     assert first.found == ()
-    world.answers["http://127.0.0.1:11434"] = Answer(OLLAMA)
+    world.answers["http://127.0.0.1:11434"] = Identified(OLLAMA)
     second = survey(local_candidates(), (), first, world.ask, now=3600)
     assert [each.name for each in second.found] == ["localhost:11434"]
 
 
 def test_a_found_server_that_goes_down_stays_a_target_for_a_day() -> None:
     """Going down must be seen, so the target stays; after a day without an answer it is forgotten."""
-    world = World({"http://127.0.0.1:8000": Answer(VLLM)})
+    world = World({"http://127.0.0.1:8000": Identified(VLLM)})
     up = survey(local_candidates(), (), Survey(), world.ask, now=0)
     world.answers.clear()
     down = survey(local_candidates(), (), up, world.ask, now=FORGET_SECONDS - 1)
@@ -74,7 +74,7 @@ def test_a_found_server_that_goes_down_stays_a_target_for_a_day() -> None:
 def test_a_container_names_the_target_of_its_published_port() -> None:
     """One server that is a container and a local port is one target, with the container's name."""
     container = Candidate("vllm-prod", ("http://127.0.0.1:8000",), "container", container="vllm-prod")
-    world = World({"http://127.0.0.1:8000": Answer(VLLM)})
+    world = World({"http://127.0.0.1:8000": Identified(VLLM)})
     result = survey([*local_candidates(), container], (), Survey(), world.ask, now=0)
     assert [(each.name, each.container) for each in result.found] == [("vllm-prod", "vllm-prod")]
     assert world.asked.count("http://127.0.0.1:8000") == 1
@@ -83,7 +83,7 @@ def test_a_container_names_the_target_of_its_published_port() -> None:
 def test_the_first_url_of_a_container_that_answers_is_used() -> None:
     """A container's addresses are tried in their order."""
     container = Candidate("ollama", ("http://172.17.0.2:11434", "http://127.0.0.1:11434"), "container", "ollama")
-    world = World({"http://127.0.0.1:11434": Answer(OLLAMA)})
+    world = World({"http://127.0.0.1:11434": Identified(OLLAMA)})
     result = survey([container], (), Survey(), world.ask, now=0)
     assert [each.url for each in result.found] == ["http://127.0.0.1:11434"]
 
@@ -91,7 +91,7 @@ def test_the_first_url_of_a_container_that_answers_is_used() -> None:
 def test_a_container_that_is_gone_takes_its_target_with_it() -> None:
     """Without its candidate a target has nothing left to probe."""
     container = Candidate("ollama", ("http://172.17.0.2:11434",), "container", "ollama")
-    world = World({"http://172.17.0.2:11434": Answer(OLLAMA)})
+    world = World({"http://172.17.0.2:11434": Identified(OLLAMA)})
     before = survey([container], (), Survey(), world.ask, now=0)
     assert len(before.found) == 1
     assert survey([], (), before, world.ask, now=1).found == ()
@@ -99,7 +99,7 @@ def test_a_container_that_is_gone_takes_its_target_with_it() -> None:
 
 def test_a_configured_target_is_not_found_a_second_time() -> None:
     """The user's own name for a server wins, by whatever name of this machine it is written."""
-    world = World({"http://127.0.0.1:8000": Answer(VLLM)})
+    world = World({"http://127.0.0.1:8000": Identified(VLLM)})
     result = survey(local_candidates(), ("http://localhost:8000/",), Survey(), world.ask, now=0)
     assert result.found == ()
     assert "it is configured as a target" in {each.why_not for each in result.seen}

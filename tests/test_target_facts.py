@@ -8,8 +8,8 @@ from exporter.cache.facts import CacheFacts, ModelFacts, WeightFacts
 from exporter.containers.facts import CandidateUrl, ContainerFacts, Devices
 from exporter.host.gpu import GpuFacts, PartitionFacts
 from exporter.probe.result import Identity
-from exporter.settings import load_profiles
-from exporter.target_facts import Chosen, Machine, info_of, is_local, target_facts_of
+from exporter.settings import load_profiles, make_target
+from exporter.target_facts import Machine, info_of, is_local, target_facts_of
 from exporter.tiers import scenario_of
 
 PROFILES = load_profiles(None)
@@ -50,7 +50,7 @@ CACHE = CacheFacts(
     models=(ModelFacts("Qwen/Qwen2.5-14B-Instruct", "/hub/models--Qwen", 1, complete=True, weights=WEIGHTS),),
 )
 MACHINE = Machine((VLLM,), (STRIX_HALO,), (CACHE,))
-HERE = Chosen("http://localhost:8000")
+HERE = make_target(url="http://localhost:8000")
 SAYS = Identity("vllm", "0.32.0", "Qwen/Qwen2.5-14B-Instruct")
 
 
@@ -73,7 +73,7 @@ def test_the_identity_in_words() -> None:
 
 def test_a_server_elsewhere_has_nothing_of_this_machine() -> None:
     """The GPU, containers and caches here say nothing of a server on another one."""
-    away = Chosen("http://10.0.0.7:8000")
+    away = make_target(url="http://10.0.0.7:8000")
     known = target_facts_of(away, SAYS, MACHINE)
     assert not is_local(away.url, None)
     assert (known.gfx_target, known.memory_bandwidth, known.aiter, known.quantization) == (None, None, None, None)
@@ -90,7 +90,7 @@ def test_before_the_first_look_the_configuration_and_the_container_speak() -> No
     """Without an identity the target is what it was configured as."""
     known = target_facts_of(HERE, None, MACHINE)
     assert (known.backend, known.model) == ("vllm", "Qwen/Qwen2.5-14B-Instruct")
-    alone = target_facts_of(Chosen("http://127.0.0.1:9000", backend="ollama", model="m"), None, Machine())
+    alone = target_facts_of(make_target(url="http://127.0.0.1:9000", backend="ollama", model="m"), None, Machine())
     assert (alone.backend, alone.model) == ("ollama", "m")
 
 
