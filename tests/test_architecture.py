@@ -22,6 +22,7 @@ ORDER = (
     {"metrics"},
     {"web"},
     {"allocator", "demo", "on_demand", "report", "systemd"},
+    {"targets", "collectors"},
     {"daemon"},
     {"oneshot"},
     {"cli"},

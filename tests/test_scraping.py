@@ -182,7 +182,7 @@ def test_a_scrape_disturbs_no_probe(tmp_path: Path) -> None:
     with ExactServer({"/v1/models": MODELS, CHAT: chat(tokens=40, tokens_per_second=100)}, own_process=True) as server:
         settings = settings_of(tmp_path, [Target(name="t", url=server.url, backend="openai")], "1h")
         with running(settings) as daemon:
-            prober = daemon._watched["t"]
+            prober = daemon._targets._watched["t"].prober
 
             def off() -> float:
                 """How far a probe's speed is from what the server did, as a ratio."""

@@ -412,12 +412,12 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outcome]:
         assert well is not None
         assert well.result == "ok"
         for name in ROWS:
-            daemon._publish(replace(well, target=name))
+            daemon._targets.publish(replace(well, target=name))
         before, seconds = exposition(daemon), dict[str, float]()
 
         def run(name: str) -> None:
             start = time.monotonic()
-            daemon._probe(name, "default")
+            daemon._targets.probe(name, "default")
             seconds[name] = time.monotonic() - start
 
         # Those that wait first, and no more at once than leave each other time.
@@ -542,12 +542,12 @@ def test_a_new_model_name_in_every_answer_does_not_grow_the_exposition(tmp_path:
     with ExactServer({"/v1/models": listings, CHAT: answers}) as server:
         daemon = Daemon(lambda: settings_of(tmp_path, 1, [Target(name="t", url=server.url, backend="openai")]))
         daemon._apply(daemon._settings, daemon._profiles)
-        prober = daemon._watched["t"]
+        prober = daemon._targets._watched["t"].prober
         shown = []
         for _ in range(20):
             result = prober.probe("default", Module(max_tokens=TOKENS))
             assert result is not None
-            daemon._publish(result)
+            daemon._targets.publish(result)
             models = {dict(labels).get("model") for name, labels in exposition(daemon) if name != "llm_target_info"}
             shown.append(models - {None})
         daemon.drain()
@@ -578,7 +578,7 @@ def test_a_clock_that_steps_by_an_hour_during_a_probe(
         monkeypatch.setattr(time, "time_ns", lambda: stepped(true_wall()))
         monkeypatch.setattr(time, "time", lambda: stepped(true_wall()) / 1e9)
         monkeypatch.setattr(stamped_socket, "_kernel_stamp", stamp)
-        daemon._probe("t", "default")
+        daemon._targets.probe("t", "default")
         monkeypatch.undo()
         played, samples = server.played()[-1], exposition(daemon)
         daemon.drain()

@@ -74,10 +74,10 @@ def probing(folder: Path, **urls: str) -> Iterator[Daemon]:
 
 def probe(daemon: Daemon, target: str) -> ProbeResult:
     """One probe of a target, published."""
-    result = daemon._watched[target].probe("default", daemon._settings.modules["default"])
+    result = daemon._targets._watched[target].prober.probe("default", daemon._settings.modules["default"])
     assert result is not None
     assert result.result == "ok", result.error
-    daemon._publish(result)
+    daemon._targets.publish(result)
     assert daemon.snapshot.view().get(probe_key(target, "default")) is not None
     return result
 

@@ -1,0 +1,304 @@
+"""The watch list: which servers are probed and when, and what follows from each result.
+
+Targets are those of the settings and those that discovery has found. One that stays keeps its prober, and with it the
+pace and the knowledge of its server, over reloads.
+"""
+
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Final
+
+from exporter.discovery import LOCAL_PORTS, Candidate, Found, Survey, container_candidates, local_candidates, survey
+from exporter.host.energy import PowerMeter
+from exporter.probe.http.cancellation import Cancellation
+from exporter.probe.result import SKIPPED, Measurements, ProbeResult, TargetState
+from exporter.probe.run import Prober
+from exporter.probe.server import Servers
+from exporter.probe.status import identify
+from exporter.schedule import Job
+from exporter.settings import Profiles, Settings, Target
+from exporter.snapshot import (
+    Observation,
+    Plan,
+    Snapshot,
+    View,
+    info_key,
+    judgement_key,
+    plan_key,
+    probe_key,
+    target_key,
+)
+from exporter.target_facts import container_of, info_of, is_local, judgement_of, machine_of, target_facts_of
+
+log = logging.getLogger(__name__)
+
+# A status check is one to three small reads; twice a minute is often enough for a "down" alert of some minutes.
+STATUS_SECONDS: Final = 30.0
+TARGET_STATES: Final = ("up", "loading", "down", "unknown")
+
+
+@dataclass(eq=False, slots=True)
+class Watched:
+    """One target on the list.
+
+    ``watts`` is the mean power of its GPU while the newest probe of each module decoded, where that was measured.
+    ``publishing`` is held while its observations are made and published, so that no older ones replace newer ones.
+    """
+
+    prober: Prober
+    watts: dict[str, float] = field(default_factory=dict)
+    publishing: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def target(self) -> Target:
+        """As the settings or discovery gave it."""
+        return self.prober.target
+
+
+class Targets:
+    """Probes the targets and publishes what follows. Thread-safe; ``use`` before anything else.
+
+    ``changed`` is called when discovery has changed the list, from a thread of the schedule. ``own_port`` is the port of
+    the exporter itself, at which no server is looked for.
+    """
+
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        settings: Settings,
+        profiles: Profiles,
+        *,
+        servers: Servers,
+        cancellation: Cancellation,
+        own_port: int,
+        changed: Callable[[], None],
+    ) -> None:
+        self._snapshot = snapshot
+        self._settings = settings
+        self._profiles = profiles
+        self._servers = servers
+        self._cancellation = cancellation
+        self._own_port = own_port
+        self._changed = changed
+        self._watched: dict[str, Watched] = {}
+        self._survey = Survey()
+        self._surveyed = False
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._watched)
+
+    def use(self, settings: Settings, profiles: Profiles) -> None:
+        """Make these the settings: targets that stay keep their prober and their counters, others come and go."""
+        with self._lock:
+            self._settings, self._profiles = settings, profiles
+            self._watch()
+
+    def jobs(self) -> Iterator[Job]:
+        """For each target a status check and a probe by each of its modules, and the search for more targets."""
+        settings = self._settings
+        for name, watched in tuple(self._watched.items()):
+            modules = watched.target.modules
+            intervals = [settings.modules[each].interval for each in modules]
+            yield Job(f"status:{name}", min(STATUS_SECONDS, *intervals), partial(self.check_status, name))
+            for module, interval in zip(modules, intervals, strict=True):
+                yield Job(f"probe:{name}:{module}", interval, partial(self.probe, name, module))
+        if settings.discovery.local or settings.discovery.docker:
+            yield Job("discovery", settings.discovery.interval, self.discover, at_once=True)
+
+    def states(self) -> tuple[tuple[str, int], ...]:
+        """How many targets are in each of ``TARGET_STATES``."""
+        view = self._snapshot.view()
+        counts = Counter(_state_of(view, name) for name in tuple(self._watched))
+        return tuple((state, counts[state]) for state in TARGET_STATES)
+
+    def judge(self) -> None:
+        """Judge every target anew: facts of the machine have changed."""
+        for watched in tuple(self._watched.values()):
+            self._publish(watched)
+
+    def log_plan(self) -> None:
+        """Log what will be probed and where servers are looked for."""
+        settings = self._settings
+        for target in settings.targets:
+            modules = ", ".join(f"{name} every {settings.modules[name].interval:g} s" for name in target.modules)
+            log.info("target %s at %s: modules %s", target.name, target.url, modules)
+        if settings.discovery.local:
+            ports = ", ".join(str(port) for port in LOCAL_PORTS)
+            log.info("looking for inference servers at the ports %s, every %g s", ports, settings.discovery.interval)
+
+    # Jobs ------------------------------------------------------------------------------------------------------------
+
+    def probe(self, name: str, module_name: str) -> None:
+        """Probe a target by a module if it is due, and publish the result."""
+        watched, module = self._watched.get(name), self._settings.modules.get(module_name)
+        if watched is None or module is None or not watched.prober.due(module_name, module):
+            return
+        meter = self._power_meter(watched.target)
+        try:
+            result = watched.prober.probe(module_name, module)
+        finally:
+            if meter is not None:
+                meter.stop()
+        if result is not None:
+            _note_power(watched, result, meter)
+            self.publish(result)
+            _log_result(result)
+
+    def check_status(self, name: str) -> None:
+        """Ask a target what it says of itself, and publish that."""
+        watched = self._watched.get(name)
+        state = watched.prober.status() if watched else None
+        if watched and state:
+            self._publish(watched, state=state)
+
+    def discover(self) -> None:
+        """Look for servers that nobody named; what is new becomes a target, what is gone leaves."""
+        settings, before = self._settings, self._survey
+        taken = [target.url for target in settings.targets]
+        ask = partial(identify, cancellation=self._cancellation)
+        after = survey(self._candidates(settings), taken, before, ask, time.time())
+        with self._lock:
+            if self._settings is not settings:
+                return  # reloaded meanwhile: the next round knows the new settings
+            self._survey = after
+            if not (self._surveyed or after.found or settings.targets):
+                log.info("no inference server was found yet: one that starts later will be found")
+            self._surveyed = True
+            changed = [*map(_target_of, after.found)] != [*map(_target_of, before.found)]
+            if changed:
+                _log_survey(before, after)
+                self._watch()
+        if changed:
+            self._changed()
+
+    def _candidates(self, settings: Settings) -> Iterator[Candidate]:
+        if settings.discovery.docker:
+            yield from container_candidates(machine_of(self._snapshot.view()).containers)
+        if settings.discovery.local:
+            yield from local_candidates(own_port=self._own_port)
+
+    # The list --------------------------------------------------------------------------------------------------------
+
+    def _watch(self) -> None:
+        """Watch the targets that there are now, and drop what belongs to others."""
+        watched: dict[str, Watched] = {}
+        for target in (*self._settings.targets, *map(_target_of, self._survey.found)):
+            # The user's own name for something wins over the same one for something found.
+            if target.name not in watched:
+                watched[target.name] = self._kept_or_new(target)
+        self._watched = watched
+        for each in watched.values():
+            self._announce(each)
+        pairs = {(name, module) for name, each in watched.items() for module in each.target.modules}
+        self._snapshot.retain(lambda key: key.kind != "probe" or key.names in pairs)
+
+    def _kept_or_new(self, target: Target) -> Watched:
+        before = self._watched.get(target.name)
+        if before and before.target == target:
+            return before
+        prober = Prober(target, server=self._servers.at(target.url), cancellation=self._cancellation)
+        return Watched(prober, dict(before.watts) if before else {})
+
+    def _announce(self, watched: Watched) -> None:
+        """Publish what is known before the first probe: the plan, the thresholds, the identity as configured."""
+        for name in watched.target.modules:
+            module = self._settings.modules[name]
+            self._snapshot.publish(plan_key(watched.target.name, name), Plan(module.interval, module.concurrency))
+        self._publish(watched)
+
+    # What is published -----------------------------------------------------------------------------------------------
+
+    def publish(self, result: ProbeResult) -> None:
+        """Publish a result of a target, unless a reload has taken that target away."""
+        watched = self._watched.get(result.target)
+        if watched is not None:
+            self._publish(watched, result=result)
+
+    def _publish(
+        self, watched: Watched, *, result: ProbeResult | None = None, state: TargetState | None = None
+    ) -> None:
+        """Publish what is new together with what follows from it, so that no scrape sees one without the other."""
+        target = watched.target
+        with watched.publishing:
+            news: list[Observation] = []
+            if result is not None:
+                news.append((probe_key(result.target, result.module), result))
+                state = result.state
+            elif state is not None:
+                news.append((target_key(target.name), state))
+            self._snapshot.publish_all((*news, *self._judged(watched, result, state)))
+
+    def _judged(self, watched: Watched, result: ProbeResult | None, state: TargetState | None) -> Iterator[Observation]:
+        """What a target is and how good each of its modules is, by the newest facts of all rooms."""
+        target, view, profiles = watched.target, self._snapshot.view(), self._profiles
+        state = state or view.get(target_key(target.name))
+        identity, machine = state.identity if state else None, machine_of(view)
+        known = target_facts_of(target, identity, machine)
+        yield info_key(target.name), info_of(target, identity, known, machine, profiles)
+        for module in target.modules:
+            figures, watts = _figures(view, target.name, module, result), watched.watts.get(module)
+            judgement = judgement_of(target, known, figures, profiles, decode_watts=watts)
+            yield judgement_key(target.name, module), judgement
+
+    def _power_meter(self, target: Target) -> PowerMeter | None:
+        """A running meter of the GPU that serves a target, where that is known and on this machine."""
+        machine = machine_of(self._snapshot.view())
+        if len(machine.gpus) != 1 or not is_local(target.url, container_of(target.url, machine.containers)):
+            return None
+        meter = PowerMeter(self._settings.host.sysfs, machine.gpus[0].address)
+        meter.start()
+        return meter
+
+
+def _target_of(found: Found) -> Target:
+    return Target(name=found.name, url=found.url)
+
+
+def _figures(view: View, target: str, module: str, result: ProbeResult | None) -> Measurements | None:
+    """What the newest probe that ran has measured: ``result`` if it is that, else what the view holds."""
+    if result is not None and result.module == module and result.result not in SKIPPED:
+        return result.measurements if result.result == "ok" else None
+    record = view.records.get((target, module))
+    return record.figures if record else None
+
+
+def _note_power(watched: Watched, result: ProbeResult, meter: PowerMeter | None) -> None:
+    """Keep the mean power while the streams of a probe decoded, or that it is not known."""
+    if result.result in SKIPPED:
+        return
+    spans = [(line.chunks[0].at_ns, line.chunks[-1].at_ns) for line in result.timelines if line.chunks]
+    watts = meter.mean_watts(min(spans)[0], max(end for _, end in spans)) if meter and spans else None
+    watched.watts.pop(result.module, None)
+    if watts is not None:
+        watched.watts[result.module] = watts
+
+
+def _state_of(view: View, name: str) -> str:
+    state = view.get(target_key(name))
+    if state is None:
+        return "unknown"
+    return "loading" if state.loading else "up" if state.up else "down"
+
+
+def _log_result(result: ProbeResult) -> None:
+    speed, ttft = result.measurements.tokens_per_second, result.measurements.ttft_seconds
+    figures = [f"{speed:.2f} tok/s" if speed else "", f"TTFT {ttft:.3f} s" if ttft else "", result.error]
+    level = logging.INFO if result.result == "ok" or result.result in SKIPPED else logging.WARNING
+    told = ", ".join(each for each in figures if each)
+    log.log(level, "probe of %s by %s: %s%s", result.target, result.module, result.result, told and f": {told}")
+
+
+def _log_survey(before: Survey, after: Survey) -> None:
+    known = {each.name for each in before.found}
+    for each in after.found:
+        if each.name not in known:
+            found = (each.identity.backend, each.url, each.why)
+            log.info("found %s at %s (%s): the target %s, probed from now on", *found, each.name)
+    for name in known - {each.name for each in after.found}:
+        log.info("%s is gone: it is no target any more", name)
