@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 from exporter.cache.facts import CacheFolder
 from exporter.cache.folders import folders_of
@@ -20,12 +20,13 @@ from exporter.host.rocm import read_rocm
 from exporter.schedule import Job
 from exporter.settings import Docker, Host, Settings
 from exporter.snapshot import (
+    CACHE,
+    COLLECTOR,
     CONTAINERS,
     GPU,
     GPU_SENSORS,
     ROCM,
     CollectorRun,
-    Key,
     Observation,
     Snapshot,
     cache_key,
@@ -142,22 +143,12 @@ class Collectors:
 
     def _forget_gone(self) -> None:
         """Drop what was read by collectors that are gone."""
-        caches = {each.name for each in self._folders}
         self._names = frozenset({each.name for each in (*self._rows(), *self._caches())})
         self._said = {name: said for name, said in self._said.items() if name in self._names}
-
-        def keep(key: Key[Any]) -> bool:
-            match key.kind:
-                case "collector":
-                    return key.names[0] in self._names
-                case "cache":
-                    return key.names[0] in caches
-                case "containers":
-                    return "containers" in self._names
-                case _:
-                    return True
-
-        self._snapshot.retain(keep)
+        self._snapshot.keep_only(COLLECTOR, {(name,) for name in self._names})
+        self._snapshot.keep_only(CACHE, {(folder.name,) for folder in self._folders})
+        if "containers" not in self._names:
+            self._snapshot.keep_only(CONTAINERS.kind, ())
 
     # Running ---------------------------------------------------------------------------------------------------------
 

@@ -1,8 +1,8 @@
-"""Every metric that this exporter has, in one table (``SECTIONS``), and the two ways from a view to an exposition.
+"""Every metric that this exporter has, in one table (``SECTIONS``), and the way from a view to an exposition.
 
-A row says a metric's name, type, help and labels, and reads its samples from an observation. ``SnapshotCollector`` hands
-them to the client library; ``Exposition`` writes the same bytes itself: an observation becomes text once, when it is
-published, and a scrape only joins. A value that is None or not finite is absent, in both.
+A row says a metric's name, type, help and labels, and reads its samples from an observation. ``Exposition`` writes the
+bytes that the client library would write: an observation becomes text once, when it is published, and a scrape only joins.
+A value that is None or not finite is absent.
 """
 
 import logging
@@ -25,24 +25,32 @@ from prometheus_client.utils import floatToGoString
 import exporter
 from exporter.cache.facts import CacheFacts, filesystems
 from exporter.containers.facts import EngineReading
+from exporter.history.record import INTER_TOKEN_BOUNDS, TTFT_BOUNDS, Histogram, ModelHistograms, Record
 from exporter.host.gpu import GpuFacts, GpuReading, GpuSample
 from exporter.host.rocm import RocmFacts
 from exporter.probe.result import RESULTS, Measurements, TargetState
 from exporter.snapshot import (
-    INTER_TOKEN_BOUNDS,
-    TTFT_BOUNDS,
+    CACHE,
+    COLLECTOR,
+    CONTAINERS,
+    EXPORTER,
+    GPU,
+    GPU_SENSORS,
+    INFO,
+    JUDGEMENT,
+    RECORD,
+    ROCM,
+    TARGET,
     CacheRecord,
+    Changed,
     CollectorRun,
     ExporterState,
-    Histogram,
-    ModelHistograms,
-    Record,
-    Snapshot,
+    Kind,
+    Names,
     TargetInfo,
     View,
-    finite,
-    printable,
 )
+from exporter.text import finite, printable
 from exporter.tiers import TIERS, Judgement
 
 log = logging.getLogger(__name__)
@@ -50,7 +58,6 @@ log = logging.getLogger(__name__)
 TEXT: Final = "text/plain; version=0.0.4; charset=utf-8"
 OPENMETRICS: Final = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 
-Names = tuple[str, ...]
 Sample = tuple[Names, float | Histogram | None]
 """The values of a family's own labels, in their order, and the value."""
 Samples = Iterable[Sample]
@@ -64,7 +71,7 @@ class Source:
     one piece of all that its kinds hold.
     """
 
-    kinds: tuple[str, ...]
+    kinds: tuple[Kind[Any], ...]
     labels: Names
     keys: Callable[[View], Iterable[Names]]
     parts: Callable[[View, Names], tuple[Any, ...]]
@@ -92,7 +99,7 @@ class Family:
         return Metric(self.name.removesuffix("_total") if self.type == "counter" else self.name, self.help, self.type)
 
 
-def _each(kind: str) -> Callable[[View], Iterable[Names]]:
+def _each(kind: Kind[Any]) -> Callable[[View], Iterable[Names]]:
     return lambda view: sorted(view.of(kind))
 
 
@@ -100,46 +107,42 @@ def _always(_: View) -> Iterable[Names]:
     return ((),)
 
 
-def _single(kind: str) -> Source:
-    return Source((kind,), (), lambda view: view.of(kind), lambda view, names: (view.of(kind)[names],))
-
-
-def _by(kind: str, *labels: str) -> Source:
+def _by(kind: Kind[Any], *labels: str) -> Source:
     return Source((kind,), labels, _each(kind), lambda view, names: (view.of(kind)[names],))
 
 
 PROBES: Final = Source(
-    ("record", "judgement"),
+    (RECORD, JUDGEMENT),
     ("target", "module"),
-    _each("record"),
-    lambda view, names: (view.of("record")[names], view.of("judgement").get(names)),
+    _each(RECORD),
+    lambda view, names: (view.of(RECORD)[names], view.of(JUDGEMENT).get(names)),
 )
-TARGETS: Final = _by("target", "target")
-INFOS: Final = _by("info", "target")
+TARGETS: Final = _by(TARGET, "target")
+INFOS: Final = _by(INFO, "target")
 _OWN: Final = "exposition"
 COLLECTORS: Final = Source(
+    (COLLECTOR,),
     ("collector",),
-    ("collector",),
-    lambda view: sorted(names for names in view.of("collector") if names != (_OWN,)),
-    lambda view, names: (view.of("collector")[names],),
+    lambda view: sorted(names for names in view.of(COLLECTOR) if names != (_OWN,)),
+    lambda view, names: (view.of(COLLECTOR)[names],),
 )
-DAEMON: Final = _single("exporter")
+DAEMON: Final = _by(EXPORTER.kind)
 BUILD: Final = Source((), (), _always, lambda _, __: ())
-GPUS: Final = _single("gpu")
-GPU_SENSORS: Final = _single("gpu_sensors")
-CACHES: Final = _by("cache_record", "cache")
-FILESYSTEMS: Final = Source(("cache_record",), (), _always, lambda view, _: tuple(view.of("cache_record").values()))
-ROCM: Final = Source(
-    ("rocm", "containers", "exporter"),
+GPUS: Final = _by(GPU.kind)
+SENSORS: Final = _by(GPU_SENSORS.kind)
+CACHES: Final = _by(CACHE, "cache")
+FILESYSTEMS: Final = Source((CACHE,), (), _always, lambda view, _: tuple(view.of(CACHE).values()))
+RELEASES: Final = Source(
+    (ROCM.kind, CONTAINERS.kind, EXPORTER.kind),
     (),
     _always,
-    lambda view, _: tuple(view.of(kind).get(()) for kind in ("rocm", "containers", "exporter")),
+    lambda view, _: (view.get(ROCM), view.get(CONTAINERS), view.get(EXPORTER)),
 )
 SHARING: Final = Source(
-    ("containers", "cache_record"),
+    (CONTAINERS.kind, CACHE),
     (),
     _always,
-    lambda view, _: (view.of("containers").get(()), *view.of("cache_record").values()),
+    lambda view, _: (view.get(CONTAINERS), *view.of(CACHE).values()),
 )
 
 _OF_A_TARGET: Final = (PROBES, TARGETS, INFOS)
@@ -284,7 +287,7 @@ def _sensor(name: str, text: str, read: Callable[[GpuSample], Samples], *labels:
     def samples(sampled: tuple[GpuSample, ...]) -> Samples:
         return [((gpu.address, *own), value) for gpu in sampled for own, value in read(gpu)]
 
-    return _gauge(GPU_SENSORS, name, text, samples, "gpu", *labels)
+    return _gauge(SENSORS, name, text, samples, "gpu", *labels)
 
 
 def _cache(name: str, text: str, read: Callable[[CacheFacts], Samples], *labels: str) -> Family:
@@ -597,14 +600,14 @@ HOW_GOOD: Final = (
 
 ROCM_AND_GPU: Final = (
     _gauge(
-        ROCM,
+        RELEASES,
         "rocm_version_info",
         "ROCm's user space on the host and in each inference container; always 1. The release is major.minor.",
         _rocm_info,
         *("scope", "container", "version", "release", "source"),
     ),
     _gauge(
-        ROCM,
+        RELEASES,
         "rocm_version_supported",
         "1 where the release is at or above the configured minimum, else 0.",
         _rocm_supported,
@@ -612,14 +615,14 @@ ROCM_AND_GPU: Final = (
         "container",
     ),
     _gauge(
-        ROCM,
+        RELEASES,
         "rocm_container_release_matches_host",
         "1 where a container's ROCm release is the host's. They need not match: only the kernel driver is shared.",
         _rocm_matches,
         "container",
     ),
     _gauge(
-        ROCM,
+        RELEASES,
         "amdgpu_driver_info",
         "Version of the amdgpu kernel driver and where it comes from, dkms or in-tree; always 1.",
         _driver,
@@ -932,7 +935,7 @@ class Exposition:
         self._pieces: dict[tuple[int, Names], _Piece] = {}
         self._process = ProcessCollector(registry=None)
 
-    def prepare(self, view: View, changed: tuple[str, Names]) -> None:
+    def prepare(self, view: View, changed: Changed) -> None:
         """Make the pieces that a publication has changed."""
         kind, names = changed
         for number, source in enumerate(_SOURCES):
@@ -1005,39 +1008,6 @@ def _guarded(family: Family, names: Names, parts: tuple[Any, ...]) -> list[Serie
     except Exception:  # whatever is wrong with one observation, the rest of the exposition must stand
         log.exception("%s can't be shown for %s", family.name, "/".join(map(printable, names)) or "this exporter")
         return None
-
-
-@dataclass(frozen=True, slots=True)
-class SnapshotCollector:
-    """The same families for a registry of the client library: ``registry.register(SnapshotCollector(snapshot))``.
-
-    Slower than ``Exposition`` and its reference; it yields, for example::
-
-        # HELP llm_target_up 1 when the server answers its health check, whether or not a probe ran.
-        # TYPE llm_target_up gauge
-        llm_target_up{target="vllm"} 1.0
-    """
-
-    snapshot: Snapshot
-
-    def collect(self) -> Iterator[Metric]:
-        """Yield the families of one view, those without samples left out."""
-        view = self.snapshot.view()
-        metrics: dict[str, Metric] = {}
-        failed = False
-        for source in _SOURCES:
-            keyed = [(names, source.parts(view, names)) for names in _keys(source, view)]
-            if source is COLLECTORS:
-                keyed.append(_own_run(failed=failed))
-            for family in _FAMILIES_OF[source]:
-                metric = metrics[family.name] = family.metric()
-                for names, parts in keyed:
-                    series = _guarded(family, names, parts)
-                    failed = failed or series is None
-                    for each in series or ():
-                        name = f"{family.name}{each.suffix}"
-                        metric.add_sample(name, dict(each.labels), each.value)
-        yield from (metrics[family.name] for family in FAMILIES if metrics[family.name].samples)
 
 
 def render_probe(view: View, target: str, module: str, content_type: str = TEXT, *, totals: bool = True) -> bytes:

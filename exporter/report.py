@@ -12,7 +12,7 @@ from typing import Any, Final, Literal, Protocol
 
 from exporter.discovery import Survey
 from exporter.probe.result import Measurements, ProbeResult
-from exporter.snapshot import ERROR_CHARACTERS, finite, printable
+from exporter.text import ERROR_CHARACTERS, finite, printable
 from exporter.tiers import TIERS, Bounds, Judgement, tier_of
 
 Report = Mapping[str, Any]

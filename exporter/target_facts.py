@@ -15,7 +15,7 @@ from exporter.containers.facts import ContainerFacts
 from exporter.host.gpu import GpuFacts
 from exporter.probe.result import Identity, Measurements
 from exporter.settings import Profiles, Target
-from exporter.snapshot import CONTAINERS, GPU, TargetInfo, View
+from exporter.snapshot import CACHE, CONTAINERS, GPU, TargetInfo, View
 from exporter.tiers import UNQUANTIZED, Judgement, TargetFacts, Weights, hardware_of, judge, scenario_of
 
 
@@ -34,7 +34,7 @@ def machine_of(view: View) -> Machine:
     return Machine(
         containers=engine.last_known if engine else (),
         gpus=gpus.gpus if gpus else (),
-        caches=tuple(record.facts for record in view.of("cache_record").values()),
+        caches=tuple(record.facts for record in view.of(CACHE).values()),
     )
 
 

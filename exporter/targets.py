@@ -14,6 +14,7 @@ from functools import partial
 from typing import Final
 
 from exporter.discovery import LOCAL_PORTS, Candidate, Found, Survey, container_candidates, local_candidates, survey
+from exporter.history.record import Plan
 from exporter.host.energy import PowerMeter
 from exporter.probe.http.cancellation import Cancellation
 from exporter.probe.result import SKIPPED, Measurements, ProbeResult, TargetState
@@ -23,8 +24,8 @@ from exporter.probe.status import identify
 from exporter.schedule import Job
 from exporter.settings import Profiles, Settings, Target
 from exporter.snapshot import (
+    RECORD,
     Observation,
-    Plan,
     Snapshot,
     View,
     info_key,
@@ -196,7 +197,7 @@ class Targets:
         for each in watched.values():
             self._announce(each)
         pairs = {(name, module) for name, each in watched.items() for module in each.target.modules}
-        self._snapshot.retain(lambda key: key.kind != "probe" or key.names in pairs)
+        self._snapshot.keep_only(RECORD, pairs)
 
     def _kept_or_new(self, target: Target) -> Watched:
         before = self._watched.get(target.name)

@@ -7,6 +7,7 @@ import math
 
 from exporter.cache.facts import CacheFacts, FilesystemFacts, ModelFacts
 from exporter.containers.facts import ContainerFacts, EngineReading, ImageRocm
+from exporter.history.record import Plan
 from exporter.host.gpu import GpuFacts, GpuReading, GpuSample
 from exporter.host.rocm import DriverFacts, RocmFacts
 from exporter.probe.result import Measurements, ProbeResult, Result, TargetState
@@ -19,7 +20,6 @@ from exporter.snapshot import (
     ROCM,
     CollectorRun,
     ExporterState,
-    Plan,
     Snapshot,
     TargetInfo,
     cache_key,

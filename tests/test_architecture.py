@@ -10,10 +10,11 @@ ROOT = Path(__file__).parent.parent / "exporter"
 
 # Data flows from left to right, and a room imports only from rooms before it (and from itself).
 ORDER = (
-    {"address", "launch", "rocm_version"},
+    {"address", "launch", "rocm_version", "text"},
     {"settings"},
     {"schedule"},
     {"probe", "host", "cache", "containers"},
+    {"history"},
     {"snapshot"},
     {"tiers"},
     {"advice", "serving_gpu"},
@@ -51,19 +52,21 @@ DOORS = {
 }
 PURE = (
     "advice.py",
+    "history/record.py",
     "host/gpu_metrics.py",
     "host/products.py",
     "host/throttling.py",
+    "launch/command.py",
+    "launch/programs.py",
+    "launch/settings.py",
     "metrics.py",
     "probe/measure.py",
     "probe/result.py",
     "probe/stream.py",
     "probe/timeline.py",
     "serving_gpu.py",
+    "text.py",
     "tiers.py",
-    "launch/command.py",
-    "launch/programs.py",
-    "launch/settings.py",
 )
 CLOCKS_AND_THREADS = {"time", "threading", "datetime", "socket", "subprocess"}
 

@@ -14,7 +14,7 @@ from exporter.containers.facts import ContainerFacts, EngineReading
 from exporter.host.gpu import GpuSample
 from exporter.host.rocm import RocmFacts
 from exporter.settings import Cache, CachePath, Docker, Settings
-from exporter.snapshot import CONTAINERS, GPU, GPU_SENSORS, ROCM, CollectorRun, Snapshot, cache_key
+from exporter.snapshot import CONTAINERS, GPU, GPU_SENSORS, ROCM, CollectorRun, Snapshot, cache_key, collector_key
 from exporter.target_facts import Machine
 
 STRIX_HALO = Path(__file__).parent / "fixtures" / "host" / "sys" / "radeon-8060s"
@@ -52,8 +52,7 @@ class Bench:
 
     def last_run(self, name: str) -> CollectorRun | None:
         """The last run that was published of a collector."""
-        runs: dict[tuple[str, ...], CollectorRun] = dict(self.snapshot.view().of("collector"))
-        return runs.get((name,))
+        return self.snapshot.view().get(collector_key(name))
 
 
 def settings_of(folder: Path, **changes: object) -> Settings:

@@ -16,6 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 
 from exporter import metrics
 from exporter.cache.facts import CacheFacts, FilesystemFacts, ModelFacts
+from exporter.history.record import Plan
 from exporter.host.gpu import GpuFacts, GpuReading, GpuSample
 from exporter.metrics import (
     FAMILIES,
@@ -23,7 +24,6 @@ from exporter.metrics import (
     SECTIONS,
     TEXT,
     Exposition,
-    SnapshotCollector,
     document,
     render_probe,
 )
@@ -32,9 +32,9 @@ from exporter.snapshot import (
     EXPORTER,
     GPU,
     GPU_SENSORS,
+    RECORD,
     CollectorRun,
     ExporterState,
-    Plan,
     Snapshot,
     TargetInfo,
     View,
@@ -47,6 +47,7 @@ from exporter.snapshot import (
     target_key,
 )
 from exporter.tiers import TIERS, Judgement, Thresholds
+from tests.library import LibraryCollector
 from tests.scenes import probe, publish_all
 
 GOLDEN = Path(__file__).parent / "golden" / "metrics.txt"
@@ -86,7 +87,7 @@ def names_in(view: View) -> set[str]:
 
 def by_library(snapshot: Snapshot) -> tuple[str, str]:
     registry = CollectorRegistry()
-    registry.register(SnapshotCollector(snapshot))
+    registry.register(LibraryCollector(snapshot))
     return generate_latest(registry).decode(), openmetrics.generate_latest(registry).decode()  # type: ignore[no-untyped-call]
 
 
@@ -308,7 +309,7 @@ def test_a_scrape_reads_only_what_changed(monkeypatch: pytest.MonkeyPatch) -> No
     body = exposition.render(snapshot.view())
     assert read == [("exposition",)]
     assert body.startswith(rendered(snapshot.view()).encode())
-    snapshot.retain(lambda key: key.kind != "probe" or key.names[0] == "ollama")
+    snapshot.keep_only(RECORD, {("ollama", "default")})
     exposition.render(snapshot.view())
     assert {names[0] for _, names in exposition._pieces if len(names) == 2} == {"ollama"}
 

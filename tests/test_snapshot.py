@@ -8,27 +8,26 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter import snapshot as room
 from exporter.cache.facts import CacheFacts
-from exporter.probe.result import RESULTS, SKIPPED, Measurements, ProbeResult, Result
+from exporter.history.record import RECENT, RECENT_FAILED, Plan, Record
+from exporter.probe.result import RESULTS, SKIPPED, Measurements, ProbeResult
 from exporter.snapshot import (
-    INTER_TOKEN_BOUNDS,
+    CACHE,
+    INFO,
+    JUDGEMENT,
     MODELS_PER_TARGET,
-    TTFT_BOUNDS,
-    Histogram,
-    History,
-    Plan,
-    Point,
-    Record,
+    RECORD,
+    CacheRecord,
+    Changed,
+    Key,
+    Kind,
     Snapshot,
     TargetInfo,
     View,
     cache_key,
-    finite,
     info_key,
     judgement_key,
     plan_key,
-    printable,
     probe_key,
     target_key,
 )
@@ -55,100 +54,6 @@ def publish(snapshot: Snapshot, *results: ProbeResult) -> Record:
     return record_of(snapshot, results[-1].target, results[-1].module)
 
 
-def test_a_plan_gives_zero_counters_before_the_first_probe() -> None:
-    """Intervals and counters are there as soon as a module is planned."""
-    record = record_of(planned())
-    assert record.interval_seconds == 60
-    assert set(record.totals.results) == {0}
-    assert record.success is None
-    assert record.figures is None
-
-
-def test_a_failed_probe_leaves_no_figure_behind() -> None:
-    """After a failure nothing of the good probe before it is a current figure; its counters and time stay."""
-    record = publish(planned(), probe("a", 60, speed=20), probe("a", 0, "connect", error="refused"))
-    assert record.success is False
-    assert record.figures is None
-    assert record.totals.last_success_seconds == probe("a", 60).at_seconds
-    assert record.totals.last_run_seconds == probe("a", 0).at_seconds
-
-
-@pytest.mark.parametrize("skipped", sorted(SKIPPED))
-def test_a_skipped_probe_leaves_everything_as_it_was(skipped: Result) -> None:
-    """A skip is counted and remembered, and changes no figure, no success and no time of the last run."""
-    snapshot = planned()
-    before = publish(snapshot, probe("a", 60, speed=20))
-    after = publish(snapshot, probe("a", 0, skipped))
-    assert after.figures == before.figures
-    assert after.success is True
-    assert after.totals.last_run_seconds == before.totals.last_run_seconds
-    assert after.history == before.history
-    assert after.last is not None
-    assert after.last.result == skipped
-    assert after.totals.results[RESULTS.index(skipped)] == 1
-
-
-def test_failures_outlive_successes() -> None:
-    """Of many probes, some failures that are older than all kept successes are still there, the newest first."""
-    failures = [probe("a", 1000 + i, "http_5xx") for i in range(6)]
-    record = publish(planned(), *reversed(failures), *(probe("a", 100 - i, speed=20) for i in range(50)))
-    results = [result.result for result in record.recent]
-    assert results == ["ok"] * room.RECENT + ["http_5xx"] * room.RECENT_FAILED
-    assert [result.at_seconds for result in record.recent] == sorted(
-        (r.at_seconds for r in record.recent), reverse=True
-    )
-
-
-def test_history_is_bounded() -> None:
-    """The history keeps the newest probes that ran."""
-    record = publish(planned(), *(probe("a", 10_000 - i, speed=20) for i in range(room.HISTORY + 20)))
-    assert len(record.history) == room.HISTORY
-    assert [*record.history][-1].at_seconds == probe("a", 10_000 - room.HISTORY - 19).at_seconds
-
-
-@given(st.lists(st.builds(Point, st.floats(0, 4e9), st.none() | st.floats(0, 1e6), st.booleans()), max_size=30))
-def test_a_history_gives_back_its_newest_points(points: list[Point]) -> None:
-    """Times, speeds and outcomes come out as they went in, oldest first; of too many, the oldest are forgotten."""
-    history = History()
-    for point in (*points, *points[:1] * room.HISTORY, *points):
-        history = history.followed_by(point)
-    assert [*history] == [*points[:1] * room.HISTORY, *points][-room.HISTORY :]
-    assert len(history) == len([*history])
-
-
-def test_gaps_count_once_for_each_token() -> None:
-    """A gap of four tokens is four observations of its seconds per token; a bound belongs to the bucket below it."""
-    measurements = Measurements(ttft_seconds=0.5, gaps=((0.05, 4), (0.051, 1), (0.1, 2)))
-    record = publish(planned(), dataclasses.replace(probe("a", 0), measurements=measurements))
-    (histograms,) = record.histograms
-    assert histograms.inter_token.counts[INTER_TOKEN_BOUNDS.index(0.05)] == 4
-    assert histograms.inter_token.counts[INTER_TOKEN_BOUNDS.index(1 / 15)] == 1
-    assert histograms.inter_token.counts[INTER_TOKEN_BOUNDS.index(0.1)] == 2
-    assert histograms.inter_token.sum == pytest.approx(0.05 * 4 + 0.051 + 0.2)
-    assert histograms.ttft.counts[TTFT_BOUNDS.index(0.5)] == 1
-
-
-def test_bounds_are_sorted_and_hold_the_tiers() -> None:
-    """Buckets rise, and every tier can be read off the inter-token histogram."""
-    assert list(INTER_TOKEN_BOUNDS) == sorted(set(INTER_TOKEN_BOUNDS))
-    assert list(TTFT_BOUNDS) == sorted(set(TTFT_BOUNDS))
-    assert {0.05, 1 / 15, 0.1} <= set(INTER_TOKEN_BOUNDS)
-
-
-def test_a_cold_start_is_in_no_histogram() -> None:
-    """The wait for a model to load is no time to first token."""
-    assert publish(planned(), probe("a", 0, speed=20, cold_start=True)).histograms == ()
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1.0, 10**400])
-def test_what_cannot_be_observed_is_left_out(value: Any) -> None:
-    """An impossible duration changes no histogram, an impossible count no counter."""
-    assert Histogram((0, 0)).observe([(value, 1)], (1.0,)) == Histogram((0, 0))
-    result = dataclasses.replace(probe("a", 0), prompt_tokens_spent=value, busy_seconds=value)
-    totals = publish(planned(), result).totals
-    assert (totals.prompt_tokens, totals.busy_seconds) == (0, 0)
-
-
 def test_at_most_eight_models_are_kept_the_oldest_leaves_first() -> None:
     """A server that renames its model at every request can't grow what is kept; one in use stays."""
     snapshot = planned()
@@ -173,26 +78,6 @@ def test_models_count_over_all_modules_of_a_target() -> None:
     assert left.ran.model is None
 
 
-def test_a_target_that_stays_keeps_its_counters() -> None:
-    """A new plan changes the interval and leaves counters, histograms and figures."""
-    snapshot = planned()
-    before = publish(snapshot, probe("a", 0, speed=20))
-    snapshot.publish(plan_key("a", "default"), Plan(30, concurrency=4))
-    after = record_of(snapshot)
-    assert after.interval_seconds == 30
-    assert (after.totals, after.histograms, after.figures) == (before.totals, before.histograms, before.figures)
-
-
-def test_a_stretched_interval_survives_a_reload_that_changes_nothing() -> None:
-    """What a budget made of the interval holds until the plan's own interval changes, or the next result says otherwise."""
-    snapshot = planned()
-    publish(snapshot, dataclasses.replace(probe("a", 0), interval_seconds=900.0))
-    snapshot.publish(plan_key("a", "default"), Plan(60))
-    assert record_of(snapshot).interval_seconds == 900
-    snapshot.publish(plan_key("a", "default"), Plan(120))
-    assert record_of(snapshot).interval_seconds == 120
-
-
 def test_a_target_that_leaves_takes_everything_with_it() -> None:
     """Once its plan isn't retained nothing of a target is left, and a probe that ends late can't bring it back."""
     snapshot = planned(("a", "default"), ("b", "default"))
@@ -201,7 +86,7 @@ def test_a_target_that_leaves_takes_everything_with_it() -> None:
         snapshot.publish(target_key(name), up(name, "http://x"))
         snapshot.publish(info_key(name), TargetInfo("http://x"))
         snapshot.publish(judgement_key(name, "default"), Judgement("excellent", LIMITS))
-    snapshot.retain(lambda key: key.kind != "probe" or key.names[0] == "b")
+    snapshot.keep_only(RECORD, {("b", "default")})
     view = snapshot.view()
     assert view.targets == ("b",)
     assert {names[0] for kind in view.kinds for names in view.of(kind)} == {"b"}
@@ -219,18 +104,9 @@ def test_a_view_never_changes() -> None:
     snapshot.publish(info_key("a"), TargetInfo("http://x"))
     assert before.records["a", "default"].last is None
     assert before.get(info_key("a")) is None
-    assert snapshot.view().get(probe_key("a", "default")) is not None
-    assert snapshot.view().get(plan_key("a", "default")) == Plan(60)
-
-
-def test_only_marks_of_a_stream_are_kept() -> None:
-    """Of a timeline with many chunks the first and the last stay; gaps are in the histogram and nowhere else."""
-    result = probe("a", 0, speed=20)
-    kept = publish(planned(), result).last
-    assert kept is not None
-    assert kept.timelines[0].chunks == (result.timelines[0].chunks[0], result.timelines[0].chunks[-1])
-    assert kept.measurements.gaps == ()
-    assert kept.timelines[0].end_ns == result.timelines[0].end_ns
+    after = snapshot.view().get(probe_key("a", "default"))
+    assert after is not None
+    assert (after.plan, after.last is None) == (Plan(60), False)
 
 
 def test_a_result_brings_its_look_at_the_target_along() -> None:
@@ -247,40 +123,7 @@ def test_scan_errors_are_counted() -> None:
     fine = CacheFacts("hub", "huggingface", "/hub", 1)
     for facts in (fine, dataclasses.replace(fine, bytes=None, error="permission denied"), fine):
         snapshot.publish(cache_key("hub"), facts)
-    assert snapshot.view().of("cache_record")[("hub",)].scan_errors == 1
-    assert snapshot.view().get(cache_key("hub")) == fine
-
-
-@pytest.mark.parametrize(
-    ("text", "shown"),
-    [
-        ("Qwen/Qwen2.5-14B", "Qwen/Qwen2.5-14B"),
-        ('a"b\\c', 'a"b\\c'),
-        ("a\nb\x00c\x85d\u2028e\x1b[31m", "abcde[31m"),
-        ("\ud800x\u202ey", "xy"),
-        ("m" * 100_000, "m" * 128),
-        ("\n" * 100 + "x", "x"),
-    ],
-)
-def test_strings_of_strangers_are_made_printable(text: str, shown: str) -> None:
-    """Control characters, surrogates and direction marks go, and 128 characters stay."""
-    assert printable(text) == shown
-
-
-@given(st.text())
-def test_printable_is_final(text: str) -> None:
-    """Any text comes out printable, short and unchanged by a second time."""
-    once = printable(text)
-    assert once.isprintable()
-    assert len(once) <= 128
-    assert printable(once) == once
-    once.encode()
-
-
-@pytest.mark.parametrize("value", [None, float("nan"), float("inf"), float("-inf"), 10**400])
-def test_what_is_not_finite_is_none(value: float | None) -> None:
-    """Nothing, NaN, infinities and integers beyond floats have no value that an exposition can hold."""
-    assert finite(value) is None
+    assert snapshot.view().get(cache_key("hub")) == CacheRecord(fine, scan_errors=1)
 
 
 results = st.builds(
@@ -314,7 +157,7 @@ def test_any_run_of_results_adds_up(run: list[ProbeResult]) -> None:
         ran = [each for each in run if each.module == module and each.result not in SKIPPED]
         assert record.success == (ran[-1].result == "ok" if ran else None)
         assert (record.figures is not None) == (record.success is True)
-        assert len(record.recent) <= room.RECENT + room.RECENT_FAILED
+        assert len(record.recent) <= RECENT + RECENT_FAILED
         for each in record.histograms:
             assert sum(each.ttft.counts) <= sum(1 for result in ran if result.result == "ok")
     models = {each.model for record in view.records.values() for each in record.histograms}
@@ -347,21 +190,44 @@ def test_what_is_published_together_is_seen_together() -> None:
 
 def test_what_says_nothing_new_changes_nothing() -> None:
     """The same facts published again leave the object that readers may have made something of, and tell no watch."""
-    told: list[tuple[str, tuple[str, ...]]] = []
+    told: list[Changed] = []
     snapshot = Snapshot(watch=lambda _, changed: told.append(changed))
     snapshot.publish(plan_key("a", "default"), Plan(60))
     first = Judgement("good", LIMITS)
     snapshot.publish(judgement_key("a", "default"), first)
     snapshot.publish(judgement_key("a", "default"), Judgement("good", LIMITS))
     assert snapshot.view().get(judgement_key("a", "default")) is first
-    assert [kind for kind, _ in told] == ["record", "judgement"]
+    assert [kind for kind, _ in told] == [RECORD, JUDGEMENT]
 
 
 def test_the_watch_is_told_what_changed() -> None:
     """Who watches gets a view that has the change in it, and its kind and names."""
-    told: list[tuple[View, tuple[str, tuple[str, ...]]]] = []
+    told: list[tuple[View, Changed]] = []
     snapshot = Snapshot(watch=lambda view, changed: told.append((view, changed)))
     snapshot.publish(plan_key("a", "default"), Plan(60))
     snapshot.publish(probe_key("a", "default"), probe("a", 0, speed=20))
-    assert [changed for _, changed in told] == [("record", ("a", "default"))] * 2
+    assert [changed for _, changed in told] == [(RECORD, ("a", "default"))] * 2
     assert told[-1][0].records["a", "default"].success is True
+
+
+@pytest.mark.parametrize("wrong", ["cache", "record", Kind("cache", CacheRecord)])
+def test_a_kind_that_no_view_holds_is_an_error(wrong: Any) -> None:
+    """A name, or a kind of one's own, gives no empty mapping: nothing could ever stand there."""
+    snapshot = planned()
+    for view in (View(), snapshot.view()):
+        with pytest.raises(KeyError):
+            view.of(wrong)
+        with pytest.raises(KeyError):
+            view.get(Key(wrong))
+    with pytest.raises(KeyError):
+        snapshot.publish(Key(wrong), CacheRecord(CacheFacts("hub", "huggingface", "/hub", 1)))
+    assert View().of(CACHE) == {}
+
+
+def test_a_value_of_another_kind_is_an_error() -> None:
+    """What a view holds under a kind is of its type, whatever a caller says."""
+    wrong: Any = Judgement(None, LIMITS)
+    with pytest.raises(TypeError, match="info holds TargetInfo, not Judgement"):
+        planned().publish_all(((Key(INFO, ("a",)), wrong),))
+    with pytest.raises(TypeError, match="record holds Record, not Judgement"):
+        planned().publish_all(((probe_key("a", "default"), wrong),))

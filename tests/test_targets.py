@@ -79,8 +79,7 @@ class Bench:
     told: list[tuple[str, ...]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.snapshot = Snapshot(watch=lambda _, changed: self.published.append(changed[0]))
-        self.published: list[str] = []
+        self.snapshot = Snapshot()
         profiles = load_profiles(None)
         self.targets = Targets(
             self.snapshot,

@@ -22,9 +22,11 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 import exporter
+from exporter.history.record import Plan
 from exporter.metrics import TEXT, render_probe
 from exporter.probe.result import ProbeResult
-from exporter.snapshot import EXPORTER, Plan, Snapshot, View, info_key, plan_key, printable, probe_key
+from exporter.snapshot import EXPORTER, Snapshot, View, info_key, plan_key, probe_key
+from exporter.text import printable
 from exporter.web import page, status
 from exporter.web.negotiate import accepts_gzip, choose_format, compress
 from exporter.web.server import AsgiApp, Message

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
 
-from exporter.snapshot import Point
+from exporter.history.record import Point
 from exporter.tiers import Judgement
 
 GAP_INTERVALS: Final = 3

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 import exporter
 from exporter.cache.facts import CacheFacts, filesystems
 from exporter.host.gpu import GpuFacts, GpuSample
-from exporter.snapshot import CONTAINERS, EXPORTER, GPU, GPU_SENSORS, ROCM, View, finite
+from exporter.snapshot import CACHE, COLLECTOR, CONTAINERS, EXPORTER, GPU, GPU_SENSORS, ROCM, View
+from exporter.text import finite
 from exporter.web import status
 from exporter.web.draw import bar_of, sparkline_of
 
@@ -46,7 +47,7 @@ def render_page(view: View, now: float, links: Mapping[str, str]) -> str:
             headline=_headline(targets),
             counts=status.counted(targets),
             state=view.get(EXPORTER),
-            collectors=sorted((names[0], run) for names, run in view.of("collector").items()),
+            collectors=sorted((names[0], run) for names, run in view.of(COLLECTOR).items()),
             rocm=view.get(ROCM),
             engine=view.get(CONTAINERS),
             gpus=_gpus(view),
@@ -81,7 +82,7 @@ def _gpus(view: View) -> list[tuple[GpuFacts, GpuSample | None]]:
 
 def _caches(view: View) -> list[tuple[CacheFacts, Any]]:
     """Each cache with the filesystem it lies on, a filesystem only beside the first of its caches."""
-    caches = tuple(record.facts for _, record in sorted(view.of("cache_record").items()))
+    caches = tuple(record.facts for _, record in sorted(view.of(CACHE).items()))
     left = {each.device: each for each in filesystems(caches)}
     return [(cache, left.pop(cache.filesystem.device, None) if cache.filesystem else None) for cache in caches]
 

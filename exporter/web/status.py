@@ -11,23 +11,23 @@ from pathlib import Path
 from typing import Any, Final
 
 from exporter.cache.facts import CacheFacts
+from exporter.history.record import Record
 from exporter.probe.result import RESULTS, SKIPPED, Measurements, ProbeResult, TargetState
 from exporter.probe.timeline import Timeline
 from exporter.snapshot import (
+    CACHE,
+    COLLECTOR,
     CONTAINERS,
-    ERROR_CHARACTERS,
     GPU,
     GPU_SENSORS,
     ROCM,
-    Record,
     TargetInfo,
     View,
-    finite,
     info_key,
     judgement_key,
-    printable,
     target_key,
 )
+from exporter.text import ERROR_CHARACTERS, finite, printable
 from exporter.tiers import Judgement
 
 STALE_AFTER_INTERVALS: Final = 3
@@ -243,8 +243,8 @@ def host_json(view: View) -> dict[str, Any]:
         "gpus": as_json(view.get(GPU)),
         "sensors": as_json(view.get(GPU_SENSORS)),
         "containers": as_json(view.get(CONTAINERS)),
-        "caches": [_cache_json(record.facts) for _, record in sorted(view.of("cache_record").items())],
-        "collectors": {names[0]: as_json(run) for names, run in sorted(view.of("collector").items())},
+        "caches": [_cache_json(record.facts) for _, record in sorted(view.of(CACHE).items())],
+        "collectors": {names[0]: as_json(run) for names, run in sorted(view.of(COLLECTOR).items())},
     }
 
 

@@ -13,11 +13,13 @@ from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, generate_latest
 
-from exporter.metrics import OPENMETRICS, TEXT, Exposition, SnapshotCollector
+from exporter.history.record import Plan
+from exporter.metrics import OPENMETRICS, TEXT, Exposition
 from exporter.probe.result import Measurements, ProbeResult, TargetState
-from exporter.snapshot import Plan, Snapshot, TargetInfo, info_key, judgement_key, plan_key, probe_key
+from exporter.snapshot import Snapshot, TargetInfo, info_key, judgement_key, plan_key, probe_key
 from exporter.tiers import Judgement, Thresholds
 from exporter.web.negotiate import compress
+from tests.library import LibraryCollector
 
 ROUNDS = 7
 
@@ -99,7 +101,7 @@ def main(targets: int) -> None:
         compressed.append(timed(lambda: compress(body)))  # noqa: B023 - run at once
     openmetrics = timed(lambda: exposition.render(snapshot.view(), OPENMETRICS))
     registry = CollectorRegistry()
-    registry.register(SnapshotCollector(snapshot))
+    registry.register(LibraryCollector(snapshot))
     library = timed(lambda: generate_latest(registry))
     samples = sum(not line.startswith(b"#") for line in body.splitlines())
     rows = [

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
+from exporter.history.record import Plan
 from exporter.metrics import OPENMETRICS, TEXT, Exposition
 from exporter.probe.result import ProbeResult
-from exporter.snapshot import Plan, Snapshot, plan_key
+from exporter.snapshot import Snapshot, plan_key
 from exporter.web.app import PROBES_AT_ONCE, Refused, build_app
 from tests.scenes import NOW, probe, publish_all
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter.snapshot import Point
+from exporter.history.record import Point
 from exporter.tiers import Judgement, Thresholds
 from exporter.web.draw import bar_of, sparkline_of
 

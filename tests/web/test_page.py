@@ -5,10 +5,10 @@ from html.parser import HTMLParser
 
 import pytest
 
+from exporter.history.record import Plan
 from exporter.snapshot import (
     EXPORTER,
     ExporterState,
-    Plan,
     Snapshot,
     TargetInfo,
     View,

@@ -10,9 +10,10 @@ from contextlib import contextmanager
 
 import pytest
 
+from exporter.history.record import Plan
 from exporter.metrics import Exposition
 from exporter.probe.result import ProbeResult
-from exporter.snapshot import Plan, Snapshot, plan_key, probe_key
+from exporter.snapshot import Snapshot, plan_key, probe_key
 from exporter.web.app import Refused, build_app
 from exporter.web.server import HEADER_BYTES, AsgiApp, ListenError, WebServer, listen
 from tests.scenes import probe

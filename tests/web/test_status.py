@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
+from exporter.history.record import Plan
 from exporter.probe.result import RESULTS, Measurements, ProbeResult, Result
-from exporter.snapshot import Plan, Snapshot, judgement_key, plan_key, probe_key, target_key
+from exporter.snapshot import Snapshot, judgement_key, plan_key, probe_key, target_key
 from exporter.tiers import Judgement, Thresholds
 from exporter.web.status import IN_WORDS, TargetStatus, Verdict, as_json, counted, target_json, targets_of
 from tests.scenes import NOW, judged, probe, publish_all, up
