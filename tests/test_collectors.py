@@ -12,6 +12,7 @@ from exporter import collectors as room
 from exporter.collectors import COLLECTOR_SECONDS, Collectors
 from exporter.containers.facts import ContainerFacts, EngineReading
 from exporter.host.gpu import GpuSample
+from exporter.host.gpu_metrics import Residency
 from exporter.host.rocm import RocmFacts
 from exporter.settings import Cache, CachePath, Docker, Settings
 from exporter.snapshot import CONTAINERS, GPU, GPU_SENSORS, ROCM, CollectorRun, Snapshot, cache_key, collector_key
@@ -271,7 +272,7 @@ def test_those_who_judge_are_told_what_changed(tmp_path: Path) -> None:
 
 def test_a_sample_of_the_sensors_knows_the_one_before(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """Throttling is told by counters that rose since the last sample."""
-    sample = GpuSample("0000:c1:00.0", residency=(1, 2))
+    sample = GpuSample("0000:c1:00.0", residency=Residency((("thermal", 1),), 2))
     given: list[Sequence[GpuSample]] = []
 
     def read(_: Path, previous: Sequence[GpuSample]) -> tuple[GpuSample, ...]:

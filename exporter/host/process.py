@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
+from exporter.address import LOOPBACK, address_of
 from exporter.host.proc import (
     Stat,
     descendants,
@@ -32,7 +33,6 @@ from exporter.host.proc import (
 from exporter.host.runtime import find_compute, find_version
 from exporter.launch.programs import Started, run_by
 from exporter.launch.settings import Compute, LaunchSettings, allowed, read_launch, settings_of
-from exporter.address import LOOPBACK, address_of
 
 Network = Literal["own", "host", "other"]
 
