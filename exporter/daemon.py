@@ -124,6 +124,7 @@ class Daemon:
         self._stop.set()
         self._cancellation.cancel()
         self._schedule.stop()
+        self._targets.give_back()
         self._collectors.stop()
         if self._web is not None:
             self._web.stop()

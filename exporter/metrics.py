@@ -467,6 +467,21 @@ ONE_PROBE: Final = (
         lambda r: () if r.ran is None else _one(r.ran.model_load_seconds),
     ),
     _record(
+        "llm_probe_queued",
+        "1 where the server made the last probe that ran wait behind others before it began; such a probe gives no TTFT.",
+        lambda r: () if r.ran is None else _one(r.ran.queued),
+    ),
+    _record(
+        "llm_probe_queue_seconds",
+        "How long the last probe that ran waited in the server's queue, where the server says so.",
+        lambda r: () if r.ran is None else _one(r.ran.queue_seconds),
+    ),
+    _record(
+        "llm_probe_beside_users",
+        "Requests of others that ran while the last probe was measured; above 0 it has no tier and feeds no histogram.",
+        lambda r: () if r.ran is None else _one(r.ran.beside_users),
+    ),
+    _record(
         "llm_probe_concurrency",
         "Streams that the module runs at once.",
         lambda r: _one(r.plan.concurrency),
@@ -504,7 +519,7 @@ ONE_PROBE: Final = (
     ),
     _record_counter(
         "llm_probes_total",
-        "Every probe by result: ok; skipped_busy and skipped_unloaded, which did not run; the rest failed.",
+        "Every probe by result: ok; skipped_* and yielded, which say nothing of the server's health; the rest failed.",
         _results,
         "result",
     ),

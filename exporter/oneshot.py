@@ -33,7 +33,7 @@ from exporter.settings import (
     make_target,
     split_listen,
 )
-from exporter.target_facts import Machine, judgement_of, target_facts_of
+from exporter.target_facts import Machine, judged_figures, judgement_of, target_facts_of
 from exporter.tiers import Judgement
 
 # Somebody waits at a prompt: an engine that doesn't answer by then is left out.
@@ -73,7 +73,7 @@ class Session:
         KeyboardInterrupt after a cancellation.
         """
         machine = read_machine(self.settings)
-        probers = [Prober(target, cancellation=self.cancellation) for target in targets]
+        probers = [Prober(target, cancellation=self.cancellation, by_hand=True) for target in targets]
         reports: list[list[Report]] = [[] for _ in targets]
         for done in range(count):
             for index, (prober, found) in enumerate(zip(probers, reports, strict=True)):
@@ -97,7 +97,7 @@ class Session:
 
     def _judge(self, target: Target, result: ProbeResult, machine: Machine) -> Judgement:
         known = target_facts_of(target, result.state.identity if result.state else None, machine)
-        return judgement_of(target, known, result.measurements if result.result == "ok" else None, self.profiles)
+        return judgement_of(target, known, judged_figures(result), self.profiles)
 
 
 def _normal(url: str) -> str | None:

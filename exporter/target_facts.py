@@ -13,7 +13,7 @@ from exporter.cache.facts import CacheFacts, WeightFacts
 from exporter.cache.find import find_weights
 from exporter.containers.facts import ContainerFacts
 from exporter.host.gpu import GpuFacts
-from exporter.probe.result import Identity, Measurements
+from exporter.probe.result import Identity, Measurements, ProbeResult
 from exporter.settings import Profiles, Target
 from exporter.snapshot import CACHE, CONTAINERS, GPU, TargetInfo, View
 from exporter.tiers import UNQUANTIZED, Judgement, TargetFacts, Weights, hardware_of, judge, scenario_of
@@ -104,6 +104,13 @@ def info_of(
         or hardware_of(known.gfx_target, known.compute_units, profiles)
         or _gpu_name(known, machine),
     )
+
+
+def judged_figures(result: ProbeResult) -> Measurements | None:
+    """What a speed is judged by: beside users a probe measures what is left for it, which says nothing of the set-up."""
+    if result.result != "ok":
+        return None
+    return replace(result.measurements, tokens_per_second=None) if result.beside_users else result.measurements
 
 
 def judgement_of(

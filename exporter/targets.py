@@ -9,6 +9,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
@@ -34,12 +35,22 @@ from exporter.snapshot import (
     probe_key,
     target_key,
 )
-from exporter.target_facts import container_of, info_of, is_local, judgement_of, machine_of, target_facts_of
+from exporter.target_facts import (
+    container_of,
+    info_of,
+    is_local,
+    judged_figures,
+    judgement_of,
+    machine_of,
+    target_facts_of,
+)
 
 log = logging.getLogger(__name__)
 
 # A status check is one to three small reads; twice a minute is often enough for a "down" alert of some minutes.
 STATUS_SECONDS: Final = 30.0
+# Ollamas that are given back their keep-alive at once when the program ends.
+GIVING_AT_ONCE: Final = 16
 TARGET_STATES: Final = ("up", "loading", "down", "unknown")
 
 
@@ -122,6 +133,13 @@ class Targets:
         """Judge every target anew: facts of the machine have changed."""
         for watched in tuple(self._watched.values()):
             self._publish(watched)
+
+    def give_back(self) -> None:
+        """Undo what probes did to the time that models stay in memory; for the end of the program, bounded to some seconds."""
+        probers = [each.prober for each in tuple(self._watched.values()) if each.prober.owes]
+        if probers:
+            with ThreadPoolExecutor(min(len(probers), GIVING_AT_ONCE)) as pool:
+                list(pool.map(Prober.give_back, probers))
 
     def log_plan(self) -> None:
         """Log what will be probed and where servers are looked for."""
@@ -264,9 +282,9 @@ def _target_of(found: Found) -> Target:
 def _figures(view: View, target: str, module: str, result: ProbeResult | None) -> Measurements | None:
     """What the newest probe that ran has measured: ``result`` if it is that, else what the view holds."""
     if result is not None and result.module == module and result.result not in SKIPPED:
-        return result.measurements if result.result == "ok" else None
+        return judged_figures(result)
     record = view.records.get((target, module))
-    return record.figures if record else None
+    return judged_figures(record.ran) if record and record.ran else None
 
 
 def _note_power(watched: Watched, result: ProbeResult, meter: PowerMeter | None) -> None:

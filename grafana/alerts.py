@@ -152,7 +152,7 @@ _SPEED_GATES_TEXT: Final = (
     "Silent while users keep the server busy (on average at least one request of theirs running), in the ten minutes after a "
     "model load, for modules that run several streams at once, and while the measurement's own error is above 10 %."
 )
-_NOT_SKIPPING: Final = f'unless on (@module) (sum by (@module) ({COUNTS}{{result=~"skipped_.*"}}) > 0)'
+_NOT_SKIPPING: Final = f'unless on (@module) (sum by (@module) ({COUNTS}{{result=~"skipped_.*|yielded"}}) > 0)'
 _PROBE_LABELS: Final = ("job", "instance", "target", "module")
 _TARGET_LABELS: Final = ("job", "instance", "target")
 _HOST_LABELS: Final = ("job", "instance")
@@ -344,7 +344,7 @@ ALERTS: Final = (
             + ' failed {{ $value | printf "%.0f" }} times lately and the newest one failed too, although the server answers its '
             "health check."
         ),
-        value=f'sum by (@module) ({COUNTS}{{result!~"ok|skipped_.*|loading|{_CONFIG_RESULTS}"}})',
+        value=f'sum by (@module) ({COUNTS}{{result!~"ok|skipped_.*|yielded|loading|{_CONFIG_RESULTS}"}})',
         op=">",
         bound="2.5",
         gates=(

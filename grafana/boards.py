@@ -314,7 +314,7 @@ def _overview() -> dict[str, Any]:
                 query(
                     expand(
                         f"sum by (@module) (rate({probe('llm_probes_total', result='ok')}[$__rate_interval])) / on (@module) "
-                        f"(sum by (@module) (rate({probe('llm_probes_total', result__not_in='skipped_.*')}[$__rate_interval])) > 0)"
+                        f"(sum by (@module) (rate({probe('llm_probes_total', result__not_in='skipped_.*|yielded')}[$__rate_interval])) > 0)"
                     ),
                     _WHO,
                 )
@@ -468,12 +468,13 @@ def _target() -> dict[str, Any]:
             no_value="This server doesn't tell",
         ),
         state_timeline(
-            "State of the server", "Metrics: llm_target_up, llm_target_loading, llm_target_model_resident, llm_probe_cold_start.",
+            "State of the server", "Metrics: llm_target_up, llm_target_loading, llm_target_model_resident, llm_probe_cold_start, llm_probe_queued.",
             [
                 query(server("llm_target_up"), "up"),
                 query(server("llm_target_loading"), "loading"),
                 query(server("llm_target_model_resident"), "model in memory"),
                 query(probe("llm_probe_cold_start"), "cold start"),
+                query(probe("llm_probe_queued"), "probe waited in the queue"),
             ],
             (12, 8), values({"0": ("no", "#8e8e8e"), "1": ("yes", "blue")}),
             overrides=[override("byName", "up", mappings=values({"0": ("down", "red"), "1": ("up", "green")})),
@@ -499,8 +500,8 @@ def _target() -> dict[str, Any]:
         table(
             "How it was measured",
             "Tokens of the last probe by kind; whether the server counted them; whether the text came in a burst; the measurement's own "
-            "error; how long the last model load took. Metrics: llm_probe_tokens, llm_probe_token_count_exact, llm_probe_stream_buffered, "
-            "llm_probe_clock_error_seconds, llm_probe_model_load_seconds.",
+            "error; how long the last model load took; the wait in the server's queue; requests of users beside it. Metrics: llm_probe_tokens, llm_probe_token_count_exact, llm_probe_stream_buffered, "
+            "llm_probe_clock_error_seconds, llm_probe_model_load_seconds, llm_probe_queue_seconds, llm_probe_beside_users.",
             [
                 query(expand(f"max by (@module) ({probe('llm_probe_tokens', kind='prompt')})"), table=True),
                 query(expand(f"max by (@module) ({probe('llm_probe_tokens', kind='cached')})"), table=True),
@@ -510,14 +511,16 @@ def _target() -> dict[str, Any]:
                 query(expand(f"max by (@module) ({probe('llm_probe_stream_buffered')})"), table=True),
                 query(expand(f"max by (@module) ({probe('llm_probe_clock_error_seconds')})"), table=True),
                 query(expand(f"max by (@module) ({probe('llm_probe_model_load_seconds')})"), table=True),
+                query(expand(f"max by (@module) ({probe('llm_probe_queue_seconds')})"), table=True),
+                query(expand(f"max by (@module) ({probe('llm_probe_beside_users')})"), table=True),
             ],
             (24, 4),
             columns={"module": "Module", "Value #A": "Prompt", "Value #B": "Cached", "Value #C": "Reasoning", "Value #D": "Output",
-                     "Value #E": "Counted", "Value #F": "Burst", "Value #G": "Error", "Value #H": "Load"},
+                     "Value #E": "Counted", "Value #F": "Burst", "Value #G": "Error", "Value #H": "Load", "Value #I": "Queue", "Value #J": "Beside users"},
             overrides=[
                 override("byName", "Counted", mappings=values({"0": ("estimated", "yellow"), "1": ("exact", "green")})),
                 override("byName", "Burst", mappings=_FLAG), override("byName", "Error", unit="s"),
-                override("byName", "Load", unit="s"),
+                override("byName", "Load", unit="s"), override("byName", "Queue", unit="s"),
             ],
         ),
     ]  # fmt: skip
@@ -822,7 +825,7 @@ def _fleet() -> dict[str, Any]:
                 query(verdict(), table=True),
                 query(expand(f"max by (@module, model) ({measured('llm_probe_tokens_per_second')})"), table=True),
                 query(share, table=True),
-                query(expand(f"max by (@module) (increase({probe('llm_probes_total', result__not_in='ok|skipped_.*')}[$__range]) > 0.5)"), table=True),
+                query(expand(f"max by (@module) (increase({probe('llm_probes_total', result__not_in='ok|skipped_.*|yielded')}[$__range]) > 0.5)"), table=True),
                 query(expand(f"time() - max by (@module) ({probe('llm_probe_last_success_timestamp_seconds')})"), table=True),
             ],
             (14, 11),

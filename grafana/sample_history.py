@@ -357,6 +357,9 @@ def _success(
     history.put("llm_probe_token_count_exact", float(server.backend != "text_generation_webui"), probe)
     history.put("llm_probe_stream_buffered", 0.0, probe)
     history.put("llm_probe_cold_start", float(now.cold), probe)
+    history.put("llm_probe_queued", 0.0, probe)
+    history.put("llm_probe_queue_seconds", 0.0, probe)
+    history.put("llm_probe_beside_users", 0.0, probe)
     history.put("llm_probe_model_load_seconds", 286.0 if server.name == "vllm" else 12.0, probe)
     history.put("llm_probe_clock_error_seconds", dice.uniform(0.0001, 0.0009), probe)
     for tier in (*TIERS, "poor"):

@@ -201,6 +201,9 @@ def test_a_failed_probe_leaves_no_speed_ttft_or_tier() -> None:
         "llm_probe_success",
         "llm_probe_phase_seconds",
         "llm_probe_cold_start",
+        "llm_probe_queued",
+        "llm_probe_queue_seconds",
+        "llm_probe_beside_users",
         "llm_probe_last_run_timestamp_seconds",
         "llm_probe_last_success_timestamp_seconds",
     }

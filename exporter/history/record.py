@@ -217,9 +217,9 @@ def _amount(value: float) -> float:
 def observed(histograms: tuple[ModelHistograms, ...], result: ProbeResult) -> tuple[ModelHistograms, ...]:
     """The histograms after one more probe: one observation of TTFT, one of inter-token time for each token of a gap.
 
-    Only a good probe of a warm model counts: the wait for a model to load is no TTFT.
+    Only a good probe of a warm model counts, measured beside nobody: a wait is no TTFT, and users share the speed.
     """
-    if result.result != "ok" or result.cold_start:
+    if result.result != "ok" or result.cold_start or result.beside_users:
         return histograms
     model = printable(result.model or "")
     old = next((each for each in histograms if each.model == model), ModelHistograms(model))

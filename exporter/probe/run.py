@@ -143,6 +143,12 @@ class Prober:
         """Say what is known of the server from elsewhere: fields of ``Hints``."""
         self.tracker.hints = replace(self.tracker.hints, **known)
 
+    @property
+    def owes(self) -> bool:
+        """Whether probes have changed the time that the model stays for others."""
+        last = self.tracker.last
+        return last is not None and last.keep_alive is not None and last.keep_alive.owed
+
     def give_back(self) -> None:
         """Undo what probes did to the time that the model stays in memory; for the end of the program. Never raises."""
         try:

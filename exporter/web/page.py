@@ -57,6 +57,14 @@ def render_page(view: View, now: float, links: Mapping[str, str]) -> str:
     )
 
 
+SKIPPED_IN_WORDS: Final[Mapping[str, str]] = {
+    "skipped_busy": "busy",
+    "skipped_unloaded": "not loaded",
+    "skipped_unable": "serves no text generation",
+    "yielded": "gave way to a user",
+}
+
+
 def _headline(targets: tuple[status.TargetStatus, ...]) -> str:
     counts = {verdict: sum(target.verdict == verdict for target in targets) for verdict in status.Verdict}
     bad = {name: counts[name] for name in (status.Verdict.down, status.Verdict.failing, status.Verdict.poor)}
@@ -163,5 +171,10 @@ def _environment() -> "Environment":
         "backend": lambda backend: NAMES.get(backend, backend),
         "said": lambda result: status.IN_WORDS.get(result, result),
     }
-    environment.globals |= {"bar_of": bar_of, "sparkline_of": sparkline_of, "models_shown": MODELS_SHOWN}
+    environment.globals |= {
+        "bar_of": bar_of,
+        "sparkline_of": sparkline_of,
+        "models_shown": MODELS_SHOWN,
+        "skipped_in_words": SKIPPED_IN_WORDS,
+    }
     return environment

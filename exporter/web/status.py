@@ -46,12 +46,15 @@ class Verdict(IntEnum):
     excellent = 7
     busy = 8
     unloaded = 9
-    waiting = 10
+    unable = 10
+    waiting = 11
 
 
 IN_WORDS: Final[Mapping[str, str]] = {
-    "skipped_busy": "the server was busy with its users, so the probe stayed away",
-    "skipped_unloaded": "a probe would have loaded the model, so it stayed away",
+    "skipped_busy": "the server was busy with its users, so no probe was sent",
+    "skipped_unloaded": "a probe would have loaded the model or kept it from unloading, so none was sent",
+    "skipped_unable": "the server serves no text generation, so no probe was sent",
+    "yielded": "the probe was given up for a user before there was enough to measure",
     "resolve": "the host name can't be resolved",
     "connect": "no connection",
     "tls": "the TLS handshake failed",
@@ -148,7 +151,8 @@ def probe_of(record: Record, judgement: Judgement | None, state: TargetState | N
     verdict, reason = _judge(record, judgement, tier, state)
     ran_at = record.totals.last_run_seconds
     age = None if ran_at is None else max(0.0, now - ran_at)
-    stale = age is not None and age > STALE_AFTER_INTERVALS * record.interval_seconds
+    paused = record.last is not None and record.last.paused_since is not None
+    stale = age is not None and age > STALE_AFTER_INTERVALS * record.interval_seconds and not paused
     return ProbeStatus(record, judgement, verdict, reason, tier, age, stale)
 
 
@@ -185,11 +189,15 @@ def _failure(ran: ProbeResult, state: TargetState | None) -> Verdict:
 
 
 def _not_run(record: Record) -> tuple[Verdict, str]:
-    match record.last and record.last.result:
-        case "skipped_busy":
-            return Verdict.busy, IN_WORDS["skipped_busy"]
+    last = record.last
+    why = last.error if last else ""
+    match last and last.result:
+        case "skipped_busy" | "yielded" as result:
+            return Verdict.busy, IN_WORDS[result]
         case "skipped_unloaded":
-            return Verdict.unloaded, IN_WORDS["skipped_unloaded"]
+            return Verdict.unloaded, why or IN_WORDS["skipped_unloaded"]
+        case "skipped_unable":
+            return Verdict.unable, why or IN_WORDS["skipped_unable"]
         case _:
             return Verdict.waiting, "not probed yet"
 
@@ -205,6 +213,8 @@ def _why_no_speed(record: Record) -> str:
         return "the last probe waited for the model to load, which gives no speed"
     if figures and figures.stream_buffered:
         return "the text came in one burst, so its speed can't be measured: does a proxy buffer it?"
+    if record.ran and record.ran.beside_users:
+        return f"measured beside {record.ran.beside_users:.0f} request(s) of users, so it says nothing of the set-up"
     if figures and finite(figures.tokens_per_second) is not None:
         return "the speed is measured, but nothing judges it yet"
     return "answers, but with too few tokens to measure a speed"

@@ -156,7 +156,7 @@ def dripping(_: Path) -> Server:
 ALWAYS = set(
     "probe_success probe_phase_seconds probe_cold_start probe_concurrency probe_interval_seconds"
     " probe_last_run_timestamp_seconds probe_last_success_timestamp_seconds probes_total probe_consumed_tokens_total"
-    " probe_busy_seconds_total probe_time_to_first_token_seconds probe_inter_token_seconds target_info target_up"
+    " probe_busy_seconds_total probe_queued probe_time_to_first_token_seconds probe_inter_token_seconds target_info target_up"
     " target_loading performance_tier_threshold_tokens_per_second".split()
 )
 MEASURED = set(
@@ -239,8 +239,10 @@ ROWS: dict[str, Row] = {
     ),
     "redirect to another host": fails(redirecting, "protocol", "Redirects are not followed"),
     "400": fails(asked(plain({"error": {"message": "bad"}}, status=400)), "http_4xx", "answered 400: bad"),
-    "401": fails(asked(plain({"error": "no key"}, status=401)), "auth", "the server wants an API key"),
-    "401 everywhere": fails(everywhere(plain({"error": "no key"}, status=401)), "auth", "the server wants an API key"),
+    "401": fails(asked(plain({"error": "no key"}, status=401)), "auth", "answered 401: no key"),
+    "401 everywhere": unreached(
+        everywhere(plain({"error": "no key"}, status=401)), "auth", "the server wants an API key", up=1
+    ),
     "403": fails(asked(plain(status=403)), "auth", "answered 403"),
     "404": fails(asked(plain(status=404)), "http_4xx", "answered 404"),
     "404 of a model": fails(asked(plain({"error": {"message": "model m not found"}}, status=404)), "no_model", "m not"),

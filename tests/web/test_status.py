@@ -42,6 +42,8 @@ def status_of(
         ((), None, up("a", "", loading=True), "loading", "the server is loading a model"),
         ((probe("a", 9, "skipped_busy"),), None, up("a", ""), "busy", IN_WORDS["skipped_busy"]),
         ((probe("a", 9, "skipped_unloaded"),), None, None, "unloaded", IN_WORDS["skipped_unloaded"]),
+        ((probe("a", 9, "skipped_unable", error="it embeds"),), None, None, "unable", "it embeds"),
+        ((probe("a", 9, "yielded"),), None, up("a", ""), "busy", IN_WORDS["yielded"]),
         ((probe("a", 9, "auth", error="401"),), None, up("a", ""), "failing", "the server refused the key: 401"),
         ((probe("a", 9, "connect", error="refused"),), None, up("a", "", 10, up=False), "down", "no connection: refused"),
         ((probe("a", 9, "loading"),), None, None, "loading", IN_WORDS["loading"]),
@@ -92,7 +94,7 @@ def test_the_worst_comes_first() -> None:
     targets = targets_of(publish_all(Snapshot()).view(), NOW)
     assert [target.verdict for target in targets] == sorted(target.verdict for target in targets)
     assert [target.target for target in targets[:3]] == ["transformers", "webui", "vllm"]
-    assert list(counted(targets)) == [verdict.name for verdict in Verdict]
+    assert list(counted(targets)) == [verdict.name for verdict in Verdict if verdict is not Verdict.unable]
 
 
 @pytest.mark.parametrize("result", [result for result in RESULTS if result != "ok"])
