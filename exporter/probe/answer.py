@@ -1,0 +1,275 @@
+"""The text of an answer → whether it is a text, or nonsense that a broken server sent at full speed.
+
+Nonsense is one thing repeated to the end, reserved tokens, characters that stand for broken bytes, white space alone, or letters
+of many scripts in one word. A false alarm is worse than a miss, so each limit lies above what healthy answers were seen to hold
+(``tests/bench/answers.py``): rules of tables, laughter, zeros, base64, screams. Pure: the same text gives the same verdict,
+however it was cut into chunks.
+"""
+
+import re
+import unicodedata
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Final, Literal
+
+Verdict = Literal["right", "wrong", "degenerate", "foreign", "undecided"]
+Kind = Literal["repeated", "reserved", "replaced", "blank", "mixed", "digits"]
+
+NAME_LIMIT: Final = 40
+FORCED_CHARACTERS: Final = 256
+"""How much of an answer of forced length is judged: about 64 tokens. A model that may not end repeats itself later on."""
+
+_LONGEST_PERIOD: Final = 48
+_SHORTEST_RUN: Final = 16
+_JUDGED_CHARACTERS: Final = 8192
+# From how much on a text is blank: the first tokens of a healthy answer may be line ends.
+_BLANK_CHARACTERS, _BLANK_LINES = 8, 64
+_RESERVED_WINDOW, _RESERVED_TOKENS, _RESERVED_REST = 600, 6, 0.05
+_REPLACED_CHARACTERS, _REPLACED_SHARE = 8, 0.3
+_MIXED_WINDOW, _MIXED_PAIRS = 600, 4
+# Digits without anything else: a whole answer, or the end of one. The factorial of 100 has 158.
+_DIGITS_ALONE, _DIGITS_AT_END = 48, 400
+# What may stand before a run that counts as being there from the start.
+_EARLY_CHARACTERS: Final = 40
+# An answer of so many tokens that is one character is nonsense, whatever the character.
+_SURE_TOKENS: Final = 16
+
+_RESERVED: Final = re.compile(
+    r"<\|[^|<>\s]{1,40}\|>|<\uff5c[^\uff5c<>\n]{1,40}\uff5c>|<\|?(?:unused|reserved|extra_id|dummy|placeholder|special|token)[_-]?\w{0,24}\|?>"
+    r"|\[(?:unused|control|pad|special)[_-]?\d*\]|</?s>|<(?:pad|unk|bos|eos|mask)>|\[(?:PAD|UNK|MASK|EOS)\]|<0x[0-9A-F]{2}>",
+    re.IGNORECASE,
+)
+_END: Final = re.compile(
+    r"<\|(?:im_end|im_start|endoftext|end_of_text|eot_id|eom_id|end|return|endofturn|END_OF_TURN_TOKEN|user|observation|eos)\|>"
+    r"|<\uff5cend▁of▁sentence\uff5c>|<end_of_turn>|<turn\|>|</s>|<eos>|\[EOS\]",
+    re.IGNORECASE,
+)
+_END_AT_LAST: Final = re.compile(rf"\s*(?:{_END.pattern})\Z", re.IGNORECASE)
+_JUDGED_END: Final = 64
+_OPENING: Final = re.compile(
+    r"\s*(?:<[a-z:]{0,8}th(?:ink(?:ing)?|ought)>|<reasoning>|\[THINK\]|◁think▷)?\s*", re.IGNORECASE
+)
+_UNREADABLE: Final = re.compile("[\ufffd\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f]")
+_GAP: Final = re.compile(rf"\s{{{_BLANK_LINES},}}")
+# What a cut leaves of a token in brackets.
+_CUT_TOKEN: Final = re.compile(r"\A[^<>\[\]]{0,40}[>\]]|[<\[][^<>\[\]]{0,40}\Z")
+# Words that fill arrays, boards and tables in healthy data, as zeros do.
+_FILLERS: Final = frozenset("null none nil true false nan undefined na n a x o f t la ha".split())
+# What separates the values of arrays, tables and programs.
+_DATA_MARKS: Final = frozenset(",;|&=()[]{}<>")
+# One letter or mark and white space between is nonsense, unless it is one that shapes and boards are drawn with.
+_ONE_CHARACTER: Final = 48
+_SPACES: Final = frozenset(" \n\t\r")
+_DRAWN: Final = frozenset("xXoO0123456789.,:;'`-=_*#~+|/\\^%@<>()[]{}·•─━═│┃█▓▒░■□▪▫●○◆◇★☆")
+# Characters that nobody draws a line with, unless it is a line of its own.
+_NO_RULES: Final = frozenset("!?@$&")
+_ENDS: Final = frozenset(".!?:;\"')]}`*\n")
+_ENDING_CATEGORIES: Final = frozenset({"Po", "Pf", "Pe", "So"})
+_NEIGHBOURS: Final = ("CJK", "HIRAGANA", "KATAKANA", "HANGUL", "BOPOMOFO", "IDEOGRAPHIC", "FULLWIDTH", "HALFWIDTH")
+# Scripts that are written without spaces, and Greek, which formulas use: Latin words stand right beside them.
+_BESIDE_LATIN: Final = frozenset({"EAST ASIAN", "THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN", "GREEK"})
+
+
+@dataclass(frozen=True, slots=True)
+class Nonsense:
+    """What is wrong with a text: its kind, and what repeats or stands there, at most 40 printable characters."""
+
+    kind: Kind
+    what: str
+
+    @property
+    def message(self) -> str:
+        """A clause for logs and results."""
+        return _MESSAGES[self.kind].format(what=self.what)
+
+
+_MESSAGES: Final[dict[Kind, str]] = {
+    "repeated": 'the answer repeats "{what}" to its end',
+    "reserved": 'the answer is made of reserved tokens such as "{what}"',
+    "replaced": 'the answer is made of broken characters such as "{what}"',
+    "blank": "the answer is white space",
+    "mixed": 'the answer mixes scripts within words: "{what}"',
+    "digits": "the answer is digits without end: {what}",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """A verdict on an answer, and its reason in a clause."""
+
+    verdict: Verdict
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """The end of a text that repeats a unit: the text before it, its length, and whether a line begins with it."""
+
+    before: str
+    unit: str
+    length: int
+    begins_line: bool
+
+    @property
+    def repeats(self) -> float:
+        return (self.length + 1) / len(self.unit)  # the space between two words is missing after the last
+
+    @property
+    def whole(self) -> bool:
+        return not self.before
+
+    @property
+    def early(self) -> bool:
+        return len(self.before) <= min(_EARLY_CHARACTERS, self.length)
+
+
+def judge_text(chunks: Iterable[str], *, forced: bool = False, tokens: int | None = None) -> Nonsense | None:
+    """What is wrong with the text that these chunks make up, or None.
+
+    ``forced``: the length was forced (``ignore_eos``), so only what comes before the model's own end is judged, and of that the
+    first ``FORCED_CHARACTERS``. ``tokens``: how many tokens the text has, where the server counted them.
+    """
+    text = "".join(chunks)
+    text = _before_end(text)[:FORCED_CHARACTERS] if forced else text[-_JUDGED_CHARACTERS:]
+    if not text:
+        return None
+    return (
+        _blank(text, forced=forced)
+        or _reserved(text)
+        or _replaced(text)
+        or _digits(text)
+        or _repeated(text, forced=forced, tokens=tokens)
+        or _mixed(text)
+    )
+
+
+def printable(text: str) -> str:
+    """A text as one line of at most 40 characters, each of them printable."""
+    line = " ".join(text.split())[:NAME_LIMIT] or text[:4]
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in line)[:NAME_LIMIT]
+
+
+def _before_end(text: str) -> str:
+    """What the model said before it would have ended, had it been allowed to; all of it where it ends at once."""
+    end = _END.search(text)
+    return text[: end.start()] if end and text[: end.start()].strip() else text
+
+
+def _blank(text: str, *, forced: bool) -> Nonsense | None:
+    if text.isspace():
+        return Nonsense("blank", printable(text)) if len(text) >= _BLANK_CHARACTERS else None
+    gaps = () if forced else _GAP.findall(text)
+    return Nonsense("blank", "\\n") if any(each.count("\n") >= _BLANK_LINES for each in gaps) else None
+
+
+def _reserved(text: str) -> Nonsense | None:
+    end = _CUT_TOKEN.sub("", text[-_RESERVED_WINDOW:])
+    found = _RESERVED.findall(end)
+    if len(found) < _RESERVED_TOKENS:
+        return None
+    rest = "".join(_RESERVED.sub("", end).split())
+    return Nonsense("reserved", printable(found[0])) if len(rest) <= _RESERVED_REST * len(end) else None
+
+
+def _replaced(text: str) -> Nonsense | None:
+    found = _UNREADABLE.findall(text)
+    if len(found) < _REPLACED_CHARACTERS or len(found) < _REPLACED_SHARE * len("".join(text.split())):
+        return None
+    return Nonsense("replaced", printable(found[0]))
+
+
+def _digits(text: str) -> Nonsense | None:
+    body = text.strip()
+    digits = len(body) - len(body.rstrip("0123456789"))
+    least = _DIGITS_ALONE if digits == len(body) else _DIGITS_AT_END
+    return Nonsense("digits", printable(body[-digits:])) if digits >= least else None
+
+
+def _repeated(text: str, *, forced: bool, tokens: int | None) -> Nonsense | None:
+    body = text.rstrip().rstrip("\ufffd")
+    if end := _END_AT_LAST.search(body[-_JUDGED_END:]):
+        body = body[: -len(end[0])]
+    opening = _OPENING.match(body)
+    since = opening.end() if opening else 0
+    marks = set(body[since:]) - _SPACES
+    if len(marks) == 1 and (mark := marks.pop()) not in _DRAWN and body.count(mark) >= _ONE_CHARACTER:
+        return Nonsense("repeated", printable(mark))
+    for period in range(1, min(_LONGEST_PERIOD, len(body)) + 1):
+        at = len(body) - period
+        while at > since and body[at - 1] == body[at - 1 + period]:
+            at -= 1
+        if len(body) - at < max(_SHORTEST_RUN, 2 * period):
+            continue
+        before = body[since:at]
+        begins_line = not before.rstrip(" \t") or before.rstrip(" \t").endswith("\n")
+        run = _Run(before.rstrip(), body[at : at + period], len(body) - at, begins_line)
+        if _is_endless(run, tokens) and not (forced and _may_have_ended(run)):
+            return Nonsense("repeated", printable(_from_its_beginning(run)))
+    return None
+
+
+def _is_endless(run: _Run, tokens: int | None) -> bool:
+    """Whether a thing is repeated so often that no healthy answer does it."""
+    if len(run.unit) == 1:
+        return _is_endless_character(run, tokens)
+    words = re.findall(r"[^\W\d_]+", run.unit)
+    if _DATA_MARKS.intersection(run.unit) or all(each.lower() in _FILLERS for each in words):
+        return run.repeats >= (30 if run.whole else 100) and run.length >= 48
+    spaces = len(re.findall(r"\S\s", run.unit + run.unit[0]))
+    if run.whole:
+        return spaces <= 4 and run.repeats >= (24 if run.unit.isalnum() else 15) and run.length >= 32
+    if run.early:
+        return spaces <= 1 and run.repeats >= 20 and run.length >= 60
+    return spaces <= 1 and run.repeats >= 64
+
+
+def _is_endless_character(run: _Run, tokens: int | None) -> bool:
+    if run.whole and tokens is not None and tokens >= _SURE_TOKENS and run.length >= _SURE_TOKENS:
+        return True
+    if run.unit.isalpha() or (run.unit in _NO_RULES and not run.begins_line):
+        return run.length >= (24 if run.whole else 32 if run.early else 100)
+    return run.length >= (48 if run.whole else 130 if run.early else 400)
+
+
+def _may_have_ended(run: _Run) -> bool:
+    """Whether a model that may not end may have said all that it had to say before, or says it again and again."""
+    if run.before and (_ends(run.before[-1]) or _ends(run.unit[0])):
+        return True
+    return any(map(str.isalpha, run.unit)) and any(map(_ends, run.unit))
+
+
+def _ends(character: str) -> bool:
+    """Whether a sentence, a quotation, a block or a friendly line may end with this character."""
+    return character in _ENDS or (not character.isascii() and unicodedata.category(character) in _ENDING_CATEGORIES)
+
+
+def _from_its_beginning(run: _Run) -> str:
+    """The unit, begun at a word where it was found from within one."""
+    at = next((at for at, each in enumerate(run.unit) if each.isspace()), None)
+    return run.unit if run.whole or at is None else run.unit[at:] + run.unit[:at]
+
+
+def _mixed(text: str) -> Nonsense | None:
+    """Letters of different scripts side by side, in so many combinations that no text in several languages has them."""
+    if text.isascii():
+        return None
+    end = "".join(each for each in text[-_MIXED_WINDOW:] if not unicodedata.category(each).startswith("M"))
+    scripts = [_script(each) for each in end]
+    pairs = {
+        frozenset(pair): at
+        for at, pair in enumerate(pairwise(scripts))
+        if all(pair) and pair[0] != pair[1] and not ("LATIN" in pair and _BESIDE_LATIN.intersection(pair))
+    }
+    if len(pairs) < _MIXED_PAIRS:
+        return None
+    at = min(pairs.values())
+    return Nonsense("mixed", printable(end[max(0, at - 8) : at + 12]))
+
+
+def _script(character: str) -> str:
+    """The script of a letter; empty for anything else. East Asian scripts are one: a sentence holds several."""
+    if not character.isalpha():
+        return ""
+    script = unicodedata.name(character, "").partition(" ")[0]
+    return "EAST ASIAN" if script.startswith(_NEIGHBOURS) else script
