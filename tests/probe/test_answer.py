@@ -1,0 +1,242 @@
+"""The verdict on a text: nonsense of real faults is found and named, healthy answers never are, however they are cut."""
+
+import json
+import random
+import re
+from itertools import pairwise
+from pathlib import Path
+from typing import Final
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from exporter.probe.answer import FORCED_CHARACTERS, NAME_LIMIT, Nonsense, judge_text, printable
+from exporter.probe.dialects.openai import read_chat
+from exporter.probe.stream import Event, SseDecoder
+from tests.probe.faults import FAULTS, Fault, Server, stream_of
+from tests.probe.healthy import STYLES, answer, prose, tokens_of
+
+STREAMS: Final = Path(__file__).parent.parent / "fixtures" / "streams"
+RECORDED: Final = sorted(
+    path
+    for path in STREAMS.rglob("*.txt")
+    if path.name.startswith(("chat", "completions")) and "nostream" not in path.name
+)
+HEALTHY: Final = 4000
+BY_TEXT: Final = [each for each in FAULTS if "text" in each.looks]
+# Texts with periods, marks, tokens and letters of many kinds in them.
+PIECES: Final = st.sampled_from(
+    [
+        "a",
+        "G",
+        "!",
+        "/",
+        "0",
+        " ",
+        "\n",
+        "the ",
+        " word",
+        "<unused49>",
+        "<|im_end|>",
+        "\ufffd",
+        "世",
+        "я",
+        "ש",
+        "م",
+        "ก",
+        "😀",
+        "\x00",
+    ]
+)
+TEXTS: Final = st.lists(st.tuples(PIECES | st.text(max_size=8), st.integers(1, 90)), max_size=4).map(
+    lambda parts: "".join(piece * times for piece, times in parts)
+)
+
+
+def cut(text: str, cuts: list[int]) -> list[str]:
+    """The text in pieces."""
+    bounds = sorted({0, len(text), *(min(each, len(text)) for each in cuts)})
+    return [text[a:b] for a, b in pairwise(bounds)]
+
+
+def texts_of(raw: bytes) -> list[str]:
+    """The chunks of text of a chat completion's stream."""
+    decoder = SseDecoder(1 << 20)
+    events = [*decoder.feed(raw), *decoder.close()]
+    return [delta.answer or delta.reasoning for delta in map(read_chat, events) if delta.answer or delta.reasoning]
+
+
+def broken(fault: Fault, prompt_words: int) -> list[str]:
+    """The chunks that a server with this fault streams as the answer to a prompt of so many words."""
+    said = Server(fault).answer("Once, " + "word " * prompt_words).text
+    return texts_of(stream_of(said, random.Random(3)))
+
+
+@pytest.mark.parametrize("forced", [True, False])
+@pytest.mark.parametrize("fault", BY_TEXT, ids=lambda each: each.name)
+def test_a_fault_that_the_text_shows_is_found_in_its_stream(fault: Fault, *, forced: bool) -> None:
+    """Found in 48, 64 and all tokens of the stream, whether or not the length was forced, with a name that can be printed."""
+    chunks = broken(fault, fault.begins)
+    for tokens in (48, 64, len(chunks)):
+        found = judge_text(chunks[:tokens], forced=forced, tokens=min(tokens, len(chunks)))
+        assert found is not None, (fault.thread, tokens)
+        assert 0 < len(found.what) <= NAME_LIMIT
+        assert found.what.isprintable()
+
+
+@pytest.mark.parametrize("fault", BY_TEXT, ids=lambda each: each.name)
+def test_a_fault_that_begins_with_the_length_of_the_prompt_is_not_found_before(fault: Fault) -> None:
+    """A prompt that is shorter than where the fault begins gets a healthy answer, and no alarm."""
+    if fault.begins:
+        assert judge_text(broken(fault, 20)) is None
+
+
+@pytest.mark.parametrize("unit", ["!", "/", "G", "?"])
+def test_the_shortest_probe_finds_one_character(unit: str) -> None:
+    """Sixteen tokens of one character are enough where the server counted them: a probe of prefill asks for no more."""
+    assert judge_text([unit] * 16, forced=True, tokens=16) == Nonsense("repeated", unit)
+
+
+@pytest.mark.parametrize("times", [16, 64])
+def test_the_shortest_probe_finds_one_word_and_reserved_tokens(times: int) -> None:
+    """The same of one word, and of ``<unused49>``."""
+    assert judge_text([" the"] * times, forced=True) == Nonsense("repeated", "the")
+    assert judge_text(["<unused49>"] * times, forced=True) == Nonsense("reserved", "<unused49>")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("!" * 64, Nonsense("repeated", "!")),
+        ("Once upon a time there was GGGG" + "G" * 60, Nonsense("repeated", "G")),
+        ("nette" * 40, Nonsense("repeated", "nette")),
+        ("The story goes on, and let let let" + " let" * 70, Nonsense("repeated", "let")),
+        (" the cat" * 20, Nonsense("repeated", "the cat")),
+        ("!!!!!!!!\n!!!!! !!!!!!!\n" * 3, Nonsense("repeated", "!")),
+        ("GGGG GGG\nGGGGGG " * 5, Nonsense("repeated", "G")),
+        ("/" * 64 + "\n<|im_end|>", Nonsense("repeated", "/")),
+        ("<think>\n" + "????" * 20, Nonsense("repeated", "?")),
+        (
+            "<|reserved_special_token_7|><|reserved_special_token_9|>" * 9,
+            Nonsense("reserved", "<|reserved_special_token_7|>"),
+        ),
+        ("[control_17]" * 8, Nonsense("reserved", "[control_17]")),
+        ("<0x00><0xFF>" * 10, Nonsense("reserved", "<0x00>")),
+        ("word\ufffd\ufffd\ufffd" * 5, Nonsense("replaced", "\ufffd")),
+        ("\x00" * 40, Nonsense("replaced", "\\x00")),
+        ("\n" * 16, Nonsense("blank", "\\n\\n\\n\\n")),
+        ("It is" + "\n" * 80 + "so", Nonsense("blank", "\\n")),
+        ("\u200b" * 60, Nonsense("repeated", "\\u200b")),
+        ("3141592653" * 6, Nonsense("digits", "3141592653314159265331415926533141592653")),
+    ],
+)
+def test_nonsense_is_named_by_what_it_is_made_of(text: str, expected: Nonsense) -> None:
+    """Each kind, with the thing itself, begun at a word and without control characters."""
+    assert judge_text([text]) == expected
+    assert expected.what in expected.message or expected.kind == "blank"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "\n\n", "Yes.", "Ha ha ha ha ha ha ha ha ha!", "哈" * 18 + "。", "Nooooooooooooooooooooooo!", "🎉" * 14),
+        *("| a | b |\n|---|---|\n", "Title\n" + "=" * 80, "-" * 40 + "\nText", "1. 0\n2. 0\n3. 0\n", "[" + "0, " * 60),
+        *(
+            "data:;base64," + "A" * 64 + "==",
+            "AAAA" * 16 + "BBBB",
+            "A googol is 1" + "0" * 100,
+            "row, row, row your boat\n" * 8,
+        ),
+        *(
+            "100! = " + "9332621544" * 15 + "93326215",
+            "Привет, 世界, שלום, مرحبا, สวัสดี, नमस्ते",
+            "使用Python编写的程序",
+            "Δx = π的值",
+        ),
+    ],
+)
+def test_what_only_looks_like_nonsense_is_none(text: str) -> None:
+    """Laughter, rules, zeros, base64, refrains, long numbers and many scripts, each cut where a limit might end them."""
+    assert judge_text([text]) is None
+    assert judge_text([text], forced=True) is None
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_no_healthy_answer_is_called_nonsense(style: str) -> None:
+    """Not one of some thousands over all styles; 100,000 of them are judged by ``tests/bench/answers.py``."""
+    for number in range(HEALTHY // len(STYLES)):
+        healthy = answer(style, number)
+        found = judge_text(healthy.chunks, forced=healthy.forced, tokens=len(healthy.chunks))
+        assert found is None, (number, found, "".join(healthy.chunks)[-200:])
+
+
+@pytest.mark.parametrize("path", RECORDED, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_no_recorded_answer_is_called_nonsense(path: Path) -> None:
+    """Every stream that was recorded from a real server is a text, the random models' too."""
+    chunks = texts_of(re.split(rb"\r?\n\r?\n", path.read_bytes(), maxsplit=1)[1])
+    for forced in (False, True):
+        assert judge_text(chunks, forced=forced, tokens=len(chunks)) is None
+
+
+@pytest.mark.parametrize("more", ["\n", "!", ".", " The end.", "\n\nUser: Thanks!\nAssistant: You're welcome!", " Yes"])
+@pytest.mark.parametrize("end", ["<|im_end|>", "</s>", "<end_of_turn>", ""])
+def test_what_comes_after_a_models_own_end_is_not_judged(more: str, end: str) -> None:
+    """A model that may not end repeats itself; whether its end token is a text or not, only what came before counts."""
+    said = prose(random.Random(5))[:120].rpartition(" ")[0] + "."
+    assert judge_text([said, end, more * 200], forced=True) is None
+    late = "The keeper lit the lamp and the boats came home before the storm reached the harbor, " * 4
+    assert judge_text([late[:FORCED_CHARACTERS], more * 200], forced=True) is None
+
+
+def test_an_answer_that_ends_at_once_is_judged_whole() -> None:
+    """End tokens alone are no answer that has ended: nothing was said before."""
+    assert judge_text(["<|endoftext|>"] * 64, forced=True) == Nonsense("reserved", "<|endoftext|>")
+
+
+@settings(deadline=None, max_examples=300)
+@given(
+    text=TEXTS,
+    cuts=st.lists(st.integers(0, 400), max_size=12),
+    forced=st.booleans(),
+    tokens=st.none() | st.integers(0, 500),
+)
+def test_a_verdict_does_not_depend_on_the_chunks(
+    *, text: str, cuts: list[int], forced: bool, tokens: int | None
+) -> None:
+    """Cut anywhere, a text gets the same verdict, which can be printed and sent."""
+    found = judge_text([text], forced=forced, tokens=tokens)
+    assert judge_text(cut(text, cuts), forced=forced, tokens=tokens) == found
+    if found:
+        assert found.what.isprintable()
+        assert 0 < len(found.what) <= NAME_LIMIT
+        assert found.message.encode()
+
+
+@given(text=st.text(alphabet=st.characters(exclude_categories=()), max_size=300))
+def test_any_text_has_a_printable_line(text: str) -> None:
+    """One line of at most 40 characters, lone surrogates and control characters written out."""
+    line = printable(text)
+    assert len(line) <= NAME_LIMIT
+    assert line.isprintable()
+    assert line == line.encode().decode()
+
+
+def test_half_characters_of_a_stream_do_not_make_a_fault() -> None:
+    """Surrogates that a server cut apart, and a character that the limit cut, are not what the text is made of."""
+    halves = [json.loads('"\\ud83d"'), json.loads('"\\ude00"')] * 4
+    assert judge_text([*halves, " the lamp turned slowly", "\ufffd"]) is None
+
+
+def test_a_token_of_any_tokenizer_stands_in_some_chunk() -> None:
+    """The tokens of the made-up streams are the text that they were cut from, so that nothing was lost on the way."""
+    for number in range(50):
+        text = prose(random.Random(number))
+        assert "".join(tokens_of(random.Random(number), text)) == text
+        assert "".join(texts_of(stream_of(text, random.Random(number)))) == text
+
+
+def test_events_without_text_are_no_text() -> None:
+    """The role, the finish and the end of a stream bring no chunk."""
+    assert read_chat(Event(b"[DONE]")).answer == ""
+    assert texts_of(b'data: {"choices":[{"delta":{"role":"assistant"}}]}\n\ndata: [DONE]\n\n') == []
