@@ -1,0 +1,229 @@
+"""Verdicts on a real llama-server: the answers of random models are texts, and another model behind the same name is found.
+
+The models have random weights, so that they recall nothing: of the canary only the prompts are tried here.
+"""
+
+import json
+import subprocess
+import sys
+import threading
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from exporter.probe.answer import judge_text
+from exporter.probe.canary import Answer, compose_canary, judge_short
+from exporter.probe.dialects.openai import read_chat
+from exporter.probe.fingerprint import (
+    FIELDS,
+    LEARNED_READINGS,
+    PROMPTS,
+    STEP_DISTANCE,
+    Observation,
+    State,
+    first_token,
+    observe,
+)
+from exporter.probe.marker import Markers
+from exporter.probe.prompt import compose
+from exporter.probe.stream import Event
+from tests.real.conftest import need
+from tests.real.daemon import free_port
+from tests.real.llama import MAKE_MODEL, llama_server, running_llama
+from tests.servers import make_tiny_gguf
+
+pytestmark = pytest.mark.real
+
+RESTARTS: Final = 20
+WITHIN: Final = 10
+ROOM: Final = ("--ctx-size", "16384")
+MODELS: Final = {
+    "tiny": ("--preset", "tiny"),
+    "emoji": ("--preset", "tiny", "--emoji", "0.2"),
+    "ending": ("--preset", "tiny", "--mean-length", "40"),
+    "slow": ("--preset", "slow"),
+}
+
+
+@pytest.fixture(scope="module")
+def binary() -> Path:
+    """The llama-server binary."""
+    found = llama_server()
+    need(found, "llama-server (tests/real/build-llama-server: needs python3 with pip, cmake, c++)")
+    assert found is not None
+    return found
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for models."""
+    return tmp_path_factory.mktemp("models")
+
+
+def make(folder: Path, name: str, *options: str) -> Path:
+    """A model of random weights under a name; one that is there is replaced."""
+    path = folder / f"{name}.gguf"
+    command: list[str | Path] = [sys.executable, MAKE_MODEL, *options, "--ctx", "16384", "--gguf", path]
+    subprocess.run(command, check=True, capture_output=True)
+    return path
+
+
+def post(port: int, body: dict[str, Any]) -> bytes:
+    """The answer to a chat request."""
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{port}/v1/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=120) as answer:
+        whole: bytes = answer.read()
+        return whole
+
+
+def ask(port: int, prompt: str, **fields: Any) -> tuple[list[str], int | None]:
+    """The chunks of text of a streamed answer, and the server's count of tokens."""
+    body = {
+        "messages": [{"role": "user", "content": prompt}],
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+    lines = post(port, {**body, **fields}).splitlines()
+    deltas = [read_chat(Event(line.removeprefix(b"data: "))) for line in lines if line]
+    counts = [each.usage.output for each in deltas if each.usage]
+    return [each.answer for each in deltas if each.answer], counts[-1] if counts else None
+
+
+def read_fingerprint(port: int, state: State) -> tuple[State, Observation]:
+    """One reading, and what it says."""
+    fields = {**FIELDS, "cache_prompt": False}
+    answers = [post(port, {"messages": [{"role": "user", "content": each}], **fields}) for each in PROMPTS]
+    return observe(state, tuple(first_token(json.loads(each)) for each in answers))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_answers_of_a_random_model_are_texts(binary: Path, models: Path, name: str) -> None:
+    """Whatever the temperature, the length, and whether it was forced: greedy ones, which come into loops, too."""
+    port, judged = free_port(), 0
+    with running_llama(binary, make(models, name, *MODELS[name]), port):
+        for seed in range(1 if name == "slow" else 4):
+            for temperature in (0, 1):
+                for forced in (True, False):
+                    for tokens in (16, 64, 512):
+                        more = {"temperature": temperature, "seed": seed, "ignore_eos": forced, "max_tokens": tokens}
+                        chunks, count = ask(port, compose(64, seed), **more)
+                        found = judge_text(chunks, forced=forced, tokens=count)
+                        assert found is None, (more, found, "".join(chunks))
+                        judged += 1
+    print(f"{name}: {judged} answers, no alarm")
+
+
+def test_a_model_that_recalls_nothing_gets_no_verdict_of_the_canary(binary: Path, models: Path) -> None:
+    """Both prompts fit and are answered; what is not recalled even in the short one is undecided."""
+    canary, port = compose_canary(1), free_port()
+    with running_llama(binary, make(models, "tiny", *MODELS["tiny"]), port, *ROOM):
+        chunks, _ = ask(port, canary.short.prompt, temperature=0, max_tokens=48)
+        assert (
+            judge_short(canary.short, Answer("".join(chunks), finish_reason="length"), Markers()).verdict == "undecided"
+        )
+        chunks, _ = ask(port, canary.deep.prompt, temperature=0, max_tokens=48)
+        assert judge_text(chunks) is None
+
+
+def test_a_model_that_is_restarted_stays_the_same(binary: Path, models: Path) -> None:
+    """Twenty starts of the same file: every distance is far below that of a step."""
+    path, state, distances = make(models, "same", "--preset", "tiny"), State(), list[float]()
+    for _ in range(RESTARTS + LEARNED_READINGS):
+        port = free_port()
+        with running_llama(binary, path, port):
+            state, seen = read_fingerprint(port, state)
+        assert not seen.stepped
+        distances += [] if seen.distance is None else [seen.distance]
+    print(f"distances over {len(distances)} restarts: {max(distances):.3f} at most")
+    assert len(distances) == RESTARTS
+    assert max(distances) < STEP_DISTANCE / 2
+
+
+def test_other_slots_in_use_are_no_other_model(binary: Path, models: Path) -> None:
+    """While three users are served beside, batches differ and so do roundings; no distance is that of a step."""
+    port, state, distances = free_port(), State(), list[float]()
+    with running_llama(binary, make(models, "same", "--preset", "tiny"), port, "--parallel", "4", *ROOM):
+        for _ in range(LEARNED_READINGS):
+            state, _ = read_fingerprint(port, state)
+        with serving(port, users=3):
+            for _ in range(RESTARTS):
+                state, seen = read_fingerprint(port, state)
+                assert seen.distance is not None
+                assert not seen.stepped
+                distances.append(seen.distance)
+    print(f"distances beside three users: {max(distances):.3f} at most")
+    assert max(distances) < STEP_DISTANCE / 2
+
+
+@contextmanager
+def serving(port: int, *, users: int) -> Iterator[None]:
+    """Users who ask one request after the other while the block runs."""
+    over = threading.Event()
+
+    def use(seed: int) -> None:
+        while not over.is_set():
+            ask(port, compose(500, seed), max_tokens=8, ignore_eos=True, cache_prompt=False)
+
+    threads = [threading.Thread(target=use, args=(seed,)) for seed in range(users)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()
+
+
+def other_weights(folder: Path, _monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Another model under the same name."""
+    return make(folder, "swapped", "--preset", "tiny", "--seed", "2")
+
+
+def four_bits(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The same model with weights of 4 bits instead of 8, as another quantization has them; what steers its words is kept."""
+    coarse = bytes(min(127, round((each - 256 if each > 127 else each) / 16) * 16) % 256 for each in range(256))
+    fine = make_tiny_gguf.Tensor.q8_0
+
+    def rounded(tensor: make_tiny_gguf.Tensor) -> bytearray:
+        data = bytearray(tensor.data.translate(coarse))
+        if tensor.exp0 != tensor.exp:
+            for column in range(make_tiny_gguf.BLOCK):
+                data[column :: tensor.cols] = tensor.data[column :: tensor.cols]
+        own, tensor.data = tensor.data, bytes(data)
+        try:
+            return fine(tensor)
+        finally:
+            tensor.data = own
+
+    path = folder / "swapped.gguf"
+    monkeypatch.setattr(make_tiny_gguf.Tensor, "q8_0", rounded)
+    monkeypatch.setattr(sys, "argv", ["make", "--preset", "tiny", "--ctx", "4096", "--gguf", str(path)])
+    make_tiny_gguf.main()
+    monkeypatch.undo()
+    return path
+
+
+@pytest.mark.parametrize("swap", [other_weights, four_bits])
+def test_another_model_under_the_same_name_is_found(
+    binary: Path, models: Path, monkeypatch: pytest.MonkeyPatch, swap: Callable[[Path, pytest.MonkeyPatch], Path]
+) -> None:
+    """Swapped and swapped back three times, each within ten readings: other weights, and other bits of the same weights."""
+    state = State()
+    for number in range(6):
+        port = free_port()
+        path = swap(models, monkeypatch) if number % 2 else make(models, "swapped", "--preset", "tiny")
+        stepped, distance = 0, 0.0
+        with running_llama(binary, path, port, "--alias", "model"):
+            for _ in range(WITHIN):
+                state, seen = read_fingerprint(port, state)
+                stepped, distance = stepped + seen.stepped, seen.distance or 0.0
+        print(f"{swap.__name__}, {'swapped' if number % 2 else 'as it was'}: distance {distance:.1f}, steps {stepped}")
+        assert stepped == number % 2
+        assert (distance > STEP_DISTANCE) == bool(number % 2)
