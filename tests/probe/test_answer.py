@@ -16,6 +16,7 @@ from exporter.probe.dialects.openai import read_chat
 from exporter.probe.stream import Event, SseDecoder
 from tests.probe.faults import FAULTS, Fault, Server, stream_of
 from tests.probe.healthy import STYLES, answer, prose, tokens_of
+from tests.test_architecture import CLOCKS_AND_THREADS, ROOT, imports_of
 
 STREAMS: Final = Path(__file__).parent.parent / "fixtures" / "streams"
 RECORDED: Final = sorted(
@@ -240,3 +241,10 @@ def test_events_without_text_are_no_text() -> None:
     """The role, the finish and the end of a stream bring no chunk."""
     assert read_chat(Event(b"[DONE]")).answer == ""
     assert texts_of(b'data: {"choices":[{"delta":{"role":"assistant"}}]}\n\ndata: [DONE]\n\n') == []
+
+
+@pytest.mark.parametrize("name", ["answer", "marker", "canary", "fingerprint"])
+def test_verdicts_use_no_clock_thread_or_socket(name: str) -> None:
+    """What judges answers is arithmetic on texts and numbers, so that any answer can be tried on it."""
+    imported = {module.split(".")[0] for module, _ in imports_of(ROOT / "probe" / f"{name}.py")}
+    assert imported.isdisjoint(CLOCKS_AND_THREADS)
