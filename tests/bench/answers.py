@@ -4,7 +4,8 @@
 
 Each answer is made by a grammar of ``tests/probe/healthy.py``, whole or cut at a limit of tokens, half of them of forced length,
 and judged with the server's count of tokens and without it; its words are compared with those of 512 earlier requests. A year of
-a fingerprint is 8,766 readings of a model with noise. The exit code is 1 where one alarm was made, or a fault was not found.
+a fingerprint is 8,766 readings of a model with noise. The exit code is 1 where one answer made an alarm, where a fault was not
+found, or where a fingerprint made more than one step a year.
 """
 
 import argparse
@@ -71,7 +72,9 @@ def main() -> None:
     print("\n".join(lines))
     if chosen.output:
         chosen.output.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    sys.exit(bool(missed or sum(row.alarms for row in rows) or sum(steps_ for steps_, _, _ in steps.values())))
+    sys.exit(
+        bool(missed or sum(row.alarms for row in rows) or any(each > chosen.years for each, _, _ in steps.values()))
+    )
 
 
 def judged(style: str, answers: int, known: Markers) -> Row:
