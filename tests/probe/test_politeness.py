@@ -19,7 +19,7 @@ from tests.servers.clock import Clock
 from tests.servers.llama_cpp import SimulatedLlamaServer
 from tests.servers.ollama import DEFAULT_KEEP_ALIVE, SimulatedOllama
 from tests.servers.simulated import Answer, Asked, Simulated, as_json
-from tests.servers.vllm import Vllm
+from tests.servers.vllm import SimulatedVllm
 
 MODULE = Module(max_tokens=16, prompt_tokens=48)
 HURRIED = Module(
@@ -125,7 +125,7 @@ def test_a_model_that_leaves_between_look_and_request_is_not_loaded_again() -> N
 
 def test_a_sleeping_vllm_stays_asleep() -> None:
     """engine_sleep_state says that the weights are not in memory."""
-    with Vllm() as server:
+    with SimulatedVllm() as server:
         server.asleep = True
         one = prober(server)
         assert {probe(one).result for _ in range(10)} == {"skipped_unloaded"}
@@ -182,6 +182,7 @@ def test_ollamas_timer_is_not_extended() -> None:
         results = []
         while clock() < leaves_at - 5:
             results.append(probe(one).result)
+            server.idle()
             assert abs(server.memory["small:latest"].expires_at - leaves_at) < 3
             clock.ahead += 60
         clock.ahead += 5
@@ -200,11 +201,13 @@ def test_who_asks_after_a_probe_gets_the_models_full_time_back() -> None:
         look(one)
         clock.ahead += 60
         assert probe(one).result == "ok"
+        server.idle()
         clock.ahead += 100
         used_at = clock()
         assert server.use("small:latest").expires_at < used_at + DEFAULT_KEEP_ALIVE - 50
         clock.ahead += 20
         assert probe(one).result == "ok"
+        server.idle()
         assert abs(server.memory["small:latest"].expires_at - (used_at + DEFAULT_KEEP_ALIVE)) < 3
 
 
@@ -220,17 +223,17 @@ def test_a_model_kept_for_ever_is_kept_for_ever() -> None:
 
 
 @pytest.fixture(params=["vllm", "llama_cpp", "llama_cpp by its slots"])
-def busy(request: pytest.FixtureRequest) -> Iterator[Vllm | SimulatedLlamaServer]:
+def busy(request: pytest.FixtureRequest) -> Iterator[SimulatedVllm | SimulatedLlamaServer]:
     """A server with a user's request."""
-    server: Vllm | SimulatedLlamaServer = (
-        Vllm() if request.param == "vllm" else SimulatedLlamaServer(metrics=request.param == "llama_cpp")
+    server: SimulatedVllm | SimulatedLlamaServer = (
+        SimulatedVllm() if request.param == "vllm" else SimulatedLlamaServer(metrics=request.param == "llama_cpp")
     )
     server.users = 1
     with server:
         yield server
 
 
-def test_a_probe_yields_to_users(busy: Vllm | SimulatedLlamaServer) -> None:
+def test_a_probe_yields_to_users(busy: SimulatedVllm | SimulatedLlamaServer) -> None:
     """While a request of a user runs, a probe is skipped: nothing is sent, the state says who is there."""
     result = probe(prober(busy))
     assert (result.result, busy.paths("POST")) == ("skipped_busy", [])
@@ -242,7 +245,7 @@ def test_a_probe_yields_to_users(busy: Vllm | SimulatedLlamaServer) -> None:
 def test_a_probe_waits_a_little_for_users_to_end() -> None:
     """A request that ends within the wait costs no skip."""
 
-    class Ending(Vllm):
+    class Ending(SimulatedVllm):
         def _metrics(self) -> str:
             self.users = max(self.users - 1, 0)
             return super()._metrics()
@@ -255,7 +258,7 @@ def test_a_probe_waits_a_little_for_users_to_end() -> None:
 def test_after_enough_skips_one_probe_may_run() -> None:
     """With max_skips 3 the fourth probe goes to the busy server, and then the count begins anew."""
     module = Module(max_tokens=16, prompt_tokens=48, max_skips=3)
-    with Vllm() as server:
+    with SimulatedVllm() as server:
         server.users = 1
         one = prober(server)
         results = [probe(one, module).result for _ in range(9)]
@@ -264,7 +267,7 @@ def test_after_enough_skips_one_probe_may_run() -> None:
 
 def test_a_module_may_say_that_it_probes_busy_servers() -> None:
     """``when_busy: probe`` sends at once."""
-    with Vllm() as server:
+    with SimulatedVllm() as server:
         server.users = 1
         assert probe(prober(server), Module(max_tokens=16, prompt_tokens=48, when_busy="probe")).result == "ok"
 
@@ -273,7 +276,7 @@ def test_a_module_may_say_that_it_probes_busy_servers() -> None:
 def test_heavy_probes_only_go_to_an_idle_server(heavy: dict[str, int]) -> None:
     """A long prompt and several streams never run while users are served, whatever the module says and however often."""
     module = Module.model_validate({"max_tokens": 16, "max_skips": 1, "when_busy": "probe", **heavy})
-    with Vllm() as server:
+    with SimulatedVllm() as server:
         one = prober(server)
         server.users = 1
         assert {probe(one, module).result for _ in range(4)} == {"skipped_busy"}
@@ -306,7 +309,7 @@ def test_a_server_that_cant_tell_is_named_in_the_log() -> None:
 def test_production_speed_comes_from_the_servers_own_counter() -> None:
     """Two status checks ten seconds apart: what users generated, our own tokens taken out; nothing before the second status check."""
     clock = Time()
-    with Vllm(generated=1000) as server:
+    with SimulatedVllm(generated=1000) as server:
         one = prober(server, monotonic=clock)
         assert look(one).generated_tokens_per_second is None
         clock.now += 10
@@ -319,7 +322,7 @@ def test_production_speed_comes_from_the_servers_own_counter() -> None:
 def test_production_speed_is_left_out_over_a_restart() -> None:
     """A counter that fell or a new start time begins a new series of readings."""
     clock = Time()
-    with Vllm(generated=1000) as server:
+    with SimulatedVllm(generated=1000) as server:
         one = prober(server, monotonic=clock)
         look(one)
         clock.now += 10
@@ -336,7 +339,7 @@ def test_production_speed_is_left_out_over_a_restart() -> None:
 def test_production_speed_goes_on_while_probes_are_skipped() -> None:
     """A busy server is not probed, but how fast it serves its users is known, with its queue and its cache."""
     clock = Time()
-    with Vllm() as server:
+    with SimulatedVllm() as server:
         server.users, server.waiting = 3, 1
         one = prober(server, monotonic=clock)
         look(one)
@@ -388,7 +391,7 @@ def test_a_loading_server_is_loading_not_down() -> None:
 
 def test_the_first_request_after_a_restart_is_a_cold_start() -> None:
     """Seen by the start time and an empty counter; the next one gives a speed."""
-    with Vllm() as server:
+    with SimulatedVllm() as server:
         one = prober(server)
         assert probe(one).cold_start is False
         server.started, server.generated = server.started + 60, 0
@@ -418,7 +421,7 @@ def test_a_server_that_was_gone_and_came_back_is_cold() -> None:
 
 def test_a_server_that_users_have_warmed_is_not_cold() -> None:
     """After a restart, a user's request was the first one."""
-    with Vllm() as server:
+    with SimulatedVllm() as server:
         one = prober(server)
         probe(one)
         server.started, server.generated = server.started + 60, 500
@@ -431,7 +434,7 @@ def test_a_server_that_users_have_warmed_is_not_cold() -> None:
 def test_after_timeouts_the_target_is_given_a_growing_pause() -> None:
     """Each abandoned probe doubles the interval of all modules; a success ends that."""
     clock = Time()
-    with Vllm(prefill_seconds=0.4) as server:
+    with SimulatedVllm(prefill_seconds=0.4) as server:
         one = prober(server, monotonic=clock)
         intervals = []
         for _ in range(3):
@@ -453,7 +456,7 @@ def test_a_server_that_asks_for_a_pause_gets_it() -> None:
     """Retry-After of a 429 is waited out."""
     clock = Time()
 
-    class Limited(Vllm):
+    class Limited(SimulatedVllm):
         def answer(self, asked: Asked) -> Answer:
             if asked.method == "POST":
                 return Answer(429, b'{"error": "slow down"}', headers={"Retry-After": "300"})
@@ -482,7 +485,7 @@ def test_a_budget_stretches_the_interval() -> None:
 
 def test_the_budget_is_in_the_result() -> None:
     """A target with a tiny budget says with its first result that it will run less often."""
-    with Vllm(tokens_per_second=100) as server:
+    with SimulatedVllm(tokens_per_second=100) as server:
         one = prober(server, budget=Budget(share=0.0005))
         result = probe(one)
     assert result.interval_seconds >= 240.0
@@ -492,7 +495,7 @@ def test_the_budget_is_in_the_result() -> None:
 def test_a_skipped_probe_is_due_again_at_the_next_interval() -> None:
     """Only a probe that ran moves the time on."""
     clock = Time()
-    with Vllm() as server:
+    with SimulatedVllm() as server:
         one = prober(server, monotonic=clock)
         assert one.due("default", MODULE)
         probe(one)

@@ -5,6 +5,7 @@ import random
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from tests.servers.captured import Captured, load
 from tests.servers.llama_cpp import SimulatedLlamaServer
 from tests.servers.ollama import SimulatedOllama
 from tests.servers.simulated import Answer, Asked, Simulated, as_json
-from tests.servers.vllm import Vllm
+from tests.servers.vllm import SimulatedVllm
 
 SHORT = Timeouts(connect=1.0, first_token=1.0, stalled=1.0, total=2.0)
 MODULE = Module(max_tokens=16, prompt_tokens=48)
@@ -55,7 +56,7 @@ def warm(url: str, **target: Any) -> Prober:
 
 def test_a_probe_of_vllm_counts_every_token() -> None:
     """Result, speed, exact counts, identity and cost of a probe that went well."""
-    with Vllm() as server:
+    with SimulatedVllm() as server:
         result = probe(warm(server.url))
     measured = result.measurements
     assert (result.result, result.error, result.model) == ("ok", "", "tiny")
@@ -98,7 +99,7 @@ def test_a_probe_of_ollama_tells_thinking_from_the_answer() -> None:
 
 def test_concurrent_streams_run_at_once() -> None:
     """Four streams are open together, each with a prompt of its own; the aggregate is more than one stream's speed."""
-    with Vllm(tokens_per_second=200) as server:
+    with SimulatedVllm(tokens_per_second=200) as server:
         result = probe(warm(server.url), Module(max_tokens=16, concurrency=4))
         prompts = {json.dumps(each["messages"]) for each in server.posts()}
     assert (result.result, result.concurrency, server.most_at_once) == ("ok", 4, 4)
@@ -111,7 +112,7 @@ def test_concurrent_streams_run_at_once() -> None:
 
 def test_a_probe_can_be_followed_by_its_log() -> None:
     """The log says who was asked, what, and how it went, with times; never the prompt."""
-    with Vllm() as server:
+    with SimulatedVllm() as server:
         result = probe(warm(server.url))
         prompt = server.posts()[-1]["messages"][0]["content"]
     text = "\n".join(result.log)
@@ -124,11 +125,11 @@ def test_a_probe_can_be_followed_by_its_log() -> None:
 def test_the_prompt_gets_its_length_by_the_servers_count() -> None:
     """A tokenizer that takes twice as many tokens as estimated gets half the text the next time."""
 
-    class Fine(Vllm):
-        def _tokens(self, body: Any) -> Iterator[bytes]:
-            words = len(body["messages"][0]["content"].split())
-            body = {**body, "messages": [{"content": " ".join(["w"] * 3 * words)}]}
-            return super()._tokens(body)
+    class Fine(SimulatedVllm):
+        def _tokens(self, asked: Asked) -> Iterator[bytes]:
+            words = len(asked.body["messages"][0]["content"].split())
+            body = {**asked.body, "messages": [{"content": " ".join(["w"] * 3 * words)}]}
+            return super()._tokens(replace(asked, body=body))
 
     with Fine() as server:
         one = prober(server.url)
@@ -141,7 +142,7 @@ def test_the_prompt_gets_its_length_by_the_servers_count() -> None:
 
 def test_a_prompt_is_cut_to_the_models_context() -> None:
     """Prompt and answer fit into what the server says that it holds."""
-    with Vllm() as server:
+    with SimulatedVllm() as server:
         result = probe(warm(server.url), Module(max_tokens=16, prompt_tokens=50_000))
     assert result.result == "ok"
     assert result.measurements.prompt_tokens is not None
@@ -182,7 +183,7 @@ def test_a_rejected_field_is_left_out_once_more_and_from_then_on() -> None:
 def test_what_was_rejected_is_forgotten_with_the_servers_version() -> None:
     """A new version gets the whole request again."""
 
-    class PickyVllm(Vllm):
+    class PickyVllm(SimulatedVllm):
         def answer(self, asked: Asked) -> Answer:
             if asked.method == "POST" and "cache_salt" in asked.body and self.version == "0.32.0":
                 return as_json({"error": {"message": "Parameter 'cache_salt' is not supported"}}, 400)
@@ -199,20 +200,9 @@ def test_what_was_rejected_is_forgotten_with_the_servers_version() -> None:
 
 def test_what_a_server_serves_is_asked_anew_after_a_refusal() -> None:
     """A model that left while the server ran on is not asked for again and again."""
-
-    class Renamed(Vllm):
-        serves = "tiny"
-
-        def answer(self, asked: Asked) -> Answer:
-            if asked.path == "/v1/models":
-                return as_json({"object": "list", "data": [{"id": self.serves, "owned_by": "vllm"}]})
-            if asked.method == "POST" and asked.body["model"] != self.serves:
-                return load("vllm/error-unknown-model")
-            return super().answer(asked)
-
-    with Renamed() as server:
+    with SimulatedVllm() as server:
         one = warm(server.url)
-        server.serves = "other"
+        server.model = "other"
         assert [probe(one).result for _ in range(2)] == ["no_model", "ok"]
 
 
@@ -242,10 +232,10 @@ def test_transformers_gets_no_model_that_nobody_named() -> None:
 def test_a_failed_probe_has_no_speed_and_says_what_it_cost() -> None:
     """A stream that stops: the tokens are counted as spent, phases are there, no speed, no TTFT."""
 
-    class Breaks(Vllm):
-        def _tokens(self, body: Any) -> Iterator[bytes]:
-            for number, piece in enumerate(super()._tokens(body)):
-                if number == 12:
+    class Breaks(SimulatedVllm):
+        def _tokens(self, asked: Asked) -> Iterator[bytes]:
+            for number, piece in enumerate(super()._tokens(asked)):
+                if number == 11:
                     return
                 yield piece
 
@@ -269,7 +259,7 @@ def test_a_refused_probe_cost_the_server_nothing() -> None:
 
 def test_a_silent_server_costs_the_prompt() -> None:
     """A prompt goes on in the server after its client has left, so a timeout counts it, by estimate."""
-    with Vllm(prefill_seconds=3.0) as server:
+    with SimulatedVllm(prefill_seconds=3.0) as server:
         result = probe(prober(server.url), Module(max_tokens=16, prompt_tokens=64, timeouts=SHORT))
     assert result.result == "timeout_first_token"
     assert 40 < result.prompt_tokens_spent < 100
@@ -278,7 +268,7 @@ def test_a_silent_server_costs_the_prompt() -> None:
 
 def test_a_server_that_is_gone_is_refused_within_its_time() -> None:
     """Nothing listens: connect, not up, its identity still known from before."""
-    with Vllm() as server:
+    with SimulatedVllm() as server:
         one = warm(server.url)
     result = probe(one)
     assert (result.result, result.measurements.tokens_per_second, result.busy_seconds) == ("connect", None, 0.0)
@@ -304,7 +294,7 @@ def test_an_unknown_server_is_named_so() -> None:
 
 def test_a_fault_of_the_exporter_is_a_result(monkeypatch: pytest.MonkeyPatch) -> None:
     """Even a bug ends as a failed probe."""
-    with Vllm() as server:
+    with SimulatedVllm() as server:
         one = prober(server.url)
         monkeypatch.setattr("exporter.probe.run.compose", lambda *_: 1 / 0)
         result = probe(one)
@@ -314,7 +304,7 @@ def test_a_fault_of_the_exporter_is_a_result(monkeypatch: pytest.MonkeyPatch) ->
 # Keys ----------------------------------------------------------------------------------------------------------------
 
 
-class Locked(Vllm):
+class Locked(SimulatedVllm):
     """Wants the key of the day."""
 
     def __init__(self, key: str) -> None:
@@ -364,7 +354,7 @@ def test_a_key_that_cant_be_read_is_named(tmp_path: Path) -> None:
 
 def test_probes_of_one_server_wait_for_each_other() -> None:
     """Two targets of one host and port never probe at once; the second one's wait is its ``queue`` phase."""
-    with Vllm(tokens_per_second=100) as server:
+    with SimulatedVllm(tokens_per_second=100) as server:
         servers = Servers()
         urls = [server.url, server.url.replace("127.0.0.1", "localhost")]
         probers = [Prober(Target(url=url, name=url), server=servers.at(url)) for url in urls]
@@ -396,7 +386,7 @@ def test_a_server_that_nobody_probes_any_more_is_forgotten() -> None:
 
 def test_a_cancelled_probe_has_no_result() -> None:
     """Cancelling ends a running probe and a waiting one at once, and both give None."""
-    with Vllm(prefill_seconds=5.0) as server:
+    with SimulatedVllm(prefill_seconds=5.0) as server:
         cancellation = Cancellation()
         shared = Server()
         probers = [
@@ -424,7 +414,7 @@ def test_a_cancelled_probe_has_no_result() -> None:
 
 def test_a_look_costs_two_reads() -> None:
     """Once it is known who the server is, a status check reads its health and its metrics, and sends nothing."""
-    with Vllm() as server:
+    with SimulatedVllm() as server:
         one = prober(server.url)
         one.status()
         server.asked.clear()
@@ -436,7 +426,7 @@ def test_a_look_costs_two_reads() -> None:
 
 def test_another_server_at_the_same_address_is_recognised() -> None:
     """A port that another kind of server took over while it was down is not asked as the old one."""
-    first = Vllm()
+    first = SimulatedVllm()
     with first:
         one = prober(first.url)
         one.status()

@@ -21,7 +21,7 @@ from tests.real.daemon import free_port, running_daemon, scrape, value, wait_for
 from tests.real.prometheus import Webhook, missing_tools, query, query_range, running_alertmanager, running_prometheus
 from tests.servers.llama_cpp import SimulatedLlamaServer
 from tests.servers.simulated import Answer, Asked, as_json
-from tests.servers.vllm import Vllm
+from tests.servers.vllm import SimulatedVllm
 
 pytestmark = pytest.mark.real
 
@@ -36,7 +36,7 @@ def tools() -> None:
     need(not missing, f"prometheus and prometheus-alertmanager ({missing})")
 
 
-class Served(Vllm):
+class Served(SimulatedVllm):
     """A vLLM whose model and pace a test changes while it runs."""
 
     def __init__(self, tokens_per_second: float = FAST) -> None:

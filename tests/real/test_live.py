@@ -30,7 +30,7 @@ from tests.real.docker import DockerEngine, busybox_rootfs
 from tests.real.prometheus import filled, missing_tools, query_range, running_prometheus, variables
 from tests.servers.llama_cpp import SimulatedLlamaServer
 from tests.servers.simulated import Simulated
-from tests.servers.vllm import Vllm
+from tests.servers.vllm import SimulatedVllm
 
 pytestmark = pytest.mark.real
 
@@ -165,13 +165,13 @@ def live(shared_engine: DockerEngine, tmp_path_factory: pytest.TempPathFactory) 
     (folder / "past.txt").write_text(past(folder, instance, began - 60))
     backfill = ["tsdb", "create-blocks-from", "openmetrics", str(folder / "past.txt"), str(folder / "tsdb")]
     subprocess.run(["promtool", *backfill], check=True, capture_output=True)
-    fast = Vllm(tokens_per_second=24, prefill_seconds=0.05, model=MODEL)
+    fast = SimulatedVllm(tokens_per_second=24, prefill_seconds=0.05, model=MODEL)
     servers: dict[str, Simulated] = {
         "fast": fast,
         "loads": (loads := SimulatedLlamaServer()),
-        "busy": (busy := Vllm(tokens_per_second=24, prefill_seconds=0.05, model="one")),
-        "contained": (contained := Vllm(tokens_per_second=24, prefill_seconds=0.05, model=MODEL)),
-        "thinks": (thinks := Vllm(tokens_per_second=24, model="two")),
+        "busy": (busy := SimulatedVllm(tokens_per_second=24, prefill_seconds=0.05, model="one")),
+        "contained": (contained := SimulatedVllm(tokens_per_second=24, prefill_seconds=0.05, model=MODEL)),
+        "thinks": (thinks := SimulatedVllm(tokens_per_second=24, model="two")),
         "hangs": SimulatedLlamaServer(prefill_seconds=600),
     }
     busy.users = 3

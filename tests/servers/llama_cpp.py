@@ -462,14 +462,10 @@ class SimulatedLlamaServer(Simulated):
         if len(tokens_of(body)) >= CONTEXT:
             return load("llama-server/error-prompt-too-long")
         chunk = {"model": model.name, "system_fingerprint": f"b{self.build}-unknown", "object": "chat.completion.chunk"}
-        pieces = self._tokens(body, model, asked, chunk)
+        pieces = model.chat(asked, chunk)
         if body.get("stream"):
             return Answer(kind="text/event-stream", pieces=pieces, late=True)
         return Answer(pieces=_whole(pieces), late=True)
-
-    def _tokens(self, body: Any, model: Model, asked: Asked, chunk: dict[str, Any]) -> Iterator[bytes]:  # noqa: ARG002
-        """The stream; a place to change it."""
-        yield from model.chat(asked, chunk)
 
     def error(self, text: str, kind: str, status: int) -> Answer:
         """An error in its shape."""

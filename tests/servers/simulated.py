@@ -30,6 +30,8 @@ class Asked:
     body: Any
     raw: bytes = b""
     connection: socket.socket | None = field(default=None, repr=False, compare=False)
+    at: float = field(default_factory=time.monotonic, compare=False)
+    """When it came, monotonic seconds."""
 
     def left(self, seconds: float = 0.0) -> bool:
         """Wait so long, at most until the client closes its connection; True where it has."""
