@@ -240,8 +240,8 @@ ROWS: dict[str, Row] = {
     "redirect to another host": fails(redirecting, "protocol", "Redirects are not followed"),
     "400": fails(asked(plain({"error": {"message": "bad"}}, status=400)), "http_4xx", "answered 400: bad"),
     "401": fails(asked(plain({"error": "no key"}, status=401)), "auth", "answered 401: no key"),
-    "401 everywhere": unreached(
-        everywhere(plain({"error": "no key"}, status=401)), "auth", "the server wants an API key", up=1
+    "401 everywhere": Row(
+        everywhere(plain({"error": "no key"}, status=401)), "auth", "the server wants an API key", phases=NO_REQUEST
     ),
     "403": fails(asked(plain(status=403)), "auth", "answered 403"),
     "404": fails(asked(plain(status=404)), "http_4xx", "answered 404"),
