@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 import click
 
 from exporter import __version__
+from exporter.text import count_text
 
 if TYPE_CHECKING:
     from exporter.cache.verify import Blob, Checked
@@ -261,7 +262,7 @@ def probe(
         _print_report(summary)
     if not summary["success"] or (min_tier and report.below(summary["tier"], min_tier)):
         if min_tier and summary["success"]:
-            _say(f"the tier is {summary['tier'] or 'not known'}, which is below {min_tier}")
+            _say(f"the tier is {summary['tier'] or 'not known'}: below {min_tier}")
         sys.exit(1)
 
 
@@ -394,7 +395,7 @@ def discover(*, config: Path | None, as_json: bool) -> None:
         return
     _print_rows(report.survey_rows(configured, found))
     if problem:
-        _say(f"containers were not looked at: {problem}")
+        _say(f"containers were not read: {problem}")
 
 
 @main.command()
@@ -426,7 +427,7 @@ def cache(*, verify: bool, config: Path | None, as_json: bool) -> None:
         for line in [*cache_report.notes(caches), *_checked_lines(checked)]:
             click.echo(line)
     else:
-        _say("there is no model cache at the usual folders; a configuration can name others (cache: {paths: …})")
+        _say("no model cache was found in the usual folders; cache.paths in a configuration names others")
     fine = all(each.error is None for each in caches) and not any(each.corrupt for each in checked or ())
     sys.exit(0 if fine else 1)
 
@@ -436,7 +437,14 @@ def _checked_lines(checked: Sequence[Checked] | None) -> list[str]:
         return []
     bad = [each for each in checked if each.problem is not None]
     lines = [f"{'corrupt' if each.corrupt else 'not verified'}: {each.blob.path}: {each.problem}" for each in bad]
-    return [*lines, f"verified: {len(checked) - len(bad)} of {len(checked)} files are what their names say"]
+    files = count_text(len(checked), "file")
+    if not checked:
+        outcome = "none is named by its hash"
+    elif bad:
+        outcome = f"{len(checked) - len(bad)} match their names"
+    else:
+        outcome = "each matches its name"
+    return [*lines, f"checked {files}: {outcome}"]
 
 
 def _verified(blobs: Sequence[Blob]) -> list[Checked]:
@@ -469,8 +477,8 @@ def check_config(file: Path) -> None:
             from exporter.web.auth import read_rules
 
             read_rules(settings.web_config_file)
-    targets = f"{len(settings.targets)} target{'' if len(settings.targets) == 1 else 's'}"
-    click.echo(f"{file} is right: {targets}, modules {', '.join(settings.modules)}")
+    targets = count_text(len(settings.targets), "target")
+    click.echo(f"{file} is valid: {targets}, modules {', '.join(settings.modules)}")
 
 
 @main.command()
@@ -504,7 +512,7 @@ def healthcheck(url: str | None) -> None:
     except (OSError, ValueError) as exc:
         reason = getattr(exc, "reason", exc)
         if certificate is not None and not isinstance(reason, ConnectionRefusedError | TimeoutError):
-            _fail(f"{address}: it wants a certificate from its clients, and does not take its own: {reason}")
+            _fail(f"{address}: it requires a client certificate and does not accept its own: {reason}")
         _fail(f"{address}: {getattr(reason, 'strerror', None) or reason}")
 
 
@@ -587,6 +595,6 @@ def _print_report(summary: Report) -> None:
     if not summary["success"]:
         _say(f"{summary['result']}: {summary['error']}")
         if summary["result"] == "skipped_unloaded":
-            _say("--load lets the probe load it")
+            _say("add --load to let the probe load it")
     elif why := report.why_no_speed(summary):
         _say(why)

@@ -26,6 +26,7 @@ from exporter.settings import Module, Profiles, Settings, SettingsError, Target,
 from exporter.snapshot import EXPORTER, ExporterState, Snapshot
 from exporter.target_facts import Machine
 from exporter.targets import Targets
+from exporter.text import count_text, states_text
 from exporter.web.app import Refused, build_app
 from exporter.web.auth import Auth, is_loopback, read_rules
 from exporter.web.server import WebServer, listen
@@ -140,7 +141,7 @@ class Daemon:
                 rules = read_rules(settings.web_config_file)
             except SettingsError as exc:
                 errors = tuple(str(problem) for problem in exc.errors)
-                log.error("the configuration is not reloaded: %s", "; ".join(errors))  # noqa: TRY400 - the user's mistake
+                log.error("the configuration is not reloaded; the previous one stays in use: %s", "; ".join(errors))  # noqa: TRY400 - the user's mistake
                 self._loaded = False
                 self._publish_exporter()
                 return errors
@@ -153,7 +154,7 @@ class Daemon:
                 self._schedule.run_soon(job.name)
             if was_closed:
                 self._warn_if_open()
-            log.info("the configuration is reloaded: %d targets", len(self._targets))
+            log.info("the configuration is reloaded: %s", count_text(len(self._targets), "target"))
             return ()
 
     def probe(self, target: str, module: str) -> ProbeResult | Refused:
@@ -226,7 +227,7 @@ class Daemon:
             systemd.notify("WATCHDOG=1")
         self._collectors.report_hanging()
         self._publish_exporter()
-        systemd.notify(f"STATUS={systemd.in_words(self._targets.states())}")
+        systemd.notify(f"STATUS={states_text(self._targets.states())}")
 
     def _publish_exporter(self) -> None:
         state = ExporterState(

@@ -75,12 +75,12 @@ def _matches(url: str, pattern: str) -> bool:
 def _danger_of(host: str) -> str | None:
     """Why a host that only a wildcard allows is refused all the same: it is, or resolves to, a link-local address."""
     if host.lower().rstrip(".") in METADATA_HOSTS:
-        return f"{host} is a metadata service: name it literally in probe_endpoint.allow if it is meant"
+        return f"{host} is a metadata service; to probe it all the same, name it literally in probe_endpoint.allow"
     for address in _addresses_of(host):
         if _is_dangerous(address):
             return (
-                f"{host} is {address}, link-local, a metadata service or no host: "
-                "name it literally in probe_endpoint.allow if it is meant"
+                f"{host} is {address}, which is link-local, a metadata service or no single host; "
+                "to probe it all the same, name it literally in probe_endpoint.allow"
             )
     return None
 

@@ -54,7 +54,7 @@ class Session:
             known = ", ".join(self.settings.modules)
             raise SettingsError([Problem("", f"there is no module {module!r} (known: {known})", "--module")])
         self.name = module
-        # Whoever calls by hand has decided that now is the time, but not that a model may be thrown out.
+        # A person who asks for a probe wants it now, but does not expect it to evict a model.
         changes = {"when_busy": "probe", **({"when_unloaded": "load"} if may_load else {})}
         self.module = self.settings.modules[module].model_copy(update=changes)
 
@@ -89,7 +89,7 @@ class Session:
         step(prober.target.url)
         result = prober.probe(self.name, self.module)
         if result is not None and result.result == "ok" and result.cold_start:
-            step(f"{prober.target.url} once more: its model had to be loaded")
+            step(f"{prober.target.url} again: its model had to be loaded first")
             result = prober.probe(self.name, self.module)
         if result is None:
             raise KeyboardInterrupt

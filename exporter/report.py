@@ -12,7 +12,7 @@ from typing import Any, Final, Literal, Protocol
 
 from exporter.discovery import Survey
 from exporter.probe.result import Measurements, ProbeResult
-from exporter.text import ERROR_CHARACTERS, finite, printable
+from exporter.text import ERROR_CHARACTERS, band_text, finite, no_speed_text, printable, seconds_text, speed_text
 from exporter.tiers import TIERS, Bounds, Judgement, tier_of
 
 Report = Mapping[str, Any]
@@ -206,7 +206,9 @@ def side_of(name: str, report: Report, bounds: Bounds) -> Side:
     """One side of a comparison out of a report; ValueError where it has no speed to compare, or is no report."""
     speed = _number(report.get("tokens_per_second"))
     if speed is None:
-        why = _text(report.get("error")) or ("the stream came in a burst" if report.get("stream_buffered") else "")
+        why = _text(report.get("error")) or (
+            no_speed_text(cold_start=False, stream_buffered=True) if report.get("stream_buffered") else ""
+        )
         raise ValueError("has no speed to compare" + (f": {why}" if why else ""))
     runs = report.get("runs") or [report]
     if not isinstance(runs, list) or not all(isinstance(run, Mapping) for run in runs):
@@ -232,7 +234,7 @@ def compare(baseline: Side, candidate: Side, criteria: Criteria) -> Comparison:
     ratio = candidate.tokens_per_second / baseline.tokens_per_second
     noise = noise_of(baseline.runs, candidate.runs)
     notes = [
-        f"they differ in more than the change: {name} {one} against {other}"
+        f"the two differ in their {name} too: {one} and {other}"
         for name, one, other in (
             ("model", baseline.model, candidate.model),
             ("module", baseline.module, candidate.module),
@@ -250,12 +252,12 @@ def noise_of(one: Sequence[float], other: Sequence[float]) -> Noise:
     extreme, which needs no assumption on how speeds are distributed.
     """
     if len(one) < 2 or len(other) < 2:
-        return Noise(None, None, "the noise is unknown: it takes several runs of each (--count)")
+        return Noise(None, None, "the noise is not known: several runs of each are needed (--count)")
     ranges = f"{_range(one)} and {_range(other)} tok/s"
     if max(one) >= min(other) and max(other) >= min(one):
         return Noise(beyond=False, chance=None, why=f"the runs overlap: {ranges}")
     chance = 2 / math.comb(len(one) + len(other), len(one))
-    odds = f"{ranges}; chance alone does that in 1 of {round(1 / chance)} cases"
+    odds = f"{ranges}; chance alone gives that in 1 of {round(1 / chance)} cases"
     if chance > CHANCE:
         return Noise(None, chance, f"the runs don't overlap, but are too few to tell: {odds}")
     return Noise(beyond=True, chance=chance, why=f"the runs don't overlap: {odds}")
@@ -327,20 +329,7 @@ def survey_rows(configured: Iterable[tuple[str, str]], found: Survey) -> list[tu
     ]
 
 
-# Words
-
-
-def speed_text(tokens_per_second: float) -> str:
-    """A speed for a person."""
-    return f"{tokens_per_second:.1f} tok/s" if tokens_per_second < 1000 else f"{tokens_per_second:,.0f} tok/s"
-
-
-def seconds_text(seconds: float) -> str:
-    """A time for a person: three figures, in the unit that suits it."""
-    for unit, factor in (("s", 1.0), ("ms", 1e3)):
-        if seconds * factor >= 1:
-            return f"{seconds * factor:.3g} {unit}" if seconds * factor < 100 else f"{seconds * factor:.0f} {unit}"
-    return f"{seconds * 1e6:.0f} µs"
+# Rows
 
 
 def server_text(report: Report) -> str:
@@ -353,14 +342,13 @@ def server_text(report: Report) -> str:
     return ", ".join(filter(None, (name, f"{model} ({quantization})" if model and quantization else model)))
 
 
-def band_text(report: Report) -> str | None:
+def expected_text(report: Report) -> str | None:
     """What a scenario should reach, and whether it does."""
     expected, speed = report.get("expected"), report.get("tokens_per_second")
     if not expected or (expected["min"] is None and expected["max"] is None):
         return None
     low, high = expected["min"], expected["max"]
-    bounds = f"at least {low:g}" if high is None else f"at most {high:g}" if low is None else f"{low:g}–{high:g}"
-    text = f"{bounds} tok/s for {report['scenario']}"
+    text = f"{band_text(low, high)} tok/s for {report['scenario']}"
     if speed is None:
         return text
     position = (
@@ -387,7 +375,7 @@ def rows_of(report: Report) -> list[tuple[str, str]]:
         figure("speed", "tokens_per_second", speed_text, " for each stream" if streams > 1 else ""),
         figure(f"speed of {streams} streams", "aggregate_tokens_per_second", speed_text) if streams > 1 else None,
         ("tier", report["tier"]) if report.get("tier") else None,
-        ("expected", band) if (band := band_text(report)) else None,
+        ("expected", expected) if (expected := expected_text(report)) else None,
         figure("time to first token", "ttft_seconds", seconds_text),
         _answer_row(report),
         figure("prefill", "prefill_tokens_per_second", speed_text),
@@ -396,10 +384,15 @@ def rows_of(report: Report) -> list[tuple[str, str]]:
         figure("the server's own figure", "server_tokens_per_second", speed_text),
         _tokens_row(report),
         _phases_row(report),
-        figure("error of the clock", "clock_error_seconds", seconds_text),
+        _error_row(report),
         figure("loading the model", "model_load_seconds", seconds_text),
     ]
     return [row for row in rows if row is not None]
+
+
+def _error_row(report: Report) -> tuple[str, str] | None:
+    error = report.get("clock_error_seconds")
+    return None if error is None else ("timing error", f"at most {seconds_text(error)}")
 
 
 def _answer_row(report: Report) -> tuple[str, str] | None:
@@ -431,11 +424,7 @@ def why_no_speed(report: Report) -> str | None:
     """Why a probe that was fine gave no speed."""
     if not report["success"] or report.get("tokens_per_second") is not None:
         return None
-    if report.get("cold_start"):
-        return "the probe had to wait for the model to load, so its speed says nothing: probe again"
-    if report.get("stream_buffered"):
-        return "the text came in a burst (a buffering proxy, or a server that fakes streaming): speed can't be measured"
-    return "too few tokens came to measure a speed: raise max_tokens"
+    return no_speed_text(cold_start=bool(report.get("cold_start")), stream_buffered=report.get("stream_buffered"))
 
 
 def below(tier: str | None, least: str) -> bool:
@@ -446,7 +435,7 @@ def below(tier: str | None, least: str) -> bool:
 VERDICTS: Final[Mapping[Verdict, str]] = {
     "excellent": "excellent: a full success",
     "good": "good: worth it",
-    "minimum": "minimum: a success, just",
+    "minimum": "minimum: enough to count as a success",
     "below": "below the minimum: faster, but not by enough",
     "no_change": "no change: the difference is within the noise",
     "slower": "slower",

@@ -172,7 +172,7 @@ class Schedule:
         if job is None or first is None:
             return
         late = (time.time() - first) % job.every
-        # A hair before its time is not nearly a whole interval late.
+        # A run that is slightly early must not count as one interval late.
         self.delay_seconds = 0.0 if late > job.every - 0.05 else late
         try:
             job.run()

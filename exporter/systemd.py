@@ -3,7 +3,6 @@
 import logging
 import os
 import socket
-from collections.abc import Iterable
 
 log = logging.getLogger(__name__)
 
@@ -20,11 +19,3 @@ def notify(message: str) -> None:
             channel.sendto(message.encode(), address)
     except OSError as exc:
         log.warning("systemd could not be told %s: %s", message.partition("=")[0], exc)
-
-
-def in_words(targets_by_state: Iterable[tuple[str, int]]) -> str:
-    """What ``systemctl status`` shows: ``3 targets: 2 up, 1 down``."""
-    counts = [(state, count) for state, count in targets_by_state if count]
-    total = sum(count for _, count in counts)
-    told = ", ".join(f"{count} {state}" for state, count in counts)
-    return f"{total} target{'' if total == 1 else 's'}: {told}" if counts else "no target yet"

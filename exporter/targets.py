@@ -44,6 +44,7 @@ from exporter.target_facts import (
     machine_of,
     target_facts_of,
 )
+from exporter.text import seconds_text, speed_text
 
 log = logging.getLogger(__name__)
 
@@ -149,7 +150,7 @@ class Targets:
             log.info("target %s at %s: modules %s", target.name, target.url, modules)
         if settings.discovery.local:
             ports = ", ".join(str(port) for port in LOCAL_PORTS)
-            log.info("looking for inference servers at the ports %s, every %g s", ports, settings.discovery.interval)
+            log.info("looking for inference servers on the ports %s, every %g s", ports, settings.discovery.interval)
 
     # Jobs ------------------------------------------------------------------------------------------------------------
 
@@ -187,7 +188,7 @@ class Targets:
                 return  # reloaded meanwhile: the next round knows the new settings
             self._survey = after
             if not (self._surveyed or after.found or settings.targets):
-                log.info("no inference server was found yet: one that starts later will be found")
+                log.info("no inference server found; the search is repeated every %g s", settings.discovery.interval)
             self._surveyed = True
             changed = [*map(_target_of, after.found)] != [*map(_target_of, before.found)]
             if changed:
@@ -307,7 +308,7 @@ def _state_of(view: View, name: str) -> str:
 
 def _log_result(result: ProbeResult) -> None:
     speed, ttft = result.measurements.tokens_per_second, result.measurements.ttft_seconds
-    figures = [f"{speed:.2f} tok/s" if speed else "", f"TTFT {ttft:.3f} s" if ttft else "", result.error]
+    figures = [speed_text(speed) if speed else "", f"TTFT {seconds_text(ttft)}" if ttft else "", result.error]
     level = logging.INFO if result.result == "ok" or result.result in SKIPPED else logging.WARNING
     told = ", ".join(each for each in figures if each)
     log.log(level, "probe of %s by %s: %s%s", result.target, result.module, result.result, told and f": {told}")
@@ -318,6 +319,6 @@ def _log_survey(before: Survey, after: Survey) -> None:
     for each in after.found:
         if each.name not in known:
             found = (each.identity.backend, each.url, each.why)
-            log.info("found %s at %s (%s): the target %s, probed from now on", *found, each.name)
+            log.info("found %s at %s (%s); it is probed as the target %s", *found, each.name)
     for name in known - {each.name for each in after.found}:
-        log.info("%s is gone: it is no target any more", name)
+        log.info("%s is gone; it is no longer a target", name)

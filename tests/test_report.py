@@ -15,19 +15,17 @@ from exporter.probe.result import Identity, Measurements, ProbeResult, Result, T
 from exporter.report import (
     Noise,
     Side,
-    band_text,
     below,
     combined,
     compare,
     comparison_rows,
+    expected_text,
     noise_of,
     percentile,
     report_of,
     rows_of,
-    seconds_text,
     server_text,
     side_of,
-    speed_text,
     survey_json,
     survey_rows,
     verdict_of,
@@ -233,7 +231,7 @@ def test_a_comparison_turned_round_says_the_opposite(one: list[float], other: li
     ("content", "message"),
     [
         ({"tokens_per_second": None, "error": "refused"}, "has no speed to compare: refused"),
-        ({"tokens_per_second": None, "stream_buffered": True}, "has no speed to compare: the stream came in a burst"),
+        ({"tokens_per_second": None, "stream_buffered": True}, "has no speed to compare: the text came in one burst"),
         ({"tokens_per_second": 0}, "has no speed to compare"),
         ({"tokens_per_second": True}, "has no speed to compare"),
         ({"tokens_per_second": float("nan")}, "has no speed to compare"),
@@ -253,7 +251,7 @@ def test_a_comparison_of_different_models_says_so() -> None:
     one = side_of("a", report(10.0), BOUNDS)
     other = side_of("b", {**report(20.0), "model": "another"}, BOUNDS)
     assert compare(one, other, CRITERIA).notes == (
-        "they differ in more than the change: model Qwen2.5-14B-Instruct against another",
+        "the two differ in their model too: Qwen2.5-14B-Instruct and another",
     )
 
 
@@ -315,7 +313,7 @@ def test_the_band_of_a_scenario_in_words(
     speed: float | None, low: float | None, high: float | None, text: str | None
 ) -> None:
     """Both ends belong to the band, and either may be open."""
-    assert band_text({"scenario": "s", "expected": {"min": low, "max": high}, "tokens_per_second": speed}) == text
+    assert expected_text({"scenario": "s", "expected": {"min": low, "max": high}, "tokens_per_second": speed}) == text
 
 
 @pytest.mark.parametrize(
@@ -343,18 +341,6 @@ def test_tiers_below_a_wanted_one() -> None:
     ]
 
 
-def test_figures_in_words() -> None:
-    """Three figures in the unit that suits them."""
-    assert [seconds_text(s) for s in (312.0, 3.456, 0.9996, 0.0123, 0.00001)] == [
-        "312 s",
-        "3.46 s",
-        "1000 ms",
-        "12.3 ms",
-        "10 µs",
-    ]
-    assert [speed_text(s) for s in (6.44, 123.46, 2345.6)] == ["6.4 tok/s", "123.5 tok/s", "2,346 tok/s"]
-
-
 def test_a_comparison_in_rows() -> None:
     """Speed, tier and name of each side, the ratio, how sure it is, and the verdict."""
     rows = comparison_rows(compare(side(6.3, 6.4, 6.5, 6.6), side(16.0, 16.1, 16.2, 16.3), CRITERIA))
@@ -362,7 +348,7 @@ def test_a_comparison_in_rows() -> None:
         ("baseline", "6.5 tok/s  poor  x  (median of 4 runs)"),
         ("candidate", "16.1 tok/s  good  x  (median of 4 runs)"),
         ("ratio", "2.50×"),
-        ("noise", "the runs don't overlap: 6.3–6.6 and 16–16.3 tok/s; chance alone does that in 1 of 35 cases"),
+        ("noise", "the runs don't overlap: 6.3–6.6 and 16–16.3 tok/s; chance alone gives that in 1 of 35 cases"),
         ("verdict", "good: worth it"),
     ]
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from exporter.cache.facts import STALE_SECONDS, CacheFacts, ModelFacts, filesystems, printable
 from exporter.cache.verify import Checked, owner_of
+from exporter.text import age_text, bytes_text, count_text
 
 HEADINGS = ("cache", "model", "size", "complete", "last used", "waste")
 
@@ -71,13 +72,13 @@ def cache_rows(cache: CacheFacts, now: float) -> list[tuple[str, ...]]:
         return [(cache.name, printable(cache.error), "", "", "", "")]
     models = sorted((*cache.models, *cache.others), key=lambda model: (-model.bytes, model.name))
     if cache.kind == "compiled":
-        return [(cache.name, "compiled code", size_text(cache.compile_cache_bytes), "", "", "")]
+        return [(cache.name, "compiled code", bytes_text(cache.compile_cache_bytes), "", "", "")]
     waste = _waste(cache.stale_incomplete_bytes, cache.orphaned_bytes)
     running = cache.incomplete_bytes - cache.stale_incomplete_bytes
-    total = f"{len(cache.models)} models" + (f", {size_text(running)} being downloaded" if running else "")
+    total = count_text(len(cache.models), "model") + (f", {bytes_text(running)} being downloaded" if running else "")
     return [
         *((cache.name, *_model_row(model, now)) for model in models),
-        (cache.name, total, size_text(cache.bytes or 0), "", "", waste),
+        (cache.name, total, bytes_text(cache.bytes or 0), "", "", waste),
     ]
 
 
@@ -87,13 +88,13 @@ def _model_row(model: ModelFacts, now: float) -> tuple[str, ...]:
         more = ", …" if len(model.missing) > 2 else ""
         complete = f"no: {', '.join(model.missing[:2])}{more}"
     stale = sum(each.bytes for each in model.unfinished if now - each.modified_seconds > STALE_SECONDS)
-    used = "" if model.last_used_seconds is None else ago_text(now - model.last_used_seconds)
-    return model.name, size_text(model.bytes), complete, used, _waste(stale, model.orphaned_bytes)
+    used = "" if model.last_used_seconds is None else f"{age_text(now - model.last_used_seconds)} ago"
+    return model.name, bytes_text(model.bytes), complete, used, _waste(stale, model.orphaned_bytes)
 
 
 def _waste(stale: int, orphaned: int) -> str:
     parts = ((stale, "of abandoned downloads"), (orphaned, "that no model uses"))
-    return ", ".join(f"{size_text(size)} {what}" for size, what in parts if size)
+    return ", ".join(f"{bytes_text(size)} {what}" for size, what in parts if size)
 
 
 def notes(caches: Iterable[CacheFacts]) -> list[str]:
@@ -101,31 +102,13 @@ def notes(caches: Iterable[CacheFacts]) -> list[str]:
     caches = tuple(caches)
     return [
         *(
-            f"{each.mountpoint}: {size_text(each.free_bytes)} free of {size_text(each.size_bytes)}"
+            f"{each.mountpoint}: {bytes_text(each.free_bytes)} free of {bytes_text(each.size_bytes)}"
             for each in filesystems(caches)
         ),
         *(problem for cache in caches for problem in cache.problems),
         *(
-            f"{cache.name}: {cache.unreadable_entries} entries could not be read"
+            f"{cache.name}: {cache.unreadable_entries} of its entries could not be read"
             for cache in caches
             if cache.unreadable_entries > len(cache.problems)
         ),
     ]
-
-
-def size_text(size: float) -> str:
-    """Bytes for a person, in the decimal units in which models are sold."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.3g} {unit}"
-        size /= 1000
-    return f"{size:.3g} TB"
-
-
-def ago_text(seconds: float) -> str:
-    """A time that has passed, in the largest unit that fits."""
-    for unit, length in (("day", 86400), ("hour", 3600), ("minute", 60)):
-        if seconds >= length:
-            number = int(seconds // length)
-            return f"{number} {unit}{'s' if number > 1 else ''} ago"
-    return "just now"

@@ -150,7 +150,7 @@ class _Site:
 
     async def _probed(self, target: str, module: str) -> ProbeResult:
         if self._probing >= PROBES_AT_ONCE:
-            raise HTTPException(503, f"{PROBES_AT_ONCE} probes are waited for already: try again", {"retry-after": "5"})
+            raise HTTPException(503, f"{PROBES_AT_ONCE} probes are running already: try again", {"retry-after": "5"})
         self._probing += 1
         try:
             outcome = await run_in_threadpool(self._actions.probe, target, module)
@@ -193,7 +193,9 @@ class _Site:
             raise HTTPException(403, "a page of another site may not reload this exporter")
         errors = await run_in_threadpool(self._actions.reload)
         if errors:
-            return _text("The configuration was not reloaded; the old one is still used:\n" + "\n".join(errors), 400)
+            return _text(
+                "The configuration was not reloaded; the previous one stays in use:\n" + "\n".join(errors), 400
+            )
         return _text("The configuration was reloaded.")
 
 

@@ -3,14 +3,15 @@
 import functools
 import platform
 import time
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 import exporter
 from exporter.cache.facts import CacheFacts, filesystems
 from exporter.host.gpu import GpuFacts, GpuSample
 from exporter.snapshot import CACHE, COLLECTOR, CONTAINERS, EXPORTER, GPU, GPU_SENSORS, ROCM, View
-from exporter.text import finite
+from exporter.text import age_text, band_text, bytes_text, count_text, rate_text, seconds_text, share_text
 from exporter.web import status
 from exporter.web.draw import bar_of, sparkline_of
 
@@ -64,22 +65,38 @@ SKIPPED_IN_WORDS: Final[Mapping[str, str]] = {
     "yielded": "gave way to a user",
 }
 
+_BAD: Final = (status.Verdict.down, status.Verdict.failing, status.Verdict.poor)
+_FINE: Final = (status.Verdict.acceptable, status.Verdict.good, status.Verdict.excellent)
+_PREDICATES: Final = {
+    status.Verdict.unmeasured: "without a speed",
+    status.Verdict.unloaded: "not loaded",
+    status.Verdict.unable: "not for text generation",
+    status.Verdict.waiting: "not probed yet",
+}
+
 
 def _headline(targets: tuple[status.TargetStatus, ...]) -> str:
-    counts = {verdict: sum(target.verdict == verdict for target in targets) for verdict in status.Verdict}
-    bad = {name: counts[name] for name in (status.Verdict.down, status.Verdict.failing, status.Verdict.poor)}
-    whole = "1 server" if len(targets) == 1 else f"{len(targets)} servers"
+    """One sentence: what is bad, else that all is fine, else what the others do."""
+    counts = Counter(target.verdict for target in targets)
+    fine, whole = sum(counts[verdict] for verdict in _FINE), count_text(len(targets), "server")
     if not targets:
         return "No inference server yet"
-    if any(bad.values()):
-        said = [f"{count} {'is' if count == 1 else 'are'} {verdict.name}" for verdict, count in bad.items() if count]
-        return f"Of {whole}, {', '.join(said)}"
-    fine = sum(
-        counts[verdict] for verdict in (status.Verdict.acceptable, status.Verdict.good, status.Verdict.excellent)
-    )
+    if bad := _said(counts, _BAD):
+        return f"Of {whole}, {bad}"
     if fine == len(targets):
-        return "The server is fine" if fine == 1 else f"All {fine} servers are fine"
-    return f"{fine} of {whole} {'is' if fine == 1 else 'are'} fine, nothing is wrong"
+        return "The server is fine" if fine == 1 else f"All {whole} are fine"
+    others = _said(counts, [verdict for verdict in status.Verdict if verdict not in (*_BAD, *_FINE)])
+    return (
+        f"{fine} of {whole} {'is' if fine == 1 else 'are'} fine, {others}" if fine else f"No server measured: {others}"
+    )
+
+
+def _said(counts: Counter[status.Verdict], verdicts: Iterable[status.Verdict]) -> str:
+    return ", ".join(
+        f"{counts[verdict]} {'is' if counts[verdict] == 1 else 'are'} {_PREDICATES.get(verdict, verdict.name)}"
+        for verdict in verdicts
+        if counts[verdict]
+    )
 
 
 def _gpus(view: View) -> list[tuple[GpuFacts, GpuSample | None]]:
@@ -93,52 +110,6 @@ def _caches(view: View) -> list[tuple[CacheFacts, Any]]:
     caches = tuple(record.facts for _, record in sorted(view.of(CACHE).items()))
     left = {each.device: each for each in filesystems(caches)}
     return [(cache, left.pop(cache.filesystem.device, None) if cache.filesystem else None) for cache in caches]
-
-
-def in_tokens(speed: float | None) -> str:
-    """A speed as people read it: three digits are enough."""
-    number = finite(speed)
-    if number is None:
-        return "\N{EN DASH}"
-    return f"{number:.1f}" if number < 99.95 else f"{number:,.0f}"
-
-
-def in_seconds(seconds: float | None) -> str:
-    """A duration measured: 0.8 ms, 410 ms, 1.24 s, 85 s."""
-    number = finite(seconds)
-    if number is None:
-        return "\N{EN DASH}"
-    if number < 0.01:
-        return f"{number * 1000:.1f} ms"
-    if number < 0.9995:
-        return f"{number * 1000:.0f} ms"
-    return f"{number:.2f} s" if number < 9.995 else f"{number:.0f} s"
-
-
-def in_words(seconds: float) -> str:
-    """A stretch of time said roughly: 12 s, 4 min, 3 h, 2 d. The page's script says it in the same words."""
-    seconds = max(seconds, 0.0)
-    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
-        if seconds >= (2 * size if unit != "min" else 90):
-            return f"{seconds / size:.0f} {unit}"
-    return f"{seconds:.0f} s"
-
-
-def in_bytes(count: float | None) -> str:
-    """A size in the units in which disks and models are sold."""
-    number = finite(count)
-    if number is None:
-        return "\N{EN DASH}"
-    for size, unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB")):
-        if number >= size:
-            return f"{number / size:.3g} {unit}" if number < 999.5 * size else f"{number / size:.0f} {unit}"
-    return f"{number / 1e3:.0f} kB"
-
-
-def in_share(ratio: float | None) -> str:
-    """A ratio in per cent."""
-    number = finite(ratio)
-    return "\N{EN DASH}" if number is None else f"{number * 100:.0f} %"
 
 
 def as_instant(seconds: float) -> str:
@@ -162,16 +133,18 @@ def _environment() -> "Environment":
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "tokens": in_tokens,
-        "seconds": in_seconds,
-        "words": in_words,
-        "bytes": in_bytes,
-        "share": in_share,
+        "tokens": rate_text,
+        "seconds": seconds_text,
+        "age": age_text,
+        "bytes": bytes_text,
+        "share": share_text,
         "instant": as_instant,
         "backend": lambda backend: NAMES.get(backend, backend),
         "said": lambda result: status.IN_WORDS.get(result, result),
     }
     environment.globals |= {
+        "band_text": band_text,
+        "count_text": count_text,
         "bar_of": bar_of,
         "sparkline_of": sparkline_of,
         "models_shown": MODELS_SHOWN,

@@ -27,7 +27,7 @@ from exporter.snapshot import (
     judgement_key,
     target_key,
 )
-from exporter.text import ERROR_CHARACTERS, finite, printable
+from exporter.text import ERROR_CHARACTERS, band_text, count_text, finite, no_speed_text, printable
 from exporter.tiers import Judgement
 
 STALE_AFTER_INTERVALS: Final = 3
@@ -68,7 +68,7 @@ IN_WORDS: Final[Mapping[str, str]] = {
     "no_model": "the server has no such model",
     "http_4xx": "the server rejected the request",
     "http_5xx": "the server failed",
-    "protocol": "what came back is not the expected API",
+    "protocol": "the answer is not that of the expected API",
     "truncated": "the stream broke off",
     "empty": "the answer had no text",
     "server_error": "the server reported an error inside the stream",
@@ -165,12 +165,12 @@ def _judge(
     record: Record, judgement: Judgement | None, tier: str | None, state: TargetState | None
 ) -> tuple[Verdict, str]:
     ran = record.ran
-    # A look at the target that is newer than its last probe overrules it.
-    looked = state if state and (ran is None or state.at_seconds > ran.at_seconds) else None
-    if looked and looked.loading:
+    # A status that is newer than the last probe overrules it.
+    newer = state if state and (ran is None or state.at_seconds > ran.at_seconds) else None
+    if newer and newer.loading:
         verdict = Verdict.loading, "the server is loading a model"
-    elif looked and not looked.up:
-        verdict = Verdict.down, looked.error or "the server does not answer its health check"
+    elif newer and not newer.up:
+        verdict = Verdict.down, newer.error or "the server does not answer its health check"
     elif ran is None:
         verdict = _not_run(record)
     elif failed(ran):
@@ -208,36 +208,28 @@ def _said(result: ProbeResult) -> str:
 
 
 def _why_no_speed(record: Record) -> str:
-    figures = record.figures
-    if record.ran and record.ran.cold_start:
-        return "the last probe waited for the model to load, which gives no speed"
-    if figures and figures.stream_buffered:
-        return "the text came in one burst, so its speed can't be measured: does a proxy buffer it?"
-    if record.ran and record.ran.beside_users:
-        return f"measured beside {record.ran.beside_users:.0f} request(s) of users, so it says nothing of the set-up"
-    if figures and finite(figures.tokens_per_second) is not None:
+    ran, figures = record.ran, record.figures or Measurements()
+    cold_start = ran is not None and ran.cold_start
+    if ran and ran.beside_users and not cold_start and not figures.stream_buffered:
+        requests = count_text(round(ran.beside_users), "request")
+        return f"measured beside {requests} of users, so it says nothing of the set-up"
+    if finite(figures.tokens_per_second) is not None:
         return "the speed is measured, but nothing judges it yet"
-    return "answers, but with too few tokens to measure a speed"
+    return no_speed_text(cold_start=cold_start, stream_buffered=figures.stream_buffered)
 
 
 def _why(record: Record, judgement: Judgement, tier: str) -> str:
     speed = (record.figures and record.figures.tokens_per_second) or 0.0
     low, high = judgement.expected_min, judgement.expected_max
-    scenario = judgement.scenario or "this setup"
+    scenario, band = judgement.scenario or "this setup", f"{band_text(low, high)} tokens/s"
     if low is not None and speed < low:
-        return f"below the {_band(low, high)} tokens/s that {scenario} should reach"
+        return f"slower than {scenario} should be: {band}"
     if tier == "poor":
         limit = f"below {judgement.thresholds.acceptable:g} tokens/s, the least that is acceptable"
-        return f"{limit}, yet what {scenario} is known to reach" if low is not None else limit
+        return f"{limit}, yet what {scenario} is known to reach: {band}" if low is not None else limit
     if high is not None and speed > high:
-        return f"above the {_band(low, high)} tokens/s expected of {scenario}"
-    if low is not None or high is not None:
-        return f"within the {_band(low, high)} tokens/s expected of {scenario}"
-    return ""
-
-
-def _band(low: float | None, high: float | None) -> str:
-    return "\N{EN DASH}".join(f"{limit:g}" for limit in (low, high) if limit is not None)
+        return f"faster than expected of {scenario}: {band}"
+    return f"as expected of {scenario}: {band}" if low is not None or high is not None else ""
 
 
 def counted(targets: Iterable[TargetStatus]) -> dict[str, int]:

@@ -36,17 +36,3 @@ def test_a_manager_that_is_gone(
     monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "gone"))
     systemd.notify("WATCHDOG=1")
     assert "systemd could not be told WATCHDOG: " in caplog.text
-
-
-@pytest.mark.parametrize(
-    ("states", "words"),
-    [
-        ((), "no target yet"),
-        ((("up", 0), ("down", 0)), "no target yet"),
-        ((("up", 1), ("down", 0)), "1 target: 1 up"),
-        ((("up", 2), ("loading", 0), ("down", 1)), "3 targets: 2 up, 1 down"),
-    ],
-)
-def test_the_targets_in_words(states: tuple[tuple[str, int], ...], words: str) -> None:
-    """What `systemctl status` shows names the states that occur."""
-    assert systemd.in_words(states) == words

@@ -411,7 +411,7 @@ def test_a_health_check_where_certificates_are_wanted(tmp_path: Path, *, knows_i
         place = {"LLM_PROBE_LISTEN": f"127.0.0.1:{port}", "LLM_PROBE_WEB_CONFIG_FILE": str(web), "LLM_PROBE_CONFIG": ""}
         asked = CliRunner().invoke(main, ["healthcheck"], env=place)
     assert asked.exit_code == code
-    assert ("fine" if code == 0 else "wants a certificate from its clients") in asked.output
+    assert ("fine" if code == 0 else "requires a client certificate") in asked.output
 
 
 @pytest.mark.parametrize(
@@ -668,7 +668,7 @@ def test_serve_behind_a_lock(tmp_path: Path) -> None:
         assert [status("/metrics", "second"), status("/metrics", "third")] == [401, 200]
         assert process.poll() is None
     said = log.read_text()
-    assert said.count("the previous one stays in use") == 1
+    assert said.count("web_config_file not reloaded; the previous one stays in use") == 1
     assert f"https://0.0.0.0:{port}/metrics" in said
     assert "NO AUTHENTICATION" not in said
 
