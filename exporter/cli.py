@@ -12,6 +12,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -147,14 +148,21 @@ def _demo_settings(servers: SimulatedServers) -> Settings:
 def _run_daemon(load: Callable[[], Settings], listen: str | None, log_level: str) -> None:
     # Until `run` takes the signals over: one that comes during the start must not kill what was started.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    stop = threading.Event()
+
+    def end(*_: object) -> None:
+        # Set as well as raised: an exception out of a signal is lost where the interpreter is in a finalizer.
+        stop.set()
+        sys.exit(0)
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: sys.exit(0))
+        signal.signal(number, end)
     from exporter.daemon import Daemon
     from exporter.web.server import ListenError
 
     _log_to_stderr(log_level)
     with _wrong_settings():
-        daemon = Daemon(load, listen_on=listen)
+        daemon = Daemon(load, listen_on=listen, stop=stop)
     try:
         daemon.start()
         daemon.run()

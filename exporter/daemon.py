@@ -42,10 +42,12 @@ class Daemon:
     """The running product: ``start``, ``run`` until a signal comes, ``drain``; all from the main thread.
 
     ``load`` gives the settings, at the start and at each reload; it raises ``SettingsError``. ``listen_on`` overrides their
-    address.
+    address. ``run`` returns once ``stop`` is set, at once if it was set during the start.
     """
 
-    def __init__(self, load: Callable[[], Settings], *, listen_on: str | None = None) -> None:
+    def __init__(
+        self, load: Callable[[], Settings], *, listen_on: str | None = None, stop: threading.Event | None = None
+    ) -> None:
         self._load = load
         self._settings = load()
         self._profiles = load_profiles(self._settings.profiles_file)
@@ -71,7 +73,7 @@ class Daemon:
             self.snapshot, self._settings, changed=self._machine_changed, run_soon=self._schedule.run_soon
         )
         self._changing = threading.RLock()
-        self._stop = threading.Event()
+        self._stop = stop or threading.Event()
         self._reload_wanted = threading.Event()
         self._loaded, self._loaded_at = True, time.time()
         self._web: WebServer | None = None

@@ -223,6 +223,15 @@ class Impatient(threading.Event):
 
 
 @pytest.mark.usefixtures("handlers")
+def test_a_signal_during_the_start_is_not_lost(files: Files) -> None:
+    """Where its exception was swallowed, the daemon ends as soon as it would begin to run."""
+    stop = threading.Event()
+    daemon = Daemon(files.load, stop=stop)
+    stop.set()
+    daemon.run()
+
+
+@pytest.mark.usefixtures("handlers")
 def test_signals_reload_and_end(
     files: Files, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
