@@ -137,7 +137,11 @@ def _demo_settings(servers: SimulatedServers) -> Settings:
     """Probe the simulated servers often, and nothing else."""
     from exporter import settings
 
-    targets = [settings.Target(name=each.name, url=url, scenario=each.scenario or "auto") for each, url in servers.urls]
+    targets = [
+        # Nobody else uses these servers: their probes may take all of their time.
+        settings.Target(name=each.name, url=url, scenario=each.scenario or "auto", budget=settings.Budget(share=1.0))
+        for each, url in servers.urls
+    ]
     return settings.Settings(
         targets=tuple(targets),
         modules={"default": settings.Module(interval=DEMO_SECONDS)},
