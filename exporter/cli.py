@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 import click
 
 from exporter import __version__
+from exporter.backends import CONFIGURABLE
 from exporter.text import count_text
 
 if TYPE_CHECKING:
@@ -224,7 +225,12 @@ def _count(default: int) -> Callable[[Any], Any]:
 
 @main.command()
 @click.argument("url")
-@click.option("--backend", "-b", help="What the server is, instead of finding out: vllm, llama_cpp, ollama, …")
+@click.option(
+    "--backend",
+    "-b",
+    metavar="BACKEND",
+    help=f"What the server is, instead of finding out: {', '.join(CONFIGURABLE)}.",
+)
 @click.option("--model", help="The model to ask for.  [default: the first one served]")
 @_count(1)
 @MODULE

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from typing import Final
 
 from exporter.address import address_of
+from exporter.backends import BACKENDS
 from exporter.containers.facts import ContainerFacts
 from exporter.probe.result import Identity
 from exporter.probe.status import Identified
 
-# vLLM, llama.cpp, Ollama, text-generation-webui, LM Studio, SGLang, in this order.
-LOCAL_PORTS: Final = (8000, 8080, 11434, 5000, 1234, 30000)
+LOCAL_PORTS: Final = tuple(dict.fromkeys(port for backend in BACKENDS.values() for port in backend.ports))
 # Long enough for a night's maintenance, short enough that a server tried once doesn't haunt the dashboards for a week.
 FORGET_SECONDS: Final = 24 * 3600.0
 # Something else that listens on such a port is asked again, in case it makes room for an inference server.

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any, Final, Literal, Protocol
 
+from exporter.backends import name_of
 from exporter.discovery import Survey
 from exporter.probe.result import Measurements, ProbeResult
 from exporter.text import ERROR_CHARACTERS, band_text, finite, no_speed_text, printable, seconds_text, speed_text
@@ -26,15 +27,6 @@ SPEEDS: Final = (
 )
 TIMES: Final = ("ttft_seconds", "time_to_first_answer_seconds", "clock_error_seconds")
 NESTED: Final = ("inter_token_seconds", "phase_seconds", "tokens")
-NAMES: Final[Mapping[str, str]] = {
-    "vllm": "vLLM",
-    "llama_cpp": "llama.cpp",
-    "ollama": "Ollama",
-    "text_generation_webui": "text-generation-webui",
-    "transformers": "Transformers",
-    "openai": "an OpenAI-compatible server",
-    "simulator": "the simulated server",
-}
 
 # Below this a difference between runs that don't overlap is taken for one: 1 in 20, as is customary.
 CHANCE: Final = 0.05
@@ -338,7 +330,7 @@ def server_text(report: Report) -> str:
     if not backend:
         return ""
     version, model, quantization = (_text(report.get(key)) for key in ("backend_version", "model", "quantization"))
-    name = " ".join(filter(None, (NAMES.get(backend, backend), version)))
+    name = " ".join(filter(None, (name_of(backend), version)))
     return ", ".join(filter(None, (name, f"{model} ({quantization})" if model and quantization else model)))
 
 

@@ -10,7 +10,8 @@ ROOT = Path(__file__).parent.parent / "exporter"
 
 # Data flows from left to right, and a room imports only from rooms before it (and from itself).
 ORDER = (
-    {"address", "launch", "rocm_version", "text"},
+    {"address", "backends", "rocm_version", "text"},
+    {"launch"},
     {"settings"},
     {"schedule"},
     {"probe", "host", "cache", "containers"},

@@ -156,7 +156,7 @@ def test_probe_prints_what_it_measured(url: str) -> None:
     """Speed, TTFT, tokens, tier and what the server is, in words."""
     result = run("probe", url)
     assert result.exit_code == 0, result.stderr
-    assert result.stdout.splitlines()[0] == f"{url}: the simulated server, simulated-14b"
+    assert result.stdout.splitlines()[0] == f"{url}: Simulator, simulated-14b"
     assert re.search(r"^speed +[\d,.]+ tok/s$", result.stdout, re.MULTILINE)
     assert re.search(r"^tier +excellent$", result.stdout, re.MULTILINE)
     assert re.search(r"^tokens +\d+ prompt, 64 output$", result.stdout, re.MULTILINE)
@@ -343,7 +343,7 @@ def test_discover_says_what_and_why(
     assert all(each["why_not"] for each in found["not_probed"] if each["listening"])
     result = run("discover")
     assert result.exit_code == 0
-    assert re.search(rf"^would be probed +{re.escape(url)}  the simulated server", result.stdout, re.MULTILINE)
+    assert re.search(rf"^would be probed +{re.escape(url)}  Simulator", result.stdout, re.MULTILINE)
     assert "containers were not read: " in result.stderr
 
 

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from posixpath import commonpath, dirname, join, normpath
 from typing import Any
 
-from exporter.containers.facts import CacheKind, CacheMount
+from exporter.containers.facts import CacheMount
 from exporter.containers.json_access import items, text
 from exporter.launch.command import expand
-from exporter.launch.programs import Backend
+from exporter.settings import CacheKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +21,7 @@ class Cache:
 
 
 def cache_of(
-    backend: Backend | None, weights_at: str | None, inspect: Mapping[str, Any], environment: Mapping[str, str]
+    backend: str | None, weights_at: str | None, inspect: Mapping[str, Any], environment: Mapping[str, str]
 ) -> Cache:
     """``weights_at`` is the absolute path of the model where it is configured by one, else a cache is used."""
     mounts = tuple(_mounts(inspect))
@@ -39,7 +39,7 @@ def cache_of(
 
 
 def _folders(
-    backend: Backend | None, weights_at: str | None, inspect: Mapping[str, Any], environment: Mapping[str, str]
+    backend: str | None, weights_at: str | None, inspect: Mapping[str, Any], environment: Mapping[str, str]
 ) -> Iterator[tuple[CacheKind, str]]:
     home = environment.get("HOME") or _home_of(text(inspect, "Config", "User"))
     cache = _path(environment, home, "XDG_CACHE_HOME") or join(home, ".cache")

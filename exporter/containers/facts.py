@@ -7,12 +7,11 @@ command line: what a field can hold is checked by its shape before it gets here.
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from exporter.launch.programs import Backend
 from exporter.launch.settings import LaunchSettings
+from exporter.settings import CacheKind
 
 FoundBy = Literal["host_network", "published_port", "shared_network", "container_address"]
 RocmSource = Literal["file", "env", "label", "tag"]
-CacheKind = Literal["huggingface", "ollama", "llama_cpp", "files"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +81,7 @@ class ContainerFacts:
     image: str
     """As configured; where only an id is configured, a tag of that id."""
     image_id: str
-    backend: Backend | None
+    backend: str | None
     """None where the image or the devices are of an inference container, but no server was seen in it (a toolbox)."""
     running: bool
     """False also for a container that is paused or restarting."""

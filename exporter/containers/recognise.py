@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from exporter.backends import BACKENDS
 from exporter.containers.cache import cache_of
 from exporter.containers.facts import ON_HOST, CandidateUrl, ContainerFacts, Devices, OwnNetwork
 from exporter.containers.json_access import items, mapping, seconds, text, words
@@ -181,7 +182,7 @@ def _quantization(started: LaunchSettings) -> str | None:
     if started.quantization:
         return started.quantization
     by_name = gguf_type(started.hf_file or started.model or "")
-    if by_name or started.backend in {"llama_cpp", "ollama"}:
+    if by_name or BACKENDS[started.backend].gguf:
         return by_name
     unquantized = "none" if "quantization" in SERVERS[started.name].switches else None
     return method_in(started.model) or unquantized if started.model else None

@@ -9,18 +9,15 @@ from collections.abc import Mapping, Sequence
 from posixpath import basename
 from typing import Final
 
+from exporter.backends import BACKENDS
 from exporter.launch.programs import Name
 
 # On the repository; what is before the last slash is an owner, whose images are of all kinds.
-_IMAGES: Final[tuple[tuple[re.Pattern[str], Name], ...]] = (
-    (re.compile(r"(?:text-generation-webui|oobabooga)[^/]*$"), "text-generation-webui"),
-    (re.compile(r"(?:^|[/_.-])vllm(?:[_.-][^/]*)?$"), "vllm"),
-    (re.compile(r"(?:^|/)ollama(?:[_.-][^/]*)?$"), "ollama"),
-    (re.compile(r"text-generation-inference[^/]*$"), "tgi"),
-    (re.compile(r"(?:^|[/_.-])sglang(?:[_.-][^/]*)?$|^rocm/sgl-dev$"), "sglang"),
-    (re.compile(r"koboldcpp[^/]*$"), "koboldcpp"),
-    (re.compile(r"(?:llama-swap|lemonade)[^/]*$"), "other"),
-    (re.compile(r"(?:llama[._-]?cpp|llama-server|amd-strix-halo-toolboxes)[^/]*$"), "llama-server"),
+_IMAGES: Final = tuple(
+    (re.compile(program.image), program.name)
+    for backend in BACKENDS.values()
+    for program in backend.programs
+    if program.image
 )
 # Words that make of the name before or after them something that talks to a server, and is none.
 _NOT_SERVERS: Final = frozenset(
@@ -46,9 +43,13 @@ def repository_of(reference: str) -> str:
 
 
 def made_for(reference: str) -> Name | None:
-    """The server that an image is made for, by its repository's name."""
+    """The server that an image is made for, by its repository's name: the first of the names that stand in it.
+
+    What is before the last slash is an owner, whose images are of all kinds.
+    """
     repository = repository_of(reference)
-    found = next((name for pattern, name in _IMAGES if pattern.search(repository)), None)
+    matches = [(match.start(), name) for pattern, name in _IMAGES if (match := pattern.search(repository))]
+    found = min(matches, key=lambda each: each[0])[1] if matches else None
     if found != "text-generation-webui" and _NOT_SERVERS.intersection(re.split(r"[-_.]", basename(repository))):
         return None
     return found

@@ -7,23 +7,14 @@ engine arguments, text-generation-webui (modules/shared.py) and KoboldCpp (kobol
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from posixpath import basename
 from typing import Final, Literal
 
-Backend = Literal["vllm", "llama_cpp", "ollama", "text_generation_webui", "transformers", "openai"]
-Name = Literal[
-    "vllm",
-    "llama-server",
-    "ollama",
-    "ollama-runner",
-    "text-generation-webui",
-    "transformers",
-    "tgi",
-    "sglang",
-    "koboldcpp",
-    "other",
-]
+from exporter.backends import BACKENDS
+
+Name = str
+"""The name of a ``Program`` in ``exporter.backends``."""
 Setting = Literal[
     "all_experts_on_cpu",
     "cache_type_k",
@@ -76,12 +67,14 @@ def _switch(options: str, variables: str = "") -> Switch:
 class Server:
     """How one server program is configured, and what it does unless told otherwise.
 
+    ``backend`` and ``port`` are those of the program's row in ``exporter.backends``.
+
     ``flags`` are options that take no value and ``single`` options that take one, besides those of ``switches``: after
     them a positional argument may follow. What follows an option that is in neither may be that option's.
     """
 
-    backend: Backend
-    port: int | None
+    backend: str = ""
+    port: int | None = None
     listen: str = ""
     """The host that it binds unless told otherwise; empty for all."""
     model_is_positional: bool = False
@@ -131,10 +124,8 @@ _LLAMA: Final[Mapping[Setting, Switch]] = {
     "split_mode": _switch("sm split-mode", "LLAMA_ARG_SPLIT_MODE"),
 }
 
-SERVERS: Final[Mapping[Name, Server]] = {
+_CONFIGURED: Final[Mapping[Name, Server]] = {
     "vllm": Server(
-        backend="vllm",
-        port=8000,
         model_is_positional=True,
         cache_type="auto",
         switches={
@@ -161,10 +152,8 @@ SERVERS: Final[Mapping[Name, Server]] = {
             " reasoning-parser tool-call-parser chat-template block-size".split()
         ),
     ),
-    "llama-server": Server(backend="llama_cpp", port=8080, listen="127.0.0.1", cache_type="f16", switches=_LLAMA),
+    "llama-server": Server(listen="127.0.0.1", cache_type="f16", switches=_LLAMA),
     "ollama": Server(
-        backend="ollama",
-        port=11434,
         listen="127.0.0.1",
         cache_type="f16",
         switches={
@@ -176,8 +165,6 @@ SERVERS: Final[Mapping[Name, Server]] = {
         },
     ),
     "ollama-runner": Server(
-        backend="ollama",
-        port=None,
         listen="127.0.0.1",
         switches={
             "cache_type_k": _switch("kv-cache-type"),
@@ -192,8 +179,6 @@ SERVERS: Final[Mapping[Name, Server]] = {
         flags=frozenset("flash-attn ollama-engine mlx-engine no-mmap mlock verbose multiuser-cache".split()),
     ),
     "text-generation-webui": Server(
-        backend="text_generation_webui",
-        port=5000,
         listen="127.0.0.1",
         switches={
             "all_experts_on_cpu": _switch("cpu-moe"),
@@ -215,8 +200,6 @@ SERVERS: Final[Mapping[Name, Server]] = {
         flags=frozenset("listen api verbose public-api cpu cpu-moe no-kv-offload nowebui portable".split()),
     ),
     "transformers": Server(
-        backend="transformers",
-        port=8000,
         listen="127.0.0.1",
         model_is_positional=True,
         switches={
@@ -229,8 +212,6 @@ SERVERS: Final[Mapping[Name, Server]] = {
         flags=frozenset("trust-remote-code continuous-batching".split()),
     ),
     "tgi": Server(
-        backend="transformers",
-        port=80,
         switches={
             "cache_type_k": _switch("kv-cache-dtype"),
             "context": _switch("max-total-tokens"),
@@ -243,8 +224,6 @@ SERVERS: Final[Mapping[Name, Server]] = {
         },
     ),
     "sglang": Server(
-        backend="openai",
-        port=30000,
         listen="127.0.0.1",
         cache_type="auto",
         switches={
@@ -267,8 +246,6 @@ SERVERS: Final[Mapping[Name, Server]] = {
         flags=frozenset({"trust-remote-code"}),
     ),
     "koboldcpp": Server(
-        backend="openai",
-        port=5001,
         model_is_positional=True,
         switches={
             "cache_type_k": _switch("quantkv"),
@@ -286,16 +263,20 @@ SERVERS: Final[Mapping[Name, Server]] = {
         },
         flags=frozenset("usecpu flashattention skiplauncher quiet".split()),
     ),
-    "other": Server(
-        backend="openai",
-        port=None,
-        switches={
-            "listen": _switch("host"),
-            "model": _switch("model"),
-            "port": _switch("port"),
-            "served_name": _switch("model-alias"),
-        },
-    ),
+}
+# A program that has no row there is configured as most are.
+_USUAL: Final = Server(
+    switches={
+        "listen": _switch("host"),
+        "model": _switch("model"),
+        "port": _switch("port"),
+        "served_name": _switch("model-alias"),
+    }
+)
+_PROGRAM_ROWS: Final = [(backend, program) for backend in BACKENDS.values() for program in backend.programs]
+SERVERS: Final[Mapping[Name, Server]] = {
+    program.name: replace(_CONFIGURED.get(program.name, _USUAL), backend=backend.id, port=program.port)
+    for backend, program in _PROGRAM_ROWS
 }
 
 # llama-server's own presets: an option that stands for a repository and a port.
@@ -328,38 +309,14 @@ VARIABLES: Final = frozenset(
 )
 """All that is read of an environment."""
 
-_MODULES: Final[Mapping[str, Name]] = {
-    "vllm.entrypoints.openai.api_server": "vllm",
-    "vllm.entrypoints.cli.main": "vllm",
-    "sglang.launch_server": "sglang",
-    # Not llama-server: it has neither its API beyond OpenAI's nor its options.
-    "llama_cpp.server": "other",
-}
+_MODULES: Final[Mapping[str, Name]] = {module: row.name for _, row in _PROGRAM_ROWS for module in row.modules}
 _SUBCOMMANDS: Final[Mapping[tuple[str, ...], Name]] = {
-    ("vllm", "serve"): "vllm",
-    ("ollama", "serve"): "ollama",
-    ("ollama", "start"): "ollama",
-    ("ollama", "runner"): "ollama-runner",
-    ("transformers", "serve"): "transformers",
-    ("transformers-cli", "serve"): "transformers",
-    ("sglang", "serve"): "sglang",
-    ("lmdeploy", "serve"): "other",
-    ("lemonade-server", "serve"): "other",
-    ("tools.sh", "--server"): "llama-server",
-    ("tools.sh", "-s"): "llama-server",
-    ("llama", "serve"): "llama-server",
-    ("llama", "server"): "llama-server",
+    words: row.name for _, row in _PROGRAM_ROWS for words in row.subcommands
 }
 # With another subcommand these are known to be no server; "llama" alone is a word like any other.
 _TOOLS: Final = frozenset(tool for tool, *_ in _SUBCOMMANDS) - {"llama"}
 _PROGRAMS: Final[Mapping[str, Name]] = {
-    "text-generation-launcher": "tgi",
-    "sglang_router": "other",
-    "llama-swap": "other",
-    "lemond": "other",
-    "koboldcpp": "koboldcpp",
-    "koboldcpp.py": "koboldcpp",
-    "ollama_llama_server": "ollama-runner",
+    executable: row.name for _, row in _PROGRAM_ROWS for executable in row.executables
 }
 _LLAMA_PROGRAM = re.compile(r"llama-(?P<tool>[a-z0-9]+)(?:-.*)?")
 _KOBOLD_BINARY = re.compile(r"koboldcpp[-_]\w[\w.-]*")
@@ -432,7 +389,7 @@ def _started_at(words: Sequence[str], at: int) -> Started | None:
         program = wrapped["name"]
     if (program, *after[:1]) in _SUBCOMMANDS or program in _TOOLS:
         return Started(_SUBCOMMANDS.get((program, *after[:1])), after[1:])
-    if (tool := _LLAMA_PROGRAM.fullmatch(program)) and tool["tool"] != "server":
+    if program not in _PROGRAMS and (tool := _LLAMA_PROGRAM.fullmatch(program)) and tool["tool"] != "server":
         return Started(None, after)
     if word.startswith(_WORKER_TITLE):
         return Started("vllm")
@@ -444,7 +401,7 @@ def _started_at(words: Sequence[str], at: int) -> Started | None:
 
 def _program(program: str, arguments: Sequence[str]) -> Name | None:
     """The server that a program is by its own name."""
-    if _LLAMA_PROGRAM.fullmatch(program):
+    if program not in _PROGRAMS and _LLAMA_PROGRAM.fullmatch(program):
         return "llama-server"
     if _KOBOLD_BINARY.fullmatch(program):
         return "koboldcpp"

@@ -20,7 +20,6 @@ from exporter.launch.programs import (
     SERVERS,
     TLS_VARIABLE,
     VARIABLES,
-    Backend,
     Name,
     Server,
     Setting,
@@ -74,7 +73,7 @@ class LaunchSettings:
     """
 
     name: Name
-    backend: Backend
+    backend: str
     complete: bool = False
     model: str | None = None
     model_path: str | None = None

@@ -8,10 +8,11 @@ from exporter.settings.errors import Problem, SettingsError
 from exporter.settings.load import load, load_profiles, load_web_config, make_target
 from exporter.settings.model import (
     BUILT_IN_MODULES,
-    Backend,
+    BackendChoice,
     Band,
     Budget,
     Cache,
+    CacheKind,
     CachePath,
     Criterion,
     Discovery,
@@ -35,10 +36,11 @@ from exporter.settings.values import check_url, format_duration, name_from_url, 
 
 __all__ = [
     "BUILT_IN_MODULES",
-    "Backend",
+    "BackendChoice",
     "Band",
     "Budget",
     "Cache",
+    "CacheKind",
     "CachePath",
     "Criterion",
     "Discovery",

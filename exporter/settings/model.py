@@ -3,11 +3,12 @@
 import itertools
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from exporter.backends import CONFIGURABLE
 from exporter.settings.values import (
     Amount,
     BcryptHash,
@@ -31,7 +32,14 @@ from exporter.settings.values import (
 
 PREFIX: Final = "LLM_PROBE_"
 
-Backend = Literal["auto", "vllm", "llama_cpp", "ollama", "text_generation_webui", "transformers", "openai", "simulator"]
+CacheKind = Literal["huggingface", "ollama", "llama_cpp", "lm_studio", "files"]
+"""The layouts of ``exporter.cache`` that may be configured; a test holds the two equal."""
+
+if TYPE_CHECKING:
+    BackendChoice = str
+else:
+    # pydantic takes it, and its errors name the choices; a type checker has no use for what is known at run time.
+    BackendChoice = Literal[("auto", *CONFIGURABLE)]
 
 
 class Section(BaseModel):
@@ -84,7 +92,7 @@ class Target(Section):
 
     url: Url
     name: Name = Field(default_factory=_default_name)
-    backend: Backend = "auto"
+    backend: BackendChoice = "auto"
     model: Name | None = None
     modules: Annotated[tuple[Name, ...], AfterValidator(check_distinct)] = ("default",)
     api_key_file: KeyFile | None = None
@@ -162,7 +170,7 @@ class CachePath(Section):
     """A folder with models; ``kind`` is its layout."""
 
     name: Name
-    kind: Literal["huggingface", "ollama", "llama_cpp", "lm_studio", "files"]
+    kind: CacheKind
     path: Path
 
 
@@ -261,7 +269,7 @@ class Band(Section):
 class Scenario(Section):
     """A way to run a model, the conditions by which it is recognised, and the speed that it should reach."""
 
-    backend: Backend
+    backend: BackendChoice
     aiter: bool | None = None
     quantization: Name | None = None
     kv_cache: Name | None = None

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 import exporter
+from exporter.backends import name_of
 from exporter.cache.facts import CacheFacts, filesystems
 from exporter.host.gpu import GpuFacts, GpuSample
 from exporter.snapshot import CACHE, COLLECTOR, CONTAINERS, EXPORTER, GPU, GPU_SENSORS, ROCM, View
@@ -21,16 +22,6 @@ if TYPE_CHECKING:
 SHOWN: Final = 100
 """Targets on the page, the worst first; the API has all."""
 MODELS_SHOWN: Final = 8
-
-NAMES: Final[Mapping[str, str]] = {
-    "vllm": "vLLM",
-    "llama_cpp": "llama.cpp",
-    "ollama": "Ollama",
-    "text_generation_webui": "text-generation-webui",
-    "transformers": "Transformers",
-    "openai": "OpenAI API",
-    "simulator": "Simulator",
-}
 
 
 def render_page(view: View, now: float, links: Mapping[str, str]) -> str:
@@ -139,7 +130,7 @@ def _environment() -> "Environment":
         "bytes": bytes_text,
         "share": share_text,
         "instant": as_instant,
-        "backend": lambda backend: NAMES.get(backend, backend),
+        "backend": name_of,
         "said": lambda result: status.IN_WORDS.get(result, result),
     }
     environment.globals |= {

@@ -1,29 +1,22 @@
 """The kinds of inference servers that a probe can speak with, in the order in which they are recognised."""
 
 from collections.abc import Mapping
+from importlib import import_module
 from types import MappingProxyType
 from typing import Final
 
+from exporter.backends import BACKENDS, Backend
 from exporter.probe.dialects.dialect import Dialect, Get
-from exporter.probe.dialects.llama_cpp import LlamaCpp
-from exporter.probe.dialects.ollama import Ollama
-from exporter.probe.dialects.openai import OpenAI, is_gateway
-from exporter.probe.dialects.simulator import Simulator
-from exporter.probe.dialects.text_generation_webui import TextGenerationWebui
-from exporter.probe.dialects.transformers import Transformers
-from exporter.probe.dialects.vllm import Vllm
+from exporter.probe.dialects.openai import is_gateway
 
-DIALECTS: Final[Mapping[str, Dialect]] = MappingProxyType(
-    {
-        "llama_cpp": LlamaCpp(),
-        "vllm": Vllm(),
-        "ollama": Ollama(),
-        "simulator": Simulator(),
-        "text_generation_webui": TextGenerationWebui(),
-        "transformers": Transformers(),
-        "openai": OpenAI(),
-    }
-)
+
+def _dialect_of(backend: Backend) -> Dialect:
+    """The dialect of a row: its class, in the file that is named by its id."""
+    made: Dialect = getattr(import_module(f"{__name__}.{backend.id}"), backend.dialect)()
+    return made
+
+
+DIALECTS: Final[Mapping[str, Dialect]] = MappingProxyType({id_: _dialect_of(row) for id_, row in BACKENDS.items()})
 
 
 def recognise(get: Get) -> Dialect | None:
