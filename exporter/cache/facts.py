@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 @dataclass(frozen=True, slots=True)
 class CacheFolder:
-    """A folder to scan. ``kind`` is a key of ``exporter.cache.worker.SCANNERS``; ``name`` becomes the ``cache`` label."""
+    """A folder to scan. ``kind`` is a key of ``exporter.cache.layouts.LAYOUTS``; ``name`` becomes the ``cache`` label."""
 
     name: str
     kind: str

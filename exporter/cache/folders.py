@@ -8,8 +8,7 @@ from pathlib import PurePosixPath
 from typing import Final
 
 from exporter.cache.facts import CacheFolder
-from exporter.cache.huggingface import hub_of
-from exporter.cache.ollama import store_of
+from exporter.cache.layouts import LAYOUTS
 from exporter.settings import Cache
 
 # The home of root in a container, and where packages of Ollama keep the service's models.
@@ -152,7 +151,7 @@ def _identity_soon(folder: CacheFolder) -> tuple[int, int] | str | None:
 
 def _identity(folder: CacheFolder) -> tuple[int, int] | str | None:
     try:
-        found = os.stat(store_of(folder.path) if folder.kind == "ollama" else hub_of(folder.path))
+        found = os.stat(LAYOUTS[folder.kind].folder_of(folder.path))
     except PermissionError:
         return folder.path
     except (OSError, ValueError):

@@ -4,8 +4,8 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from exporter.cache import SCANNERS
 from exporter.cache.facts import CacheFolder, FilesystemFacts, ModelFacts
+from exporter.cache.layouts import LAYOUTS
 from exporter.cache.tree import ScanErrors
 
 MOUNTS = "/proc/self/mountinfo"
@@ -38,7 +38,7 @@ def scan_share(job: ScanJob, share: int, now: float, tick: Callable[[], None] | 
     previous = {model.path: model for model in job.previous}
     path = job.cache_folder.path
     try:
-        models = tuple(SCANNERS[job.cache_folder.kind](path, previous, scan_errors, (share, job.workers)))
+        models = tuple(LAYOUTS[job.cache_folder.kind].scan(path, previous, scan_errors, (share, job.workers)))
         filesystem = filesystem_of(path) if share == 0 else None
     except OSError as error:
         return ScanShare(error=f"{path}: {error.strerror or error}")

@@ -22,12 +22,11 @@ from pathlib import Path
 from typing import Final
 
 from exporter.cache.facts import CacheFacts, CacheFolder, ModelFacts, combine
+from exporter.cache.layouts import LAYOUTS
 from exporter.cache.scan_share import ScanJob, ScanShare
 from exporter.cache.worker import ALIVE, ANSWER
 
 WORKER: Final = Path(__file__).with_name("worker.py")
-SPLIT: Final = frozenset({"huggingface", "llama_cpp"})
-"""Kinds that several processes can share, a repository at a time."""
 MAX_MODELS: Final = 5000
 _PIECE: Final = 1 << 16
 
@@ -92,7 +91,7 @@ class Scanner:
         )
 
     def _run(self, cache_folder: CacheFolder, cancel: threading.Event) -> list[ScanShare]:
-        workers = self._workers if cache_folder.kind in SPLIT else 1
+        workers = self._workers if LAYOUTS[cache_folder.kind].split else 1
         try:
             process = _start()
         except OSError as error:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from exporter.cache.facts import CacheFolder, printable
-from exporter.cache.huggingface import hub_of, type_and_name
-from exporter.cache.ollama import store_of
+from exporter.cache.huggingface import type_and_name
+from exporter.cache.layouts import LAYOUTS
 from exporter.cache.tree import folder, open_file
 
 _PIECE: Final = 4 << 20
@@ -37,17 +37,17 @@ class Checked:
 
 
 def find_blobs(cache_folder: CacheFolder) -> tuple[Blob, ...]:
-    """The files of a Hugging Face or Ollama cache that can be verified, in the order of their paths.
+    """The files of a cache that are named by a hash of their content, in the order of their paths.
 
-    Other kinds have none. Raises OSError where the cache can't be read.
+    Layouts without such files have none. Raises OSError where the cache can't be read.
     """
-    if cache_folder.kind == "ollama":
-        path = store_of(cache_folder.path)
+    layout = LAYOUTS[cache_folder.kind]
+    if layout.blobs == "none":
+        return ()
+    path = layout.folder_of(cache_folder.path)
+    if layout.blobs == "store":
         with folder(path, follow=True) as store:
             return tuple(sorted(_blobs(f"{path}/blobs", store, _OLLAMA_BLOB), key=lambda blob: blob.path))
-    if cache_folder.kind not in {"huggingface", "llama_cpp"}:
-        return ()
-    path = hub_of(cache_folder.path)
     found: list[Blob] = []
     with folder(path, follow=True) as hub, os.scandir(hub) as entries:
         for entry in entries:

@@ -7,12 +7,12 @@ from typing import Self
 
 import pytest
 
-from exporter.cache import SCANNERS
 from exporter.cache.facts import CacheFacts, CacheFolder, ModelFacts, combine, printable
+from exporter.cache.layouts import LAYOUTS
 from exporter.cache.scanner import Scanner
 from tests.cache.build import COMMIT, SMALL_GGUF, Hub, answer_of, gguf, model_named, ollama, scan
 
-KINDS = sorted(SCANNERS)
+KINDS = sorted(LAYOUTS)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from exporter.cache import folders
 from exporter.cache.facts import CacheFolder
 from exporter.cache.folders import candidates, find_caches, find_compile_caches, is_shared
+from exporter.cache.layouts import LAYOUTS
 
 HOME = "/home/me"
 
@@ -78,13 +80,14 @@ def test_one_that_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     release = threading.Event()
     looks: list[str] = []
 
-    def hang(path: str) -> os.stat_result:
+    def hang(path: str) -> str:
         looks.append(path)
         release.wait(30)
         raise FileNotFoundError
 
     monkeypatch.setattr(folders, "LOOK_SECONDS", 0.05)
-    monkeypatch.setattr(folders, "store_of", hang)
+    hanging = {**LAYOUTS, "ollama": replace(LAYOUTS["ollama"], folder_of=hang)}
+    monkeypatch.setattr(folders, "LAYOUTS", hanging)
     try:
         for _ in range(2):
             assert found({}, tmp_path) == [("ollama", f"{tmp_path}/.ollama/models")]
