@@ -4,7 +4,7 @@ import json
 import os
 import string
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import pytest
 from hypothesis import HealthCheck, example, given
@@ -30,6 +30,8 @@ from exporter.settings import (
     parse_duration,
     split_listen,
 )
+from exporter.settings.errors import is_path
+from exporter.settings.values import PathPattern
 
 GOLDEN = Path(__file__).parent / "golden" / "settings"
 BAD_FILES = sorted(path.stem for path in GOLDEN.glob("*.txt"))
@@ -190,6 +192,40 @@ def test_paths_are_seen_from_the_folder_of_their_file(tmp_path: Path) -> None:
         tmp_path / "keys" / "a",
         tmp_path / "more" / "b",
     ]
+
+
+def test_every_setting_that_is_a_path_is_seen_from_the_folder(tmp_path: Path) -> None:
+    """Which values are paths follows from the types of the settings, so none is left out; ``~`` is the home."""
+    text = "host: {sysfs: machine/sys, rocm: ~/rocm}\ncache: {paths: [{name: a, kind: files, path: models}]}\n"
+    settings = load(write(tmp_path, text), {})
+    assert settings.host.sysfs == tmp_path / "machine" / "sys"
+    assert settings.host.rocm == Path.home() / "rocm"
+    assert settings.cache.paths is not None
+    assert settings.cache.paths[0].path == tmp_path / "models"
+
+
+@pytest.mark.parametrize(
+    ("annotation", "value", "path"),
+    [
+        (Path, "a", True),
+        (Path | None, "a", True),
+        (PathPattern, "*.yml", True),
+        (Literal["auto"] | Annotated[Path, "a note"], "a", True),
+        (Literal["auto"] | Path, "auto", False),
+        (str | None, "a", False),
+        (None, "a", False),
+    ],
+)
+def test_a_word_that_a_setting_knows_is_not_a_path(annotation: object, value: str, *, path: bool) -> None:
+    """``auto`` stays ``auto`` where a path may stand instead."""
+    assert is_path(annotation, value) is path
+
+
+def test_null_in_a_module_is_its_default(tmp_path: Path) -> None:
+    """As everywhere else in a file; a module that is null has all defaults."""
+    settings = load(write(tmp_path, "modules: {default: {max_tokens: null, max_skips: 3}, slow: null}\n"), {})
+    assert settings.modules["default"] == Module(max_skips=3)
+    assert settings.modules["slow"] == Module()
 
 
 def test_a_file_of_targets_matched_twice_counts_once(tmp_path: Path) -> None:

@@ -3,13 +3,14 @@
 import difflib
 import re
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Final, Union, get_args, get_origin
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
-from exporter.settings.values import kind_of, quote
+from exporter.settings.values import PathPattern, kind_of, quote
 
 Loc = tuple[str | int, ...]
 """Where a value stands in the settings, as keys and indexes."""
@@ -125,6 +126,24 @@ def section_type(annotation: Any) -> type[BaseModel] | None:
     """The model that a type is, if it is one."""
     bare = _bare(annotation)
     return bare if isinstance(bare, type) and issubclass(bare, BaseModel) else None
+
+
+def is_path(annotation: Any, value: str) -> bool:
+    """Whether a text is a path where a value of this type is wanted; a word that the type knows (``Literal``) is none."""
+    parts = tuple(_alternatives(annotation))
+    words = {word for part in parts if get_origin(part) is Literal for word in get_args(part)}
+    return value not in words and any(part in {Path, PathPattern} for part in parts)
+
+
+def _alternatives(annotation: Any) -> Iterator[Any]:
+    """What a type may be: each part of a union, without what is said about it."""
+    if get_origin(annotation) is Annotated:
+        yield from _alternatives(get_args(annotation)[0])
+    elif get_origin(annotation) in {Union, types.UnionType}:
+        for part in get_args(annotation):
+            yield from _alternatives(part)
+    else:
+        yield annotation
 
 
 def inner_type(annotation: Any, step: str | int) -> Any:

@@ -16,6 +16,8 @@ from exporter.settings.errors import (
     Loc,
     Problem,
     SettingsError,
+    inner_type,
+    is_path,
     path_of,
     sentence,
     suggestion,
@@ -28,9 +30,6 @@ from exporter.settings.values import check_url, kind_of, name_from_url, quote
 M = TypeVar("M", bound=BaseModel)
 
 PROFILES: Final = Path(__file__).parent.with_name("profiles.yaml")
-PATHS: Final = frozenset(
-    "web_config_file profiles_file api_key_file ca_file path cert_file key_file client_ca_file".split()
-)
 
 
 @dataclass(slots=True)
@@ -66,7 +65,7 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Settings:
     Mappings merge key by key, lists replace. Paths in a file are seen from the file's folder. Of a key nothing is read but
     that its file is there. The oldest supported ROCm is that of the profiles where nothing else is given.
     """
-    draft = _draft_of(path, 0)
+    draft = _draft_of(path, 0, Settings)
     _overlay(draft, read_environment(environ))
     _append_targets_files(draft)
     _check_named(draft, "web_config_file", load_web_config)
@@ -86,7 +85,7 @@ def load_profiles(user_file: Path | None) -> Profiles:
     Scenarios of the user's come before the shipped ones, since the first match wins.
     """
     shipped = _shipped_profiles()
-    draft = _draft_of(user_file, 0)
+    draft = _draft_of(user_file, 0, Profiles)
     own = draft.data.get("scenarios")
     draft.data = merged(shipped, draft.data)
     if isinstance(own, dict):
@@ -96,12 +95,12 @@ def load_profiles(user_file: Path | None) -> Profiles:
 
 @functools.cache
 def _shipped_profiles() -> dict[str, Any]:
-    return _draft_of(PROFILES, 1).data
+    return _draft_of(PROFILES, 1, Profiles).data
 
 
 def load_web_config(path: Path) -> WebConfig:
     """What guards the exporter's own endpoints; SettingsError with all that is wrong."""
-    return _made(WebConfig, _draft_of(path, 0))
+    return _made(WebConfig, _draft_of(path, 0, WebConfig))
 
 
 def make_target(**given: Any) -> Target:
@@ -110,14 +109,14 @@ def make_target(**given: Any) -> Target:
     return _made(Target, Draft(data, {}, []))
 
 
-def _draft_of(path: Path | None, number: int) -> Draft:
-    """A file that must hold a mapping or nothing, as a draft; SettingsError where there is nothing to go on with."""
+def _draft_of(path: Path | None, number: int, model: type[BaseModel]) -> Draft:
+    """A file that must hold a mapping or nothing, as a draft of a model; SettingsError where there is nothing to go on with."""
     if path is None:
         return Draft({}, {}, [])
     document = read_document(path, number)
     draft = Draft({}, document.locations, document.problems)
     if isinstance(document.data, dict):
-        draft.data = _seen_from(path.parent, document.data)
+        draft.data = _seen_from(path.parent, document.data, model)
         return draft
     if document.data is not None:
         draft.add((), f"must be a mapping (key: value), not {kind_of(document.data)}")
@@ -143,26 +142,23 @@ def _made(model: type[M], draft: Draft) -> M:
     return made
 
 
-def _seen_from(folder: Path, data: Any) -> Any:
-    """The same data with its paths seen from a folder, and without keys that say null: those stay at their defaults."""
+def _seen_from(folder: Path, data: Any, annotation: Any) -> Any:
+    """The same data with its paths seen from a folder, and without keys that say null: those stay at their defaults.
+
+    Which values are paths follows from the types of the settings: ``annotation`` is the type that the data is meant for.
+    """
     if isinstance(data, list):
-        return [_seen_from(folder, item) for item in data]
+        return [_seen_from(folder, item, inner_type(annotation, index)) for index, item in enumerate(data)]
+    if isinstance(data, str) and data and is_path(annotation, data):
+        return str(folder / os.path.expanduser(data))  # noqa: PTH111 - never raises
     if not isinstance(data, dict):
         return data
-    kept = {key: _seen_from(folder, value) for key, value in data.items() if value is not None}
-    for key in PATHS & kept.keys():
-        kept[key] = _path_from(folder, kept[key])
-    if isinstance(patterns := kept.get("targets_files"), list):
-        kept["targets_files"] = [_path_from(folder, pattern) for pattern in patterns]
+    kept = {
+        key: _seen_from(folder, value, inner_type(annotation, key)) for key, value in data.items() if value is not None
+    }
     if isinstance(modules := data.get("modules"), dict):
-        kept["modules"] = {
-            name: {} if module is None else _seen_from(folder, module) for name, module in modules.items()
-        }
+        kept["modules"] = {name: kept["modules"].get(name, {}) for name in modules}
     return kept
-
-
-def _path_from(folder: Path, path: Any) -> Any:
-    return str(folder / os.path.expanduser(path)) if isinstance(path, str) and path else path  # noqa: PTH111 - never raises
 
 
 def _overlay(draft: Draft, environment: Document) -> None:
@@ -170,7 +166,7 @@ def _overlay(draft: Draft, environment: Document) -> None:
     for loc in environment.locations:
         for old in [old for old in draft.locations if old[: len(loc)] == loc]:
             del draft.locations[old]
-    draft.data = merged(draft.data, _seen_from(Path(), environment.data))
+    draft.data = merged(draft.data, _seen_from(Path(), environment.data, Settings))
     draft.locations.update(environment.locations)
     draft.problems.extend(environment.problems)
 
@@ -199,7 +195,7 @@ def _append_targets(draft: Draft, targets: list[Any], path: Path, number: int) -
     draft.problems.extend(document.problems)
     if isinstance(document.data, list):
         base = len(targets)
-        targets.extend(_seen_from(path.parent, document.data))
+        targets.extend(_seen_from(path.parent, document.data, tuple[Target, ...]))
         draft.listed.update({base + index: index for index in range(len(document.data))})
         for (index, *rest), location in ((loc, location) for loc, location in document.locations.items() if loc):
             assert isinstance(index, int)  # noqa: S101 - the document is a list

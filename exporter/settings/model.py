@@ -17,6 +17,7 @@ from exporter.settings.values import (
     KeyFile,
     Listen,
     Name,
+    PathPattern,
     ReadableFile,
     Release,
     Share,
@@ -217,7 +218,7 @@ class Settings(BaseSettings):
     web_config_file: ReadableFile | None = None
     discovery: Discovery = Discovery()
     targets: tuple[Target, ...] = ()
-    targets_files: tuple[Name, ...] = ()
+    targets_files: tuple[PathPattern, ...] = ()
     modules: dict[Name, Module] = Field(default_factory=dict, validate_default=True)
     cache: Cache = Cache()
     host: Host = Host()

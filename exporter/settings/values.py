@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Final, NewType
 from urllib.parse import SplitResult, urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field
@@ -268,5 +268,7 @@ BcryptHash = Annotated[str, AfterValidator(_check_bcrypt)]
 Name = Annotated[str, AfterValidator(_check_name)]
 Url = Annotated[str, AfterValidator(check_url)]
 Listen = Annotated[str, AfterValidator(_check_listen)]
+PathPattern = NewType("PathPattern", str)
+"""A path in which ``*``, ``?`` and ``[…]`` stand for names."""
 ReadableFile = Annotated[Path, AfterValidator(_check_file)]
 KeyFile = Annotated[Path, AfterValidator(_check_key_file)]
