@@ -39,7 +39,8 @@ class Alert:
     """One alert. ``bound`` is a number, or an expression that ``match`` joins to ``value``.
 
     ``{{ $value }}`` in a text is ``value``. ``board`` and ``panel`` name where to look; ``variables`` are the labels that
-    the link carries. ``means`` and ``look`` go into the runbook.
+    the link carries. ``means`` and ``look`` go into the runbook. While an alert without ``exporter_answers`` fires, no
+    exporter can serve the runbook: it then says in words where the runbook is.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Alert:
     look: tuple[str, ...]
     match: str = ""
     gates: tuple[str, ...] = ()
+    exporter_answers: bool = True
 
 
 def _by_interval(expression: str, windows: tuple[str, ...]) -> str:
@@ -526,6 +528,7 @@ ALERTS: Final = (
         value="up{@job}",
         op="<",
         bound="1",
+        exporter_answers=False,
         hold="5m",
         keep="0s",
         board="llm-exporter",
@@ -545,6 +548,7 @@ ALERTS: Final = (
         value="absent(up{@job})",
         op=">",
         bound="0",
+        exporter_answers=False,
         hold="15m",
         keep="0s",
         board="llm-exporter",

@@ -38,6 +38,7 @@ def outputs(settings: Settings) -> dict[str, str]:
     boards = {board["uid"]: board for board in BOARDS}
     files = {f"grafana/dashboards/{uid}.json": _json(board) for uid, board in boards.items()}
     files["grafana/dashboards/.lint"] = to_yaml(LINT)
+    titles = {uid: board["title"] for uid, board in boards.items()}
     ids = {(uid, title): number for uid, board in boards.items() for title, number in panel_ids(board).items()}
     files |= {
         "grafana/provisioning/alerting/llm-probe.yml": to_yaml(rules.grafana_rules(settings, ids)),
@@ -48,7 +49,8 @@ def outputs(settings: Settings) -> dict[str, str]:
         "deploy/prometheus/rules/alerts.yml": to_yaml(rules.alerting_rules(settings)),
         "deploy/kubernetes/overlays/operator/prometheusrule.yaml": to_yaml(rules.prometheus_rule(settings)),
         "deploy/alertmanager/alertmanager.yml": to_yaml(rules.alertmanager_config(settings)),
-        "docs/runbook.md": rules.runbook(settings, {uid: board["title"] for uid, board in boards.items()}),
+        "docs/runbook.md": rules.runbook(settings, titles),
+        "exporter/web/runbook.json": _json(rules.runbook_data(settings, titles)),
     }
     if settings.time_scale == 1:
         files["deploy/prometheus/tests/alerts.yml"] = rule_tests(settings, 1)
@@ -56,8 +58,8 @@ def outputs(settings: Settings) -> dict[str, str]:
     return files
 
 
-def _json(board: dict[str, Any]) -> str:
-    return json.dumps(board, indent=2, ensure_ascii=False) + "\n"
+def _json(data: dict[str, Any]) -> str:
+    return json.dumps(data, indent=2, ensure_ascii=False) + "\n"
 
 
 def problems(root: Path, settings: Settings) -> list[str]:
@@ -110,7 +112,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--alertmanager", default=default.alertmanager, metavar="ADDRESS")
     parser.add_argument("--prometheus-url", default=default.prometheus_url, help="for Grafana's data source")
     parser.add_argument("--grafana-url", default=default.grafana_url, help="for the links in alerts")
-    parser.add_argument("--runbook-url", default=default.runbook_url, help="for the links in alerts")
+    parser.add_argument(
+        "--runbook-url",
+        default=default.runbook_url,
+        help="for the links in alerts, instead of the page that each exporter serves; may use alert labels",
+    )
     parser.add_argument("--webhook-url", help="send alerts there")
     given = parser.parse_args(arguments)
     if not 0 < given.time_scale <= 100:

@@ -13,7 +13,7 @@ import yaml
 
 from grafana.alerts import ALERTS, BOUND, Alert
 from grafana.promql import milliseconds
-from grafana.rules import HEADER, SERVICE, Settings
+from grafana.rules import HEADER, SERVICE, Settings, runbook_of
 
 HOST: Final = 'job="llm-probe-exporter",instance="box:9937"'
 SERVER: Final = HOST + ',target="vllm"'
@@ -669,7 +669,10 @@ def _texts(case: Case, alert: Alert, settings: Settings) -> dict[str, Any]:
                 "exp_annotations": {
                     "summary": alert.summary,
                     "description": case.description,
-                    "runbook_url": f"{settings.runbook_url}#{alert.name.lower()}",
+                    **{
+                        name: text.replace("{{ $labels.instance }}", case.labels.get("instance", ""))
+                        for name, text in runbook_of(alert, settings).items()
+                    },
                     "dashboard_url": f"{settings.grafana_url}/d/{alert.board}?{link}",
                 },
             }

@@ -18,7 +18,10 @@ FOLDER: Final = "LLM probes"
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What a site may change. ``time_scale`` multiplies every window, ``for`` and interval: 1 fits a probe a minute."""
+    """What a site may change. ``time_scale`` multiplies every window, ``for`` and interval: 1 fits a probe a minute.
+
+    ``runbook_url`` is by default the page that the exporter itself serves, at the address at which Prometheus scrapes it.
+    """
 
     time_scale: float = 1.0
     job: str = "llm-probe-exporter"
@@ -26,7 +29,7 @@ class Settings:
     alertmanager: str = "127.0.0.1:9093"
     prometheus_url: str = "http://127.0.0.1:9090"
     grafana_url: str = "http://localhost:3000"
-    runbook_url: str = "https://github.com/llm-probe-exporter/llm-probe-exporter/blob/main/docs/runbook.md"
+    runbook_url: str = "http://{{ $labels.instance }}/runbook"
     webhook_url: str | None = None
 
     def duration(self, text: str) -> str:
@@ -85,9 +88,18 @@ def _annotations(alert: Alert, settings: Settings) -> dict[str, str]:
     return {
         "summary": alert.summary,
         "description": alert.description,
-        "runbook_url": f"{settings.runbook_url}#{alert.name.lower()}",
+        **runbook_of(alert, settings),
         "dashboard_url": f"{settings.grafana_url}/d/{alert.board}?{query}",
     }
+
+
+def runbook_of(alert: Alert, settings: Settings) -> dict[str, str]:
+    """The annotation that leads to an alert's entry in the runbook: an address, or words where nothing may answer there."""
+    if "$labels.instance" in settings.runbook_url and not alert.exporter_answers:
+        return {
+            "runbook": f"section {alert.name} of docs/runbook.md, or of the page /runbook of any exporter that runs"
+        }
+    return {"runbook_url": f"{settings.runbook_url}#{alert.name.lower()}"}
 
 
 def _labels(alert: Alert) -> dict[str, str]:
@@ -304,60 +316,83 @@ def alertmanager_config(settings: Settings) -> dict[str, Any]:
     }
 
 
+_ABOUT: Final = (
+    (
+        "What each alert means and what to look at first. Expressions are those of the rule file; times are those of a probe a "
+        "minute and change with `--time-scale`. Each alert carries its target, module and instance, a link to this page and one "
+        "to its dashboard."
+    ),
+    (
+        "*critical*: a server or its monitoring is down for users now. *warning*: look at it today. *info*: a cause to know, shown "
+        "on dashboards; the shipped Alertmanager configuration notifies nobody."
+    ),
+)
+
+
+def runbook_data(settings: Settings, board_titles: Mapping[str, str]) -> dict[str, Any]:
+    """The runbook as the exporter's page ``/runbook`` reads it. In its texts, backticks mark code and asterisks stress."""
+    return {
+        "about": list(_ABOUT),
+        "alerts": [
+            {
+                "name": alert.name,
+                "severity": alert.severity,
+                "summary": alert.summary,
+                "after": settings.duration(alert.hold),
+                "stays": settings.duration(alert.keep) if alert.keep != "0s" else None,
+                "dashboard": board_titles[alert.board],
+                "panel": alert.panel,
+                "means": alert.means,
+                "look": list(alert.look),
+                "expression": settings.expression(condition(alert)),
+            }
+            for alert in ALERTS
+        ],
+        "inhibitions": [
+            {"source": rule.source, "targets": rule.targets.split("|"), "equal": list(rule.equal)}
+            for rule in INHIBITIONS
+        ],
+        "recorded": [{"name": rule.name, "why": rule.why} for rule in RECORDINGS],
+    }
+
+
 def runbook(settings: Settings, board_titles: Mapping[str, str]) -> str:
-    """The page that every ``runbook_url`` points into: one heading per alert."""
-    lines = [
-        "<!-- Written by `python -m grafana.build`; change grafana/alerts.py, not this file. -->",
-        "# Runbook",
-        "",
-        (
-            "What each alert means and what to look at first. Expressions are those of "
-            "[the rule file](../deploy/prometheus/rules/alerts.yml); times are those of a probe a minute and change with "
-            "`--time-scale`. Each alert carries its target, module and instance, a link to this page and one to its dashboard."
-        ),
-        "",
-        (
-            "**critical**: a server or its monitoring is down for users now. **warning**: look at it today. **info**: a cause to "
-            "know, shown on dashboards; the shipped Alertmanager configuration notifies nobody."
-        ),
-        "",
-        "| alert | severity | says | after |",
-        "|---|---|---|---|",
-    ]
+    """The same as a page of the documentation: one heading per alert."""
+    data = runbook_data(settings, board_titles)
+    lines = ["<!-- Written by `python -m grafana.build`; change grafana/alerts.py, not this file. -->", "# Runbook"]
+    for paragraph in data["about"]:
+        lines += ["", paragraph.replace("the rule file", "[the rule file](../deploy/prometheus/rules/alerts.yml)")]
+    lines += ["", "| alert | severity | says | after |", "|---|---|---|---|"]
     lines += [
-        f"| [{alert.name}](#{alert.name.lower()}) | {alert.severity} | {alert.summary} | {settings.duration(alert.hold)} |"
-        for alert in ALERTS
+        f"| [{alert['name']}](#{alert['name'].lower()}) | {alert['severity']} | {alert['summary']} | {alert['after']} |"
+        for alert in data["alerts"]
     ]
-    for alert in ALERTS:
-        held = f", and stays {settings.duration(alert.keep)} after it" if alert.keep != "0s" else ""
+    for alert in data["alerts"]:
+        held = f", and stays {alert['stays']} after it" if alert["stays"] else ""
+        anchor = quote(alert["dashboard"].lower().replace(" ", "-"))
         lines += [
             "",
-            f"## {alert.name}",
+            f"## {alert['name']}",
             "",
             (
-                f"*{alert.severity}* · {alert.summary}. Fires after {settings.duration(alert.hold)}{held}. "
-                f"Dashboard [{board_titles[alert.board]}](dashboards.md#{quote(board_titles[alert.board].lower().replace(' ', '-'))}), "
-                f"panel *{alert.panel}*."
+                f"*{alert['severity']}* · {alert['summary']}. Fires after {alert['after']}{held}. "
+                f"Dashboard [{alert['dashboard']}](dashboards.md#{anchor}), panel *{alert['panel']}*."
             ),
             "",
-            alert.means,
+            alert["means"],
             "",
-            *(f"- {step}" for step in alert.look),
+            *(f"- {step}" for step in alert["look"]),
             "",
             "```promql",
-            settings.expression(condition(alert)),
+            alert["expression"],
             "```",
         ]
-    quiet = [f"| {rule.source} | `{rule.targets}` | {', '.join(rule.equal)} |" for rule in INHIBITIONS]
+    lines += ["", "## What silences what", "", "| while this fires | these stay quiet | of the same |", "|---|---|---|"]
     lines += [
-        "",
-        "## What silences what",
-        "",
-        "| while this fires | these stay quiet | of the same |",
-        "|---|---|---|",
-        *quiet,
+        f"| {rule['source']} | {', '.join(f'`{name}`' for name in rule['targets'])} | {', '.join(rule['equal'])} |"
+        for rule in data["inhibitions"]
     ]
     lines += ["", "## Recorded series", ""]
-    for rule in RECORDINGS:
-        lines += [f"`{rule.name}`", f": {rule.why}", ""]
+    for rule in data["recorded"]:
+        lines += [f"`{rule['name']}`", f": {rule['why']}", ""]
     return "\n".join(lines).rstrip() + "\n"

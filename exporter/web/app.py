@@ -29,6 +29,7 @@ from exporter.snapshot import EXPORTER, Snapshot, View, info_key, plan_key, prob
 from exporter.text import printable
 from exporter.web import page, status
 from exporter.web.negotiate import accepts_gzip, choose_format, compress
+from exporter.web.runbook import render_runbook
 from exporter.web.server import AsgiApp, Message
 
 log = logging.getLogger(__name__)
@@ -89,6 +90,7 @@ def build_app(
     routes = [
         Route("/", site.page),
         Route("/metrics", site.metrics),
+        Route("/runbook", _runbook),
         Route("/probe", site.probe),
         Route("/api/v1/status", site.status),
         Route("/api/v1/probes", site.probes),
@@ -304,6 +306,12 @@ async def _refusal(request: Request, refusal: Exception) -> Response:
 async def _failure(request: Request, failure: Exception) -> Response:
     log.error("%s failed", request.url.path, exc_info=failure)
     return _error(request, 500, "This failed inside the exporter; its log says how.")
+
+
+async def _runbook(_: Request) -> Response:
+    """What each alert means: the page to which the alerts link. It is the same for as long as the process lives."""
+    html = await run_in_threadpool(render_runbook)
+    return Response(html, media_type="text/html", headers={"cache-control": "no-store"})
 
 
 async def _static(request: Request) -> Response:

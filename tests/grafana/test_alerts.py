@@ -9,6 +9,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 import yaml
 
+from exporter.web.runbook import render_runbook
 from grafana import contract, rules
 from grafana.alerts import ALERTS, INHIBITIONS, RECORDINGS, Alert
 from grafana.boards import BOARDS
@@ -81,18 +82,39 @@ def test_an_alert_has_everything_a_person_needs(alert: Alert) -> None:
     assert set(rule["labels"]) == {"severity", "service"}
     assert "$value" not in str(rule["labels"]), "a value in a label starts the alert anew at each change"
     texts = rule["annotations"]
-    assert set(texts) == {"summary", "description", "runbook_url", "dashboard_url"}
+    way = "runbook_url" if alert.exporter_answers else "runbook"
+    assert set(texts) == {"summary", "description", way, "dashboard_url"}
     assert "{{" not in texts["summary"]
     assert "$labels" in texts["description"]
-    anchor = urlsplit(texts["runbook_url"]).fragment
-    runbook = (ROOT / "docs/runbook.md").read_text(encoding="utf-8")
-    assert anchor in {heading.lower() for heading in re.findall(r"^## (\S+)$", runbook, re.MULTILINE)}
+    assert f'id="{alert.name.lower()}"' in render_runbook()
+    assert f"\n## {alert.name}\n" in (ROOT / "docs/runbook.md").read_text(encoding="utf-8")
+    assert alert.name.lower() in texts[way].lower()
     link = urlsplit(texts["dashboard_url"])
     board = BOARD[link.path.removeprefix("/d/")]
     assert alert.panel in panel_ids(board)
     known = {variable["name"] for variable in board["templating"]["list"]}
     assert {name.removeprefix("var-") for name in parse_qs(link.query)} <= known
     assert alert.look
+
+
+@each_alert
+def test_a_link_to_the_runbook_leads_to_an_exporter(alert: Alert) -> None:
+    """It needs the label instance of the alert, which only an alert about a job that is gone doesn't have."""
+    labels = next(case.labels for case in CASES if case.alert == alert.name and case.description)
+    link = rules.runbook_of(alert, Settings())
+    assert link == (
+        {"runbook_url": f"http://{{{{ $labels.instance }}}}/runbook#{alert.name.lower()}"}
+        if alert.exporter_answers
+        else {"runbook": f"section {alert.name} of docs/runbook.md, or of the page /runbook of any exporter that runs"}
+    )
+    assert "instance" in labels or not alert.exporter_answers
+
+
+@each_alert
+def test_a_site_may_have_its_runbook_elsewhere(alert: Alert) -> None:
+    """Then every alert links there, also one about an exporter that is down."""
+    settings = Settings(runbook_url="https://wiki.example.org/llm")
+    assert rules.runbook_of(alert, settings) == {"runbook_url": f"https://wiki.example.org/llm#{alert.name.lower()}"}
 
 
 @each_alert

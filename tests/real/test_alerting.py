@@ -244,7 +244,7 @@ def check_texts(webhook: Webhook) -> None:
     assert "with one" in said["description"]
     figure = float(said["description"].split(" decodes ")[1].split()[0])
     assert figure == pytest.approx(SLOW, rel=0.1)
-    assert said["runbook_url"].endswith("docs/runbook.md#llmthroughputpoor")
+    assert said["runbook_url"] == f"http://{first['labels']['instance']}/runbook#llmthroughputpoor"
     assert "/d/llm-target?" in said["dashboard_url"]
     assert "var-target=falls" in said["dashboard_url"]
     for alert in webhook.alerts:

@@ -195,14 +195,29 @@ CONTRAST = """
 """
 
 
+@pytest.mark.parametrize("path", ["", "runbook"])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_every_text_has_contrast(scheme: str) -> None:
+def test_every_text_has_contrast(scheme: str, path: str) -> None:
     """Every text stands out from what is behind it by at least 4.5 to 1, in both schemes, details open."""
     with serving() as (_, port), browser() as chromium:
         page = chromium.new_context(color_scheme=scheme, viewport={"width": 1280, "height": 900}).new_page()
-        page.goto(f"http://127.0.0.1:{port}/")
+        page.goto(f"http://127.0.0.1:{port}/{path}")
         page.evaluate("for (const each of document.querySelectorAll('details')) each.open = true")
         assert page.evaluate(CONTRAST) == []
+
+
+def test_a_link_to_the_runbook_shows_the_alert() -> None:
+    """On a phone the alert stands at the top, nothing sticks out, and the way back leads to the status page."""
+    with serving() as (_, port), browser() as chromium:
+        page = chromium.new_context(viewport={"width": 390, "height": 900}).new_page()
+        page.goto(f"http://127.0.0.1:{port}/runbook#llmtargetdown")
+        page.evaluate("for (const each of document.querySelectorAll('details')) each.open = true")
+        page.goto(f"http://127.0.0.1:{port}/runbook#llmtierdropped")
+        top = page.evaluate("document.getElementById('llmtierdropped').getBoundingClientRect().top")
+        assert 0 <= top < 30
+        assert page.evaluate("document.documentElement.scrollWidth") == 390
+        page.get_by_role("link", name="Status page").click()
+        assert page.locator("article.target").count() == 11
 
 
 def test_the_page_without_a_script_is_complete() -> None:

@@ -17,7 +17,16 @@ from exporter.snapshot import Snapshot, plan_key
 from exporter.web.app import PROBES_AT_ONCE, Refused, build_app
 from tests.scenes import NOW, probe, publish_all
 
-PATHS = ("/", "/metrics", "/api/v1/status", "/api/v1/probes?target=vllm", "/api/v1/targets", "/-/healthy", "/-/ready")
+PATHS = (
+    "/",
+    "/metrics",
+    "/api/v1/status",
+    "/api/v1/probes?target=vllm",
+    "/api/v1/targets",
+    "/runbook",
+    "/-/healthy",
+    "/-/ready",
+)
 
 
 @dataclass
