@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
-CODE   := exporter tests grafana
+CODE   := exporter tests grafana docs
 FUZZ   := -verbosity=0 -print_final_stats=1 -artifact_prefix=$(CURDIR)/build/fuzz
 
 .DEFAULT_GOAL := help
@@ -36,7 +36,7 @@ run: $(VENV)/.runtime ## run the daemon: it finds the inference servers of this 
 test: $(VENV)/.dev ## run the tests that need no service
 	$(BIN)/python -m pytest -q -m "not real" -n auto --dist loadscope
 
-check: $(VENV)/.dev lint types grafana-check promtool test ## format, lint, types, generated files, rules, tests
+check: $(VENV)/.dev lint types grafana-check docs-check promtool test ## format, lint, types, generated files, rules, tests
 
 format: $(VENV)/.dev ## format the code
 	$(BIN)/ruff format $(CODE)
@@ -52,6 +52,13 @@ types: $(VENV)/.dev
 
 grafana: $(VENV)/.dev ## write dashboards, rules and runbook anew from their source
 	$(BIN)/python -m grafana.build
+
+docs: $(VENV)/.dev ## write the tables of the documentation anew: metrics, backends, caches
+	$(BIN)/python -m docs.build
+
+.PHONY: docs-check
+docs-check: $(VENV)/.dev
+	$(BIN)/python -m docs.build --check
 
 .PHONY: grafana-check
 grafana-check: $(VENV)/.dev

@@ -9,7 +9,6 @@ import logging
 import math
 import operator
 import platform
-import sys
 from bisect import bisect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -1045,7 +1044,7 @@ def document() -> str:
     """The table as Markdown: ``docs/metrics.md``."""
     parts = [
         "# Metrics",
-        "Generated from the table in `exporter/metrics.py` by `python -m exporter.metrics`.",
+        "Written by `make docs` from the table in `exporter/metrics.py`.",
         "A value that was not measured is absent: never 0, never NaN. What goes away takes its series with it.",
     ]
     for title, families in SECTIONS.items():
@@ -1057,7 +1056,3 @@ def document() -> str:
 
 def _in_words(labels: Names) -> str:
     return ", ".join(f"`{label}`" for label in labels)
-
-
-if __name__ == "__main__":
-    sys.stdout.write(document())

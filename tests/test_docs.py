@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from docs import build
 from exporter import cli
 from exporter.settings import Settings, load
 from tests.bench import report
@@ -50,6 +51,20 @@ def test_links_within_the_repository_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
         if "://" not in target:
             assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_what_is_taken_from_tables_is_current() -> None:
+    """Metrics, backends and caches are listed as the code has them: else ``make docs`` was forgotten."""
+    assert build.problems(ROOT) == []
+
+
+def test_a_page_that_is_not_current_is_named(tmp_path: Path) -> None:
+    """A table that was changed by hand and a page that is gone are each found."""
+    (tmp_path / "docs").mkdir()
+    page = (ROOT / "docs" / "configuration.md").read_text()
+    (tmp_path / "docs" / "configuration.md").write_text(page.replace("| vLLM |", "| VLLM |"))
+    found = build.problems(tmp_path)
+    assert [problem.partition(":")[0] for problem in found] == ["docs/metrics.md", "docs/configuration.md"]
 
 
 def test_the_readme_names_every_command() -> None:

@@ -24,7 +24,6 @@ from exporter.metrics import (
     SECTIONS,
     TEXT,
     Exposition,
-    document,
     render_probe,
 )
 from exporter.probe.result import RESULTS, Measurements, ProbeResult, TargetState
@@ -51,7 +50,6 @@ from tests.library import LibraryCollector
 from tests.scenes import probe, publish_all
 
 GOLDEN = Path(__file__).parent / "golden" / "metrics.txt"
-DOCUMENT = Path(__file__).parent.parent / "docs" / "metrics.md"
 LIMITS = Thresholds(20, 15, 10)
 
 
@@ -114,11 +112,6 @@ def test_the_golden_scene_has_every_metric() -> None:
     """No row of the table is left untried by the golden exposition."""
     headers = set(re.findall(r"(?m)^# TYPE (\S+)", GOLDEN.read_text(encoding="utf-8")))
     assert {family.name for family in FAMILIES} - headers == set()
-
-
-def test_the_document_is_current() -> None:
-    """docs/metrics.md is what the table says (python -m exporter.metrics > docs/metrics.md)."""
-    assert DOCUMENT.read_text(encoding="utf-8") == document()
 
 
 def test_the_table_is_sound() -> None:
