@@ -3,10 +3,12 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 CODE   := exporter tests grafana docs
+# What `make check` runs for tests: CI takes coverage, which is the same and a figure.
+TESTS  ?= test
 FUZZ   := -verbosity=0 -print_final_stats=1 -artifact_prefix=$(CURDIR)/build/fuzz
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test check format lint types promtool test-real bench fuzz grafana docs audit sbom image build clean
+.PHONY: help demo run test coverage check format lint types promtool test-real bench fuzz grafana docs audit sbom image build clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -36,7 +38,10 @@ run: $(VENV)/.runtime ## run the daemon: it finds the inference servers of this 
 test: $(VENV)/.dev ## run the tests that need no service
 	$(BIN)/python -m pytest -q -m "not real" -n auto --dist loadscope
 
-check: $(VENV)/.dev lint types grafana-check docs-check promtool test ## format, lint, types, generated files, rules, tests
+coverage: $(VENV)/.dev ## run the same tests and show which lines and branches of the exporter they leave out
+	$(BIN)/python -m pytest -q -m "not real" -n auto --dist loadscope --cov --cov-report=term
+
+check: $(VENV)/.dev lint types grafana-check docs-check promtool $(TESTS) ## format, lint, types, generated files, rules, tests
 
 format: $(VENV)/.dev ## format the code
 	$(BIN)/ruff format $(CODE)
@@ -111,4 +116,4 @@ build: $(VENV)/.dev ## build the wheel and the source package
 	$(BIN)/python -m build
 
 clean: ## remove what was made here
-	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage*
