@@ -10,7 +10,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -22,6 +21,7 @@ from click.testing import CliRunner, Result
 from exporter import __version__, discovery
 from exporter.cli import LogLine, main
 from exporter.demo import SimulatedServers, Simulation
+from tests.waiting import eventually
 
 FAST = Simulation("fast", "simulated-14b", 400.0, 0.02, "", wavers=0.0)
 COMMANDS = {
@@ -450,9 +450,9 @@ def test_serve_starts_and_stops(closed_port: int) -> None:
     }
     command = [sys.executable, "-m", "exporter", "serve", "--listen", listen]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environ) as process:
-        deadline = time.monotonic() + 20
-        while run("healthcheck", "--url", f"http://{listen}").exit_code != 0 and time.monotonic() < deadline:
-            time.sleep(0.1)
+        eventually(
+            lambda: run("healthcheck", "--url", f"http://{listen}").exit_code == 0, "a health check that is fine"
+        )
         assert process.stderr is not None
         stderr = process.stderr.readline()  # it answers a moment before it has said where
         process.send_signal(signal.SIGTERM)

@@ -1,7 +1,5 @@
 """The daemon as a whole, in this process and over real sockets: what is scraped is what was probed."""
 
-import socket
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -15,18 +13,12 @@ from prometheus_client.parser import text_string_to_metric_families
 from exporter.daemon import Daemon
 from exporter.settings import Discovery, Docker, Host, Module, ProbeEndpoint, Settings, SettingsError, Target
 from exporter.settings.errors import Problem
+from tests.ports import free_port
 from tests.servers.exact import ExactServer, chat, plain
+from tests.waiting import eventually
 
 MODELS = plain({"object": "list", "data": [{"id": "exact", "object": "model", "owned_by": "exact"}]})
 SAMPLES = dict[tuple[str, frozenset[tuple[str, str]]], float]
-
-
-def free_port() -> int:
-    """A port that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def settings_of(tmp_path: Path, *targets: Target, **changes: object) -> Settings:
@@ -78,14 +70,6 @@ def value(samples: SAMPLES, name: str, **labels: str) -> float | None:
     return found[0] if found else None
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 20.0) -> None:
-    """Return as soon as the condition holds; fail when it doesn't within the time."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.05)
-
-
 def server(tokens_per_second: float = 100.0) -> ExactServer:
     """An OpenAI server that keeps exact time."""
     return ExactServer(
@@ -109,7 +93,7 @@ def test_a_probe_becomes_a_scrape(tmp_path: Path) -> None:
         settings = settings_of(tmp_path, Target(name="exact", url=real.url))
         with running(lambda: settings) as (_, url):
             assert value(scrape(url), "llm_probe_interval_seconds", target="exact") == 1.0
-            wait_for(lambda: value(scrape(url), "llm_probes_total", target="exact", result="ok") not in {None, 0.0})
+            eventually(lambda: value(scrape(url), "llm_probes_total", target="exact", result="ok"), "a speed")
             samples = scrape(url)
             speed = value(samples, "llm_probe_tokens_per_second", target="exact", module="default", model="exact")
             assert speed in [pytest.approx(each, rel=0.05) for each in speeds(real)]
@@ -127,9 +111,9 @@ def test_a_failing_server_leaves_no_speed_and_no_tier(tmp_path: Path) -> None:
     with ExitStack() as stack:
         settings = settings_of(tmp_path, Target(name="exact", url=stack.enter_context(server()).url))
         with running(lambda: settings) as (_, url):
-            wait_for(lambda: value(scrape(url), "llm_probe_success", target="exact") == 1.0)
+            eventually(lambda: value(scrape(url), "llm_probe_success", target="exact") == 1.0, "a success")
             stack.close()
-            wait_for(lambda: value(scrape(url), "llm_probe_success", target="exact") == 0.0)
+            eventually(lambda: value(scrape(url), "llm_probe_success", target="exact") == 0.0, "a failure")
             samples = scrape(url)
             assert value(samples, "llm_probes_total", target="exact", result="connect") not in {None, 0.0}
             for name in ("llm_probe_tokens_per_second", "llm_probe_ttft_seconds", "llm_performance_tier"):
@@ -146,7 +130,7 @@ def test_a_reload_keeps_the_counters_of_what_stays_and_drops_what_leaves(tmp_pat
         second = first.model_copy(update={"targets": (stays, Target(name="new", url=real.url))})
         now = [first]
         with running(lambda: now[0]) as (daemon, url):
-            wait_for(lambda: value(scrape(url), "llm_probes_total", target="stays", result="ok") not in {None, 0.0})
+            eventually(lambda: value(scrape(url), "llm_probes_total", target="stays", result="ok"), "a success")
             before = value(scrape(url), "llm_probes_total", target="stays", result="ok") or 0.0
             now[0] = second
             assert daemon.reload() == ()
@@ -191,11 +175,12 @@ def test_two_targets_of_one_server_are_probed_one_after_the_other(tmp_path: Path
         targets = [Target(name=f"t{number}", url=real.url) for number in range(3)]
         settings = settings_of(tmp_path, *targets)
         with running(lambda: settings) as (_, url):
-            wait_for(
+            eventually(
                 lambda: all(
                     value(scrape(url), "llm_probes_total", target=f"t{number}", result="ok") not in {None, 0.0}
                     for number in range(3)
-                )
+                ),
+                "a success of each target",
             )
         spans = sorted((played.arrived_ns, played.sends[-1][1]) for played in real.played() if played.texts)
         assert len(spans) >= 3
@@ -243,7 +228,9 @@ def test_the_machine_stands_beside_the_speed(tmp_path: Path) -> None:
         modules = {"default": Module(interval=1, max_tokens=30)}
         settings = settings_of(tmp_path, target, host=Host(sysfs=machine, rocm=tmp_path), modules=modules)
         with running(lambda: settings) as (_, url):
-            wait_for(lambda: value(scrape(url), "llm_probe_energy_joules_per_token", target="exact") is not None)
+            eventually(
+                lambda: value(scrape(url), "llm_probe_energy_joules_per_token", target="exact"), "a figure of energy"
+            )
             samples = scrape(url)
     assert value(samples, "amdgpu_info", gfx_target="gfx1150") == 1.0
     watts = value(samples, "amdgpu_power_watts", scope="socket")

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.bench.endurance import Plan, endure, free_port
+from tests.bench.endurance import Plan, endure
+from tests.ports import free_port
 
 pytestmark = pytest.mark.real  # it loads the machine for half a minute, which the other tests must not
 

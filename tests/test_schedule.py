@@ -2,11 +2,12 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
 from exporter.schedule import Job, Schedule, phase_of
+from tests.waiting import eventually
 
 
 @pytest.fixture
@@ -16,16 +17,6 @@ def schedule() -> Iterator[Schedule]:
     running.start()
     yield running
     running.stop()
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 10.0) -> bool:
-    """True as soon as the condition holds, False when it doesn't within the time."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if condition():
-            return True
-        time.sleep(0.01)
-    return False
 
 
 def test_phases_are_fixed_and_differ() -> None:
@@ -40,7 +31,7 @@ def test_a_job_runs_again_and_again_on_its_grid(schedule: Schedule) -> None:
     """The runs keep the grid of the first: their distances don't add up."""
     starts: list[float] = []
     schedule.replace([Job("a", 1.0, lambda: starts.append(time.monotonic()), at_once=True)])
-    assert wait_for(lambda: len(starts) >= 3)
+    eventually(lambda: len(starts) >= 3, "three runs")
     assert schedule.delay_seconds is not None
 
 
@@ -57,7 +48,7 @@ def test_a_job_never_runs_twice_at_once_and_holds_no_other_up(schedule: Schedule
 
     schedule.replace([Job("hangs", 1.0, hang, at_once=True), Job("ticks", 1.0, lambda: ticks.append(1), at_once=True)])
     assert hanging.wait(10)
-    assert wait_for(lambda: len(ticks) >= 3)
+    eventually(lambda: len(ticks) >= 3, "three ticks beside a job that hangs")
     assert len(entered) == 1
     release.set()
 
@@ -76,7 +67,7 @@ def test_without_a_thread_a_run_is_left_out_and_the_next_one_comes(
 
     monkeypatch.setattr(threading.Thread, "start", limited)
     schedule.replace([Job("a", 0.2, lambda: ran.append(1), at_once=True)])
-    assert wait_for(lambda: len(ran) >= 2)
+    eventually(lambda: len(ran) >= 2, "two runs")
     (record,) = caplog.records
     assert record.getMessage() == (
         "a is left out this time: can't start new thread (is the number of processes limited?)"
@@ -92,8 +83,8 @@ def test_a_thread_ends_with_its_run(schedule: Schedule) -> None:
         met.append(threading.current_thread().name)
 
     schedule.replace(Job(f"job-{number}", 60.0, meet, at_once=True) for number in range(100))
-    assert wait_for(lambda: len(set(met)) == 100)
-    assert wait_for(lambda: not set(met) & {thread.name for thread in threading.enumerate()})
+    eventually(lambda: len(set(met)) == 100, "100 jobs at once")
+    eventually(lambda: not set(met) & {thread.name for thread in threading.enumerate()}, "the end of their threads")
 
 
 def test_replace_ends_what_is_missing_and_keeps_what_stays(schedule: Schedule) -> None:
@@ -105,10 +96,10 @@ def test_replace_ends_what_is_missing_and_keeps_what_stays(schedule: Schedule) -
             Job("leaves", 1.0, lambda: seen.append("left"), at_once=True),
         ]
     )
-    assert wait_for(lambda: {"old", "left"} <= set(seen))
+    eventually(lambda: {"old", "left"} <= set(seen), "a run of both")
     schedule.replace([Job("stays", 1.0, lambda: seen.append("new"))])
     seen.clear()
-    assert wait_for(lambda: seen.count("new") >= 2)
+    eventually(lambda: seen.count("new") >= 2, "two runs of the new job")
     assert "left" not in seen
 
 
@@ -124,7 +115,7 @@ def test_a_job_that_is_to_run_at_once_does(schedule: Schedule) -> None:
     runs: list[int] = []
     for number in range(100):
         schedule.replace([Job(f"rare-{number}", 3600.0, lambda: runs.append(1), at_once=True)])
-        assert wait_for(lambda: len(runs) > number)  # noqa: B023 - used at once
+        eventually(lambda: len(runs) > number, "the first run of a rare job")  # noqa: B023 - used at once
 
 
 def test_two_jobs_of_one_name_are_refused(schedule: Schedule) -> None:
@@ -152,7 +143,7 @@ def test_a_failing_job_is_logged_and_runs_again(schedule: Schedule, caplog: pyte
         raise RuntimeError("broken")
 
     schedule.replace([Job("fails", 1.0, fail, at_once=True)])
-    assert wait_for(lambda: len(runs) >= 2)
+    eventually(lambda: len(runs) >= 2, "two runs of a job that fails")
     assert "job fails failed" in caplog.text
 
 
@@ -162,7 +153,7 @@ def test_a_step_of_the_clock_puts_the_jobs_on_the_new_time(
     """After the wall clock moved, follow_clock says so once and the jobs go on."""
     ticks: list[int] = []
     schedule.replace([Job("ticks", 1.0, lambda: ticks.append(1), at_once=True)])
-    assert wait_for(lambda: bool(ticks))
+    eventually(lambda: bool(ticks), "a first tick")
     assert not schedule.follow_clock()
     real = time.time
     monkeypatch.setattr(time, "time", lambda: real() - 3600)
@@ -170,7 +161,7 @@ def test_a_step_of_the_clock_puts_the_jobs_on_the_new_time(
     assert not schedule.follow_clock()
     assert "the clock stepped by -3600 s" in caplog.text
     ticks.clear()
-    assert wait_for(lambda: bool(ticks))
+    eventually(lambda: bool(ticks), "a tick after the step")
     assert schedule.alive()
 
 
@@ -180,7 +171,7 @@ def test_a_schedule_that_doesnt_beat_is_not_alive(monkeypatch: pytest.MonkeyPatc
     running = Schedule(on_beat=lambda: beats.append(1))
     running.start()
     try:
-        assert wait_for(lambda: bool(beats))
+        eventually(lambda: bool(beats), "a beat")
         assert running.alive()
         later = time.monotonic() + 60
         monkeypatch.setattr(time, "monotonic", lambda: later)

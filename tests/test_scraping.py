@@ -15,8 +15,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from exporter.daemon import Daemon
 from exporter.probe.result import RESULTS
 from exporter.settings import Discovery, Docker, Host, Settings, Target
-from tests.real.daemon import Samples, free_port, value
+from tests.ports import free_port
+from tests.real.daemon import Samples, value
 from tests.servers.exact import Answer, ExactServer, chat, plain
+from tests.waiting import eventually
 
 SCRAPERS = 20
 CHAT = "/v1/chat/completions"
@@ -152,10 +154,9 @@ def test_every_scrape_is_one_view(tmp_path: Path) -> None:
         targets = [Target(name=f"t{number}", url=each.url, backend="openai") for number, each in enumerate(servers)]
         settings = settings_of(tmp_path, targets, "1s")
         with running(settings), Scrapers(int(settings.listen.rpartition(":")[2])) as scrapers:
-            deadline = time.monotonic() + 30
-            while not _seen(scrapers.texts) and time.monotonic() < deadline:
-                time.sleep(0.2)
-    assert _seen(scrapers.texts)
+            eventually(
+                lambda: _seen(scrapers.texts), "a success and a failure of each target in the scrapes", every=0.2
+            )
     checked = [check(samples_of(text), f"t{number}") for text in scrapers.texts for number in range(TARGETS)]
     slowly = [check(samples_of(text), f"t{number}") for text in scrapers.slow for number in range(TARGETS)]
     assert any(checked)

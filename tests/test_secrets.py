@@ -8,11 +8,10 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -26,6 +25,7 @@ from exporter.daemon import Daemon
 from exporter.probe.result import Identity
 from exporter.probe.secret import hide, without_key
 from exporter.settings import SettingsError, load
+from tests.waiting import eventually
 
 # Made up for this test. The characters are those that JSON, HTML and URLs write in ways of their own.
 KEY = "canary-K7/q&x+9aWd/3fH0sLm-api-key-of-a-server"
@@ -173,18 +173,6 @@ def fetch(url: str, *, password: str | None = PASSWORD, method: str = "GET", acc
     return content
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 45.0) -> None:
-    deadline = time.monotonic() + seconds
-    while True:
-        try:
-            if condition():
-                return
-        except OSError:
-            pass  # it doesn't listen yet
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.1)
-
-
 @contextmanager
 def serving(folder: Path, echo: EchoServer) -> Iterator[tuple[str, subprocess.Popen[bytes], Path]]:
     """``serve`` as a process at its most talkative, with a target for each way of repeating a key."""
@@ -230,7 +218,7 @@ def processes(pid: int) -> dict[str, bytes]:
 def test_no_secret_leaves_the_daemon(tmp_path: Path, echo: EchoServer) -> None:
     """With servers that repeat the key in every way, nothing that the daemon serves, logs or shows of itself holds it."""
     with serving(tmp_path, echo) as (url, process, log):
-        wait_for(lambda: b"Every target was probed" in fetch(f"{url}/-/ready"))
+        eventually(lambda: b"Every target was probed" in fetch(f"{url}/-/ready"), "a probe of every target")
         places = {
             path: fetch(f"{url}{path}")
             for path in (

@@ -33,6 +33,8 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
+from tests.ports import free_port
+
 PAUSE_SECONDS: Final = 0.5
 RENAMING: Final = 8
 """So many targets name another model in every answer."""
@@ -449,13 +451,6 @@ def _in_words(reading: Reading) -> str:
         f" {reading.resident_mib:.1f} MiB, {reading.series} series ({len(reading.kept)} that stay),"
         f" {reading.models} models of a target at most"
     )
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def main() -> None:

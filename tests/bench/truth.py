@@ -38,6 +38,7 @@ from exporter.probe.http.transport import Connection
 from exporter.probe.measure import measure
 from exporter.probe.timeline import Timeline
 from exporter.settings import load
+from tests.ports import free_port
 from tests.probe.test_client import read
 from tests.servers.exact import ExactServer, Played, chat, plain
 
@@ -270,14 +271,6 @@ def scrape(url: str) -> None:
     while not ended.wait(1 / SCRAPES_PER_SECOND):
         with urllib.request.urlopen(url) as response:
             response.read()
-
-
-def free_port() -> int:
-    """A port that nobody listens on now."""
-    import socket
-
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
 
 
 LOADS: Final[dict[str, Callable[[], contextlib.AbstractContextManager[None]]]] = {

@@ -13,6 +13,7 @@ from huggingface_hub import scan_cache_dir
 from exporter.cache.facts import CacheFacts
 from tests.cache.build import COMMIT, OLDER, Hub, answer_of, index, model_named, safetensors, scan, settle
 from tests.cache.hub_server import serve
+from tests.waiting import eventually
 
 CONFIG = b'{"num_hidden_layers": 2, "hidden_size": 64, "num_attention_heads": 4}'
 SHARD_1, SHARD_2 = safetensors({"model.embed_tokens.weight": 4096}), safetensors({"lm_head.weight": 6000})
@@ -88,10 +89,9 @@ def test_an_interrupted_download(tmp_path: Path) -> None:
         process = start_download(endpoint, tmp_path / "hub", "org/model", "config.json", "stall.safetensors")
         try:
             blobs = tmp_path / "hub/models--org--model/blobs"
-            deadline = time.monotonic() + 60
-            while not sum(path.stat().st_size for path in blobs.glob("*.incomplete")):
-                assert time.monotonic() < deadline
-                time.sleep(0.05)
+            eventually(
+                lambda: sum(path.stat().st_size for path in blobs.glob("*.incomplete")), "a part of the download"
+            )
         finally:
             process.kill()
             process.wait()

@@ -28,10 +28,12 @@ from exporter.probe.result import RESULTS, SKIPPED, Result
 from exporter.probe.run import Prober
 from exporter.probe.status import identify
 from exporter.settings import Discovery, Docker, Host, Module, Settings, Target
-from tests.real.daemon import Samples, free_port, running_daemon, scrape, value, wait_for
+from tests.ports import free_port
+from tests.real.daemon import Samples, running_daemon, scrape, value
 from tests.servers.certificates import make_certificate
 from tests.servers.exact import Answer, ExactServer, chat, event, head, piece, plain, stream_head, streamed
 from tests.servers.hostile import RawServer
+from tests.waiting import eventually
 
 TIMEOUTS = {"connect": "2s", "first_token": "1s", "stalled": "1s", "total": "4s"}
 TOTAL = 4.0
@@ -714,7 +716,7 @@ def test_floods_are_bounded_in_memory(tmp_path: Path) -> None:
                 samples = scrape(port)
                 return all(sum(counts(name).values()) >= 2 for name in FLOODS)
 
-            wait_for(all_ran_twice, what="every flood was probed twice")
+            eventually(all_ran_twice, what="every flood was probed twice")
             status = Path(f"/proc/{process.pid}/status").read_text()
         results = {name: set(counts(name)) for name in FLOODS}
     # Whether a limit or a deadline comes first is a matter of how busy this machine is.

@@ -22,6 +22,7 @@ from tests.servers.llama_cpp import SimulatedLlamaServer
 from tests.servers.ollama import SimulatedOllama
 from tests.servers.simulated import Answer, Asked, Simulated, as_json
 from tests.servers.vllm import SimulatedVllm
+from tests.waiting import eventually
 
 SHORT = Timeouts(connect=1.0, first_token=1.0, stalled=1.0, total=2.0)
 MODULE = Module(max_tokens=16, prompt_tokens=48)
@@ -398,8 +399,7 @@ def test_a_cancelled_probe_has_no_result() -> None:
         ]
         for thread in threads:
             thread.start()
-        while not server.posts():
-            time.sleep(0.01)
+        eventually(server.posts, "a request", every=0.01)
         started = time.monotonic()
         cancellation.cancel()
         for thread in threads:

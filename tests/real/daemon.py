@@ -1,27 +1,19 @@
 """The real daemon as a process, as a user starts it, and what it exports."""
 
 import os
-import socket
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.waiting import eventually
+
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
-
-
-def free_port() -> int:
-    """A port that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @contextmanager
@@ -33,7 +25,7 @@ def running_daemon(
     with log.open("wb") as stderr:
         process = subprocess.Popen(command, stderr=stderr, env={**os.environ, **(environment or {})})
         try:
-            wait_for(lambda: _answers(port), what=f"the daemon answers; its log is {log}")
+            eventually(lambda: _answers(port), what=f"the daemon answers; its log is {log}")
             yield process
         finally:
             process.kill()
@@ -73,12 +65,3 @@ def labels_of(samples: Samples, name: str, **labels: str) -> dict[str, str]:
     found = [dict(own) for sample, own in samples if sample == name and wanted <= own]
     assert len(found) <= 1, f"{name}{labels} is ambiguous"
     return found[0] if found else {}
-
-
-def wait_for(condition: Callable[[], bool], *, what: str, seconds: float = 60.0) -> None:
-    """Return as soon as the condition holds; fail when it doesn't within the time."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            raise AssertionError(f"not within {seconds:g} s: {what}")
-        time.sleep(0.1)

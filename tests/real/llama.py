@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
@@ -10,6 +9,8 @@ from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Final
+
+from tests.waiting import eventually
 
 HERE: Final = Path(__file__).parent
 BUILD: Final = HERE / "build-llama-server"
@@ -54,11 +55,9 @@ def running_llama(
 
 def wait_until_ready(port: int, seconds: float = 60.0) -> None:
     """Return once the server's health check is 200."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2):
-                return
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.05)
-    raise TimeoutError(f"no llama-server on port {port} after {seconds:g} s")
+
+    def ready() -> bool:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2):
+            return True
+
+    eventually(ready, f"llama-server answers on port {port}", seconds=seconds)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from tests.real.conftest import need
-from tests.real.daemon import wait_for
+from tests.waiting import eventually
 
 _CONFIG: Final = """
 daemon off;
@@ -40,7 +40,7 @@ def running_nginx(folder: Path, *servers: str) -> Iterator[None]:
     config.write_text(_CONFIG.format(folder=folder, servers=blocks), encoding="utf-8")
     process = subprocess.Popen([program, "-p", str(folder), "-e", str(folder / "error.log"), "-c", str(config)])
     try:
-        wait_for(lambda: (folder / "pid").exists() or process.poll() is not None, what="nginx runs", seconds=20)
+        eventually(lambda: (folder / "pid").exists() or process.poll() is not None, what="nginx runs", seconds=20)
         assert process.poll() is None, (folder / "error.log").read_text(encoding="utf-8")
         yield
     finally:

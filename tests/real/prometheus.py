@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any, Self
 from urllib.parse import urlencode
 
-from tests.real.daemon import free_port, wait_for
+from tests.ports import free_port
+from tests.waiting import eventually
 
 
 def missing_tools(*names: str) -> str:
@@ -28,7 +29,7 @@ def _running(command: Sequence[str], ready: str, log: Path) -> Iterator[None]:
     with log.open("wb") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output)
         try:
-            wait_for(lambda: _answers(ready) or process.poll() is not None, what=f"{command[0]} is ready")
+            eventually(lambda: _answers(ready) or process.poll() is not None, what=f"{command[0]} is ready")
             assert process.poll() is None, log.read_text()
             yield
         finally:

@@ -16,12 +16,14 @@ import pytest
 
 from grafana.alerts import ALERTS
 from grafana.build import ROOT
+from tests.ports import free_port
 from tests.real.conftest import need
-from tests.real.daemon import free_port, running_daemon, scrape, value, wait_for
+from tests.real.daemon import running_daemon, scrape, value
 from tests.real.prometheus import Webhook, missing_tools, query, query_range, running_alertmanager, running_prometheus
 from tests.servers.llama_cpp import SimulatedLlamaServer
 from tests.servers.simulated import Answer, Asked, as_json
 from tests.servers.vllm import SimulatedVllm
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.real
 
@@ -97,7 +99,7 @@ def inhibited(url: str, alerts: list[dict[str, str]]) -> set[str]:
         found.update(alert["labels"]["alertname"] for alert in listed if alert["status"]["inhibitedBy"])
         return bool(found)
 
-    wait_for(asked, what="Alertmanager inhibits something")
+    eventually(asked, what="Alertmanager inhibits something")
     return found
 
 
@@ -184,18 +186,18 @@ def test_what_must_fire_fires_and_nothing_else(tmp_path: Path, servers: dict[str
             running_alertmanager(tmp_path / "deploy/alertmanager/alertmanager.yml", tmp_path / "am", alertmanager),
             running_prometheus(tmp_path / "deploy/prometheus/prometheus.yml", tmp_path / "tsdb") as prometheus,
         ):
-            wait_for(lambda: tier(exporter, "falls", "excellent") == 1, what="the first speed is excellent")
-            wait_for(lambda: skipped(exporter, "busy") >= 2, what="a busy server is skipped")
+            eventually(lambda: tier(exporter, "falls", "excellent") == 1, what="the first speed is excellent")
+            eventually(lambda: skipped(exporter, "busy") >= 2, what="a busy server is skipped")
             servers["falls"].pace = 1 / SLOW
             servers["breaks"].broken = True
             killed_at = servers["killed"].stop()
             servers["swaps"].swap("two")
             servers["reloads"].loading = True
-            wait_for(
+            eventually(
                 lambda: bool(webhook.got("LLMThroughputPoor", "firing", "falls")), what="poor is told", seconds=120
             )
-            wait_for(lambda: bool(webhook.got("LLMTargetDown", "firing", "killed")), what="down is told", seconds=60)
-            wait_for(
+            eventually(lambda: bool(webhook.got("LLMTargetDown", "firing", "killed")), what="down is told", seconds=60)
+            eventually(
                 lambda: bool(webhook.got("LLMProbeFailing", "firing", "breaks")), what="failing is told", seconds=60
             )
             check_texts(webhook)
@@ -205,11 +207,13 @@ def test_what_must_fire_fires_and_nothing_else(tmp_path: Path, servers: dict[str
             servers["falls"].pace = 1 / FAST
             servers["breaks"].broken = False
             servers["killed"].start(killed_at)
-            wait_for(
+            eventually(
                 lambda: bool(webhook.got("LLMThroughputPoor", "resolved", "falls")), what="poor resolves", seconds=120
             )
-            wait_for(lambda: bool(webhook.got("LLMTargetDown", "resolved", "killed")), what="down resolves", seconds=60)
-            wait_for(
+            eventually(
+                lambda: bool(webhook.got("LLMTargetDown", "resolved", "killed")), what="down resolves", seconds=60
+            )
+            eventually(
                 lambda: bool(webhook.got("LLMProbeFailing", "resolved", "breaks")), what="failing resolves", seconds=60
             )
             fired = query_range(prometheus, 'ALERTS{alertstate="firing"}', began, time.time(), 1.0)

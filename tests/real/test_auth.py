@@ -12,11 +12,12 @@ import pytest
 
 from exporter.daemon import Daemon
 from exporter.settings import Cache, Discovery, Docker, Host, Settings
+from tests.ports import free_port
 from tests.real.conftest import need
-from tests.real.daemon import free_port, wait_for
 from tests.real.nginx import running_nginx
 from tests.real.prometheus import missing_tools, query, running_prometheus
 from tests.servers.certificates import make_certificate
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.real
 
@@ -83,11 +84,11 @@ def test_prometheus_comes_in_and_stays_in(tmp_path: Path) -> None:
         def up() -> list[str]:
             return [row["value"][1] for row in query(url, "up")]
 
-        wait_for(lambda: up() == ["1"], what="a scrape")
+        eventually(lambda: up() == ["1"], what="a scrape")
         want("second")
-        wait_for(lambda: up() == ["0"], what="the old password is refused")
+        eventually(lambda: up() == ["0"], what="the old password is refused")
         password.write_text("second")
-        wait_for(lambda: up() == ["1"], what="a scrape with the new password")
+        eventually(lambda: up() == ["1"], what="a scrape with the new password")
 
 
 def test_a_proxy_that_names_the_daemon_comes_in(tmp_path: Path) -> None:

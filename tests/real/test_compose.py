@@ -8,10 +8,8 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -20,9 +18,11 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.ports import free_port, is_free
 from tests.real import images
 from tests.real.conftest import need
 from tests.real.docker import DockerEngine, busybox_rootfs
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.real
 
@@ -78,28 +78,6 @@ def fetch(url: str) -> str:
             return str(answer.read().decode())
     except OSError:
         return ""
-
-
-def eventually(look: Callable[[], Any], what: str, seconds: float = 60.0) -> Any:
-    """What ``look`` gives as soon as it is true."""
-    until = time.monotonic() + seconds
-    while not (value := look()):
-        assert time.monotonic() < until, f"not within {seconds:g} s: {what}"
-        time.sleep(0.3)
-    return value
-
-
-def free_port() -> int:
-    """A port on which nothing listens now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def is_free(port: int) -> bool:
-    """Whether nothing listens on a loopback port."""
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) != 0
 
 
 @pytest.fixture(scope="module")

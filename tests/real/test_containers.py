@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from exporter.containers.facts import CandidateUrl, ContainerFacts, ImageRocm, O
 from tests.real.docker import DockerEngine, busybox_rootfs
 from tests.real.socket_proxy import OnPort, OnSocket, handler
 from tests.real.watching import by_name, watching
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.real
 
@@ -148,7 +149,12 @@ def test_a_toolbox_is_seen_through_its_processes(stocked: DockerEngine) -> None:
     stocked.run(
         "exec", "-d", "toolbox", "llama-server", "-m", "/m/gemma-Q8_0.gguf", "--host", "0.0.0.0", "--port", "9001"
     )
-    after = eventually(lambda: by_name(engine.read())["toolbox"], lambda facts: facts.backend is not None)
+
+    def with_a_server() -> ContainerFacts | None:
+        facts = by_name(engine.read())["toolbox"]
+        return facts if facts.backend else None
+
+    after = eventually(with_a_server, "a process of the server in the toolbox")
     assert (after.backend, after.quantization) == ("llama_cpp", "Q8_0")
     assert after.urls == (CandidateUrl("http://127.0.0.1:9001", "host_network"),)
 
@@ -196,17 +202,6 @@ def test_an_image_named_by_its_id(stocked: DockerEngine) -> None:
     stocked.start_container("old", image, options=("--network=host", "--env", "ROCM_VERSION=6.4.1"))
     facts = by_name(Engine(stocked.host).read())["old"]
     assert (facts.image, facts.rocm) == ("example.org/moved:1", ImageRocm("6.4.1", "6.4", "env"))
-
-
-def eventually(
-    read: Callable[[], ContainerFacts], wanted: Callable[[ContainerFacts], bool], seconds: float = 20.0
-) -> ContainerFacts:
-    """Read until it is as wanted; a container's process takes a moment to appear."""
-    until = time.monotonic() + seconds
-    while not wanted(value := read()):
-        assert time.monotonic() < until, value
-        time.sleep(0.1)
-    return value
 
 
 def test_a_replaced_container_is_seen_within_seconds(servers: DockerEngine) -> None:

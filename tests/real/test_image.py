@@ -5,7 +5,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import pytest
 from tests.real import images
 from tests.real.conftest import need
 from tests.real.docker import DockerEngine
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.real
 
@@ -37,15 +38,6 @@ def network(docker_engine: DockerEngine) -> Iterator[str]:
     yield "test-image"
     docker_engine.remove_containers()
     docker_engine.run("network", "rm", "test-image")
-
-
-def eventually(look: Callable[[], Any], seconds: float = 30.0) -> Any:
-    """What ``look`` gives as soon as it is true."""
-    until = time.monotonic() + seconds
-    while not (value := look()):
-        assert time.monotonic() < until, f"not within {seconds:g} s"
-        time.sleep(0.2)
-    return value
 
 
 def health(engine: DockerEngine, name: str) -> str:
@@ -83,14 +75,11 @@ def test_runs_locked_down(docker_engine: DockerEngine, image: str, network: str)
     assert address.startswith("127.0.0.1:")
 
     def speeds() -> bool:
-        try:
-            with urllib.request.urlopen(f"http://{address}/metrics", timeout=5) as answer:
-                return b"\nllm_probe_tokens_per_second{" in answer.read()
-        except OSError:
-            return False
+        with urllib.request.urlopen(f"http://{address}/metrics", timeout=5) as answer:
+            return b"\nllm_probe_tokens_per_second{" in answer.read()
 
-    eventually(lambda: health(docker_engine, "demo") == "healthy")
-    eventually(speeds)
+    eventually(lambda: health(docker_engine, "demo") == "healthy", "a healthy container")
+    eventually(speeds, "a speed in /metrics")
     assert docker_engine.run("diff", "demo").stdout == ""
     assert "Permission denied" not in docker_engine.run("logs", "demo").stderr
     began = time.monotonic()
@@ -103,7 +92,7 @@ def test_runs_locked_down(docker_engine: DockerEngine, image: str, network: str)
 def test_without_anything_it_discovers_and_lives(docker_engine: DockerEngine, image: str, network: str) -> None:
     """`docker run` without a configuration listens on the container's addresses, finds nothing, and is healthy."""
     docker_engine.start_container("plain", image, options=(f"--network={network}", "--health-interval=1s"))
-    eventually(lambda: health(docker_engine, "plain") == "healthy")
+    eventually(lambda: health(docker_engine, "plain") == "healthy", "a healthy container")
     done = docker_engine.run("run", "--rm", f"--network={network}", image, "healthcheck", "--url=http://plain:9937")
     assert "The scheduler runs" in done.stdout
 
@@ -112,9 +101,9 @@ def test_a_health_check_that_fails(docker_engine: DockerEngine, image: str, netw
     """A daemon that hangs becomes unhealthy: the check is none that only says yes."""
     options = (f"--network={network}", "--health-interval=1s", "--health-retries=1", "--health-timeout=2s")
     docker_engine.start_container("hanging", image, options=options)
-    eventually(lambda: health(docker_engine, "hanging") == "healthy")
+    eventually(lambda: health(docker_engine, "hanging") == "healthy", "a healthy container")
     docker_engine.run("kill", "--signal=STOP", "hanging")
-    eventually(lambda: health(docker_engine, "hanging") == "unhealthy")
+    eventually(lambda: health(docker_engine, "hanging") == "unhealthy", "an unhealthy container")
 
 
 def test_a_wrong_configuration(docker_engine: DockerEngine, image: str) -> None:

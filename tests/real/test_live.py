@@ -24,13 +24,15 @@ import yaml
 from grafana.build import ROOT
 from grafana.panels import walk_panels
 from tests.cache.build import Hub
+from tests.ports import free_port
 from tests.real.conftest import need
-from tests.real.daemon import free_port, running_daemon, scrape, value, wait_for
+from tests.real.daemon import running_daemon, scrape, value
 from tests.real.docker import DockerEngine, busybox_rootfs
 from tests.real.prometheus import filled, missing_tools, query_range, running_prometheus, variables
 from tests.servers.llama_cpp import SimulatedLlamaServer
 from tests.servers.simulated import Simulated
 from tests.servers.vllm import SimulatedVllm
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.real
 
@@ -189,11 +191,11 @@ def live(shared_engine: DockerEngine, tmp_path_factory: pytest.TempPathFactory) 
         config = configuration(folder, servers, shared_engine.host)
         daemon = stack.enter_context(running_daemon("--config", config, port=exporter, log=folder / "daemon.log"))
         assert daemon.poll() is None
-        wait_for(lambda: probed(exporter, "fast") >= 5, what="five speeds")
+        eventually(lambda: probed(exporter, "fast") >= 5, what="five speeds")
         loads.loading = False
         fast.pace = 1 / 6.4
         fast.prefill_seconds = 0.6
-        wait_for(lambda: probed(exporter, "fast") >= 14, what="nine slow speeds after them", seconds=180)
+        eventually(lambda: probed(exporter, "fast") >= 14, what="nine slow speeds after them", seconds=180)
         yield Live(prometheus, instance, began, time.time(), built)
 
 

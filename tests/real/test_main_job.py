@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.ports import free_port
 from tests.real.conftest import need
-from tests.real.daemon import Samples, free_port, labels_of, running_daemon, scrape, value, wait_for
+from tests.real.daemon import Samples, labels_of, running_daemon, scrape, value
 from tests.real.llama import llama_server, make_model, running_llama
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.real
 
@@ -61,7 +63,7 @@ def test_what_is_exported_agrees_with_the_servers_own_timings(binary: Path, mode
         ratios: list[float] = []
         seen = 0.0
         while len(ratios) < 7:
-            wait_for(lambda: ok_probes(scrape(own)) > seen, what="another probe succeeds")  # noqa: B023 - used at once
+            eventually(lambda: ok_probes(scrape(own)) > seen, what="another probe succeeds")  # noqa: B023 - used at once
             samples = scrape(own)
             seen = ok_probes(samples)
             ours = value(samples, "llm_probe_tokens_per_second", target="llama")
@@ -86,20 +88,20 @@ def test_a_server_that_is_killed_and_restarted_is_told(binary: Path, model: Path
     server, own = free_port(), free_port()
     with running_daemon("--config", config(tmp_path, server), port=own, log=tmp_path / "log"):
         with running_llama(binary, model, server):
-            wait_for(
+            eventually(
                 lambda: value(scrape(own), "llm_probe_tokens_per_second", target="llama") is not None, what="a speed"
             )
             before = ok_probes(scrape(own))
-        wait_for(lambda: value(scrape(own), "llm_probe_success", target="llama") == 0, what="the failure is seen")
-        wait_for(lambda: value(scrape(own), "llm_target_up", target="llama") == 0, what="the server is seen down")
+        eventually(lambda: value(scrape(own), "llm_probe_success", target="llama") == 0, what="the failure is seen")
+        eventually(lambda: value(scrape(own), "llm_target_up", target="llama") == 0, what="the server is seen down")
         samples = scrape(own)
         assert (value(samples, "llm_probes_total", target="llama", result="connect") or 0) >= 1
         gone = ("llm_probe_tokens_per_second", "llm_probe_ttft_seconds", "llm_performance_tier")
         assert not [name for name, _ in samples if name in gone]
         with running_llama(binary, model, server):
-            wait_for(lambda: ok_probes(scrape(own)) > before, what="a probe after the restart")
-            wait_for(lambda: value(scrape(own), "llm_target_up", target="llama") == 1, what="the server is seen up")
-            wait_for(
+            eventually(lambda: ok_probes(scrape(own)) > before, what="a probe after the restart")
+            eventually(lambda: value(scrape(own), "llm_target_up", target="llama") == 1, what="the server is seen up")
+            eventually(
                 lambda: value(scrape(own), "llm_probe_tokens_per_second", target="llama") is not None, what="a speed"
             )
 
@@ -115,10 +117,12 @@ def test_a_wrong_key_is_auth_and_the_right_one_works(binary: Path, model: Path, 
         running_llama(binary, model, server, "--api-key", "right-canary"),
         running_daemon("--config", path, port=own, log=log),
     ):
-        wait_for(lambda: (value(scrape(own), "llm_probes_total", target="llama", result="auth") or 0) >= 1, what="auth")
+        eventually(
+            lambda: (value(scrape(own), "llm_probes_total", target="llama", result="auth") or 0) >= 1, what="auth"
+        )
         assert value(scrape(own), "llm_probe_success", target="llama") == 0
         key.write_text("right-canary\n")
-        wait_for(lambda: ok_probes(scrape(own)) >= 1, what="a probe with the right key")
+        eventually(lambda: ok_probes(scrape(own)) >= 1, what="a probe with the right key")
         assert "canary" not in log.read_text()
 
 
@@ -143,10 +147,10 @@ def test_without_a_configuration_a_server_that_starts_later_is_found(
         time.sleep(2)
         assert not labels_of(scrape(own), "llm_target_info", target=name)
         with running_llama(binary, model, usual_port):
-            wait_for(lambda: ok_probes(scrape(own), name) >= 1, what="the server is found and probed")
+            eventually(lambda: ok_probes(scrape(own), name) >= 1, what="the server is found and probed")
             assert labels_of(scrape(own), "llm_target_info", target=name)["backend"] == "llama_cpp"
             assert f"found llama_cpp at http://127.0.0.1:{usual_port}" in log.read_text()
-        wait_for(lambda: value(scrape(own), "llm_target_up", target=name) == 0, what="it is seen down")
+        eventually(lambda: value(scrape(own), "llm_target_up", target=name) == 0, what="it is seen down")
 
 
 def test_sigterm_ends_it_in_time_while_a_probe_runs(binary: Path, model: Path, tmp_path: Path) -> None:
@@ -158,7 +162,7 @@ def test_sigterm_ends_it_in_time_while_a_probe_runs(binary: Path, model: Path, t
         running_llama(binary, model, server),
         running_daemon("--config", path, port=own, log=tmp_path / "log") as daemon,
     ):
-        wait_for(lambda: _busy(server), what="the probe runs")
+        eventually(lambda: _busy(server), what="the probe runs")
         begun = time.monotonic()
         daemon.send_signal(signal.SIGTERM)
         assert daemon.wait(timeout=20) == 0
@@ -176,16 +180,16 @@ def test_sighup_swaps_what_is_valid_and_refuses_what_is_not(binary: Path, model:
     path = config(tmp_path, server)
     good = path.read_text()
     with running_llama(binary, model, server), running_daemon("--config", path, port=own, log=log) as daemon:
-        wait_for(lambda: ok_probes(scrape(own)) >= 2, what="two probes")
+        eventually(lambda: ok_probes(scrape(own)) >= 2, what="two probes")
         path.write_text(good.replace("name: llama", "nam: llama"))
         daemon.send_signal(signal.SIGHUP)
         successful = "llm_probe_exporter_config_last_reload_successful"
-        wait_for(lambda: value(scrape(own), successful) == 0, what="the broken file is refused")
+        eventually(lambda: value(scrape(own), successful) == 0, what="the broken file is refused")
         assert "targets[0].nam" in log.read_text()
         before = ok_probes(scrape(own))
         more = f"targets: [{{name: second, url: 'http://127.0.0.1:{server}'}}, {{name: llama,"
         path.write_text(good.replace("targets: [{name: llama,", more))
         daemon.send_signal(signal.SIGHUP)
-        wait_for(lambda: value(scrape(own), successful) == 1, what="the good file is taken")
+        eventually(lambda: value(scrape(own), successful) == 1, what="the good file is taken")
         assert ok_probes(scrape(own)) >= before
-        wait_for(lambda: ok_probes(scrape(own), "second") >= 1, what="the new target is probed")
+        eventually(lambda: ok_probes(scrape(own), "second") >= 1, what="the new target is probed")

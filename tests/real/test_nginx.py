@@ -19,7 +19,8 @@ from exporter.daemon import Daemon
 from exporter.probe.result import ProbeResult
 from exporter.settings import Discovery, Docker, Host, Settings, Target
 from exporter.snapshot import probe_key
-from tests.real.daemon import Samples, free_port, value
+from tests.ports import free_port
+from tests.real.daemon import Samples, value
 from tests.real.nginx import running_nginx
 from tests.servers.exact import Answer, ExactServer, Played, chat, head, plain
 

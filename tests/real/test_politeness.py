@@ -23,9 +23,10 @@ import pytest
 from exporter.probe.result import ProbeResult, TargetState
 from exporter.probe.run import Prober
 from exporter.settings import Module, Target
+from tests.ports import free_port
 from tests.real.conftest import need
-from tests.real.daemon import free_port
 from tests.real.llama import llama_server, make_model, running_llama, wait_until_ready
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.real
 
@@ -76,19 +77,11 @@ def get(port: int, path: str) -> Any:
         return json.load(answer)
 
 
-def wait_until_asleep(port: int) -> None:
-    """Return once the server sleeps."""
-    deadline = time.monotonic() + 30
-    while not get(port, "/props")["is_sleeping"]:
-        assert time.monotonic() < deadline, "llama-server did not fall asleep"
-        time.sleep(0.2)
-
-
 def test_a_sleeping_server_stays_asleep_over_ten_intervals(binary: Path, models: Path) -> None:
     """Ten probes and ten looks, a second apart: skipped, not resident, up; it sleeps before and after each."""
     port = free_port()
     with running_llama(binary, make_model(models, "tiny"), port, "--sleep-idle-seconds", "1"):
-        wait_until_asleep(port)
+        eventually(lambda: get(port, "/props")["is_sleeping"], "llama-server falls asleep", seconds=30)
         one = prober(port)
         for _ in range(10):
             result, state = probe(one), look(one)
@@ -102,10 +95,7 @@ def test_looking_keeps_no_server_awake(binary: Path, models: Path) -> None:
     port = free_port()
     with running_llama(binary, make_model(models, "tiny"), port, "--sleep-idle-seconds", "2"):
         one = prober(port)
-        deadline = time.monotonic() + 30
-        while look(one).model_resident:
-            assert time.monotonic() < deadline, "the looks keep llama-server awake"
-            time.sleep(0.2)
+        eventually(lambda: not look(one).model_resident, "it sleeps, though it is looked at", seconds=30, every=0.2)
 
 
 @contextmanager

@@ -2,20 +2,20 @@
 
 import json
 import shutil
-import socket
 import subprocess
 import sys
-import time
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.ports import free_ports
 from tests.real.conftest import need
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.real
 
@@ -36,15 +36,6 @@ def running(log: Path, *command: str) -> Iterator[None]:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait(10)
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports on which nothing listens now."""
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
 
 
 def query(port: int, expression: str) -> list[Any]:
@@ -95,13 +86,11 @@ def test_an_agent_sends_to_a_second_prometheus(tmp_path: Path) -> None:
             f"--storage.agent.path={tmp_path / 'agent'}", f"--web.listen-address=127.0.0.1:{agent}",
         ),
     ):  # fmt: skip
-        until = time.monotonic() + 90
-        while not (speeds := query(central, 'llm_probe_tokens_per_second{instance="big-box"}')):
-            assert time.monotonic() < until, (tmp_path / "agent.log").read_text(encoding="utf-8")[-2000:]
-            time.sleep(0.5)
+        what = f"a speed arrives; the agent's log is {tmp_path / 'agent.log'}"
+        speed = 'llm_probe_tokens_per_second{instance="big-box"}'
+        speeds = eventually(lambda: query(central, speed), what, seconds=90, every=0.5)
         assert speeds[0]["metric"]["job"] == "llm-probe-exporter"
         assert float(speeds[0]["value"][1]) > 1
         assert query(central, 'up{job="llm-probe-exporter", instance="big-box"}')[0]["value"][1] == "1"
-        while not query(central, "target_module_result:llm_probes:increase_recent"):
-            assert time.monotonic() < until, "no recorded series"
-            time.sleep(0.5)
+        recorded = "target_module_result:llm_probes:increase_recent"
+        eventually(lambda: query(central, recorded), "a recorded series", seconds=90, every=0.5)

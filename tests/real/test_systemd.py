@@ -3,13 +3,14 @@
 import json
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
 from tests.real import images
 from tests.real.conftest import need
 from tests.real.docker import DockerEngine
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.real
 
@@ -76,14 +77,6 @@ class Machine:
     def journal(self) -> str:
         """What the service and systemd about it have logged since the boot."""
         return self.run(f"journalctl --no-pager --output=cat --unit={NAME}")
-
-
-def eventually(look: Callable[[], bool], what: str, seconds: float = 30.0) -> None:
-    """Wait until it is so."""
-    until = time.monotonic() + seconds
-    while not look():
-        assert time.monotonic() < until, f"not within {seconds:g} s: {what}"
-        time.sleep(0.3)
 
 
 @pytest.fixture(scope="module")
@@ -172,7 +165,7 @@ def test_the_watchdog_ends_what_hangs_and_it_comes_back(machine: Machine) -> Non
     assert machine.show("MainPID") == pid, "killed while it was alive"
 
     machine.run(f"kill -STOP {pid}")
-    eventually(lambda: machine.show("MainPID") not in {pid, "0"}, "another process runs", 60)
+    eventually(lambda: machine.show("MainPID") not in {pid, "0"}, "another process runs")
     eventually(lambda: machine.show("ActiveState") == "active", "it is ready")
     assert machine.show("NRestarts") == "1"
     assert "Failed with result 'watchdog'" in machine.journal()

@@ -17,9 +17,10 @@ from exporter.probe.result import ProbeResult
 from exporter.snapshot import Snapshot, judgement_key, probe_key
 from exporter.web.app import Refused, build_app
 from exporter.web.server import WebServer, listen
+from tests.ports import free_port
 from tests.real.conftest import need
-from tests.real.daemon import free_port, wait_for
 from tests.scenes import NOW, judged, probe, publish_all
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.real
 
@@ -120,15 +121,19 @@ def test_prometheus_scrapes_everything_and_discovers_the_targets(tmp_path: Path)
         with (tmp_path / "log").open("wb") as log, subprocess.Popen(command, stderr=log) as prometheus:
             try:
                 modules = len(snapshot.view().records)
-                wait_for(lambda: ask(own, 'sum(up{job="discovered"})') == {"": modules}, what="every module is scraped")
+                eventually(
+                    lambda: ask(own, 'sum(up{job="discovered"})') == {"": modules}, what="every module is scraped"
+                )
                 lines = Exposition().render(snapshot.view()).decode().splitlines()
                 wanted = sum(not line.startswith("#") for line in lines)
                 samples = 'sum(scrape_samples_scraped{job="exporter"})'
-                wait_for(lambda: ask(own, samples) == {"": wanted}, what="every sample is taken")
+                eventually(lambda: ask(own, samples) == {"": wanted}, what="every sample is taken")
                 speeds = 'sum by (target) (llm_probe_tokens_per_second{module="default", job="%s"})'
-                wait_for(lambda: ask(own, speeds % "exporter").get("vllm") == 6.4, what="a speed is what was measured")
+                eventually(
+                    lambda: ask(own, speeds % "exporter").get("vllm") == 6.4, what="a speed is what was measured"
+                )
                 discovered = speeds % "discovered"
-                wait_for(lambda: ask(own, discovered) == ask(own, speeds % "exporter"), what="both jobs say the same")
+                eventually(lambda: ask(own, discovered) == ask(own, speeds % "exporter"), what="both jobs say the same")
             finally:
                 prometheus.terminate()
 

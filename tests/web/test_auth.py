@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import bcrypt
 import pytest
@@ -33,7 +32,9 @@ from exporter.web import server
 from exporter.web.app import Refused, build_app
 from exporter.web.auth import Auth, Rules, is_loopback, read_rules
 from exporter.web.server import WebServer, listen
+from tests.ports import free_port
 from tests.servers.certificates import make_certificate
+from tests.waiting import eventually
 
 COST = 4
 Answer = tuple[int, http.client.HTTPMessage, bytes]
@@ -616,25 +617,6 @@ def daemon(
             process.wait(20)
 
 
-def wait_for(condition: Callable[[], Any], what: str, seconds: float = 30.0) -> None:
-    deadline = time.monotonic() + seconds
-    while True:
-        try:
-            if condition():
-                return
-        except OSError:
-            pass  # it doesn't listen yet
-        assert time.monotonic() < deadline, f"{what} did not happen in time"
-        time.sleep(0.05)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 def test_serve_behind_a_lock(tmp_path: Path) -> None:
     """TLS and a password from a file, end to end: scrapes, health check, a change, a broken file, a reload."""
     certificate = make_certificate(tmp_path / "tls")
@@ -648,17 +630,17 @@ def test_serve_behind_a_lock(tmp_path: Path) -> None:
         return ask(port, path, user=user, password=password or "", tls=tls, method=method)[0]
 
     with daemon(tmp_path, f"0.0.0.0:{port}", web) as (process, log):
-        wait_for(lambda: status("/-/healthy") == 200, "a start")
+        eventually(lambda: status("/-/healthy") == 200, "a start")
         assert [status("/metrics"), status("/metrics", "wrong"), status("/metrics", "first")] == [401, 401, 200]
         health = [sys.executable, "-m", "exporter", "healthcheck"]
         place = {"LLM_PROBE_LISTEN": f"127.0.0.1:{port}", "LLM_PROBE_WEB_CONFIG_FILE": str(web)}
         assert subprocess.run(health, env={**os.environ, **place}, capture_output=True, check=False).returncode == 0
         web.write_text(f'{stored}basic_auth_users:\n  prom: "{hashed("second")}"\n')
-        wait_for(lambda: status("/metrics", "second") == 200, "the change of a password")
+        eventually(lambda: status("/metrics", "second") == 200, "the change of a password")
         assert status("/metrics", "first") == 401
         web.write_text("basic_auth_users: {prom: nonsense}\n")
         failed = b"llm_probe_exporter_config_last_reload_successful 0.0"
-        wait_for(lambda: failed in ask(port, user="prom", password="second", tls=tls)[2], "news of a broken file")
+        eventually(lambda: failed in ask(port, user="prom", password="second", tls=tls)[2], "news of a broken file")
         refused = ask(port, "/-/reload", user="prom", password="second", tls=tls, method="POST")
         assert refused[0] == 400
         assert b"web.yml:1: basic_auth_users.prom: is not a bcrypt hash" in refused[2]

@@ -1,0 +1,26 @@
+"""Waiting for what another thread or process does, without a word on how long that takes."""
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def eventually(look: Callable[[], T | None], what: str, *, seconds: float = 60.0, every: float = 0.05) -> T:
+    """What ``look`` gives as soon as it is true; AssertionError with ``what`` did not happen, and what was seen last.
+
+    An OSError counts as not yet: a server may not listen yet. ``seconds`` only ends a test that fails.
+    """
+    until = time.monotonic() + seconds
+    while True:
+        seen: object
+        try:
+            if value := look():
+                return value
+            seen = value
+        except OSError as error:
+            seen = error
+        if time.monotonic() > until:
+            raise AssertionError(f"did not happen within {seconds:g} s: {what}; seen last: {seen!r}")
+        time.sleep(every)
