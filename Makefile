@@ -8,7 +8,7 @@ TESTS  ?= test
 FUZZ   := -verbosity=0 -print_final_stats=1 -artifact_prefix=$(CURDIR)/build/fuzz
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test coverage check format lint types promtool test-real bench fuzz grafana docs audit sbom image build clean
+.PHONY: help demo run test coverage check format lint types promtool test-real bench fuzz grafana docs audit sbom image build release clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -114,6 +114,9 @@ sbom: $(VENV)/.supply ## write dist/sbom.cdx.json: every locked dependency, as C
 
 build: $(VENV)/.dev ## build the wheel and the source package
 	$(BIN)/python -m build
+
+release: $(VENV)/.dev ## build the packages, check them, install the wheel in an environment of its own, probe the demo with it
+	$(BIN)/python tests/release.py
 
 clean: ## remove what was made here
 	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage*
