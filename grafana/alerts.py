@@ -151,8 +151,8 @@ _NO_COLD_START: Final = "unless on (@module) (max_over_time(llm_probe_cold_start
 _TRUSTED: Final = f"unless on (@module) ({CLOCK} > 0.1)"
 _SPEED_GATES: Final = (_NOT_BUSY, _ONE_STREAM, _NO_COLD_START, _TRUSTED)
 _SPEED_GATES_TEXT: Final = (
-    "Silent while users keep the server busy (on average at least one request of theirs running), in the ten minutes after a "
-    "model load, for modules that run several streams at once, and while the measurement's own error is above 10 %."
+    "The alert is silent while users keep the server busy (on average at least one of their requests runs), in the ten minutes "
+    "after a model load, for modules that run several streams at once, and while the measurement's own error is above 10 %."
 )
 _NOT_SKIPPING: Final = f'unless on (@module) (sum by (@module) ({COUNTS}{{result=~"skipped_.*|yielded"}}) > 0)'
 _PROBE_LABELS: Final = ("job", "instance", "target", "module")
@@ -198,12 +198,12 @@ ALERTS: Final = (
         ),
         look=(
             (
-                "*Below the expected band too?* Then it is a fault rather than the best that this set-up can do. The panel shows "
-                "the band that the recognised scenario should reach."
+                "*Is it below the expected band too?* Then something is wrong; otherwise this set-up can't do better. The panel "
+                "shows the band that the recognised scenario should reach."
             ),
             (
                 "vLLM on ROCm without AITER reaches about 6 to 12 tok/s with a 14B FP16 model on a Ryzen AI Max+ 395. Start it with "
-                "`VLLM_ROCM_USE_AITER=1`, then see the Compare dashboard: 2× is the least that counts, 3× is excellent."
+                "`VLLM_ROCM_USE_AITER=1`, then see the Compare dashboard: 2× is the minimum, 3× is excellent."
             ),
             "A quantized model reads fewer bytes for each token: AWQ or a Q4 GGUF reaches 20 to 40 tok/s on the same machine.",
             "Is the GPU used at all, throttled, hot, or short of memory? The Machine dashboard shows it beside the speed.",
@@ -265,7 +265,8 @@ ALERTS: Final = (
         variables=_PROBE_LABELS,
         means=(
             "A day ago the hour's median was at or above the lower bound of a tier; now it is more than 5 % below it. The margin "
-            "keeps a server at the border from flapping. A changed model has no yesterday. " + _SPEED_GATES_TEXT
+            "keeps a server at the border from flapping. A model that was not probed a day ago is not compared. "
+            + _SPEED_GATES_TEXT
         ),
         look=(
             "What changed since yesterday: model, image, backend version, ROCm, driver? The Overview's annotations show it.",
@@ -292,8 +293,8 @@ ALERTS: Final = (
         variables=_PROBE_LABELS,
         means=(
             "The hour's median is below 0.7 of the median of the seven days before, which rest on more than 200 successful "
-            "probes. It needs a retention of at least seven days. A slow decline moves the baseline along: "
-            "LLMThroughputBelowExpected catches that. " + _SPEED_GATES_TEXT
+            "probes. Prometheus must keep seven days of data. A slow decline lowers the baseline too: "
+            "LLMThroughputBelowExpected reports that. " + _SPEED_GATES_TEXT
         ),
         look=(
             "As for LLMTierDropped: find the change, then compare the two periods.",
@@ -326,7 +327,7 @@ ALERTS: Final = (
         means=(
             "The hour's median time to first token is more than twice the median of the seven days before, and above half a "
             "second: a few milliseconds may double by noise. Every probe's prompt starts with fresh words, so a prefix cache "
-            "doesn't explain it. Silent while users keep the server busy and after a model load."
+            "doesn't explain it. The alert is silent while users keep the server busy and after a model load."
         ),
         look=(
             (
@@ -359,14 +360,14 @@ ALERTS: Final = (
         panel="Results of probes",
         variables=_PROBE_LABELS,
         means=(
-            "At least three probes failed lately and the last one that ran failed. Skipped probes, a server that is loading its "
-            "model and errors of configuration don't count (LLMProbeMisconfigured has those); a server that is down has "
-            "LLMTargetDown."
+            "At least three probes failed recently, and the last one that ran failed. Skipped probes and probes of a server that is "
+            "loading its model don't count. LLMProbeMisconfigured covers errors of configuration, LLMTargetDown a server that is down."
         ),
         look=(
             (
-                "`result` on the panel says how: `timeout_first_token` a server that hangs, `timeout_stalled` one that stops in the "
-                "middle, `truncated` a stream without an end, `server_error` an error inside the stream, `http_5xx` its log."
+                "`result` on the panel says how: `timeout_first_token` means that the server hangs, `timeout_stalled` that its stream "
+                "stopped, `truncated` that the stream had no end, `server_error` that an error came in the stream, `http_5xx` that "
+                "the server's log has the reason."
             ),
             (
                 "The exporter's status page keeps the last failures with their reason and a log of each phase; "
@@ -416,13 +417,14 @@ ALERTS: Final = (
         panel="Verdict over time",
         variables=_TARGET_LABELS,
         means=(
-            "The health check fails. Not while the server says that it loads a model; vLLM does not even listen before its model "
-            "is loaded, hence the five minutes. Silences the other alerts of the same target."
+            "The health check has failed for five minutes. The alert is silent while the server says that it loads a model. vLLM does "
+            "not listen before its model is loaded, hence the five minutes. While this fires, the other alerts of the target are "
+            "silent."
         ),
         look=(
             "Does the container or the process run? `docker ps`, `docker logs`, `journalctl`.",
             "Out of memory while loading the model is the usual reason: see the GPU's memory on the Machine dashboard.",
-            "From inside a container the host's servers are at `host.docker.internal`, not `localhost`.",
+            "Is the exporter in a container with a network of its own? There, `localhost` is that container, not the host.",
         ),
     ),
     Alert(
@@ -438,7 +440,7 @@ ALERTS: Final = (
         board="llm-target",
         panel="Verdict over time",
         variables=_TARGET_LABELS,
-        means="Loading keeps LLMTargetDown and LLMProbeFailing silent; this one keeps a load that never ends from hiding there.",
+        means="While a server loads, LLMTargetDown and LLMProbeFailing are silent. This alert reports a load that does not end.",
         look=(
             (
                 "Is a model being downloaded? See the incomplete bytes on the Model cache dashboard, and whether the container shares "
@@ -466,7 +468,7 @@ ALERTS: Final = (
             "dashboards are old."
         ),
         look=(
-            "`llm_probe_exporter_schedule_delay_seconds`: is the scheduler late? Too many targets, or a machine with no time left.",
+            "`llm_probe_exporter_schedule_delay_seconds`: is the scheduler late? Then there are too many targets, or no CPU time is left.",
             "Was the machine suspended, or was its clock set?",
             "The exporter's log and `/-/healthy` say whether its scheduler runs.",
         ),
@@ -485,10 +487,10 @@ ALERTS: Final = (
         board="llm-exporter",
         panel="Age of the last run, in intervals",
         variables=_HOST_LABELS,
-        means="No probe of this module has ended in any way, not even skipped. Rules about age don't see it: there is no last run.",
+        means="No probe of this module has ended or been skipped. Alerts about the age of the last run can't see that: there is none.",
         look=(
-            "`llm-probe-exporter check-config FILE` and the exporter's log.",
-            "Does another module or target hold the server's single place, or is the budget too small for a single probe?",
+            "`llm-probe-exporter check-config FILE` and the exporter's log name errors of the configuration.",
+            "One probe of a server runs at a time: is another one always running, or is the budget too small for a single probe?",
         ),
     ),
     Alert(
@@ -512,7 +514,7 @@ ALERTS: Final = (
         board="llm-target",
         panel="Load and production throughput",
         variables=_PROBE_LABELS,
-        means="Not a fault: the probe stays out of the users' way. What users get is on the panel, from the server's own counters.",
+        means="This is not a fault: probes are skipped while users keep the server busy. The panel shows the speed that users get.",
         look=(
             (
                 "`when_busy: probe` or a smaller `max_skips` in the module measures under load too; such speeds are those of a shared "
@@ -534,7 +536,7 @@ ALERTS: Final = (
         board="llm-exporter",
         panel="Exporters up",
         variables=_HOST_LABELS,
-        means="The exporter's process, its machine or the way to it is down. Silences every other alert of that instance.",
+        means="The exporter's process, its machine or the network to it is down. Every other alert of that instance is silent.",
         look=(
             "Does the service run? `systemctl status llm-probe-exporter` or `docker ps`.",
             "Is port 9937 reachable from here?",
@@ -554,14 +556,14 @@ ALERTS: Final = (
         board="llm-exporter",
         panel="Exporters up",
         variables=("job",),
-        means="The job has vanished from Prometheus' configuration or discovery. An exporter that is down has LLMProbeExporterDown.",
+        means="The job has vanished from Prometheus' configuration or discovery. LLMProbeExporterDown reports an exporter that is down.",
         look=("Is the job still in `prometheus.yml`, under the name that these rules were built for (`--job`)?",),
     ),
     Alert(
         name="LLMProbeConfigReloadFailed",
         severity="warning",
         summary="An LLM probe exporter rejected its configuration",
-        description="The exporter {{ $labels.instance }} could not reload its configuration and runs on with the old one.",
+        description="The exporter {{ $labels.instance }} could not reload its configuration; the previous one stays in use.",
         value="max_over_time(llm_probe_exporter_config_last_reload_successful[5m])",
         op="<",
         bound="1",
@@ -595,11 +597,11 @@ ALERTS: Final = (
     Alert(
         name="LLMProbeMeasurementDegraded",
         severity="info",
-        summary="The measured speed of an LLM server is not to be trusted",
+        summary="The measured speed of an LLM server is not reliable",
         description=(
             "The measurement error of the "
             + _PROBE
-            + " is {{ $value | humanizePercentage }} of its decode time. Speed alerts of this probe are silent meanwhile."
+            + " is {{ $value | humanizePercentage }} of its decode time. Speed alerts of this probe are silent."
         ),
         value=CLOCK,
         op=">",
@@ -609,10 +611,10 @@ ALERTS: Final = (
         board="llm-exporter",
         panel="Measurement error, share of decode time",
         variables=_HOST_LABELS,
-        means="The exporter read what had arrived so late that the speed may be off by more than 10 %.",
+        means="The exporter read the answer so late after its arrival that the speed may be wrong by more than 10 %.",
         look=(
-            "Is the exporter's machine out of CPU, or the unit limited by a CPU quota?",
-            "Over TLS there are no arrival times from the kernel; on a loaded machine that shows.",
+            "Is the exporter's machine out of CPU time, or does a CPU quota limit its service?",
+            "Over TLS the kernel gives no arrival times; the error then grows with the load of the machine.",
         ),
     ),
     Alert(
@@ -628,7 +630,7 @@ ALERTS: Final = (
         board="llm-target",
         panel="How it was measured",
         variables=_PROBE_LABELS,
-        means="Something between the server and the exporter collects the stream, or the server only pretends to stream.",
+        means="A proxy between the server and the exporter buffers the stream, or the server does not really stream.",
         look=(
             "Switch off buffering in the proxy (`proxy_buffering off` in nginx), or point the target at the server itself.",
         ),
@@ -646,8 +648,8 @@ ALERTS: Final = (
         board="llm-exporter",
         panel="Lateness of the last job",
         variables=_HOST_LABELS,
-        means="Jobs start half a minute late or more: too many targets for this machine, or jobs that hang.",
-        look=("Are all probes in the middle of a timeout? Is the machine out of CPU or memory?",),
+        means="Jobs start half a minute late or more: there are too many targets for this machine, or jobs hang.",
+        look=("Do all probes wait for a timeout? Is the machine out of CPU time or memory?",),
     ),
     Alert(
         name="LLMModelCacheDiskFilling",
@@ -691,15 +693,15 @@ ALERTS: Final = (
         panel="Free space",
         variables=_HOST_LABELS,
         means="Less than 3 % is free: the next download fails, and other programs on that file system soon too.",
-        look=("As for LLMModelCacheDiskFilling, now.",),
+        look=("The same as for LLMModelCacheDiskFilling, but at once.",),
     ),
     Alert(
         name="LLMModelDownloadStuck",
         severity="info",
-        summary="A model download does not go on",
+        summary="A model download has stopped",
         description=(
-            "{{ $value | humanize1024 }}B of incomplete downloads lie unchanged in the {{ $labels.cache }} cache on "
-            "{{ $labels.instance }} for more than two hours."
+            "{{ $value | humanize1024 }}B of incomplete downloads in the {{ $labels.cache }} cache on {{ $labels.instance }} "
+            "have not changed for more than two hours."
         ),
         value="llm_model_cache_incomplete_bytes",
         op=">",
@@ -716,9 +718,9 @@ ALERTS: Final = (
         board="llm-cache",
         panel="Incomplete downloads",
         variables=_HOST_LABELS,
-        means="A download hangs, or one was broken off and its rest was left. A running download grows.",
+        means="A download hangs, or it was interrupted and its partial files were left. The size of a running download grows.",
         look=(
-            "`llm_model_cache_model_complete == 0` names the model. Start the download again: it resumes. Or delete the rest.",
+            "`llm_model_cache_model_complete == 0` names the model. Start the download again: it resumes. Or delete the partial files.",
         ),
     ),
     Alert(
@@ -760,7 +762,7 @@ ALERTS: Final = (
         board="llm-cache",
         panel="Containers that share the cache",
         variables=_HOST_LABELS,
-        means="May be meant so. If not, the container loads tens of gigabytes that lie on the host already, at each new start.",
+        means="This may be intended. If not, each new container downloads tens of gigabytes that are on the host already.",
         look=("Start it with `-v ~/.cache/huggingface:/root/.cache/huggingface`.",),
     ),
     Alert(
@@ -780,10 +782,12 @@ ALERTS: Final = (
         panel="Throttled",
         variables=_HOST_LABELS,
         means=(
-            "The GPU lowers its clock. At full load a power limit does that normally; it is a cause to know when the speed falls, "
-            "and nothing by itself."
+            "The GPU lowers its clock. At full load a power limit normally does that. It explains a lower speed, and is no fault by "
+            "itself."
         ),
-        look=("Temperature and power on the Machine dashboard; fans, dust, the power profile of the board.",),
+        look=(
+            "Check temperature and power on the Machine dashboard, then fans, dust and the power profile of the board.",
+        ),
     ),
 )
 

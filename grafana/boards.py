@@ -527,7 +527,7 @@ def _target() -> dict[str, Any]:
     return dashboard(
         "llm-target",
         "LLM Target",
-        "One server in depth.",
+        "One server in detail.",
         _variables(many=False, module="default"),
         panels,
         annotations=_annotations(),
@@ -568,7 +568,7 @@ def _compare() -> dict[str, Any]:
              "Metric: llm_probe_tokens_per_second.", [query(base, instant=True)], (4, 5), unit=TOKENS_PER_SECOND, decimals=1, no_value="not measured then"),
         stat("Candidate", "Median speed of the candidate over the window up to now. Metric: llm_probe_tokens_per_second.",
              [query(new, instant=True)], (4, 5), unit=TOKENS_PER_SECOND, decimals=1, no_value="not measured"),
-        stat("Times as fast", f"Candidate ÷ baseline. The AITER success criteria: {_MINIMUM}× is the minimum, {_GOOD}× good, {_EXCELLENT}× excellent.",
+        stat("Speed-up", f"Candidate ÷ baseline. The AITER success criteria: {_MINIMUM}× is the minimum, {_GOOD}× good, {_EXCELLENT}× excellent.",
              [query(ratio, instant=True)], (4, 5), unit="suffix:×", decimals=2, no_value="needs both",
              thresholds=[("red", None), *((color, float(number)) for number, _, color in steps)], background=True),
         stat("Verdict", "By the AITER success criteria, which compare a candidate with its own baseline.", [query(ratio, instant=True)], (4, 5),
@@ -576,7 +576,7 @@ def _compare() -> dict[str, Any]:
                  {"type": "range", "options": {"from": low, "to": high, "result": {"text": text, "color": color, "index": index}}}
                  for index, ((low, high), (text, color)) in enumerate(zip(pairwise([None, *edges]), verdicts, strict=True))
              ], background=True, no_value="needs both"),
-        stat("Reached by its own right", "Lower bounds that the candidate reaches: its scenario's expected minimum (12 with AITER), and the tiers "
+        stat("Targets reached", "Lower bounds that the candidate reaches: its scenario's expected minimum (12 with AITER), and the tiers "
              "good and excellent (15 and 20 by default). Metrics: llm_expected_tokens_per_second, "
              "llm_performance_tier_threshold_tokens_per_second.",
              [
@@ -584,12 +584,12 @@ def _compare() -> dict[str, Any]:
                  query(f"{new} >= bool scalar(max({side(BOUND, 'candidate', tier='good')}))", "good", instant=True),
                  query(f"{new} >= bool scalar(max({side(BOUND, 'candidate', tier='excellent')}))", "excellent", instant=True),
              ], (4, 5), mappings=_YES_NO, names=True, no_value="not measured"),
-        stat("First token, times as long", "Candidate ÷ baseline: below 1 is faster. Metric: llm_probe_ttft_seconds.",
+        stat("First token, ratio", "Candidate ÷ baseline: below 1 is faster. Metric: llm_probe_ttft_seconds.",
              [query(f"{new_ttft} / {base_ttft}", instant=True)], (4, 5), unit="suffix:×", decimals=2, no_value="needs both",
              thresholds=(("green", None), ("text", 0.95), ("orange", 1.05))),
         timeseries(
             "Speed, side by side",
-            "The baseline is shifted by the offset, so that both lie over each other. Dashed: what the success criteria ask for. "
+            "The baseline is shifted by the offset, so that both can be compared. Dashed: what the success criteria ask for. "
             "Metric: llm_probe_tokens_per_second.",
             [
                 query(f"max({side(speed, 'baseline')} offset $offset)", "baseline"),
@@ -741,7 +741,7 @@ def _cache() -> dict[str, Any]:
                    "Metric: llm_model_cache_filesystem_free_bytes.", [query(free, "{{instance}} {{mountpoint}}")], (8, 7), unit="bytes"),
         bar_gauge("Size of the caches", "Metric: llm_model_cache_bytes.",
                   [query(host("llm_model_cache_bytes"), "{{instance}} {{cache}}", instant=True)], (8, 7), unit="bytes", no_value="No cache found"),
-        row("What lies there?"),
+        row("Which models are stored?"),
         table(
             "Models", "Largest first. A model that is not complete is being downloaded or was broken off. Last use: where the file system "
             "records it. Metrics: llm_model_cache_model_bytes, llm_model_cache_model_complete, "
@@ -793,7 +793,7 @@ def _cache() -> dict[str, Any]:
     return dashboard(
         "llm-cache",
         "LLM Model cache",
-        "Which models lie on the disks, whether they are whole, and how long there is room.",
+        "Which models are on the disks, whether they are complete, and when the disks will be full.",
         _host_variables(),
         panels,
     )
@@ -872,7 +872,7 @@ def _exporter() -> dict[str, Any]:
         f"{probe('llm_probe_clock_error_seconds')} / on (@module) {probe('llm_probe_phase_seconds', phase='decode')}"
     )
     panels = [
-        row("Does the watchman watch?"),
+        row("Is the exporter itself working?"),
         stat("Exporters up", "Metric: up.", [query(host("up"), "{{instance}}", instant=True)], (8, 5),
              mappings=values({"0": ("down", "red"), "1": ("up", "green")}), names=True, background=True, no_value="none known"),
         stat("Configuration reload", "Whether the last reload was accepted. Metric: llm_probe_exporter_config_last_reload_successful.",
@@ -894,7 +894,7 @@ def _exporter() -> dict[str, Any]:
                    [query(f"max by (collector) ({host('llm_probe_exporter_collector_duration_seconds')})", "{{collector}}")], (6, 9), unit="s"),
         timeseries("Targets", "By state. Metric: llm_probe_exporter_targets.",
                    [query(f"sum by (state) ({host('llm_probe_exporter_targets')})", "{{state}}")], (6, 9)),
-        row("Is it on time, and to be trusted?"),
+        row("Is it on time and accurate?"),
         timeseries("Lateness of the last job", "Metric: llm_probe_exporter_schedule_delay_seconds.",
                    [query(host("llm_probe_exporter_schedule_delay_seconds"), "{{instance}}")], (8, 8), unit="s"),
         timeseries("Age of the last run, in intervals", "Above 3 the results are stale, unless probes are skipped because the server is busy. "

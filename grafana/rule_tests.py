@@ -472,7 +472,7 @@ CASES: Final[tuple[Case, ...]] = (
         {"39m": (), "40m": ("LLMProbeConfigReloadFailed",)},
         pending={"39m": True},
         labels=_HOST_L,
-        description="The exporter box:9937 could not reload its configuration and runs on with the old one.",
+        description="The exporter box:9937 could not reload its configuration; the previous one stays in use.",
     ),
     _missing("LLMProbeConfigReloadFailed", RELOAD),
     Case(
@@ -499,7 +499,7 @@ CASES: Final[tuple[Case, ...]] = (
         labels=_PROBE_L,
         description=(
             "The measurement error of the default probe of vllm on box:9937 is 20% of its decode time. Speed alerts of this "
-            "probe are silent meanwhile."
+            "probe are silent."
         ),
     ),
     Case(
@@ -571,7 +571,7 @@ CASES: Final[tuple[Case, ...]] = (
         {"179m": (), "180m": ("LLMModelDownloadStuck",)},
         pending={"179m": True},
         labels=_HOST_L | {"cache": "huggingface"},
-        description="4GiB of incomplete downloads lie unchanged in the huggingface cache on box:9937 for more than two hours.",
+        description="4GiB of incomplete downloads in the huggingface cache on box:9937 have not changed for more than two hours.",
         minutes=200,
     ),
     Case(

@@ -3,8 +3,8 @@
 #
 #   PREFIX (/opt/llm-probe-exporter)            the program, in a Python environment of its own; replaced as a whole
 #   /usr/local/lib/systemd/system               the unit; replaced
-#   /etc/llm-probe-exporter                     your configuration; what is there is never touched
-#   /etc/systemd/system/….service.d             drop-ins that you ask for by --with; what is there is never touched
+#   /etc/llm-probe-exporter                     your configuration; existing files are never changed
+#   /etc/systemd/system/….service.d             drop-ins that you ask for by --with; existing ones are never changed
 #
 # Everything is downloaded and checked against deploy/requirements.lock before anything is changed.
 set -eu
@@ -26,11 +26,11 @@ usage() {
 Usage: install.sh [uninstall] [OPTION]...
 
   --wheel FILE         install this wheel instead of building one from this checkout
-  --with kfd           read what KFD tells of AMD GPUs (taken by itself where there is one)
-  --with docker        ask the Docker engine about its containers (as much as root: see docs/deploy-systemd.md)
+  --with kfd           read facts of AMD GPUs from KFD (added automatically where there is one)
+  --with docker        ask the Docker engine about its containers (as powerful as root: see docs/deploy-systemd.md)
   --with processes     read the launch settings of servers that are plain processes
   --with home-cache=U  read the model caches in the home folder of the user U
-  --prefix DIR         where the program goes [$prefix]
+  --prefix DIR         folder of the program [$prefix]
   --python PROGRAM     a Python of 3.11 or newer [$python]
   --no-start           do not enable and start the service
   --destdir DIR        put everything under DIR, for packages; starts nothing
@@ -58,7 +58,7 @@ while [ $# -gt 0 ]; do
     case $1 in
         install | uninstall) action=$1 ;;
         --wheel | --with | --prefix | --python | --destdir)
-            [ $# -gt 1 ] || fail "$1 wants a value"
+            [ $# -gt 1 ] || fail "$1 needs a value"
             case $1 in
                 --wheel) wheel=$2 ;;
                 --with) with="$with $2" ;;
@@ -77,7 +77,7 @@ while [ $# -gt 0 ]; do
             ;;
         *)
             usage >&2
-            fail "what is $1?"
+            fail "unknown argument: $1"
             ;;
     esac
     shift
@@ -118,10 +118,10 @@ fetch() {
     fi
 }
 
-# From the files at hand alone, so that a network that fails can't leave half a program behind.
+# From the downloaded files alone, so that a failing network can't leave half a program behind.
 make_program() {
     if [ -e "$program" ]; then
-        is_ours "$program" || fail "$program is there already, and is no $name: move it away, or choose --prefix"
+        is_ours "$program" || fail "$program exists and is not $name: move it, or choose another folder with --prefix"
     fi
     say "installing into $program"
     run mkdir -p "$(dirname "$program")"
@@ -162,8 +162,8 @@ check_drop_ins() {
             kfd | processes) ;;
             docker) [ -n "$destdir" ] || getent group docker >/dev/null || fail "--with docker: there is no group docker" ;;
             home-cache=?*) [ -n "$(home_of "${each#*=}")" ] || fail "--with $each: there is no user ${each#*=}" ;;
-            home-cache*) fail "--with home-cache wants a user: home-cache=alice" ;;
-            *) fail "--with $each: there are kfd, docker, processes and home-cache=USER" ;;
+            home-cache*) fail "--with home-cache needs a user: home-cache=alice" ;;
+            *) fail "--with $each: choose kfd, docker, processes or home-cache=USER" ;;
         esac
     done
 }
@@ -208,7 +208,7 @@ uninstall_it() {
     if is_ours "$program"; then
         run rm -rf "$program"
     elif [ -e "$program" ]; then
-        say "$program is no $name: it is left alone"
+        say "$program is not $name: it is not removed"
     fi
     if [ "$purge" = yes ]; then
         run rm -rf "$configuration" "$drop_ins"

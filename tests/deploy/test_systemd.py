@@ -125,9 +125,9 @@ def test_the_installer_keeps_what_is_there(tmp_path: Path) -> None:
     (stranger / "diary").write_text("mine", encoding="utf-8")
     refused = install("--dry-run", "--destdir", str(tmp_path))
     assert refused.returncode == 1
-    assert f"{stranger} is there already, and is no llm-probe-exporter" in refused.stderr
+    assert f"{stranger} exists and is not llm-probe-exporter" in refused.stderr
     removed = install("uninstall", "--destdir", str(tmp_path))
-    assert f"{stranger} is no llm-probe-exporter: it is left alone" in removed.stdout
+    assert f"{stranger} is not llm-probe-exporter: it is not removed" in removed.stdout
     assert (stranger / "diary").exists()
     assert config.exists()
 
@@ -135,14 +135,14 @@ def test_the_installer_keeps_what_is_there(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--dry-run", "--wheel"], "--wheel wants a value"),
-        (["--nonsense"], "what is --nonsense?"),
+        (["--dry-run", "--wheel"], "--wheel needs a value"),
+        (["--nonsense"], "unknown argument: --nonsense"),
         (["--prefix", "opt"], "use an absolute path"),
         (["--prefix", "/opt/a b"], "use letters, digits"),
         (["--python", "/bin/false", "--dry-run"], "must be Python 3.11 or newer"),
         (["--wheel", "/no/such.whl", "--dry-run"], "there is no such file"),
-        (["--with", "magic", "--dry-run"], "there are kfd, docker, processes and home-cache=USER"),
-        (["--with", "home-cache", "--dry-run"], "wants a user: home-cache=alice"),
+        (["--with", "magic", "--dry-run"], "choose kfd, docker, processes or home-cache=USER"),
+        (["--with", "home-cache", "--dry-run"], "needs a user: home-cache=alice"),
         (["--with", "home-cache=no-such-user", "--dry-run"], "there is no user no-such-user"),
     ],
 )

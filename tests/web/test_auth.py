@@ -583,9 +583,9 @@ def test_the_documented_limits_are_the_limits() -> None:
         f"| connections | {server.CONNECTIONS};",
         f"| {server.REQUEST_SECONDS:.0f} s, and {server.REQUEST_BYTES >> 10} KiB, of which {server.HEADER_BYTES >> 10} KiB",
         f"| between requests | {server.IDLE_SECONDS:.0f} s |",
-        f"| an answer of which the client takes nothing | {server.WRITE_SECONDS:.0f} s |",
-        f"at most {auth_room.WAITING} different passwords wait, {auth_room.WAITING_EACH} from one address",
-        f"looked at every {AUTH_SECONDS:.0f} s",
+        f"| an answer of which the client reads nothing | {server.WRITE_SECONDS:.0f} s |",
+        f"At most {auth_room.WAITING} different passwords wait, {auth_room.WAITING_EACH} from one address",
+        f"checked every {AUTH_SECONDS:.0f} s, and used once they have not changed for {AUTH_SECONDS:.0f} s",
     ):
         assert said in text, said
 
