@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 
 from tests.cache.build import Hub, safetensors
-from tests.real.daemon import free_port, running_daemon, scrape, value, wait_for
+from tests.ports import free_port
+from tests.real.daemon import running_daemon, scrape, value
 from tests.servers.exact import ExactServer, chat, plain
+from tests.waiting import eventually
 
 STRIX_HALO = Path(__file__).parent / "fixtures" / "host" / "sys" / "radeon-8060s"
 BANDWIDTH = 256e9
@@ -67,7 +69,7 @@ cache: {{paths: [{{name: hub, kind: huggingface, path: {hub}}}]}}
 """)
         with running_daemon("--config", config, port=port, log=tmp_path / "log"):
             name = "llm_decode_efficiency_ratio"
-            wait_for(lambda: value(scrape(port), name, target="tiny") is not None, what="the ceiling of a good probe")
+            eventually(lambda: value(scrape(port), name, target="tiny") is not None, what="the ceiling of a good probe")
             samples = scrape(port)
     context = 20 + 16 / 2
     ceiling = BANDWIDTH / (LAYERS + HEAD + KV_BYTES * context)

@@ -31,8 +31,8 @@ from exporter.probe.fingerprint import (
 from exporter.probe.marker import Markers
 from exporter.probe.prompt import compose
 from exporter.probe.stream import Event
+from tests.ports import free_port
 from tests.real.conftest import need
-from tests.real.daemon import free_port
 from tests.real.llama import MAKE_MODEL, llama_server, running_llama
 from tests.servers import make_tiny_gguf
 

@@ -20,9 +20,10 @@ from exporter.cache.facts import WeightFacts
 from exporter.cache.model_file import read_model
 from exporter.host.process import OTHERS_HIDDEN, OWN_CONTAINER
 from exporter.launch.programs import PRESETS, SERVERS
+from tests.ports import free_port
 from tests.real.conftest import need
-from tests.real.daemon import free_port, wait_for
 from tests.real.llama import llama_server, make_model, wait_until_ready
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.real
 
@@ -193,7 +194,7 @@ def test_in_a_network_of_its_own(binary: Path, folder: Path) -> None:
     """A server in another network namespace doesn't answer at this one's loopback, and any user can tell."""
     command = ("unshare", "--net", binary, "-m", "tiny.gguf", "--port", "18080", "--offline")
     with started(command, 18080, folder, wait=False) as pid:
-        wait_for(lambda: any(p["pid"] == pid for p in read(folder)["processes"]), what="the server's process")
+        eventually(lambda: any(p["pid"] == pid for p in read(folder)["processes"]), what="the server's process")
         found = one(read(folder, *AS_NOBODY), pid)
     assert (found["network"], found["answers"]) == ("other", False)
 
@@ -214,7 +215,7 @@ def test_a_router_and_the_model_that_it_started(binary: Path, folder: Path) -> N
         )
         with urllib.request.urlopen(request, timeout=60):
             pass
-        wait_for(lambda: bool(one(read(folder), pid)["workers"]), what="the model's process")
+        eventually(lambda: bool(one(read(folder), pid)["workers"]), what="the model's process")
         router = one(read(folder), pid)
     # No switch names the port: its own socket does.
     assert (alone["port"], alone["listening"], alone["workers"], alone["model"]) == (port, True, [], None)
