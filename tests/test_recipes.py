@@ -104,14 +104,22 @@ DIALECT = '''"""An example: the OpenAI chat API under another name."""
 from dataclasses import dataclass
 
 from exporter.probe.client import Request
-from exporter.probe.dialects.dialect import ChatRequest, Get, ServerStatus, StatusQuery, json_of, member
+from exporter.probe.dialects.dialect import (
+    ChatRequest,
+    Dialect,
+    Get,
+    ServerStatus,
+    StatusQuery,
+    json_of,
+    member,
+)
 from exporter.probe.dialects.openai import OPTIONAL, chat_request, read_chat, status_by_models
 from exporter.probe.stream import Event
 from exporter.probe.timeline import Delta
 
 
 @dataclass(frozen=True, slots=True)
-class Example:
+class Example(Dialect):
     """An example."""
 
     name: str = "example_server"

@@ -15,6 +15,7 @@ from exporter.snapshot import CACHE, COLLECTOR, CONTAINERS, EXPORTER, GPU, GPU_S
 from exporter.text import age_text, band_text, bytes_text, count_text, rate_text, seconds_text, share_text
 from exporter.web import status
 from exporter.web.draw import bar_of, sparkline_of
+from exporter.web.templating import new_environment
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -113,16 +114,7 @@ def as_instant(seconds: float) -> str:
 
 @functools.cache
 def _environment() -> "Environment":
-    # With the first page that is asked for: a daemon that is only scraped never loads Jinja, which takes 2 MB.
-    from jinja2 import Environment, PackageLoader, StrictUndefined  # noqa: PLC0415
-
-    environment = Environment(
-        loader=PackageLoader("exporter.web"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = new_environment()
     environment.filters |= {
         "tokens": rate_text,
         "seconds": seconds_text,

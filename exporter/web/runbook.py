@@ -6,7 +6,7 @@ import re
 from importlib import resources
 from typing import Final
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from exporter.web.templating import new_environment
 
 _MARKED: Final = re.compile(r"`([^`]+)`|\*([^*]+)\*")
 
@@ -15,13 +15,7 @@ _MARKED: Final = re.compile(r"`([^`]+)`|\*([^*]+)\*")
 def render_runbook() -> str:
     """The page as HTML. Each alert has its name in lower case as its anchor."""
     text = resources.files("exporter.web").joinpath("runbook.json").read_text(encoding="utf-8")
-    environment = Environment(
-        loader=PackageLoader("exporter.web"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = new_environment()
     environment.filters["parts"] = parts_of
     return environment.get_template("runbook.html").render(runbook=json.loads(text))
 
