@@ -23,7 +23,10 @@ class Resident:
 
 
 class Memory:
-    """At most ``most`` models. One that nobody used for ``ttl`` seconds leaves; what a request does to it goes to ``cost``."""
+    """At most ``most`` models. One that nobody used for ``ttl`` seconds leaves; what a request does to it goes to ``cost``.
+
+    With ``spares_pinned`` models without a time of their own are neither counted nor evicted.
+    """
 
     def __init__(
         self,
@@ -33,10 +36,12 @@ class Memory:
         most: int = 1,
         ttl: float | None = None,
         load_seconds: float = 0.0,
+        spares_pinned: bool = False,
     ) -> None:
         self.most = most
         self.ttl = ttl
         self.load_seconds = load_seconds
+        self.spares_pinned = spares_pinned
         self.clock = clock
         self._cost = cost
         self._models: dict[str, Resident] = {}
@@ -96,9 +101,10 @@ class Memory:
             if model and model.state == "ready":
                 return model
             if model is None:
-                if len(self._models) < self.most:
+                counted = [each for each in self._models.values() if each.ttl is not None or not self.spares_pinned]
+                if len(counted) < self.most:
                     return self._load(name, left)
-                idle = [each for each in self._models.values() if not each.requests and each.state == "ready"]
+                idle = [each for each in counted if not each.requests and each.state == "ready"]
                 if idle:
                     self._cost("eviction")
                     del self._models[min(idle, key=lambda each: each.used_at).name]

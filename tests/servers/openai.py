@@ -1,6 +1,7 @@
 """What the simulated servers of the OpenAI chat API have in common: the queue, the pace, and the shapes of their streams."""
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -43,7 +44,10 @@ class OpenAIServer(Simulated):
         self.pace = 1 / tokens_per_second
         self.prefill_seconds = prefill_seconds
         self.queue = Queue(slots)
-        self.generated = 0
+        self.generated: Counter[str] = Counter()
+        """Tokens of each model."""
+        self.last_count = 0
+        """Tokens of the answer that ended last."""
         self.answer_tokens: int | None = None
 
     def reply(self, asked: Asked, model: str, *, late: bool = True) -> Answer:
@@ -74,9 +78,10 @@ class OpenAIServer(Simulated):
                     "choices": [{"index": 0, "delta": {"content": f" word{number}"}, "finish_reason": last}],
                 }
                 with self.lock:
-                    self.generated += 1
+                    self.generated[model] += 1
                 sent = number
                 yield (role if number == 1 and shape.role == "first" else b"") + sse(event)
+            self.last_count = sent
             if sent == most:
                 yield from self._end(body, chunk, reason, most)
 

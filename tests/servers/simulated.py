@@ -149,9 +149,10 @@ class Simulated:
         return [each.body for each in self.asked if each.method == "POST"]
 
     def cost(self, kind: str, count: int = 1) -> None:
-        """Count what a request did."""
-        with self.lock:
-            self.costs[kind] += count
+        """Count what a request did; nothing stays nothing."""
+        if count:
+            with self.lock:
+                self.costs[kind] += count
 
     def start(self, port: int = 0, *, answering: bool = True) -> None:
         """Listen, on the port of before if it is started again; without ``answering`` connections wait until ``serve``."""

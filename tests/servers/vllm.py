@@ -206,7 +206,7 @@ class SimulatedVllm(Simulated):
     def _chat(self, asked: Asked) -> Iterator[bytes]:
         """Headers come at once, the role with the first token."""
         with self.lock:
-            self.costs["wake"] += self.asleep
+            self.cost("wake", int(self.asleep))
             self.asleep = False
             self.ours += 1
             self.most_at_once = max(self.most_at_once, self.ours)
