@@ -76,7 +76,7 @@ class SimulatedLemonade(OpenAIServer):
             case "GET", "/api/ps":
                 return as_json({"models": [self._ollama(each) | self._stay() for each in self._loaded()]})
             case "POST", "/api/chat":
-                return as_json({"error": "not simulated"}, 501)
+                return self._chat(asked)
             case "GET", _ if not path.startswith(("/api", "/v0", "/v1", "/static", "/live", "/status", "/internal")):
                 return Answer(body=PAGE, kind="text/html")
             case _:
@@ -145,7 +145,7 @@ class SimulatedLemonade(OpenAIServer):
         return Answer(body="\n".join([*lines, ""]).encode(), kind="text/plain; version=0.0.4; charset=utf-8")
 
     def _chat(self, asked: Asked) -> Answer:
-        named = (asked.body or {}).get("model")
+        named = ((asked.body or {}).get("model") or "").removesuffix(":latest")
         name = named or next(iter(self._loaded()), None)
         if name is None:
             return as_json({"error": "No model loaded and no model specified in request"}, 400)
@@ -155,7 +155,10 @@ class SimulatedLemonade(OpenAIServer):
         if self.models[name].kind != "llm":
             text = "This model does not support chat completion. Only LLM models support this endpoint."
             return as_json({"error": {"message": text, "type": "invalid_request_error"}}, 400)
-        answer = self.reply(asked, name)
+        if asked.path == "/api/chat":
+            answer = Answer(kind="application/x-ndjson", pieces=self.imitated(asked, name))
+        else:
+            answer = self.reply(asked, name)
         return Answer(kind=answer.kind, pieces=self._served(asked, name, answer), late=True)
 
     def _served(self, asked: Asked, name: str, answer: Answer) -> Iterator[bytes]:

@@ -58,6 +58,8 @@ class SimulatedLocalAI(OpenAIServer):
                 return as_json({"object": "list", "data": [self._entry(each) for each in self.models]})
             case "POST", "/v1/chat/completions":
                 return self._chat(asked)
+            case "POST", "/api/chat" if self.kind == "docker":
+                return self._chat(asked)
         found = {"localai": self._localai, "mlx_lm": self._mlx_lm, "docker": self._docker}[self.kind](asked)
         return found or as_text("404 page not found", 404)
 
@@ -106,7 +108,10 @@ class SimulatedLocalAI(OpenAIServer):
             self.cost("download", int(self.kind == "mlx_lm"))
             text = f'model "{name}" not found. To see available models, call GET /v1/models'
             return as_json({"error": {"code": 404, "message": text, "type": "invalid_request_error"}}, 404)
-        answer = self.reply(asked, name)
+        if asked.path == "/api/chat":
+            answer = Answer(kind="application/x-ndjson", pieces=self.imitated(asked, name))
+        else:
+            answer = self.reply(asked, name)
         return Answer(kind=answer.kind, pieces=self._served(asked, name, answer), late=True)
 
     def _served(self, asked: Asked, name: str, answer: Answer) -> Iterator[bytes]:

@@ -3,7 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from tests.servers.queue import Queue, ticks
@@ -57,6 +57,22 @@ class OpenAIServer(Simulated):
             return Answer(kind="text/event-stream", pieces=pieces, late=late)
         return Answer(pieces=self._whole(pieces), late=True)
 
+    def imitated(self, asked: Asked, model: str) -> Iterator[bytes]:
+        """The same answer as the lines of an imitated Ollama: an unfinished line for each token, no times in the last one."""
+        options = asked.body.get("options") or {}
+        body = {**asked.body, "max_tokens": options.get("num_predict"), "stream_options": {"include_usage": True}}
+        usage: dict[str, Any] = {}
+        for event in _events(self.stream(replace(asked, body=body), model)):
+            usage = event.get("usage") or usage
+            for choice in event["choices"]:
+                if text := choice.get("delta", {}).get("content"):
+                    yield _line(asked, {"role": "assistant", "content": text}, done=False)
+        if usage:
+            counts = {"prompt_eval_count": usage["prompt_tokens"], "eval_count": usage["completion_tokens"]}
+            times = dict.fromkeys(("total_duration", "load_duration", "prompt_eval_duration", "eval_duration"), 0)
+            last = {"done_reason": "stop", **counts, **times}
+            yield _line(asked, {"role": "assistant", "content": ""}, done=True, **last)
+
     def stream(self, asked: Asked, model: str) -> Iterator[bytes]:
         """The events of one request; nothing more comes when its client leaves."""
         shape, body = self.shape, asked.body
@@ -103,8 +119,7 @@ class OpenAIServer(Simulated):
 
     def _whole(self, pieces: Iterator[bytes]) -> Iterator[bytes]:
         """The answer without a stream."""
-        lines = [line for piece in pieces for line in piece.split(b"\n") if line.startswith(b"data: {")]
-        events = [json.loads(line.removeprefix(b"data: ")) for line in lines]
+        events = list(_events(pieces))
         choices = [each["choices"][0] for each in events if each["choices"]]
         if choices:
             text = "".join(each["delta"].get("content") or "" for each in choices)
@@ -114,3 +129,15 @@ class OpenAIServer(Simulated):
                 "finish_reason": choices[-1]["finish_reason"],
             }
             yield json.dumps({"object": "chat.completion", "model": events[0]["model"], "choices": [choice]}).encode()
+
+
+def _events(pieces: Iterator[bytes]) -> Iterator[Any]:
+    """The JSON of a stream's events."""
+    for piece in pieces:
+        for line in piece.split(b"\n"):
+            if line.startswith(b"data: {"):
+                yield json.loads(line.removeprefix(b"data: "))
+
+
+def _line(asked: Asked, message: dict[str, str], **fields: Any) -> bytes:
+    return json.dumps({"model": asked.body["model"], "message": message, **fields}).encode() + b"\n"

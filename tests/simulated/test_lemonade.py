@@ -1,10 +1,12 @@
 """The simulated Lemonade does what the real one does, shown over HTTP."""
 
+from typing import Any
+
 import pytest
 
 from tests.servers.lemonade import SimulatedLemonade
 from tests.servers.user import User, several
-from tests.simulated.plain import chat, get, post, read, spent, wait_for
+from tests.simulated.plain import chat, events, get, post, read, spent, wait_for
 
 LOCAL, OTHER, CLOUD = "Qwen3-8B-GGUF", "Gemma-3-4b-it-GGUF", "openrouter.gpt-4o"
 
@@ -69,3 +71,17 @@ def test_refusals() -> None:
         bodies = (chat(), chat(model="x"), chat(model="nomic-embed-text-v1-GGUF"))
         assert [post(server, "/v1/chat/completions", body).status_code for body in bodies] == [400, 404, 400]
         assert server.costs == {}
+
+
+def test_its_ollama_path_costs_the_same() -> None:
+    """Lines in place of events, with counts and no times."""
+    with SimulatedLemonade() as server:
+        body = {
+            "model": f"{LOCAL}:latest",
+            "messages": [{"role": "user", "content": "a b"}],
+            "options": {"num_predict": 3},
+        }
+        found: list[Any] = []
+        assert spent(server, lambda: found.extend(events(post(server, "/api/chat", body)))) == {"load": 1}
+        assert [each["done"] for each in found] == [False, False, False, True]
+        assert (found[-1]["eval_count"], found[-1]["total_duration"]) == (3, 0)
