@@ -137,7 +137,7 @@ class SimulatedOllama(Simulated):
         *,
         version: str = "0.24.0",
         load_seconds: float = 1.2,
-        tokens_per_second: float = 1000.0,
+        tokens_per_second: float = 500.0,
         prompt_tokens_per_second: float = 10_000.0,
         parallel: int = 1,
         max_loaded: int = 1,

@@ -73,7 +73,7 @@ class SimulatedVllm(Simulated):
     def __init__(
         self,
         *,
-        tokens_per_second: float = 1000.0,
+        tokens_per_second: float = 500.0,
         prompt_tokens_per_second: float = 1e6,
         prefill_seconds: float = 0.0,
         slots: int = 256,
