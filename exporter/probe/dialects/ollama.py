@@ -48,7 +48,7 @@ NOTICE: Final = "Ollama can't tell whether it is busy"
 CLOCK_SKEW_SECONDS: Final = 5.0
 _MULTIPLES: Final = {"K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
 # Servers that answer at Ollama's paths too.
-IMITATORS: Final = frozenset({"koboldcpp", "lemonade"})
+IMITATORS: Final = frozenset({"docker", "koboldcpp", "lemonade"})
 # Models of these families give embeddings, not text.
 _NO_CHAT: Final = frozenset({"bert", "nomic-bert"})
 
