@@ -1,0 +1,260 @@
+"""The ledger of one target: facts and samples into changes, what each of them cost, and steps that none explains. Pure.
+
+A ``Ledger`` is never changed: each function gives the next one. Time comes in as Unix seconds and only says when
+something was seen; what lies before and after is told by the order in which it came in.
+
+    ledger = observe_facts(ledger, now, {"image": "vllm:0.12@sha256:…", "kernel": "6.14"})
+    ledger = observe(ledger, "default", Sample(now, tokens_per_second=12.1, ttft_seconds=0.31))
+"""
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from typing import Final
+
+from exporter.history import watch as module_watch
+from exporter.history.sample import Sample
+from exporter.history.shift import Shift
+from exporter.history.watch import Watch
+
+CHARACTERS: Final = 128
+"""Of the name and of the value of a fact."""
+MOST_FACTS: Final = 256
+MOST_CHANGES: Final = 32
+MOST_MODULES: Final = 16
+TOGETHER_SECONDS: Final = 600.0
+"""Facts that change within this time and without a good probe between them are one change."""
+RESTLESS: Final = 4
+RESTLESS_SECONDS: Final = 3600.0
+"""A fact that is seen to change so often in this time is left out until it has kept one value for as long."""
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One fact before and after a change, or on two sides of a comparison; in words."""
+
+    fact: str
+    before: str
+    after: str
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Facts of a target, or of its machine, that were seen to change at one time (Unix seconds)."""
+
+    target: str
+    at_seconds: float
+    differences: tuple[Difference, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One line for a reader: a change with what each module's speed did since, or a step that no fact explains.
+
+    ``differences`` is empty for such a step. A shift with several changes stands in the entry of each of them.
+    """
+
+    target: str
+    at_seconds: float
+    differences: tuple[Difference, ...]
+    shifts: tuple[Shift, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What a fact was last known to be, and since when (Unix seconds)."""
+
+    value: str
+    since_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A fact that changed within the last hour: its newest value, and when it changed."""
+
+    value: str
+    times: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """All that is known of one target: its facts, its newest changes (oldest first), and each module's speed.
+
+    ``open`` is how many of the newest changes no good probe has followed yet: they may still grow, or be undone.
+    """
+
+    target: str
+    known: Mapping[str, Known] = field(default_factory=dict)
+    recent: Mapping[str, Seen] = field(default_factory=dict)
+    changes: tuple[Change, ...] = ()
+    open: int = 0
+    watches: Mapping[str, Watch] = field(default_factory=dict)
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """The last known value of each fact."""
+        return {name: known.value for name, known in self.known.items()}
+
+    @property
+    def shifts(self) -> tuple[Shift, ...]:
+        """What the speeds did since changes and steps, of all modules, oldest first."""
+        found = (shift for each in self.watches.values() for shift in each.shifts)
+        return tuple(sorted(found, key=lambda shift: shift.since_seconds))
+
+    @property
+    def standing(self) -> tuple[Shift, ...]:
+        """The drops that are neither over nor accepted."""
+        return tuple(shift for shift in self.shifts if shift.standing)
+
+    @property
+    def entries(self) -> tuple[Entry, ...]:
+        """Its changes and unexplained steps, newest first."""
+        return entries_of(self.target, self.changes, self.shifts)
+
+    @property
+    def restless(self) -> tuple[str, ...]:
+        """The facts that change too often to be told."""
+        return tuple(name for name, seen in self.recent.items() if len(seen.times) >= RESTLESS)
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """What a ledger says that the one before it did not: to be kept, to be told. ``gone`` was undone or explained."""
+
+    changes: tuple[Change, ...] = ()
+    shifts: tuple[Shift, ...] = ()
+    gone_changes: tuple[Change, ...] = ()
+    gone_shifts: tuple[Shift, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.changes or self.shifts or self.gone_changes or self.gone_shifts)
+
+
+def in_words(text: str) -> str:
+    """A fact's name or value as it is kept: one line, no control characters, at most 128 characters."""
+    shown = text if text.isprintable() else "".join(c for c in islice(text, 16 * CHARACTERS) if c.isprintable())
+    return shown.strip()[:CHARACTERS]
+
+
+def observe_facts(ledger: Ledger, at_seconds: float, facts: Mapping[str, str | None]) -> Ledger:
+    """After the facts were read. None, an empty text and a fact that is not given are unknown, which changes nothing."""
+    known, recent = dict(ledger.known), dict(ledger.recent)
+    differences = []
+    for name, value in _given(facts):
+        old = known.get(name)
+        if old is None:
+            known[name] = Known(value, at_seconds)
+        elif not _is_restless(recent, name, old.value, value, at_seconds) and value != old.value:
+            known[name] = Known(value, at_seconds)
+            differences.append(Difference(name, old.value, value))
+    if known == ledger.known and recent == ledger.recent:
+        return ledger
+    ledger = replace(ledger, known=_bounded(known, facts), recent=recent)
+    return _changed(ledger, at_seconds, differences) if differences else ledger
+
+
+def _given(facts: Mapping[str, str | None]) -> Iterable[tuple[str, str]]:
+    for name, value in islice(facts.items(), MOST_FACTS):
+        words = in_words(value) if value else ""
+        if words:
+            yield in_words(name), words
+
+
+def _bounded(known: dict[str, Known], given: Collection[str]) -> dict[str, Known]:
+    surplus = sorted((name for name in known if name not in given), key=lambda name: known[name].since_seconds)
+    for name in surplus[: max(0, len(known) - MOST_FACTS)]:
+        del known[name]
+    return known
+
+
+def _is_restless(recent: dict[str, Seen], name: str, told: str, value: str, at_seconds: float) -> bool:
+    """Note whether a fact has changed, in ``recent``, and say whether it does so too often to be told."""
+    seen = recent.get(name)
+    if value != (seen.value if seen else told):
+        times = tuple(each for each in (seen.times if seen else ()) if abs(at_seconds - each) < RESTLESS_SECONDS)
+        recent[name] = seen = Seen(value, (*times, at_seconds)[-RESTLESS:])
+    elif seen is not None and abs(at_seconds - seen.times[-1]) >= RESTLESS_SECONDS:
+        del recent[name]
+        return False
+    return seen is not None and len(seen.times) >= RESTLESS
+
+
+def _changed(ledger: Ledger, at_seconds: float, differences: Iterable[Difference]) -> Ledger:
+    newest = ledger.changes[-1] if ledger.open else None
+    if newest is None or abs(at_seconds - newest.at_seconds) > TOGETHER_SECONDS:
+        taken = {each.at_seconds for each in ledger.changes}
+        while at_seconds in taken:  # a change is known by its time
+            at_seconds += 0.001
+        change = Change(ledger.target, at_seconds, tuple(differences))
+        opened = min(ledger.open + 1, MOST_CHANGES)
+        return replace(ledger, changes=(*ledger.changes, change)[-MOST_CHANGES:], open=opened)
+    merged = {each.fact: each for each in newest.differences}
+    for each in differences:
+        first = merged.pop(each.fact, each)
+        if first.before != each.after:
+            merged[each.fact] = replace(first, after=each.after)
+    if not merged:
+        return replace(ledger, changes=ledger.changes[:-1], open=ledger.open - 1)
+    grown = replace(newest, differences=tuple(merged.values()))
+    return replace(ledger, changes=(*ledger.changes[:-1], grown))
+
+
+def observe(ledger: Ledger, module: str, sample: Sample) -> Ledger:
+    """After one probe by a module that was not skipped. Samples come in the order in which they were measured."""
+    watches = dict(ledger.watches)
+    if module not in watches and len(watches) >= MOST_MODULES:
+        return ledger
+    watches.setdefault(module, Watch(module))
+    open_changes = ledger.open
+    if open_changes and sample.counts:
+        for change in ledger.changes[-open_changes:]:
+            watches = {name: module_watch.begin(each, change.at_seconds) for name, each in watches.items()}
+        open_changes = 0
+    watches[module] = module_watch.observe(watches[module], sample)
+    return replace(ledger, watches=watches, open=open_changes)
+
+
+def accept(ledger: Ledger, at_seconds: float) -> Ledger:
+    """The speeds of now are the usual ones: no drop stands any more."""
+    watches = {name: module_watch.accept(each, at_seconds) for name, each in ledger.watches.items()}
+    return replace(ledger, watches=watches)
+
+
+def retain(ledger: Ledger, modules: Collection[str]) -> Ledger:
+    """Without what is known of modules that no longer probe this target."""
+    return replace(ledger, watches={name: each for name, each in ledger.watches.items() if name in modules})
+
+
+def entries_of(target: str, changes: Iterable[Change], shifts: Collection[Shift]) -> tuple[Entry, ...]:
+    """Changes and unexplained steps, newest first. A change has no shift of a module with too few good probes."""
+    entries = [
+        Entry(target, change.at_seconds, change.differences, tuple(s for s in shifts if change.at_seconds in s.changes))
+        for change in changes
+    ]
+    entries += [Entry(target, shift.since_seconds, (), (shift,)) for shift in shifts if not shift.explained]
+    return tuple(sorted(entries, key=lambda entry: entry.at_seconds, reverse=True))
+
+
+def news(before: Ledger, after: Ledger) -> News:
+    """What the later of two successive ledgers says anew."""
+    if before.changes == after.changes and before.watches == after.watches:
+        return News()
+    old, new = set(before.changes), {each.at_seconds for each in after.changes}
+    gone = before.changes[len(before.changes) - before.open :]
+    shifts = [_news_of(before.watches.get(name, Watch(name)), each) for name, each in after.watches.items()]
+    return News(
+        tuple(each for each in after.changes if each not in old),
+        tuple(shift for fresh, _ in shifts for shift in fresh),
+        tuple(each for each in gone if each.at_seconds not in new),
+        tuple(shift for _, explained in shifts for shift in explained),
+    )
+
+
+def _news_of(before: Watch, after: Watch) -> tuple[list[Shift], list[Shift]]:
+    if before.shifts is after.shifts:
+        return [], []
+    old, kept = set(before.shifts), {each.since_seconds for each in after.shifts}
+    explained = [
+        each for each in before.shifts if each.since_seconds not in kept and each.since_seconds == before.judged
+    ]
+    return [each for each in after.shifts if each not in old], explained

@@ -1,0 +1,335 @@
+"""One module of one target: which samples lie before and after a change, when they are compared, and what that tells. Pure.
+
+After a change or a step, the samples since are compared with those before when there are 3, 5, 10 and 30, and then
+daily. Samples are told apart by their order, so that a clock that is set moves none to the other side. From 30 on the CUSUM
+watches for steps; what it finds counts only if the two-sample test confirms it.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from statistics import median
+from typing import Final
+
+from exporter.history.ratio import LEAST_CHANGE, LEAST_SAMPLES, Ratio, ratio_of
+from exporter.history.sample import Sample, Samples
+from exporter.history.shift import Shift
+from exporter.history.steps import Cusum, Reference
+
+JUDGED_AT: Final = (3, 5, 10, 30)
+"""Good samples since a change at which it is judged; after the last of them daily."""
+SETTLED: Final = JUDGED_AT[-1]
+APART: Final = 10
+"""Two changes with fewer good samples between them are judged together."""
+MOST_BEFORE: Final = 60
+MOST_SINCE: Final = 120
+MOST_SHIFTS: Final = 32
+MOST_TOGETHER: Final = 8
+DAY_SECONDS: Final = 86400.0
+ACCEPTED_SECONDS: Final = 30 * DAY_SECONDS
+EARLY: Final = 10
+"""What a change did shows in the first samples since. What comes later was something else."""
+DELAY: Final = 15
+"""The newest samples may belong to a step that is not found yet, so they join the reference so many samples later."""
+WINDOWS: Final = (10, 30, 60)
+NEWEST: Final = 5
+LEAST_STEP: Final = math.log(1.03)
+"""A step has no known time: the place where the series differs most is looked for, so it must differ by more."""
+
+NOTHING: Final = Samples()
+UNKNOWN: Final = Reference()
+ZERO: Final = Cusum()
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """What is known of one module's speed.
+
+    ``since`` are the newest good samples at the present level, ``before`` those before the change or step that is judged,
+    ``count`` how many good samples there have been since it, ``early`` how the first of them compared (a logarithm).
+    ``judged`` is when that change or step was (Unix time); None where there was none yet. ``shifts`` are oldest first.
+    """
+
+    module: str
+    since: Samples = NOTHING
+    before: Samples = NOTHING
+    judged: float | None = None
+    changes: tuple[float, ...] = ()
+    count: int = 0
+    early: float | None = None
+    reference: Reference = UNKNOWN
+    down: Cusum = ZERO
+    up: Cusum = ZERO
+    shifts: tuple[Shift, ...] = ()
+    last_at_seconds: float | None = None
+    watched_seconds: float = 0.0
+    judged_after_seconds: float = 0.0
+
+    @property
+    def shift(self) -> Shift | None:
+        """That of the change or step that is judged now."""
+        return next((each for each in self.shifts if each.since_seconds == self.judged), None)
+
+
+def begin(watch: Watch, at_seconds: float) -> Watch:
+    """Facts have changed: from here on it is judged what that did."""
+    if watch.judged is not None and watch.count < APART:
+        return _together(watch, at_seconds)
+    before = watch.since
+    reference = watch.reference
+    if watch.judged is not None and watch.count < SETTLED:
+        watch = _judge(watch, at_seconds)
+        if _moved(watch):
+            reference = Reference.of(watch.since.speeds())
+        else:
+            before = watch.before.joined(watch.since, MOST_BEFORE)
+    return replace(
+        watch,
+        before=before.newest(MOST_BEFORE),
+        since=NOTHING,
+        judged=at_seconds,
+        changes=(at_seconds,),
+        count=0,
+        early=None,
+        reference=reference,
+        down=ZERO,
+        up=ZERO,
+    )
+
+
+def _together(watch: Watch, at_seconds: float) -> Watch:
+    """One more change before the last could be judged. A step that a change follows so soon is explained by it."""
+    shifts, judged = watch.shifts, watch.judged
+    if not watch.changes:
+        shifts, judged = tuple(each for each in shifts if each.since_seconds != judged), at_seconds
+    changes = (*watch.changes[:1], *watch.changes[1:][-MOST_TOGETHER + 2 :], at_seconds)
+    return replace(watch, since=NOTHING, judged=judged, changes=changes, count=0, early=None, shifts=shifts)
+
+
+def observe(watch: Watch, sample: Sample) -> Watch:
+    """After one more probe; one that doesn't count only lets time pass."""
+    watch = _accept_old(_later(watch, sample.at_seconds), sample.at_seconds)
+    if not sample.counts or sample.tokens_per_second is None:
+        return watch
+    watch = replace(watch, since=watch.since.followed_by(sample, MOST_SINCE), count=watch.count + 1)
+    if watch.count < SETTLED:
+        return _judge(watch, sample.at_seconds) if watch.count in JUDGED_AT else watch
+    if watch.count == SETTLED:
+        return _settle(_judge(watch, sample.at_seconds), sample.at_seconds)
+    watch = _learn(_sum_up(watch, sample.tokens_per_second))
+    if watch.down.alarmed or watch.up.alarmed:
+        watch = _find_step(watch, sample.at_seconds)
+    if watch.watched_seconds - watch.judged_after_seconds >= DAY_SECONDS:
+        level = median(watch.since.newest(MOST_BEFORE).speeds())
+        watch = _drift_back(_judge(watch, sample.at_seconds), level, sample.at_seconds)
+    return watch
+
+
+def accept(watch: Watch, at_seconds: float) -> Watch:
+    """The present level is the usual one from now on: nothing stands any more."""
+    return replace(watch, shifts=tuple(_accepted(each, at_seconds) for each in watch.shifts))
+
+
+def _accepted(shift: Shift, at_seconds: float) -> Shift:
+    return replace(shift, accepted_at_seconds=at_seconds) if shift.standing else shift
+
+
+def _later(watch: Watch, at_seconds: float) -> Watch:
+    # A clock that was set forward makes no more than a day pass, one that was set back none.
+    passed = 0.0 if watch.last_at_seconds is None else at_seconds - watch.last_at_seconds
+    watched = watch.watched_seconds + min(max(passed, 0.0), DAY_SECONDS)
+    return replace(watch, last_at_seconds=at_seconds, watched_seconds=watched)
+
+
+def _accept_old(watch: Watch, at_seconds: float) -> Watch:
+    old = watch.watched_seconds - ACCEPTED_SECONDS
+    if old <= 0 or not any(each.standing and each.told_after_seconds < old for each in watch.shifts):
+        return watch
+    shifts = (_accepted(each, at_seconds) if each.told_after_seconds < old else each for each in watch.shifts)
+    return replace(watch, shifts=tuple(shifts))
+
+
+def _judge(watch: Watch, at_seconds: float) -> Watch:
+    """Compare the newest samples since with those before."""
+    watch = replace(watch, judged_after_seconds=watch.watched_seconds)
+    after = watch.since.newest(min(watch.count, MOST_BEFORE))
+    speed = ratio_of(watch.before.speeds(), after.speeds())
+    if watch.judged is None or speed is None:
+        return watch
+    early = watch.early
+    if early is None and watch.count >= EARLY:
+        first = watch.since.without_newest(len(watch.since) - EARLY) if len(watch.since) > EARLY else watch.since
+        early = math.log(median(first.speeds()) / speed.before)
+        watch = replace(watch, early=early)
+    if speed.beyond_noise and early is not None and early / math.log(speed.ratio) < 1 / 2:
+        return watch
+    watch, shift = _told(watch, after, speed, at_seconds)
+    return _return_to(watch, speed, at_seconds, but=shift.since_seconds)
+
+
+def _told(watch: Watch, after: Samples, speed: Ratio, at_seconds: float) -> tuple[Watch, Shift]:
+    """Note how the change or step that is judged compares now."""
+    old = watch.shift
+    told_at, told_after, back_at, accepted_at = None, watch.watched_seconds, None, None
+    if old is not None and (old.told or not speed.beyond_noise):
+        told_at, told_after = old.told_at_seconds, old.told_after_seconds
+        back_at, accepted_at = old.back_at_seconds, old.accepted_at_seconds
+    if speed.beyond_noise:
+        told_at = at_seconds if told_at is None else told_at
+    elif told_at is not None and back_at is None:
+        back_at = at_seconds
+    shift = Shift(
+        module=watch.module,
+        since_seconds=at_seconds if watch.judged is None else watch.judged,
+        changes=watch.changes,
+        judged_at_seconds=at_seconds,
+        speed=speed,
+        ttft=_compared("ttft_seconds", watch.before, after),
+        prefill=_compared("prefill_tokens_per_second", watch.before, after),
+        told_at_seconds=told_at,
+        back_at_seconds=back_at,
+        accepted_at_seconds=accepted_at,
+        told_after_seconds=told_after,
+    )
+    others = tuple(each for each in watch.shifts if each.since_seconds != shift.since_seconds)
+    return replace(watch, shifts=(*others, shift)[-MOST_SHIFTS:]), shift
+
+
+def _compared(figure: str, before: Samples, after: Samples) -> Ratio | None:
+    return ratio_of(before.column(figure), after.column(figure))
+
+
+def _moved(watch: Watch) -> bool:
+    shift = watch.shift
+    return shift is not None and shift.told
+
+
+def _settle(watch: Watch, at_seconds: float) -> Watch:
+    """Enough samples since: the level is known, and the CUSUM begins, also over the samples that were waited for."""
+    recent = watch.since.speeds()
+    if not len(watch.before):
+        return replace(watch, reference=Reference.of(recent), down=ZERO, up=ZERO)
+    if _moved(watch):
+        watch = replace(watch, reference=Reference.of(recent), down=ZERO, up=ZERO)
+    else:
+        since = watch.before.joined(watch.since, MOST_SINCE)
+        enough = len(watch.reference) >= SETTLED
+        reference = watch.reference if enough else Reference.of(since.without_newest(DELAY).speeds())
+        watch = replace(watch, since=since, reference=reference, down=ZERO, up=ZERO)
+    for speed in recent:
+        watch = _sum_up(watch, speed)
+    return _find_step(watch, at_seconds) if watch.down.alarmed or watch.up.alarmed else watch
+
+
+def _sum_up(watch: Watch, speed: float) -> Watch:
+    residual = watch.reference.residual(speed)
+    return replace(watch, down=watch.down.followed_by(-residual), up=watch.up.followed_by(residual))
+
+
+def _learn(watch: Watch) -> Watch:
+    if len(watch.since) <= DELAY:
+        return watch
+    delayed = watch.since.newest(DELAY + 1).without_newest(DELAY)
+    return replace(watch, reference=watch.reference.followed_by(*delayed.speeds()))
+
+
+def _find_step(watch: Watch, at_seconds: float) -> Watch:
+    """The step that a sum is alarmed by, if the test confirms it; else nothing has happened."""
+    for size in _windows(watch.down if watch.down.alarmed else watch.up):
+        if len(watch.since) < size + APART:
+            continue
+        count = _since_onset(watch.since.newest(size + APART).speeds(), watch.reference.middle)
+        before, after = watch.since.without_newest(count).newest(MOST_BEFORE), watch.since.newest(count)
+        speed = ratio_of(before.speeds(), after.speeds())
+        if speed is None or abs(math.log(speed.ratio)) < LEAST_STEP:
+            continue
+        if speed.below if watch.down.alarmed else speed.above:
+            return _take_step(watch, before, after, speed, at_seconds)
+    return watch
+
+
+def _since_onset(speeds: Sequence[float], level: float) -> int:
+    """How many of the newest speeds lie after a step away from a level (a logarithm).
+
+    The split at which the earlier ones are nearest to the level and the later ones nearest to the newest. The sum that is
+    alarmed often began to rise before the step, by noise.
+    """
+    values = [math.log(speed) for speed in speeds]
+    now = median(values[-NEWEST:])
+    best, cost, count = 0.0, 0.0, NEWEST
+    for number, value in enumerate(reversed(values), 1):
+        cost += abs(value - now) - abs(value - level)
+        if number >= NEWEST and cost < best:
+            best, count = cost, number
+    return count
+
+
+def _windows(cusum: Cusum) -> Iterator[int]:
+    if LEAST_SAMPLES < cusum.run <= MOST_BEFORE:
+        yield cusum.run
+    yield from WINDOWS
+
+
+def _take_step(watch: Watch, before: Samples, after: Samples, speed: Ratio, at_seconds: float) -> Watch:
+    """The level has moved: back to what it was, or to a new one."""
+    since = next(iter(after)).at_seconds
+    returned = _return_to(watch, speed, since)
+    if returned is not watch:
+        # The samples of both times at this level belong together.
+        known = watch.before if _moved(watch) and not _moved(returned) else NOTHING
+        return replace(_at_level(returned, known.joined(after, MOST_SINCE)), before=NOTHING, judged=None)
+    moved = replace(_at_level(watch, after), before=before, judged=since)
+    return _told(moved, after, speed, at_seconds)[0]
+
+
+def _at_level(watch: Watch, since: Samples) -> Watch:
+    return replace(
+        watch,
+        since=since,
+        changes=(),
+        count=min(len(since), SETTLED),
+        early=None,
+        reference=Reference.of(since.speeds()),
+        down=ZERO,
+        up=ZERO,
+        judged_after_seconds=watch.watched_seconds,
+    )
+
+
+def _return_to(watch: Watch, speed: Ratio, at_seconds: float, but: float | None = None) -> Watch:
+    """What is over now that the speed has moved: drops that it made up for, and short unexplained rises that it ended."""
+    return _over(
+        watch,
+        at_seconds,
+        lambda shift: (
+            shift.since_seconds != but
+            and (speed.above if shift.speed.below else speed.below and _is_passing(watch, shift))
+            and _is_as_before(shift, speed.after)
+        ),
+    )
+
+
+def _drift_back(watch: Watch, level: float, at_seconds: float) -> Watch:
+    """Drops that are over although the speed never moved at once."""
+    return _over(watch, at_seconds, lambda shift: shift.speed.below and _is_as_before(shift, level))
+
+
+def _over(watch: Watch, at_seconds: float, is_over: Callable[[Shift], bool]) -> Watch:
+    if not any(each.told and is_over(each) for each in watch.shifts):
+        return watch
+    shifts = (
+        replace(each, back_at_seconds=at_seconds) if each.told and is_over(each) else each for each in watch.shifts
+    )
+    return replace(watch, shifts=tuple(shifts))
+
+
+def _is_passing(watch: Watch, shift: Shift) -> bool:
+    """A rise that nothing explains is the usual level after a day."""
+    return not shift.explained and watch.watched_seconds - shift.told_after_seconds < DAY_SECONDS
+
+
+def _is_as_before(shift: Shift, level: float) -> bool:
+    """Whether a level is the one before a shift, as far as the noise lets one tell, and not rather the one since."""
+    left = abs(math.log(level / shift.speed.before))
+    noise = math.log(shift.speed.max / shift.speed.ratio)
+    return left <= max(LEAST_CHANGE, noise) and left < abs(math.log(shift.speed.ratio)) / 2
