@@ -15,8 +15,7 @@ ORDER = (
     {"settings"},
     {"schedule"},
     {"probe", "host", "cache", "containers"},
-    {"history"},
-    {"snapshot"},
+    {"history", "snapshot"},
     {"tiers"},
     {"advice", "serving_gpu"},
     {"discovery"},
@@ -50,10 +49,19 @@ DOORS = {
     "bcrypt": {"web"},
     "click": {"cli"},
     "rich": {"cli"},
+    "sqlite3": {"history"},
 }
 PURE = (
     "advice.py",
+    "history/change.py",
+    "history/document.py",
+    "history/hours.py",
+    "history/ratio.py",
     "history/record.py",
+    "history/sample.py",
+    "history/shift.py",
+    "history/steps.py",
+    "history/watch.py",
     "host/gpu_metrics.py",
     "host/products.py",
     "host/throttling.py",
@@ -124,6 +132,24 @@ def test_each_third_party_package_has_one_door(path: Path) -> None:
         allowed = DOORS.get(module.split(".")[0])
         if allowed is not None and not typing_only:
             assert room_of(path) in allowed, f"{path.relative_to(ROOT)} imports {module}"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_one_file_talks_to_the_database(path: Path) -> None:
+    """Only the store imports sqlite3, and the rest of its room touches neither files nor threads."""
+    imported = {module.split(".")[0] for module, typing_only in imports_of(path) if not typing_only}
+    if room_of(path) != "history" or path.name == "store.py":
+        assert path.name == "store.py" or "sqlite3" not in imported
+        return
+    assert imported.isdisjoint({"sqlite3", "os", "threading", "time", "fcntl", "socket", "subprocess", "logging"})
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_the_history_knows_no_observing_room(path: Path) -> None:
+    """The history gets facts and figures as plain values: no room that touches the world is imported there."""
+    if room_of(path) == "history":
+        imported = {module.split(".")[1] for module, _ in imports_of(path) if module.startswith("exporter.")}
+        assert imported.isdisjoint(OBSERVING), f"{path.relative_to(ROOT)} imports {imported & OBSERVING}"
 
 
 @pytest.mark.parametrize("name", PURE)

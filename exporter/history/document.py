@@ -35,19 +35,23 @@ def document_of(ledger: Ledger) -> dict[str, Any]:
 def ledger_of(document: Document) -> Ledger:
     """The ledger that a document was made of. Raises ValueError for anything else, and for another version."""
     try:
-        if document["version"] != VERSION:
-            raise ValueError(f"version {document['version']}, not {VERSION}")
-        watches = [_watch_of(each) for each in document["watches"]]
-        return Ledger(
-            target=document["target"],
-            known={name: Known(value, float(since)) for name, (value, since) in document["known"].items()},
-            recent={name: Seen(value, tuple(times)) for name, (value, *times) in document["recent"].items()},
-            changes=tuple(change_of(each) for each in document["changes"]),
-            open=min(int(document["open"]), len(document["changes"])),
-            watches={each.module: each for each in watches},
-        )
+        return _ledger_of(document)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"no ledger: {error!r}") from error
+
+
+def _ledger_of(document: Document) -> Ledger:
+    if document["version"] != VERSION:
+        raise ValueError(f"version {document['version']}, not {VERSION}")
+    watches = [_watch_of(each) for each in document["watches"]]
+    return Ledger(
+        target=document["target"],
+        known={name: Known(value, float(since)) for name, (value, since) in document["known"].items()},
+        recent={name: Seen(value, tuple(times)) for name, (value, *times) in document["recent"].items()},
+        changes=tuple(change_of(each) for each in document["changes"]),
+        open=min(int(document["open"]), len(document["changes"])),
+        watches={each.module: each for each in watches},
+    )
 
 
 def change_of(document: Document) -> Change:
