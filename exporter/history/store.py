@@ -37,7 +37,8 @@ KEEP_SECONDS: Final = 90 * 86400.0
 RAW_HOURS: Final = 48
 IN_MEMORY_RAW_HOURS: Final = 3
 IN_MEMORY_HOURS: Final = 7 * 24
-FLUSH_SECONDS: Final = 1.0
+FLUSH_SECONDS: Final = 5.0
+"""How long a probe may wait for others to be committed with; so much is lost where the process is killed."""
 RETRY_SECONDS: Final = 30.0
 OPEN_SECONDS: Final = 10.0
 MINUTE: Final = 60.0
@@ -626,7 +627,8 @@ def _upgrade(connection: sqlite3.Connection) -> None:
     # Where the filesystem has no shared memory, SQLite keeps its rollback journal, which is as safe and slower.
     connection.execute("PRAGMA journal_mode = WAL").fetchall()
     connection.execute("PRAGMA synchronous = NORMAL")
-    connection.execute("PRAGMA journal_size_limit = 4194304")
+    connection.execute("PRAGMA wal_autocheckpoint = 256").fetchall()
+    connection.execute("PRAGMA journal_size_limit = 1048576")
     for number, statements in enumerate(UPGRADES[version:], version + 1):
         connection.execute("BEGIN IMMEDIATE")
         try:

@@ -1,0 +1,246 @@
+"""How soon a change of speed is found, how often one is told that was none, and what an oracle says of the same series.
+
+    python tests/bench/changes.py [--series 1000] [--changes 10000] [--years 10]
+
+Simulated probes, one a minute: 1 % noise, AR(1) 0.5, 2 % outliers of -10 to -50 %; and recorded ones of a real server whose
+weights were exchanged. The oracle is ``ruptures`` (``pip install 'llm-probe-exporter[bench]'``), which sees the whole series at
+once. Exits with 1 where a goal is missed.
+"""
+
+import argparse
+import json
+import math
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from importlib.util import find_spec
+from itertools import islice
+from multiprocessing.pool import Pool
+from pathlib import Path
+from statistics import median
+from typing import Final
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from exporter.history.sample import Sample
+from exporter.history.shift import Shift
+from exporter.history.watch import Watch, begin, observe
+from tests.history.series import MINUTE, SPEED, START, noise
+
+RECORDED: Final = Path(__file__).parents[1] / "fixtures/history/llama-server-weights.json"
+BEFORE: Final = 60
+WATCHED: Final = 300
+MINUTES_OF_A_YEAR: Final = 525_600
+CHUNK: Final = 250
+ORACLE_SERIES: Final = 100
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table; ``holds`` is None where there is no goal."""
+
+    what: str
+    goal: str
+    measured: str
+    holds: bool | None = None
+
+
+def fed(watch: Watch, speeds: Iterable[float], start: int) -> Watch:
+    for number, speed in enumerate(speeds, start):
+        watch = observe(watch, Sample(START + number * MINUTE, speed))
+    return watch
+
+
+def told(watch: Watch) -> list[Shift]:
+    return [shift for shift in watch.shifts if shift.told_at_seconds is not None]
+
+
+def probes_until_told(drop: float, *, change: bool, warm: int, most: int, seed: int) -> tuple[int, float] | None:
+    """Probes from a drop until it is told as one, and by how many minutes its time is off; None where it was not told."""
+    factors = noise(seed)
+    watch = fed(Watch("default"), (SPEED * factor for factor in islice(factors, warm)), 0)
+    if change:
+        watch = begin(watch, START + warm * MINUTE - 1)
+    for number in range(warm, warm + most):
+        watch = fed(watch, [SPEED * (1 - drop) * next(factors)], number)
+        for shift in watch.shifts:
+            if shift.standing and shift.explained == change:
+                return number - warm + 1, (shift.since_seconds - START) / MINUTE - warm
+    return None
+
+
+def false_changes(days: float, count: int, seed: int) -> int:
+    """Of so many changes without an effect, those of which one is told at any time in so many days."""
+    wrong = 0
+    for number in range(count):
+        factors = noise(seed + number)
+        watch = fed(Watch("default"), (SPEED * factor for factor in islice(factors, BEFORE)), 0)
+        watch = begin(watch, START + BEFORE * MINUTE - 1)
+        for minute in range(BEFORE, BEFORE + max(30, round(days * 1440))):
+            watch = fed(watch, [SPEED * next(factors)], minute)
+            if any(shift.explained for shift in told(watch)):
+                wrong += 1
+                break
+    return wrong
+
+
+def false_steps(minutes: int, seed: int, scatter: float = 0.01, correlation: float = 0.5) -> int:
+    """Steps that are told of a target on which nothing happens."""
+    watch, times = Watch("default"), set()
+    factors = noise(seed, scatter=scatter, correlation=correlation)
+    for number, factor in enumerate(islice(factors, minutes)):
+        before = watch.shifts
+        watch = observe(watch, Sample(START + number * MINUTE, SPEED * factor))
+        if watch.shifts is not before:
+            times |= {shift.since_seconds for shift in told(watch)}
+    return len(times)
+
+
+def found_rows(pool: Pool, series: int) -> Iterable[Row]:
+    """How soon changes with a known time are found."""
+    for drop, most, goal in ((0.47, 3, True), (0.10, 5, True), (0.05, 15, True), (0.03, 30, False)):
+        work = partial(_known, drop, most)
+        found = [each for each in pool.map(work, range(series), chunksize=CHUNK) if each]
+        share = len(found) / series
+        figures = f"{share:.1%} of {series}, median {median(each[0] for each in found):g}"
+        wanted = "at least 98 %" if goal else ""
+        yield Row(
+            f"a known change, -{drop:.0%}: found within {most} probes", wanted, figures, share >= 0.98 or not goal
+        )
+    for drop, most, goal in ((0.47, 15, True), (0.10, 15, True), (0.05, 15, False)):
+        found = [each for each in pool.map(partial(_unknown, drop), range(series), chunksize=CHUNK) if each]
+        share = sum(each[0] <= most for each in found) / series
+        soon = sorted(each[0] for each in found)
+        off = sum(abs(each[1]) <= 2 for each in found) / len(found)
+        figures = f"{share:.1%} of {series}, median {median(soon):g}, last {soon[-1]}; time right to 2 min: {off:.1%}"
+        wanted = "at least 98 %" if goal else ""
+        holds = share >= 0.98 or not goal
+        yield Row(f"a step that nothing explains, -{drop:.0%}: found within {most} minutes", wanted, figures, holds)
+
+
+def _known(drop: float, most: int, seed: int) -> tuple[int, float] | None:
+    return probes_until_told(drop, change=True, warm=BEFORE, most=most, seed=seed)
+
+
+def _unknown(drop: float, seed: int) -> tuple[int, float] | None:
+    return probes_until_told(drop, change=False, warm=WATCHED, most=60, seed=seed)
+
+
+def false_rows(pool: Pool, changes: int, years: int) -> Iterable[Row]:
+    """How often something is told that was nothing."""
+    seeds = range(10**6, 10**6 + changes, CHUNK)
+    wrong = sum(pool.map(partial(false_changes, 0, CHUNK), seeds))
+    share = 1000 * wrong / (len(seeds) * CHUNK)
+    yield Row(
+        "changes without an effect that are told as slower or faster, within 30 probes",
+        "at most 1 in 1,000",
+        f"{share:.2f} in 1,000 of {len(seeds) * CHUNK:,}",
+        share <= 1,
+    )
+    few = max(1, changes // 100)
+    wrong = sum(pool.map(partial(false_changes, 3, 1), range(2 * 10**6, 2 * 10**6 + few)))
+    yield Row("the same within three days, judged daily", "", f"{wrong} of {few}")
+    for text, scatter, correlation, goal in (
+        ("1 % noise, AR(1) 0.5", 0.01, 0.5, True),
+        ("3 % noise, AR(1) 0.5", 0.03, 0.5, False),
+        ("1 % noise, AR(1) 0.8", 0.01, 0.8, False),
+    ):
+        count = years if goal else max(1, years // 4)
+        work = partial(false_steps, MINUTES_OF_A_YEAR, scatter=scatter, correlation=correlation)
+        each = pool.map(work, range(count), chunksize=1)
+        rate = sum(each) / count
+        wanted = "at most 1 a year" if goal else ""
+        yield Row(
+            f"steps told where nothing happens: {text}", wanted, f"{rate:.2f} a year, of {count}", rate <= 1 or not goal
+        )
+    starts = pool.map(partial(_starting, 600), range(3 * 10**6, 3 * 10**6 + changes // 10), chunksize=10)
+    yield Row("starts of which a step is told in the first ten hours", "", f"{sum(starts)} of {len(starts)}")
+
+
+def _starting(minutes: int, seed: int) -> bool:
+    return false_steps(minutes, seed) > 0
+
+
+def recorded_rows() -> Iterable[Row]:
+    """A real server, before and after its weights were exchanged for larger ones."""
+    recorded = json.loads(RECORDED.read_text("utf-8"))
+    one, other = recorded["before"], recorded["after"]
+    true = median(other) / median(one)
+    half = len(one) // 2
+    for text, first, second, changed in (
+        (f"recorded, weights exchanged ({true - 1:+.0%})", one, other, True),
+        ("recorded, nothing exchanged", one[:half], one[half:], False),
+    ):
+        watch = begin(fed(Watch("default"), first, 0), START + len(first) * MINUTE - 1)
+        count = None
+        for number, speed in enumerate(second):
+            watch = fed(watch, [speed], len(first) + number)
+            if count is None and watch.shift is not None and watch.shift.told:
+                count = number + 1
+        shift = watch.shift
+        said = "not told" if count is None else f"told after {count} probes"
+        figures = "" if shift is None else f", {shift.speed.ratio:.3f} ({shift.speed.min:.3f} to {shift.speed.max:.3f})"
+        yield Row(text, "told" if changed else "not told", said + figures, (count is not None) == changed)
+
+
+def oracle_rows() -> Iterable[Row]:
+    """What an offline search that sees the whole series makes of the same steps."""
+    if find_spec("ruptures") is None:
+        yield Row("the oracle", "", "not asked: ruptures is not installed")
+        return
+    for drop in (0.10, 0.05, 0.0):
+        ours, theirs, both = [], [], 0
+        for seed in range(ORACLE_SERIES):
+            factors = noise(seed)
+            level = [1.0] * WATCHED + [1 - drop] * 60
+            series = [SPEED * share * next(factors) for share in level]
+            shifts = told(fed(Watch("default"), series, 0))
+            mine = [(shift.since_seconds - START) / MINUTE - WATCHED for shift in shifts]
+            found = [each - WATCHED for each in oracle(series)]
+            ours.append(bool(mine) if not drop else any(abs(each) <= 2 for each in mine))
+            theirs.append(bool(found) if not drop else any(abs(each) <= 2 for each in found))
+            both += ours[-1] and theirs[-1]
+        text = f"-{drop:.0%}, at the right time to 2 min" if drop else "nothing happens, told all the same"
+        yield Row(
+            f"beside the oracle: {text}", "", f"here {sum(ours)}, oracle {sum(theirs)}, both {both} of {ORACLE_SERIES}"
+        )
+
+
+def oracle(series: Sequence[float]) -> list[int]:
+    """Where ``ruptures`` finds changes of level: exact search by absolute deviations, penalty by the number of samples."""
+    import numpy as np  # comes with ruptures
+    import ruptures
+
+    logarithms = np.log(np.array(series))
+    spread = np.median(np.abs(logarithms - np.median(logarithms))) * 1.4826
+    signal = (logarithms / spread).reshape(-1, 1)
+    found = ruptures.Pelt(model="l1", min_size=5, jump=1).fit(signal).predict(pen=3 * math.log(len(series)) * 3)
+    return [int(each) for each in found[:-1]]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--series", type=int, default=1000, help="of each kind of change that is to be found")
+    parser.add_argument("--changes", type=int, default=10_000, help="without an effect")
+    parser.add_argument("--years", type=int, default=10, help="in which nothing happens")
+    options = parser.parse_args()
+    rows: list[Row] = []
+    print("| what | goal | measured | holds |\n|---|---|---|---|")
+    with Pool(os.cpu_count()) as pool:
+        for part in (
+            found_rows(pool, options.series),
+            false_rows(pool, options.changes, options.years),
+            recorded_rows(),
+            oracle_rows(),
+        ):
+            for row in part:
+                rows.append(row)
+                holds = "" if not row.goal else "yes" if row.holds else "NO"
+                print(f"| {row.what} | {row.goal} | {row.measured} | {holds} |", flush=True)
+    return 1 if any(row.holds is False for row in rows) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
