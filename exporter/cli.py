@@ -153,15 +153,10 @@ def _demo_settings(servers: SimulatedServers) -> Settings:
 def _run_daemon(load: Callable[[], Settings], listen: str | None, log_level: str) -> None:
     # Until `run` takes the signals over: one that comes during the start must not kill what was started.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    # Not an exception: raised while the interpreter is in a finalizer, it would be lost. A start takes less than a second.
     stop = threading.Event()
-
-    def end(*_: object) -> None:
-        # Set as well as raised: an exception out of a signal is lost where the interpreter is in a finalizer.
-        stop.set()
-        sys.exit(0)
-
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, end)
+        signal.signal(number, lambda *_: stop.set())
     from exporter.daemon import Daemon
     from exporter.web.server import ListenError
 
@@ -173,8 +168,6 @@ def _run_daemon(load: Callable[[], Settings], listen: str | None, log_level: str
         daemon.run()
     except ListenError as exc:
         _fail(str(exc))
-    except SystemExit:  # a signal during the start
-        pass
     finally:
         daemon.drain()
     # A normal exit waits for every thread, also for one that hangs in the read of a dead filesystem.

@@ -224,7 +224,7 @@ class Impatient(threading.Event):
 
 @pytest.mark.usefixtures("handlers")
 def test_a_signal_during_the_start_is_not_lost(files: Files) -> None:
-    """Where its exception was swallowed, the daemon ends as soon as it would begin to run."""
+    """The daemon ends as soon as it would begin to run."""
     stop = threading.Event()
     daemon = Daemon(files.load, stop=stop)
     stop.set()
