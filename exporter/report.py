@@ -8,13 +8,14 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import median
-from typing import Any, Final, Literal, Protocol
+from typing import Any, Final, Literal
 
 from exporter.backends import name_of
 from exporter.discovery import Survey
 from exporter.probe.result import Measurements, ProbeResult
+from exporter.settings import Criterion, SuccessCriteria, Thresholds
 from exporter.text import ERROR_CHARACTERS, band_text, finite, no_speed_text, printable, seconds_text, speed_text
-from exporter.tiers import TIERS, Bounds, Judgement, tier_of
+from exporter.tiers import TIERS, Judgement, tier_of
 
 Report = Mapping[str, Any]
 
@@ -89,7 +90,7 @@ def percentile(gaps: Iterable[tuple[float, int]], share: float) -> float:
     return ordered[-1][0]
 
 
-def combined(reports: Sequence[Report], bounds: Bounds) -> dict[str, Any]:
+def combined(reports: Sequence[Report], bounds: Thresholds) -> dict[str, Any]:
     """Several runs as one report: medians and the spread of those that were fine, and all of them under ``runs``.
 
     It is a success only if every run was; else ``result`` and ``error`` are those of the first that was not. The tier is
@@ -138,26 +139,6 @@ Verdict = Literal["excellent", "good", "minimum", "below", "no_change", "slower"
 REACHED: Final = frozenset({"excellent", "good", "minimum"})
 
 
-class Criterion(Protocol):
-    """A verdict's bounds: reached by the speed or by the ratio."""
-
-    @property
-    def tokens_per_second(self) -> float: ...
-    @property
-    def ratio(self) -> float: ...
-
-
-class Criteria(Protocol):
-    """The success criteria of the profiles."""
-
-    @property
-    def minimum(self) -> Criterion: ...
-    @property
-    def good(self) -> Criterion: ...
-    @property
-    def excellent(self) -> Criterion: ...
-
-
 @dataclass(frozen=True, slots=True)
 class Noise:
     """Whether a difference is more than the runs differ among themselves; ``beyond`` is None where that can't be said.
@@ -194,7 +175,7 @@ class Comparison:
     notes: tuple[str, ...] = ()
 
 
-def side_of(name: str, report: Report, bounds: Bounds) -> Side:
+def side_of(name: str, report: Report, bounds: Thresholds) -> Side:
     """One side of a comparison out of a report; ValueError where it has no speed to compare, or is no report."""
     speed = _number(report.get("tokens_per_second"))
     if speed is None:
@@ -221,7 +202,7 @@ def _text(value: object) -> str | None:
     return printable(value) if isinstance(value, str) else None
 
 
-def compare(baseline: Side, candidate: Side, criteria: Criteria) -> Comparison:
+def compare(baseline: Side, candidate: Side, criteria: SuccessCriteria) -> Comparison:
     """Judge a change: how many times as fast, beyond the noise or not, and the verdict by the success criteria."""
     ratio = candidate.tokens_per_second / baseline.tokens_per_second
     noise = noise_of(baseline.runs, candidate.runs)
@@ -259,7 +240,7 @@ def _range(values: Sequence[float]) -> str:
     return f"{min(values):.4g}–{max(values):.4g}"
 
 
-def verdict_of(tokens_per_second: float, ratio: float, noise: Noise, criteria: Criteria) -> Verdict:
+def verdict_of(tokens_per_second: float, ratio: float, noise: Noise, criteria: SuccessCriteria) -> Verdict:
     """The best criterion that the speed or the ratio reaches; a change that is none reaches nothing, however fast it is."""
     if noise.beyond is False or ratio == 1:
         return "no_change"

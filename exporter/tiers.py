@@ -5,9 +5,10 @@ The ceiling is the roofline of single-stream decode: memory bandwidth ÷ bytes r
 """
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Final, Literal, Protocol
+from typing import Final, Literal
+
+from exporter.settings import Profiles, Scenario, Thresholds
 
 Tier = Literal["excellent", "good", "acceptable", "poor"]
 TIERS: Final[tuple[Tier, ...]] = ("excellent", "good", "acceptable", "poor")
@@ -15,74 +16,6 @@ TIERS: Final[tuple[Tier, ...]] = ("excellent", "good", "acceptable", "poor")
 # A measurement that beats a ceiling by more than this shows that the ceiling was not one (a mixture of experts that could
 # not be recognised, speculative decoding): then none is given, rather than an efficiency that can't be.
 BEYOND_DOUBT: Final = 1.15
-
-
-class Bounds(Protocol):
-    """Lower bounds of the tiers in tokens per second, from the profiles or from a target's own ``tiers``."""
-
-    @property
-    def excellent(self) -> float: ...
-    @property
-    def good(self) -> float: ...
-    @property
-    def acceptable(self) -> float: ...
-
-
-class Range(Protocol):
-    """A closed range; either end may be open."""
-
-    @property
-    def min(self) -> float | None: ...
-    @property
-    def max(self) -> float | None: ...
-
-
-class Scenario(Protocol):
-    """One row of the profiles' ``scenarios``: its conditions, and the speed that it should reach."""
-
-    @property
-    def backend(self) -> str: ...
-    @property
-    def aiter(self) -> bool | None: ...
-    @property
-    def quantization(self) -> str | None: ...
-    @property
-    def kv_cache(self) -> str | None: ...
-    @property
-    def expected(self) -> Range: ...
-
-
-class Hardware(Protocol):
-    """One row of the profiles' ``hardware``: how a GPU is known to be of this class, and its bandwidth."""
-
-    @property
-    def gfx_target(self) -> str | None: ...
-    @property
-    def compute_units(self) -> tuple[int, ...]: ...
-    @property
-    def memory_bandwidth(self) -> float | None: ...
-
-
-class Profiles(Protocol):
-    """What this room reads of the profiles (``exporter.settings.load_profiles``)."""
-
-    @property
-    def scenarios(self) -> Mapping[str, Scenario]: ...
-    @property
-    def scenario_parameters(self) -> Range: ...
-    @property
-    def hardware(self) -> Mapping[str, Hardware]: ...
-    @property
-    def mixture_of_experts(self) -> tuple[str, ...]: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Thresholds:
-    """Lower bounds of the tiers, tokens per second."""
-
-    excellent: float
-    good: float
-    acceptable: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,12 +68,7 @@ class Judgement:
     energy_joules_per_token: float | None = None
 
 
-def thresholds_of(bounds: Bounds) -> Thresholds:
-    """The same bounds as a plain record."""
-    return Thresholds(bounds.excellent, bounds.good, bounds.acceptable)
-
-
-def tier_of(tokens_per_second: float, bounds: Bounds) -> Tier:
+def tier_of(tokens_per_second: float, bounds: Thresholds) -> Tier:
     """The tier of a decode speed; exactly on a bound is the better one."""
     if tokens_per_second >= bounds.excellent:
         return "excellent"
@@ -265,7 +193,7 @@ def expected_of(scenario: str | None, known: TargetFacts, profiles: Profiles) ->
 def judge(
     tokens_per_second: float | None,
     *,
-    bounds: Bounds,
+    bounds: Thresholds,
     known: TargetFacts,
     profiles: Profiles,
     scenario: str | None = None,
@@ -284,7 +212,7 @@ def judge(
     bandwidth = known.memory_bandwidth or (profile.memory_bandwidth if profile else None)
     judgement = Judgement(
         tier=None,
-        thresholds=thresholds_of(bounds),
+        thresholds=bounds,
         scenario=scenario,
         expected_min=low,
         expected_max=high,
@@ -293,7 +221,7 @@ def judge(
     return judgement if tokens_per_second is None else _with_speed(judgement, tokens_per_second, bounds, decode_watts)
 
 
-def _with_speed(judgement: Judgement, speed: float, bounds: Bounds, decode_watts: float | None) -> Judgement:
+def _with_speed(judgement: Judgement, speed: float, bounds: Thresholds, decode_watts: float | None) -> Judgement:
     ceiling = judgement.ceiling_tokens_per_second
     if ceiling is not None and speed > ceiling * BEYOND_DOUBT:
         ceiling = None

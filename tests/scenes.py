@@ -12,6 +12,7 @@ from exporter.host.gpu import GpuFacts, GpuReading, GpuSample
 from exporter.host.rocm import DriverFacts, RocmFacts
 from exporter.probe.result import Measurements, ProbeResult, Result, TargetState
 from exporter.probe.timeline import Chunk, Timeline
+from exporter.settings import Thresholds
 from exporter.snapshot import (
     CONTAINERS,
     EXPORTER,
@@ -30,10 +31,10 @@ from exporter.snapshot import (
     probe_key,
     target_key,
 )
-from exporter.tiers import Judgement, Thresholds, tier_of
+from exporter.tiers import Judgement, tier_of
 
 NOW = 1_790_000_000.0
-LIMITS = Thresholds(20, 15, 10)
+LIMITS = Thresholds(excellent=20, good=15, acceptable=10)
 QWEN = "Qwen/Qwen2.5-14B-Instruct"
 
 

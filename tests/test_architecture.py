@@ -30,7 +30,7 @@ ORDER = (
     {"__main__"},
 )
 RANK = {room: rank for rank, rooms in enumerate(ORDER) for room in rooms}
-# Judging is pure arithmetic on plain numbers: the snapshot holds its results, so its records are known to both sides.
+# Judging is pure and knows nothing but the settings: the snapshot holds its results, so its records are known to both sides.
 LEAVES = {"tiers"}
 OBSERVING = ORDER[3]
 

@@ -27,6 +27,7 @@ from exporter.metrics import (
     render_probe,
 )
 from exporter.probe.result import RESULTS, Measurements, ProbeResult, TargetState
+from exporter.settings import Thresholds
 from exporter.snapshot import (
     EXPORTER,
     GPU,
@@ -45,12 +46,12 @@ from exporter.snapshot import (
     probe_key,
     target_key,
 )
-from exporter.tiers import TIERS, Judgement, Thresholds
+from exporter.tiers import TIERS, Judgement
 from tests.library import LibraryCollector
 from tests.scenes import probe, publish_all
 
 GOLDEN = Path(__file__).parent / "golden" / "metrics.txt"
-LIMITS = Thresholds(20, 15, 10)
+LIMITS = Thresholds(excellent=20, good=15, acceptable=10)
 
 
 def scene() -> Snapshot:
@@ -357,7 +358,7 @@ RESULT = st.builds(
 JUDGEMENT = st.builds(
     Judgement,
     tier=st.none() | st.sampled_from(TIERS),
-    thresholds=st.builds(Thresholds, st.floats(), st.floats(), st.floats()),
+    thresholds=st.builds(Thresholds.model_construct, excellent=st.floats(), good=st.floats(), acceptable=st.floats()),
     scenario=st.none() | texts,
     expected_min=numbers,
     efficiency=numbers,

@@ -31,13 +31,13 @@ from exporter.report import (
     verdict_of,
     why_no_speed,
 )
-from exporter.settings import load_profiles
-from exporter.tiers import Judgement, Thresholds
+from exporter.settings import Thresholds, load_profiles
+from exporter.tiers import Judgement
 
 PROFILES = load_profiles(None)
 CRITERIA = PROFILES.success_criteria
 BOUNDS = PROFILES.tiers
-JUDGEMENT = Judgement("good", Thresholds(20, 15, 10), "vllm-fp16-aiter", 12.0, 20.0)
+JUDGEMENT = Judgement("good", Thresholds(excellent=20, good=15, acceptable=10), "vllm-fp16-aiter", 12.0, 20.0)
 UNKNOWN = Noise(None, None, "")
 URL = "http://127.0.0.1:8000"
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from exporter.cache.facts import CacheFacts
 from exporter.history.record import RECENT, RECENT_FAILED, Plan, Record
 from exporter.probe.result import RESULTS, SKIPPED, Measurements, ProbeResult
+from exporter.settings import Thresholds
 from exporter.snapshot import (
     CACHE,
     INFO,
@@ -31,10 +32,10 @@ from exporter.snapshot import (
     probe_key,
     target_key,
 )
-from exporter.tiers import Judgement, Thresholds
+from exporter.tiers import Judgement
 from tests.scenes import probe, up
 
-LIMITS = Thresholds(20, 15, 10)
+LIMITS = Thresholds(excellent=20, good=15, acceptable=10)
 
 
 def planned(*names: tuple[str, str]) -> Snapshot:

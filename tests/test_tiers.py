@@ -1,17 +1,15 @@
 """The FAQ's figures as judgements: tiers at their bounds, scenarios, hardware, ceilings."""
 
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter.settings import load_profiles
+from exporter.settings import Thresholds, load_profiles
 from exporter.tiers import (
     TIERS,
     TargetFacts,
-    Thresholds,
     Weights,
     active_parameters_in,
     bytes_per_token,
@@ -26,7 +24,7 @@ from exporter.tiers import (
 )
 
 PROFILES = load_profiles(None)
-FAQ = Thresholds(20, 15, 10)
+FAQ = Thresholds(excellent=20, good=15, acceptable=10)
 # Qwen2.5-14B-Instruct: 14,770,033,664 parameters, 29,540,067,328 bytes in BF16, an untied input embedding of 1.557 GB.
 QWEN = Weights(
     bytes=29_540_067_328, streamed_bytes=27_983_000_000, parameters=14_770_033_664, kv_bytes_per_token=196_608
@@ -231,7 +229,7 @@ def test_energy_is_power_over_speed() -> None:
 
 def test_what_the_user_names_wins() -> None:
     """A configured scenario, hardware and tiers are used as they are."""
-    bounds = SimpleNamespace(excellent=100.0, good=50.0, acceptable=7.0)
+    bounds = Thresholds(excellent=100.0, good=50.0, acceptable=7.0)
     judgement = judge(
         8.0,
         bounds=bounds,

@@ -1,4 +1,4 @@
-"""Where model caches are, by the same rules as the programs that fill them; and whether a container shares one."""
+"""Where model caches are, by the same rules as the programs that fill them."""
 
 import os
 import re
@@ -81,27 +81,6 @@ def candidates(environ: Mapping[str, str], home: str) -> tuple[CacheFolder, ...]
         CacheFolder("lm_studio", "lm_studio", f"{home}/.lmstudio/models"),
         CacheFolder("lm_studio", "lm_studio", f"{cache}/lm-studio/models"),
     )
-
-
-def is_shared(cache_path: str, mounts: Sequence[tuple[str, str]], container_cache_path: str | None) -> bool | None:
-    """Whether the cache that a container uses is the host's, or lies within it or around it; None where not known.
-
-    ``mounts``: (source on the host, destination in the container). Without a mount the container keeps its own copy.
-    """
-    if container_cache_path is None:
-        return None
-    inside = PurePosixPath(os.path.normpath(container_cache_path))
-    covering = [
-        (PurePosixPath(os.path.normpath(destination)), source)
-        for source, destination in mounts
-        if inside.is_relative_to(os.path.normpath(destination))
-    ]
-    if not covering:
-        return False
-    destination, source = max(covering, key=lambda mount: len(mount[0].parts))
-    outside = PurePosixPath(os.path.normpath(source)) / inside.relative_to(destination)
-    cache = PurePosixPath(os.path.normpath(cache_path))
-    return outside.is_relative_to(cache) or cache.is_relative_to(outside)
 
 
 def _cache_home(environ: Mapping[str, str], home: str) -> str:

@@ -38,11 +38,6 @@ def mean_watts(samples: Sequence[tuple[int, float]], start_ns: int, end_ns: int)
     return joules_ns / covered if covered and covered >= COVERED * (end_ns - start_ns) else None
 
 
-def joules_per_token(watts: float, tokens_per_second: float) -> float | None:
-    """Energy of one token at a steady power and speed."""
-    return watts / tokens_per_second if tokens_per_second > 0 else None
-
-
 class PowerMeter:
     """Samples one GPU's power in a thread between ``start`` and ``stop``, or for a ``with`` block.
 

@@ -14,6 +14,7 @@ from exporter.cache.facts import CacheFacts
 from exporter.history.record import Record
 from exporter.probe.result import RESULTS, SKIPPED, Measurements, ProbeResult, TargetState
 from exporter.probe.timeline import Timeline
+from exporter.settings import Thresholds
 from exporter.snapshot import (
     CACHE,
     COLLECTOR,
@@ -85,8 +86,6 @@ class ProbeStatus:
     verdict: Verdict
     reason: str
     tier: str | None
-    age_seconds: float | None
-    """Since the last probe that ran."""
     stale: bool
 
     @property
@@ -150,10 +149,9 @@ def probe_of(record: Record, judgement: Judgement | None, state: TargetState | N
     tier = judgement.tier if judgement and has_speed else None
     verdict, reason = _judge(record, judgement, tier, state)
     ran_at = record.totals.last_run_seconds
-    age = None if ran_at is None else max(0.0, now - ran_at)
     paused = record.last is not None and record.last.paused_since is not None
-    stale = age is not None and age > STALE_AFTER_INTERVALS * record.interval_seconds and not paused
-    return ProbeStatus(record, judgement, verdict, reason, tier, age, stale)
+    stale = ran_at is not None and now - ran_at > STALE_AFTER_INTERVALS * record.interval_seconds and not paused
+    return ProbeStatus(record, judgement, verdict, reason, tier, stale)
 
 
 def failed(result: ProbeResult) -> bool:
@@ -378,6 +376,8 @@ def as_json(value: Any) -> Any:
             simple = printable(str(value), ERROR_CHARACTERS)
         case Mapping():
             simple = {printable(str(key)): as_json(each) for key, each in value.items()}
+        case Thresholds():
+            simple = {name: as_json(each) for name, each in value}
         case _ if is_dataclass(value):
             simple = {each.name: as_json(getattr(value, each.name)) for each in fields(value)}
         case _:

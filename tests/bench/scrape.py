@@ -16,8 +16,9 @@ from prometheus_client import CollectorRegistry, generate_latest
 from exporter.history.record import Plan
 from exporter.metrics import OPENMETRICS, TEXT, Exposition
 from exporter.probe.result import Measurements, ProbeResult, TargetState
+from exporter.settings import Thresholds
 from exporter.snapshot import Snapshot, TargetInfo, info_key, judgement_key, plan_key, probe_key
-from exporter.tiers import Judgement, Thresholds
+from exporter.tiers import Judgement
 from exporter.web.negotiate import compress
 from tests.library import LibraryCollector
 
@@ -66,7 +67,9 @@ def publish(snapshot: Snapshot, numbers: range, turn: int) -> float:
     started = time.perf_counter()
     for number in numbers:
         result = result_of(number, turn)
-        judgement = Judgement("excellent", Thresholds(20, 15, 10), "vllm-fp16", 8, 12, 61.0, 0.8)
+        judgement = Judgement(
+            "excellent", Thresholds(excellent=20, good=15, acceptable=10), "vllm-fp16", 8, 12, 61.0, 0.8
+        )
         snapshot.publish_all(
             (
                 (probe_key(result.target, result.module), result),

@@ -12,7 +12,7 @@ import pytest
 
 from exporter.cache import folders
 from exporter.cache.facts import CacheFolder
-from exporter.cache.folders import candidates, find_caches, find_compile_caches, is_shared
+from exporter.cache.folders import candidates, find_caches, find_compile_caches
 from exporter.cache.layouts import LAYOUTS
 
 HOME = "/home/me"
@@ -103,24 +103,3 @@ def test_compile_caches(tmp_path: Path) -> None:
     (tmp_path / "vllm").mkdir()
     folders = find_compile_caches({"VLLM_CACHE_ROOT": f"{tmp_path}/vllm"}, str(tmp_path))
     assert [(folder.name, folder.kind) for folder in folders] == [("vllm", "compiled"), ("triton", "compiled")]
-
-
-@pytest.mark.parametrize(
-    ("mounts", "inside", "shared"),
-    [
-        ([("/home/me/.cache/huggingface", "/root/.cache/huggingface")], "/root/.cache/huggingface/hub", True),
-        ([("/home/me/.cache/huggingface/hub", "/models")], "/models", True),
-        ([("/home/me/.cache/huggingface/", "/root/.cache/huggingface/")], "/root/.cache/huggingface", True),
-        ([("/home/me", "/host")], "/host/.cache/huggingface/hub", True),
-        ([("/home/me", "/host")], "/host/.cache/other/hub", False),
-        ([("/home/me/.cache/huggingface", "/data")], "/root/.cache/huggingface/hub", False),
-        ([("/home/me/.cache/hugging", "/root/.cache/huggingface")], "/root/.cache/huggingface/hub", False),
-        ([("/", "/root"), ("/srv", "/root/.cache/huggingface")], "/root/.cache/huggingface/hub", False),
-        ([("/var/lib/docker/volumes/hf/_data", "/root/.cache")], "/root/.cache/huggingface/hub", False),
-        ([], "/root/.cache/huggingface/hub", False),
-        ([("/home/me/.cache/huggingface", "/root/.cache/huggingface")], None, None),
-    ],
-)
-def test_shared(mounts: list[tuple[str, str]], inside: str | None, shared: bool | None) -> None:  # noqa: FBT001
-    """The longest mount decides; what is not mounted is the container's own; what isn't known stays unknown."""
-    assert is_shared("/home/me/.cache/huggingface/hub", mounts, inside) is shared

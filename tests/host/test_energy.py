@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter.host.energy import PowerMeter, joules_per_token, mean_watts
+from exporter.host.energy import PowerMeter, mean_watts
 
 TREES = Path(__file__).parent.parent / "fixtures" / "host" / "sys"
 MS = 1_000_000
@@ -46,12 +46,6 @@ def test_constant_power_has_itself_as_mean(watts: float, gaps: list[int], origin
 def test_too_little_measured(samples: list[tuple[int, float]], start: int, end: int) -> None:
     """Half a stretch, a gap of seconds, or no stretch at all give no mean."""
     assert mean_watts(samples, start, end) is None
-
-
-def test_energy_of_a_token() -> None:
-    """120 W at 24 tokens a second are 5 J a token; without speed there is none."""
-    assert joules_per_token(120.0, 24.0) == 5.0
-    assert joules_per_token(120.0, 0.0) is None
 
 
 def test_meter_reads_the_sensor() -> None:

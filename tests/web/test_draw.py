@@ -5,10 +5,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter.history.record import Point
-from exporter.tiers import Judgement, Thresholds
+from exporter.settings import Thresholds
+from exporter.tiers import Judgement
 from exporter.web.draw import bar_of, sparkline_of
 
-LIMITS = Thresholds(20, 15, 10)
+LIMITS = Thresholds(excellent=20, good=15, acceptable=10)
 speeds = st.none() | st.floats(0, 1000)
 
 

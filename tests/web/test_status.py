@@ -7,8 +7,8 @@ import pytest
 
 from exporter.history.record import Plan
 from exporter.probe.result import RESULTS, Measurements, ProbeResult, Result
-from exporter.snapshot import Snapshot, judgement_key, plan_key, probe_key, target_key
-from exporter.tiers import Judgement, Thresholds
+from exporter.snapshot import CollectorRun, Snapshot, judgement_key, plan_key, probe_key, target_key
+from exporter.tiers import Judgement
 from exporter.web.status import IN_WORDS, TargetStatus, Verdict, as_json, counted, target_json, targets_of
 from tests.scenes import NOW, judged, probe, publish_all, up
 
@@ -86,7 +86,6 @@ def test_stale_after_three_intervals() -> None:
     results = (probe("a", 0, speed=16), probe("a", -170, "skipped_busy"))
     assert not status_of(*results, now=NOW + 180).probes[0].stale
     assert status_of(*results, now=NOW + 181).probes[0].stale
-    assert status_of(*results, now=NOW + 181).probes[0].age_seconds == 181
 
 
 def test_the_worst_comes_first() -> None:
@@ -107,7 +106,9 @@ def test_json_of_any_record() -> None:
     """Nested records become JSON: numbers that aren't finite are null, texts are printable."""
     status = status_of(dataclasses.replace(probe("a", 9, "protocol"), error="<html>\x00"))
     assert target_json(status)["probes"][0]["error"] == "<html>"
-    assert as_json((float("nan"), {"a": Thresholds(1, 2, float("inf"))})) == [
+    assert as_json((float("nan"), {"a": CollectorRun(True, float("inf"), 2)})) == [
         None,
-        {"a": {"excellent": 1, "good": 2, "acceptable": None}},
+        {"a": {"success": True, "duration_seconds": None, "at_seconds": 2}},
     ]
+    thresholds = {"excellent": 20, "good": 15, "acceptable": 10}
+    assert as_json(judged(16, "x", *BAND))["thresholds"] == thresholds
