@@ -22,7 +22,7 @@ ASK_AGAIN_SECONDS: Final = 600.0
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
+class ServerCandidate:
     """An address where a server may be: URLs to try in this order, the name that a target of it gets, and why it is one."""
 
     name: str
@@ -61,25 +61,27 @@ class Survey:
     seen: tuple[Seen, ...] = ()
 
 
-def local_candidates(own_port: int | None = None) -> tuple[Candidate, ...]:
+def local_candidates(own_port: int | None = None) -> tuple[ServerCandidate, ...]:
     """The usual ports of this machine, without the exporter's own."""
     return tuple(
-        Candidate(f"localhost:{port}", (f"http://127.0.0.1:{port}",), f"port {port} is usual for an inference server")
+        ServerCandidate(
+            f"localhost:{port}", (f"http://127.0.0.1:{port}",), f"port {port} is usual for an inference server"
+        )
         for port in LOCAL_PORTS
         if port != own_port
     )
 
 
-def container_candidates(containers: Iterable[ContainerFacts]) -> Iterator[Candidate]:
+def container_candidates(containers: Iterable[ContainerFacts]) -> Iterator[ServerCandidate]:
     """The running containers that look like inference servers and can be reached."""
     for each in containers:
         if each.running and each.backend and each.urls:
             why = f"container {each.name} runs {each.backend}"
-            yield Candidate(each.name, tuple(url.url for url in each.urls), why, each.name)
+            yield ServerCandidate(each.name, tuple(url.url for url in each.urls), why, each.name)
 
 
 def survey(
-    candidates: Iterable[Candidate],
+    candidates: Iterable[ServerCandidate],
     taken: Iterable[str],
     before: Survey,
     ask: Callable[[str], Identified],
@@ -113,7 +115,7 @@ def survey(
 
 
 def _ask_in_turn(
-    candidate: Candidate,
+    candidate: ServerCandidate,
     addresses: Mapping[tuple[str, int], str],
     asked: Mapping[str, Seen],
     ask: Callable[[str], Identified],

@@ -112,7 +112,7 @@ def _is_dangerous(address: str) -> bool:
 
 
 @dataclass(slots=True)
-class _Shared:
+class _SharedProbe:
     """The newest probe of one address by one module, and the lock that makes all who ask at once wait for one."""
 
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -126,14 +126,14 @@ class OnDemand:
     def __init__(self, run: Callable[[Target, str, Module], ProbeResult | None]) -> None:
         self._run = run
         self._lock = threading.Lock()
-        self._shared: OrderedDict[tuple[str, str], _Shared] = OrderedDict()
+        self._shared: OrderedDict[tuple[str, str], _SharedProbe] = OrderedDict()
 
     def probe(self, address: str, name: str, module: Module) -> ProbeResult | None:
         """The probe of an address, at most one within the module's interval; None where the exporter stops."""
         url = check_url(address if "://" in address else f"http://{address}")
         target = Target(url=url, name=address, modules=(name,))
         with self._lock:
-            shared = self._shared.setdefault((url, name), _Shared())
+            shared = self._shared.setdefault((url, name), _SharedProbe())
             self._shared.move_to_end((url, name))
             while len(self._shared) > MOST_ADDRESSES:
                 self._shared.popitem(last=False)

@@ -14,7 +14,15 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
-from exporter.discovery import LOCAL_PORTS, Candidate, Found, Survey, container_candidates, local_candidates, survey
+from exporter.discovery import (
+    LOCAL_PORTS,
+    Found,
+    ServerCandidate,
+    Survey,
+    container_candidates,
+    local_candidates,
+    survey,
+)
 from exporter.history.record import Plan
 from exporter.host.energy import PowerMeter
 from exporter.probe.http.cancellation import Cancellation
@@ -197,7 +205,7 @@ class Targets:
         if changed:
             self._changed()
 
-    def _candidates(self, settings: Settings) -> Iterator[Candidate]:
+    def _candidates(self, settings: Settings) -> Iterator[ServerCandidate]:
         if settings.discovery.docker:
             yield from container_candidates(machine_of(self._snapshot.view()).containers)
         if settings.discovery.local:

@@ -1,6 +1,7 @@
 """The rooms of the product, held by walking the imports of every file."""
 
 import ast
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -157,3 +158,14 @@ def test_pure_files_use_no_clock_thread_or_socket(name: str) -> None:
     """Formulas get time as numbers, so that any script of instants can be tried on them."""
     imported = {module.split(".")[0] for module, _ in imports_of(ROOT / name)}
     assert imported.isdisjoint(CLOCKS_AND_THREADS)
+
+
+def test_no_two_classes_have_one_name() -> None:
+    """A class's name is found once, so that who reads it anywhere knows which one is meant."""
+    names = Counter(
+        node.name
+        for path in FILES
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ClassDef)
+    )
+    assert [name for name, count in names.items() if count > 1] == []

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from exporter.discovery import (
     ASK_AGAIN_SECONDS,
     FORGET_SECONDS,
-    Candidate,
+    ServerCandidate,
     Survey,
     local_candidates,
     survey,
@@ -73,7 +73,7 @@ def test_a_found_server_that_goes_down_stays_a_target_for_a_day() -> None:
 
 def test_a_container_names_the_target_of_its_published_port() -> None:
     """One server that is a container and a local port is one target, with the container's name."""
-    container = Candidate("vllm-prod", ("http://127.0.0.1:8000",), "container", container="vllm-prod")
+    container = ServerCandidate("vllm-prod", ("http://127.0.0.1:8000",), "container", container="vllm-prod")
     world = World({"http://127.0.0.1:8000": Identified(VLLM)})
     result = survey([*local_candidates(), container], (), Survey(), world.ask, now=0)
     assert [(each.name, each.container) for each in result.found] == [("vllm-prod", "vllm-prod")]
@@ -82,7 +82,7 @@ def test_a_container_names_the_target_of_its_published_port() -> None:
 
 def test_the_first_url_of_a_container_that_answers_is_used() -> None:
     """A container's addresses are tried in their order."""
-    container = Candidate("ollama", ("http://172.17.0.2:11434", "http://127.0.0.1:11434"), "container", "ollama")
+    container = ServerCandidate("ollama", ("http://172.17.0.2:11434", "http://127.0.0.1:11434"), "container", "ollama")
     world = World({"http://127.0.0.1:11434": Identified(OLLAMA)})
     result = survey([container], (), Survey(), world.ask, now=0)
     assert [each.url for each in result.found] == ["http://127.0.0.1:11434"]
@@ -90,7 +90,7 @@ def test_the_first_url_of_a_container_that_answers_is_used() -> None:
 
 def test_a_container_that_is_gone_takes_its_target_with_it() -> None:
     """Without its candidate a target has nothing left to probe."""
-    container = Candidate("ollama", ("http://172.17.0.2:11434",), "container", "ollama")
+    container = ServerCandidate("ollama", ("http://172.17.0.2:11434",), "container", "ollama")
     world = World({"http://172.17.0.2:11434": Identified(OLLAMA)})
     before = survey([container], (), Survey(), world.ask, now=0)
     assert len(before.found) == 1

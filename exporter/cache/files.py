@@ -143,7 +143,7 @@ def _model(
     settled = all(scan_errors.now * 1e9 - file.modified_ns > SETTLED_NS for file in files)
     sizes: dict[str, int | None] = {file.name: file.size for file in files}
     if before is not None and before.marks == marks and not dangling:
-        verdict = Verdict(before.complete, before.missing, before.weights, before.variants)
+        verdict = Completeness(before.complete, before.missing, before.weights, before.variants)
     else:
         where = f"{root}/{here.path}".rstrip("/")
         verdict = judge({**sizes, **dict.fromkeys(dangling)}, "", here.descriptor, where, scan_errors)
@@ -234,7 +234,7 @@ def _file(entry: os.DirEntry[str], found: os.stat_result) -> _File:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class Completeness:
     """Whether files make a whole model; what is missing, by name; and the weights, in sets where there are several."""
 
     complete: bool | None
@@ -245,7 +245,7 @@ class Verdict:
 
 def judge(
     files: Mapping[str, int | None], base: str, dir_fd: int | None, where: str, scan_errors: ScanErrors
-) -> Verdict:
+) -> Completeness:
     """Judge a model by its own files: indexes, numbered shards, headers; never by an expected figure.
 
     ``files``: name below ``base`` → size, ``None`` where its link leads nowhere. ``base`` is below ``dir_fd``, which
@@ -271,7 +271,7 @@ class _Judgement:
             str, tuple[dict[str, str], int | None]
         ] = {}  # folder → its safetensors index, if none is absent
 
-    def verdict(self) -> Verdict:
+    def verdict(self) -> Completeness:
         self._indexes()
         by_itself = [name for name in self.weights if name not in self.indexed]
         self._shards(by_itself)
@@ -280,7 +280,7 @@ class _Judgement:
         found = variants[0][1] if tensors is None and len(variants) == 1 else tensors
         complete = False if self.missing else True if self.weights else None
         missing = tuple(dict.fromkeys(self.missing))
-        return Verdict(complete, missing, found, variants if len(variants) > 1 or tensors is not None else ())
+        return Completeness(complete, missing, found, variants if len(variants) > 1 or tensors is not None else ())
 
     def path(self, name: str) -> str:
         return f"{self.base}/{name}" if self.base else name

@@ -12,7 +12,7 @@ from exporter.settings import CacheKind
 
 
 @dataclass(frozen=True, slots=True)
-class Cache:
+class ContainerCache:
     """The folder inside the container, the same on the host where a mount covers it, and all mounts that hold models."""
 
     path: str | None
@@ -22,7 +22,7 @@ class Cache:
 
 def cache_of(
     backend: str | None, weights_at: str | None, inspect: Mapping[str, Any], environment: Mapping[str, str]
-) -> Cache:
+) -> ContainerCache:
     """``weights_at`` is the absolute path of the model where it is configured by one, else a cache is used."""
     mounts = tuple(_mounts(inspect))
     folders = tuple(_folders(backend, weights_at, inspect, environment))
@@ -32,10 +32,10 @@ def cache_of(
         if (kind := next((kind for kind, folder in folders if _related(destination, folder)), None))
     )
     if not folders:
-        return Cache(None, None, held)
+        return ContainerCache(None, None, held)
     # Which of several caches a server uses depends on its version: the one that somebody mounted is meant.
     path = next((folder for _, folder in folders if _source(folder, mounts)), folders[0][1])
-    return Cache(path, _source(path, mounts), held)
+    return ContainerCache(path, _source(path, mounts), held)
 
 
 def _folders(

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from exporter.containers.docker_archive import Stat, file_in, stat_of
+from exporter.containers.docker_archive import ArchiveStat, file_in, stat_of
 from exporter.containers.json_access import mapping, text
 
 LARGEST_DOCUMENT: Final = 4 << 20
@@ -42,7 +42,7 @@ FAILURES: Final = (OSError, AddressError, EngineError)
 """All that can be raised here; the transport's own errors are OSErrors."""
 
 
-class Connection:
+class EngineConnection:
     """A session for one reading; whatever it reads is bounded in bytes and in time."""
 
     def __init__(self, host: str, timeout_seconds: float) -> None:
@@ -113,7 +113,7 @@ class Connection:
         stat, _ = self._archive(identifier, path)
         return stat.link_target or None if stat else None
 
-    def _archive(self, identifier: str, path: str) -> tuple[Stat | None, str | None]:
+    def _archive(self, identifier: str, path: str) -> tuple[ArchiveStat | None, str | None]:
         """What is at ``path``: its stat comes in a header, before a byte of it is read."""
         try:
             with self.open(f"/containers/{identifier}/archive", {"path": path}) as response:

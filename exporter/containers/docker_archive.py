@@ -15,7 +15,7 @@ _ANY_TYPE: Final = 0x8F28_0000
 
 
 @dataclass(frozen=True, slots=True)
-class Stat:
+class ArchiveStat:
     """A file in a container: bytes, and the path that a symbolic link leads to (the engine resolves it, within the image)."""
 
     size: int
@@ -23,7 +23,7 @@ class Stat:
     link_target: str = ""
 
 
-def stat_of(header: str) -> Stat | None:
+def stat_of(header: str) -> ArchiveStat | None:
     """Read ``X-Docker-Container-Path-Stat``."""
     try:
         stat = mapping(json.loads(base64.b64decode(header, validate=True)))
@@ -32,7 +32,7 @@ def stat_of(header: str) -> Stat | None:
     size, mode = stat.get("size"), stat.get("mode")
     if not isinstance(size, int) or not isinstance(mode, int):
         return None
-    return Stat(size, not mode & _ANY_TYPE, text(stat, "linkTarget") if mode & _SYMLINK else "")
+    return ArchiveStat(size, not mode & _ANY_TYPE, text(stat, "linkTarget") if mode & _SYMLINK else "")
 
 
 def file_in(archive: bytes) -> str | None:

@@ -11,7 +11,7 @@ from typing import Any, Final, Protocol
 
 from exporter.containers.connection import (
     FAILURES,
-    Connection,
+    EngineConnection,
     NotFoundError,
     RefusedError,
     explain,
@@ -125,7 +125,7 @@ class Engine:
 
     def _read_once(self, host_gfx: Sequence[str]) -> EngineReading:
         try:
-            with closing(Connection(self._host, self._timeout)) as connection:
+            with closing(EngineConnection(self._host, self._timeout)) as connection:
                 containers, problem = self._look(connection, host_gfx)
         except FAILURES as error:
             problem = explain(error, self._host, self._timeout)
@@ -144,7 +144,7 @@ class Engine:
         self._said = reading.problem
         self._was_available = self._was_available or reading.available
 
-    def _look(self, connection: Connection, host_gfx: Sequence[str]) -> tuple[tuple[ContainerFacts, ...], str]:
+    def _look(self, connection: EngineConnection, host_gfx: Sequence[str]) -> tuple[tuple[ContainerFacts, ...], str]:
         listed = connection.json("/containers/json")
         identifiers = [text(each, "Id") for each in listed if text(each, "Id")] if isinstance(listed, list) else []
         own_network = self._standpoint or self._find_standpoint(connection, identifiers)
@@ -173,7 +173,7 @@ class Engine:
         return tuple(found), connection.problem()
 
     def _facts(
-        self, connection: Connection, identifier: str, own_network: OwnNetwork, host_gfx: Sequence[str]
+        self, connection: EngineConnection, identifier: str, own_network: OwnNetwork, host_gfx: Sequence[str]
     ) -> ContainerFacts | None:
         inspect = mapping(connection.json(f"/containers/{identifier}/json"))
         image = connection.optional(f"/images/{text(inspect, 'Image')}/json") if _has_no_tag(inspect) else None
@@ -189,12 +189,12 @@ class Engine:
         rocm = self._rocm_in(connection, identifier, inspect)
         return facts if rocm is None else replace(facts, rocm=rocm)
 
-    def _processes(self, connection: Connection, identifier: str) -> Mapping[str, Any] | None:
+    def _processes(self, connection: EngineConnection, identifier: str) -> Mapping[str, Any] | None:
         """Docker runs ``ps``, which cuts lines at COLUMNS unless told not to; Podman may not know that option."""
         path = f"/containers/{identifier}/top"
         return connection.optional(path, {"ps_args": "-efww"}) or connection.optional(path)
 
-    def _rocm_in(self, connection: Connection, identifier: str, inspect: Mapping[str, Any]) -> ImageRocm | None:
+    def _rocm_in(self, connection: EngineConnection, identifier: str, inspect: Mapping[str, Any]) -> ImageRocm | None:
         """What the image's files say; read once, since an image does not change under its id."""
         image = text(inspect, "Image")
         if image in self._rocm:
@@ -217,7 +217,7 @@ class Engine:
         self._rocm[image] = rocm
         return rocm
 
-    def _find_standpoint(self, connection: Connection, identifiers: Sequence[str]) -> OwnNetwork:
+    def _find_standpoint(self, connection: EngineConnection, identifiers: Sequence[str]) -> OwnNetwork:
         own = own_container(self._proc)
         inspect = connection.optional(f"/containers/{own}/json") if own in identifiers else None
         return own_network_in(inspect, self._proc)
@@ -246,7 +246,7 @@ class Engine:
     def _changes(self, cancellation: Event) -> Iterator[None]:
         """Yield once when the stream is open, since something may have changed before, and at the end of each event."""
         with (
-            closing(Connection(self._host, self._timeout)) as connection,
+            closing(EngineConnection(self._host, self._timeout)) as connection,
             connection.events(EVENTS, SILENT_SECONDS) as (stream, content),
         ):
             self._events = stream

@@ -64,7 +64,7 @@ def _switch(options: str, variables: str = "") -> Switch:
 
 
 @dataclass(frozen=True, slots=True)
-class Server:
+class ServerProgram:
     """How one server program is configured, and what it does unless told otherwise.
 
     ``backend`` and ``port`` are those of the program's row in ``exporter.backends``.
@@ -124,8 +124,8 @@ _LLAMA: Final[Mapping[Setting, Switch]] = {
     "split_mode": _switch("sm split-mode", "LLAMA_ARG_SPLIT_MODE"),
 }
 
-_CONFIGURED: Final[Mapping[Name, Server]] = {
-    "vllm": Server(
+_CONFIGURED: Final[Mapping[Name, ServerProgram]] = {
+    "vllm": ServerProgram(
         model_is_positional=True,
         cache_type="auto",
         switches={
@@ -152,8 +152,8 @@ _CONFIGURED: Final[Mapping[Name, Server]] = {
             " reasoning-parser tool-call-parser chat-template block-size".split()
         ),
     ),
-    "llama-server": Server(listen="127.0.0.1", cache_type="f16", switches=_LLAMA),
-    "ollama": Server(
+    "llama-server": ServerProgram(listen="127.0.0.1", cache_type="f16", switches=_LLAMA),
+    "ollama": ServerProgram(
         listen="127.0.0.1",
         cache_type="f16",
         switches={
@@ -164,7 +164,7 @@ _CONFIGURED: Final[Mapping[Name, Server]] = {
             "slots": _switch("", "OLLAMA_NUM_PARALLEL"),
         },
     ),
-    "ollama-runner": Server(
+    "ollama-runner": ServerProgram(
         listen="127.0.0.1",
         switches={
             "cache_type_k": _switch("kv-cache-type"),
@@ -178,7 +178,7 @@ _CONFIGURED: Final[Mapping[Name, Server]] = {
         },
         flags=frozenset("flash-attn ollama-engine mlx-engine no-mmap mlock verbose multiuser-cache".split()),
     ),
-    "text-generation-webui": Server(
+    "text-generation-webui": ServerProgram(
         listen="127.0.0.1",
         switches={
             "all_experts_on_cpu": _switch("cpu-moe"),
@@ -199,7 +199,7 @@ _CONFIGURED: Final[Mapping[Name, Server]] = {
         },
         flags=frozenset("listen api verbose public-api cpu cpu-moe no-kv-offload nowebui portable".split()),
     ),
-    "transformers": Server(
+    "transformers": ServerProgram(
         listen="127.0.0.1",
         model_is_positional=True,
         switches={
@@ -211,7 +211,7 @@ _CONFIGURED: Final[Mapping[Name, Server]] = {
         },
         flags=frozenset("trust-remote-code continuous-batching".split()),
     ),
-    "tgi": Server(
+    "tgi": ServerProgram(
         switches={
             "cache_type_k": _switch("kv-cache-dtype"),
             "context": _switch("max-total-tokens"),
@@ -223,7 +223,7 @@ _CONFIGURED: Final[Mapping[Name, Server]] = {
             "tensor_parallel": _switch("num-shard"),
         },
     ),
-    "sglang": Server(
+    "sglang": ServerProgram(
         listen="127.0.0.1",
         cache_type="auto",
         switches={
@@ -245,7 +245,7 @@ _CONFIGURED: Final[Mapping[Name, Server]] = {
         },
         flags=frozenset({"trust-remote-code"}),
     ),
-    "koboldcpp": Server(
+    "koboldcpp": ServerProgram(
         model_is_positional=True,
         switches={
             "cache_type_k": _switch("quantkv"),
@@ -265,7 +265,7 @@ _CONFIGURED: Final[Mapping[Name, Server]] = {
     ),
 }
 # A program that has no row there is configured as most are.
-_USUAL: Final = Server(
+_USUAL: Final = ServerProgram(
     switches={
         "listen": _switch("host"),
         "model": _switch("model"),
@@ -274,7 +274,7 @@ _USUAL: Final = Server(
     }
 )
 _PROGRAM_ROWS: Final = [(backend, program) for backend in BACKENDS.values() for program in backend.programs]
-SERVERS: Final[Mapping[Name, Server]] = {
+SERVERS: Final[Mapping[Name, ServerProgram]] = {
     program.name: replace(_CONFIGURED.get(program.name, _USUAL), backend=backend.id, port=program.port)
     for backend, program in _PROGRAM_ROWS
 }

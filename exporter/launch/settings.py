@@ -21,7 +21,7 @@ from exporter.launch.programs import (
     TLS_VARIABLE,
     VARIABLES,
     Name,
-    Server,
+    ServerProgram,
     Setting,
 )
 
@@ -137,23 +137,23 @@ def read_launch(
     """
     server = SERVERS[name]
     options = parse_options(arguments, server.flags, _single(server))
-    given = _Given(name, server, options, environment)
+    given = _Arguments(name, server, options, environment)
     complete = complete and not given.has("config_file") and name not in _HAS_A_FLAGS_FILE
     return _settings(given, complete=complete, positionals=positionals)
 
 
-def _single(server: Server) -> frozenset[str]:
+def _single(server: ServerProgram) -> frozenset[str]:
     """The options that take one value. A name that is served may be several."""
     of_switches = (switch.options for setting, switch in server.switches.items() if setting != "served_name")
     return server.single.union(*of_switches)
 
 
 @dataclass(frozen=True, slots=True)
-class _Given:
+class _Arguments:
     """Arguments and environment of one program, asked by setting."""
 
     name: Name
-    server: Server
+    server: ServerProgram
     options: Options
     environment: Mapping[str, str]
 
@@ -200,7 +200,7 @@ class _Given:
         return count or None
 
 
-def _settings(given: _Given, *, complete: bool, positionals: bool) -> LaunchSettings:
+def _settings(given: _Arguments, *, complete: bool, positionals: bool) -> LaunchSettings:
     model = _model(given, positionals=positionals)
     listen, port = _listen(given)
     devices = tuple(each for each in (given.text("device") or "").split(",") if _TERM.fullmatch(each))
@@ -241,14 +241,14 @@ def _settings(given: _Given, *, complete: bool, positionals: bool) -> LaunchSett
     )
 
 
-def _model(given: _Given, *, positionals: bool) -> str | None:
+def _model(given: _Arguments, *, positionals: bool) -> str | None:
     value = given.text("model")
     if value is None and positionals and given.server.model_is_positional and given.options.positional:
         value = expand(given.options.positional[0], given.environment)
     return value or next((PRESETS[preset][0] for preset in _presets(given)), None)
 
 
-def _presets(given: _Given) -> list[str]:
+def _presets(given: _Arguments) -> list[str]:
     return [preset for preset in PRESETS if given.name == "llama-server" and given.options.has(preset)]
 
 
@@ -272,7 +272,7 @@ def _is_one_line(value: str) -> bool:
     return len(value) <= _LONGEST_PATH and _ONE_LINE.fullmatch(value) is not None and not value.isspace()
 
 
-def _listen(given: _Given) -> tuple[str | None, int | None]:
+def _listen(given: _Arguments) -> tuple[str | None, int | None]:
     """The host and the port that it was told to bind."""
     listen = given.text("listen")
     if given.name == "ollama" and listen:
@@ -302,7 +302,7 @@ def _port(value: str | None) -> int | None:
     return int(value) if value and re.fullmatch(r"\d{1,5}", value, re.ASCII) and int(value) < 65536 else None
 
 
-def _cache_types(given: _Given, *, complete: bool) -> tuple[str | None, str | None]:
+def _cache_types(given: _Arguments, *, complete: bool) -> tuple[str | None, str | None]:
     """The KV cache's type of keys and of values; one for both where the program has one switch."""
     default = given.server.cache_type if complete else None
     keys = given.term("cache_type_k")
@@ -313,13 +313,13 @@ def _cache_types(given: _Given, *, complete: bool) -> tuple[str | None, str | No
     return keys or default, given.term("cache_type_v") or default
 
 
-def _tensor_parallel(given: _Given, *, complete: bool) -> int | None:
+def _tensor_parallel(given: _Arguments, *, complete: bool) -> int | None:
     stated = given.count("tensor_parallel")
     is_default = complete and given.name in {"vllm", "sglang"} and not given.has("other_parallel")
     return stated or (1 if is_default else None)
 
 
-def _flash_attention(given: _Given) -> FlashAttention | None:
+def _flash_attention(given: _Arguments) -> FlashAttention | None:
     value = given.text("flash_attention")
     if value is None:
         return "on" if given.has("flash_attention") else None
@@ -333,7 +333,7 @@ def _visible_devices(environment: Mapping[str, str]) -> tuple[tuple[str, str], .
     return tuple((name, value) for name, value in named if _DEVICE_LIST.fullmatch(value))
 
 
-def _compute(given: _Given, devices: Sequence[str]) -> Compute | None:
+def _compute(given: _Arguments, devices: Sequence[str]) -> Compute | None:
     """Which runtime computes, as far as the arguments say it."""
     if given.has("cpu_only") or devices == (NONE,):
         return "cpu"
@@ -345,7 +345,7 @@ def _compute(given: _Given, devices: Sequence[str]) -> Compute | None:
     return "cpu" if given.name == "transformers" and devices == ("cpu",) else None
 
 
-def _gpu_layers(given: _Given) -> int | Literal["all"] | None:
+def _gpu_layers(given: _Arguments) -> int | Literal["all"] | None:
     """A negative number is a program's own choice; llama-server's -2 and below is all."""
     if given.term("gpu_layers") == "all":
         return "all"
@@ -355,7 +355,7 @@ def _gpu_layers(given: _Given) -> int | Literal["all"] | None:
     return number if number is not None and number >= 0 else None
 
 
-def _offloads(given: _Given, devices: Sequence[str]) -> tuple[str, ...]:
+def _offloads(given: _Arguments, devices: Sequence[str]) -> tuple[str, ...]:
     """What keeps work off this machine's GPU, besides the number of layers, in the words of the switches."""
     found = ["cpu"] if given.has("cpu_only") else []
     if devices in {(NONE,), ("cpu",)}:
@@ -379,7 +379,7 @@ def _offloads(given: _Given, devices: Sequence[str]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _layers_on_cpu(given: _Given) -> list[str]:
+def _layers_on_cpu(given: _Arguments) -> list[str]:
     """The switches that keep a part of the first layers on the CPU, or of all."""
     found = []
     words: tuple[tuple[Setting, str], ...] = (("experts_on_cpu", "n_cpu_moe"), ("ffn_on_cpu", "n_cpu_ffn"))
@@ -392,7 +392,7 @@ def _layers_on_cpu(given: _Given) -> list[str]:
     return [*found, "cpu_moe"] if given.has("all_experts_on_cpu") else found
 
 
-def _keeps_cache_on_cpu(given: _Given) -> bool:
+def _keeps_cache_on_cpu(given: _Arguments) -> bool:
     switch = given.server.switch("kv_on_cpu")
     if not switch.options or given.options.has("kvo", "kv-offload"):
         return False
@@ -403,7 +403,7 @@ def _keeps_cache_on_cpu(given: _Given) -> bool:
     return given.options.has(*switch.options) or by_variable
 
 
-def _speculative(given: _Given) -> str | None:
+def _speculative(given: _Arguments) -> str | None:
     """How the server drafts tokens, ``none`` where it is told not to, None where nothing is told."""
     found = [word for value in given.accumulated("speculation") for word in _methods(value)]
     if any(name.startswith("speculative-config") for name, _ in given.options.named) and not found:
@@ -433,7 +433,7 @@ def _methods(value: str) -> list[str]:
     return ["draft"] if isinstance(config, dict) and config.get("model") else []
 
 
-def _aiter(given: _Given, *, complete: bool) -> bool | None:
+def _aiter(given: _Arguments, *, complete: bool) -> bool | None:
     """Off by default in vLLM and SGLang; a kernel of AITER's that is asked for by name needs no switch."""
     switch = AITER_SWITCHES.get(given.name)
     if switch is None:

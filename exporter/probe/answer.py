@@ -95,7 +95,7 @@ _MESSAGES: Final[dict[Kind, str]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Judgement:
+class AnswerJudgement:
     """A verdict on an answer, and its reason in a clause."""
 
     verdict: Verdict

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final, Literal
 
-from exporter.probe.answer import Judgement, judge_text, printable
+from exporter.probe.answer import AnswerJudgement, judge_text, printable
 from exporter.probe.marker import Markers, foreign_markers, is_known, marker_of
 from exporter.probe.prompt import estimate
 
@@ -102,12 +102,12 @@ def compose_canary(seed: int, depth: int = DEFAULT_DEPTH) -> Canary:
     return Canary(short, _question(bare.marker, bare.fact, notes))
 
 
-def judge_short(question: Question, answer: Answer, known: Markers) -> Judgement:
+def judge_short(question: Question, answer: Answer, known: Markers) -> AnswerJudgement:
     """Right; degenerate; foreign; or undecided, where the fact is not recalled: then the model can't be judged by it."""
     return _judge_nonsense(question, answer, known) or _judge_recall(question, answer, or_else="undecided")
 
 
-def judge_deep(question: Question, answer: Answer, short: Answer, known: Markers) -> Judgement:
+def judge_deep(question: Question, answer: Answer, short: Answer, known: Markers) -> AnswerJudgement:
     """Right; wrong; degenerate; foreign; or undecided. For a model that answered the short question right with ``short``."""
     if found := _judge_nonsense(question, answer, known):
         return found
@@ -117,16 +117,16 @@ def judge_deep(question: Question, answer: Answer, short: Answer, known: Markers
     return _judge_recall(question, answer, or_else="wrong")
 
 
-def judge_expected(pattern: re.Pattern[str], answer: Answer, known: Markers) -> Judgement:
+def judge_expected(pattern: re.Pattern[str], answer: Answer, known: Markers) -> AnswerJudgement:
     """By the pattern that a user's module expects somewhere in the answer, after the thinking."""
     if found := _judge_nonsense(None, answer, known):
         return found
     said = after_thinking(answer)
     if said is None:
-        return Judgement("undecided", "the budget ended within the thinking")
+        return AnswerJudgement("undecided", "the budget ended within the thinking")
     if pattern.search(said[:_JUDGED_CHARACTERS]):
-        return Judgement("right")
-    return Judgement("wrong", f"the answer does not match the pattern {printable(pattern.pattern)!r}")
+        return AnswerJudgement("right")
+    return AnswerJudgement("wrong", f"the answer does not match the pattern {printable(pattern.pattern)!r}")
 
 
 def after_thinking(answer: Answer) -> str | None:
@@ -139,29 +139,31 @@ def after_thinking(answer: Answer) -> str | None:
     return said
 
 
-def _judge_nonsense(question: Question | None, answer: Answer, known: Markers) -> Judgement | None:
+def _judge_nonsense(question: Question | None, answer: Answer, known: Markers) -> AnswerJudgement | None:
     if nonsense := judge_text([answer.reasoning]) or judge_text([answer.text]):
-        return Judgement("degenerate", nonsense.message)
+        return AnswerJudgement("degenerate", nonsense.message)
     own = (question.marker,) if question else ()
     if foreign_markers(answer.reasoning + "\n" + answer.text, known, own):
-        return Judgement("foreign", "the answer holds a name from another request of this exporter")
+        return AnswerJudgement("foreign", "the answer holds a name from another request of this exporter")
     said = after_thinking(answer)
     if question and said and not _has(said, question.fact):
         others = (fact for fact in _facts_in(said) if fact != question.fact)
         if any(is_known(known, " ".join(fact)) for fact in others):
-            return Judgement("foreign", "the answer is that to another request of this exporter")
+            return AnswerJudgement("foreign", "the answer is that to another request of this exporter")
     return None
 
 
-def _judge_recall(question: Question, answer: Answer, *, or_else: Literal["wrong", "undecided"]) -> Judgement:
+def _judge_recall(question: Question, answer: Answer, *, or_else: Literal["wrong", "undecided"]) -> AnswerJudgement:
     said = after_thinking(answer)
     if said is None:
-        return Judgement("undecided", "the budget ended within the thinking")
+        return AnswerJudgement("undecided", "the budget ended within the thinking")
     if _has(said, question.fact):
-        return Judgement("right")
+        return AnswerJudgement("right")
     if or_else == "wrong":
-        return Judgement("wrong", "the model does not recall the start of a long prompt, though it does of a short one")
-    return Judgement("undecided", "the model does not answer the question of the canary")
+        return AnswerJudgement(
+            "wrong", "the model does not recall the start of a long prompt, though it does of a short one"
+        )
+    return AnswerJudgement("undecided", "the model does not answer the question of the canary")
 
 
 def _has(text: str, fact: tuple[str, str]) -> bool:

@@ -119,7 +119,7 @@ class _Site:
         self._actions = actions
         self._links = links
         self._clock = clock
-        self._exposition = _Shared(self._encoded)
+        self._exposition = _SharedRendering(self._encoded)
         self._probing = 0
 
     def _encoded(self, content_type: str, *, gzipped: bool) -> bytes:
@@ -201,7 +201,7 @@ class _Site:
         return _text("The configuration was reloaded.")
 
 
-class _Shared:
+class _SharedRendering:
     """One rendering at a time for each form; all who ask while it is made get the same bytes, which saves memory too."""
 
     def __init__(self, work: Callable[..., bytes]) -> None:

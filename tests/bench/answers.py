@@ -22,10 +22,10 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from exporter.probe.answer import judge_text
 from exporter.probe.fingerprint import STEP_DISTANCE, State, observe
 from exporter.probe.marker import REMEMBERED, Markers, foreign_markers, marker_of, remember
-from tests.probe.faults import FAULTS, Server, stream_of
+from tests.probe.faults import FAULTS, FaultyServer, stream_of
 from tests.probe.healthy import STYLES, answer
 from tests.probe.test_answer import texts_of
-from tests.probe.test_fingerprint import Model, heavy
+from tests.probe.test_fingerprint import FingerprintModel, heavy
 
 HOURS_PER_YEAR: Final = 8766
 NOISES: Final[dict[str, tuple[Callable[[random.Random], float], float]]] = {
@@ -98,7 +98,7 @@ def judged(style: str, answers: int, known: Markers) -> Row:
 def found(name: str) -> bool:
     """Whether the text of a fault's stream is nonsense in its first 64 tokens, forced or not."""
     fault = next(each for each in FAULTS if each.name == name)
-    said = Server(fault).answer("Once, " + "word " * fault.begins).text
+    said = FaultyServer(fault).answer("Once, " + "word " * fault.begins).text
     chunks = texts_of(stream_of(said, random.Random(1)))[:64]
     return all(judge_text(chunks, forced=forced, tokens=len(chunks)) for forced in (True, False))
 
@@ -106,7 +106,7 @@ def found(name: str) -> bool:
 def years_of(name: str, years: float) -> tuple[int, int, float]:
     """Steps, readings beyond the distance of a step, and the largest distance, in so many years of hourly readings."""
     noise, rounded = NOISES[name]
-    model, draw, state = Model(), random.Random(name), State()
+    model, draw, state = FingerprintModel(), random.Random(name), State()
     steps, beyond, largest = 0, 0, 0.0
     for hour in range(round(years * HOURS_PER_YEAR)):
         quiet = name == BUSY and random.Random(hour // 6).random() >= 0.1

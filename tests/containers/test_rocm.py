@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from exporter.containers.docker_archive import Stat, file_in, stat_of
+from exporter.containers.docker_archive import ArchiveStat, file_in, stat_of
 from exporter.containers.facts import ON_HOST, ImageRocm, OwnNetwork
 from exporter.containers.own_network import own_container, own_network_in
 from exporter.containers.rocm import Reading, files_to_read, stated_version, version_in
@@ -81,10 +81,10 @@ def header(**stat: object) -> str:
 
 def test_stats_of_a_real_engine() -> None:
     """Go's bits tell files, symbolic links and folders apart."""
-    assert stat_of(header(name="version", size=7, mode=420, linkTarget="")) == Stat(7, is_file=True)
+    assert stat_of(header(name="version", size=7, mode=420, linkTarget="")) == ArchiveStat(7, is_file=True)
     link = header(name="l", size=24, mode=134218239, linkTarget="/usr/lib/ollama/rocm/libamdhip64.so.7.2.70200")
-    assert stat_of(link) == Stat(24, is_file=False, link_target="/usr/lib/ollama/rocm/libamdhip64.so.7.2.70200")
-    assert stat_of(header(name="opt", size=4096, mode=2147484141, linkTarget="")) == Stat(4096, is_file=False)
+    assert stat_of(link) == ArchiveStat(24, is_file=False, link_target="/usr/lib/ollama/rocm/libamdhip64.so.7.2.70200")
+    assert stat_of(header(name="opt", size=4096, mode=2147484141, linkTarget="")) == ArchiveStat(4096, is_file=False)
 
 
 @UNTIMED

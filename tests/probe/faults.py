@@ -35,7 +35,7 @@ class Fault:
 
 
 @dataclass(slots=True)
-class Server:
+class FaultyServer:
     """A server in memory: a model that recalls what its prompt says, with a fault or without one."""
 
     fault: Fault | None = None

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from exporter.probe.answer import FORCED_CHARACTERS, NAME_LIMIT, Nonsense, judge_text, printable
 from exporter.probe.dialects.openai import read_chat
 from exporter.probe.stream import Event, SseDecoder
-from tests.probe.faults import FAULTS, Fault, Server, stream_of
+from tests.probe.faults import FAULTS, Fault, FaultyServer, stream_of
 from tests.probe.healthy import STYLES, answer, prose, tokens_of
 from tests.test_architecture import CLOCKS_AND_THREADS, ROOT, imports_of
 
@@ -70,7 +70,7 @@ def texts_of(raw: bytes) -> list[str]:
 
 def broken(fault: Fault, prompt_words: int) -> list[str]:
     """The chunks that a server with this fault streams as the answer to a prompt of so many words."""
-    said = Server(fault).answer("Once, " + "word " * prompt_words).text
+    said = FaultyServer(fault).answer("Once, " + "word " * prompt_words).text
     return texts_of(stream_of(said, random.Random(3)))
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from exporter.probe.answer import Judgement, Verdict
+from exporter.probe.answer import AnswerJudgement, Verdict
 from exporter.probe.canary import (
     DEFAULT_DEPTH,
     LEAST_DEPTH,
@@ -21,7 +21,7 @@ from exporter.probe.canary import (
 )
 from exporter.probe.marker import Markers, foreign_markers, marker_of, remember
 from exporter.probe.prompt import compose, estimate
-from tests.probe.faults import FAULTS, Fault, Server
+from tests.probe.faults import FAULTS, Fault, FaultyServer
 
 SEEDS = st.integers(0, 2**64 - 1)
 MICRO_BATCH: Final = 512
@@ -30,7 +30,7 @@ RIGHT: Final = " ".join(CANARY.short.fact)
 KNOWN: Final = remember(Markers(), CANARY.words)
 
 
-def look(server: Server, canary: Canary, known: Markers) -> dict[str, Judgement]:
+def look(server: FaultyServer, canary: Canary, known: Markers) -> dict[str, AnswerJudgement]:
     """Ask both questions, the deep one where the short one was answered right."""
     short = server.answer(canary.short.prompt)
     found = {"short": judge_short(canary.short, short, known)}
@@ -84,9 +84,9 @@ def test_each_fault_is_found_by_the_look_that_is_said_to_find_it(fault: Fault) -
     """Asked beyond the depth at which it begins, a server with the fault is wrong, degenerate or foreign; a healthy one right."""
     canary = compose_canary(11, max(DEFAULT_DEPTH, fault.begins + 100))
     known = remember(Markers(), canary.words)
-    healthy = look(Server(), canary, known)
+    healthy = look(FaultyServer(), canary, known)
     assert {each.verdict for each in healthy.values()} == {"right"}
-    found = look(Server(fault), canary, known)
+    found = look(FaultyServer(fault), canary, known)
     alarms: set[Verdict] = {each.verdict for each in found.values()} - {"right", "undecided"}
     assert bool(alarms) == ("canary" in fault.looks), found
 
@@ -94,7 +94,7 @@ def test_each_fault_is_found_by_the_look_that_is_said_to_find_it(fault: Fault) -
 @pytest.mark.parametrize("fault", [each for each in FAULTS if "foreign" in each.looks], ids=lambda each: each.name)
 def test_an_answer_to_another_request_is_foreign(fault: Fault) -> None:
     """The server answers with what another request of ours got: a probe's story, or another canary's fact."""
-    server, known = Server(fault), Markers()
+    server, known = FaultyServer(fault), Markers()
     for seed in (1, 2):
         known = remember(known, [marker_of(seed)])
     prompts = [f"{marker_of(seed)}, {compose(1300, seed)}" for seed in (1, 2)]

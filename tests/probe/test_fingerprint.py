@@ -29,7 +29,7 @@ from exporter.probe.fingerprint import (
     state_of,
 )
 from exporter.probe.prompt import estimate
-from tests.probe.faults import FAULTS, Fault, Server
+from tests.probe.faults import FAULTS, Fault, FaultyServer
 
 RECORDED: Final = Path(__file__).parent.parent / "fixtures" / "logprobs"
 HOURS: Final = 2000
@@ -105,16 +105,16 @@ def key(token: str | bytes) -> int:
     return crc32(token.encode() if isinstance(token, str) else token)
 
 
-class Model:
+class FingerprintModel:
     """Logits of a model after each prompt, and readings of them with a noise, in steps where the server rounds them."""
 
     def __init__(self, seed: int = 1, *, tokens: int = 40) -> None:
         draw = random.Random(seed)
         self.logits = [[draw.gauss(0, 3) for _ in range(tokens)] for _ in PROMPTS]
 
-    def moved(self, by: float, *, only: int | None = None) -> "Model":
+    def moved(self, by: float, *, only: int | None = None) -> "FingerprintModel":
         """The same model with other weights or kernels: each logit moved at random by so much, of one prompt or of all."""
-        draw, other = random.Random(9), Model()
+        draw, other = random.Random(9), FingerprintModel()
         other.logits = [
             [each + (by * draw.gauss(0, 1) if only in {None, number} else 0) for each in logits]
             for number, logits in enumerate(self.logits)
@@ -135,7 +135,9 @@ class Model:
         return {token: rounded[token] - total for token in top}
 
 
-def learned(model: Model, draw: random.Random, noise: Noise = lambda _draw: 0.0, *, readings: int = 24) -> State:
+def learned(
+    model: FingerprintModel, draw: random.Random, noise: Noise = lambda _draw: 0.0, *, readings: int = 24
+) -> State:
     """What is known after so many readings."""
     state = State()
     for _ in range(readings):
@@ -224,7 +226,7 @@ def test_the_prompts_are_short_and_one_is_beyond_the_micro_batch() -> None:
 
 def test_nothing_is_said_before_the_noise_is_known() -> None:
     """The first readings are learned from; then a reading that is the same is at distance 0."""
-    model, draw = Model(), random.Random(1)
+    model, draw = FingerprintModel(), random.Random(1)
     state, seen = steps_of(State(), [model.read(draw) for _ in range(LEARNED_READINGS + 1)])
     assert [each.distance for each in seen] == [None] * LEARNED_READINGS + [pytest.approx(0.0, abs=1e-6)]
     assert not any(each.stepped for each in seen)
@@ -233,7 +235,7 @@ def test_nothing_is_said_before_the_noise_is_known() -> None:
 
 def test_identical_readings_make_no_alarm_of_a_rounding() -> None:
     """Readings that were all the same leave a noise of 0, and a difference of a thousandth is still none."""
-    model, draw = Model(), random.Random(1)
+    model, draw = FingerprintModel(), random.Random(1)
     state = learned(model, draw)
     _, seen = observe(state, model.moved(0.001).read(draw))
     assert seen.distance is not None
@@ -253,7 +255,7 @@ def test_identical_readings_make_no_alarm_of_a_rounding() -> None:
 )
 def test_noise_makes_no_step(noise: Noise, steps: float) -> None:
     """An hourly reading for twelve weeks of each kind of noise; ``tests/bench/answers.py`` reads for twenty years."""
-    model, draw, state = Model(), random.Random(3), State()
+    model, draw, state = FingerprintModel(), random.Random(3), State()
     for _ in range(HOURS):
         state, seen = observe(state, model.read(draw, noise, steps))
         assert not seen.stepped
@@ -261,7 +263,7 @@ def test_noise_makes_no_step(noise: Noise, steps: float) -> None:
 
 def test_hours_in_which_the_server_is_busy_make_no_step() -> None:
     """Batches of other requests add noise for a few hours every few days, in which readings differ among themselves."""
-    model, draw, state = Model(), random.Random(4), State()
+    model, draw, state = FingerprintModel(), random.Random(4), State()
     for hour in range(HOURS):
         busy = random.Random(hour // 6).random() < 0.1
         state, seen = observe(state, model.read(draw, (lambda d: d.gauss(0, 0.02)) if busy else (lambda _draw: 0.0)))
@@ -272,7 +274,7 @@ def test_hours_in_which_the_server_is_busy_make_no_step() -> None:
 @pytest.mark.parametrize("only", [None, len(PROMPTS) - 1], ids=["all", "deep"])
 def test_another_model_is_found_in_three_readings(noise: float, only: int | None) -> None:
     """Logits that moved by more than the noise, after all prompts or after the long one alone, are a step at the third reading."""
-    model, draw = Model(), random.Random(5)
+    model, draw = FingerprintModel(), random.Random(5)
     state = learned(model, draw, lambda d: d.gauss(0, noise))
     other = model.moved(0.06 + 12 * noise, only=only)
     state, seen = steps_of(state, [other.read(draw, lambda d: d.gauss(0, noise)) for _ in range(10)])
@@ -283,13 +285,13 @@ def test_another_model_is_found_in_three_readings(noise: float, only: int | None
 def test_another_model_with_other_words_is_found() -> None:
     """Tokens that only one of them lists count for what they have above the lowest that the other lists."""
     draw = random.Random(6)
-    _, seen = steps_of(learned(Model(), draw), [Model(seed=2).read(draw) for _ in range(3)])
+    _, seen = steps_of(learned(FingerprintModel(), draw), [FingerprintModel(seed=2).read(draw) for _ in range(3)])
     assert seen[-1].stepped
 
 
 def test_a_step_stays_visible_for_a_day_and_is_then_the_new_state() -> None:
     """The distance is that from what was before, until the new readings are as many as a day has hours; then it is small."""
-    model, draw = Model(), random.Random(7)
+    model, draw = FingerprintModel(), random.Random(7)
     other = model.moved(0.5)
     state, seen = steps_of(learned(model, draw), [other.read(draw) for _ in range(ADOPTED_READINGS + 3)])
     far = [(each.distance or 0.0) > STEP_DISTANCE for each in seen]
@@ -301,8 +303,8 @@ def test_a_step_stays_visible_for_a_day_and_is_then_the_new_state() -> None:
 
 def test_a_model_that_comes_back_is_the_known_one() -> None:
     """Swapped for some hours and back, the distance is small again, and the next swap is found again."""
-    model, draw = Model(), random.Random(8)
-    other, state = model.moved(0.5), learned(Model(), draw)
+    model, draw = FingerprintModel(), random.Random(8)
+    other, state = model.moved(0.5), learned(FingerprintModel(), draw)
     for _ in range(5):
         state, seen = steps_of(state, [other.read(draw) for _ in range(10)])
         assert [each.stepped for each in seen].count(True) == 1
@@ -314,7 +316,7 @@ def test_a_model_that_comes_back_is_the_known_one() -> None:
 
 def test_a_single_stray_reading_is_no_step() -> None:
     """Nor are two; they widen the noise, so that the next is not far."""
-    model, draw = Model(), random.Random(9)
+    model, draw = FingerprintModel(), random.Random(9)
     state = learned(model, draw)
     for _ in range(20):
         stray = [model.moved(0.1 * draw.random() + 0.05).read(draw, lambda d: d.gauss(0, 0.05)) for _ in range(2)]
@@ -325,9 +327,9 @@ def test_a_single_stray_reading_is_no_step() -> None:
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda each: each.name)
 def test_a_fault_that_moves_the_logits_is_found(fault: Fault) -> None:
     """Wrong kernels and lost accuracy are steps within ten readings; a fault that shows elsewhere makes none."""
-    server = Server()
+    server = FaultyServer()
     state, _ = steps_of(State(), [server.reading() for _ in range(12)])
-    _, seen = steps_of(state, [Server(fault).reading() for _ in range(10)])
+    _, seen = steps_of(state, [FaultyServer(fault).reading() for _ in range(10)])
     assert any(each.stepped for each in seen) == ("fingerprint" in fault.looks)
 
 
@@ -335,7 +337,7 @@ def test_a_fault_that_moves_the_logits_is_found(fault: Fault) -> None:
 @given(seed=st.integers(0, 1000), readings=st.integers(0, 12), strays=st.integers(0, 4))
 def test_a_state_comes_back_from_its_numbers(seed: int, readings: int, strays: int) -> None:
     """Written down as numbers, through JSON too, and read again it is the same."""
-    model, draw = Model(seed), random.Random(seed)
+    model, draw = FingerprintModel(seed), random.Random(seed)
     state = learned(model, draw, lambda d: d.gauss(0, 0.01), readings=readings)
     state, _ = steps_of(state, [model.moved(1.0).read(draw) for _ in range(strays)])
     numbers = numbers_of(state)
@@ -347,7 +349,7 @@ def test_a_state_comes_back_from_its_numbers(seed: int, readings: int, strays: i
 def test_numbers_that_are_not_a_state_are_an_empty_one(numbers: list[float], at: int, value: float) -> None:
     """Those of another version, cut ones and any others: nothing is known, and nothing raises."""
     assert state_of(numbers) == State()
-    known = numbers_of(learned(Model(), random.Random(1), readings=3))
+    known = numbers_of(learned(FingerprintModel(), random.Random(1), readings=3))
     assert state_of(known[:-1]) == State()
     known[at % len(known)] = value
-    observe(state_of(known), Model().read(random.Random(2)))
+    observe(state_of(known), FingerprintModel().read(random.Random(2)))

@@ -175,7 +175,7 @@ STREAMED = "connect decode first_token queue resolve total"
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class FaultRow:
     """A server, and what is to be said of it: the result, a part of the message, and the metrics beside ``ALWAYS``."""
 
     serve: Callable[[Path], Server]
@@ -189,35 +189,35 @@ class Row:
     """Of ``probe_tokens`` by kind, and of the metrics without labels of their own."""
 
 
-def fails(serve: Callable[[Path], Server], result: Result, says: str, **more: Any) -> Row:
+def fails(serve: Callable[[Path], Server], result: Result, says: str, **more: Any) -> FaultRow:
     """A row of a server that was asked, and answered with something else than a stream."""
-    return Row(serve, result, says, **more)
+    return FaultRow(serve, result, says, **more)
 
 
-def waits(serve: Callable[[Path], Server]) -> Row:
+def waits(serve: Callable[[Path], Server]) -> FaultRow:
     """A row of a server that answers its reads, can't say whether it is busy, and sends no token: what was known stays."""
-    return Row(serve, "skipped_busy", "it is busy with others", MEASURED | SPEED | PREFILL, STREAMED)
+    return FaultRow(serve, "skipped_busy", "it is busy with others", MEASURED | SPEED | PREFILL, STREAMED)
 
 
-def breaks(serve: Callable[[Path], Server], result: Result, says: str, **more: Any) -> Row:
+def breaks(serve: Callable[[Path], Server], result: Result, says: str, **more: Any) -> FaultRow:
     """A row of a stream that began, and did not come to its end: its tokens are known, its speed is not."""
-    return Row(serve, result, says, BY_COUNT, STREAMED, **more)
+    return FaultRow(serve, result, says, BY_COUNT, STREAMED, **more)
 
 
-def unreached(serve: Callable[[Path], Server], result: Result, says: str, **more: Any) -> Row:
+def unreached(serve: Callable[[Path], Server], result: Result, says: str, **more: Any) -> FaultRow:
     """A row of a server that was not there: no request was sent."""
-    return Row(serve, result, says, set(), NO_REQUEST, 0, **more)
+    return FaultRow(serve, result, says, set(), NO_REQUEST, 0, **more)
 
 
-def well(serve: Callable[[Path], Server], has: set[str] = SPEED, **more: Any) -> Row:
+def well(serve: Callable[[Path], Server], has: set[str] = SPEED, **more: Any) -> FaultRow:
     """A row of a server that is odd, and can be measured all the same."""
-    return Row(serve, "ok", "", MEASURED | has, STREAMED, **more)
+    return FaultRow(serve, "ok", "", MEASURED | has, STREAMED, **more)
 
 
 PREFILL = {"probe_prefill_tokens_per_second"}
 END = (FINISH, usage(20, TOKENS), DONE)
 
-ROWS: dict[str, Row] = {
+ROWS: dict[str, FaultRow] = {
     # No server
     "refused": unreached(nobody, "connect", "refused: nothing listens"),
     "unresolvable": unreached(unknown_name, "resolve", "the host name is not known"),
@@ -242,7 +242,7 @@ ROWS: dict[str, Row] = {
     "redirect to another host": fails(redirecting, "protocol", "Redirects are not followed"),
     "400": fails(asked(plain({"error": {"message": "bad"}}, status=400)), "http_4xx", "answered 400: bad"),
     "401": fails(asked(plain({"error": "no key"}, status=401)), "auth", "answered 401: no key"),
-    "401 everywhere": Row(
+    "401 everywhere": FaultRow(
         everywhere(plain({"error": "no key"}, status=401)), "auth", "the server wants an API key", phases=NO_REQUEST
     ),
     "403": fails(asked(plain(status=403)), "auth", "answered 403"),
@@ -261,7 +261,7 @@ ROWS: dict[str, Row] = {
     "503 while loading": fails(
         asked(plain({"error": {"message": "Loading model"}}, status=503)), "loading", "Loading model"
     ),
-    "503 while loading, everywhere": Row(
+    "503 while loading, everywhere": FaultRow(
         everywhere(plain({"error": {"message": "Loading model"}}, status=503)),
         "loading",
         "Loading model",
@@ -378,7 +378,7 @@ def exposition(daemon: Daemon) -> Samples:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class HostileOutcome:
     """What the table gave: samples before and after, errors and seconds by row, what was left for the garbage collector by
     type, and the servers with what they were asked.
     """
@@ -392,7 +392,7 @@ class Outcome:
 
 
 @pytest.fixture(scope="module")
-def outcome(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outcome]:
+def outcome(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HostileOutcome]:
     """Every row at once, since most of them wait."""
     folder = tmp_path_factory.mktemp("hostile")
     with ExitStack() as stack:
@@ -430,7 +430,7 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outcome]:
             list(pool.map(run, waiting))
         records = daemon.snapshot.view().records
         errors = {name: last.error for name in ROWS if (last := records[name, "default"].last)}
-        yield Outcome(before, exposition(daemon), errors, seconds, left, servers)
+        yield HostileOutcome(before, exposition(daemon), errors, seconds, left, servers)
         daemon.drain()
 
 
@@ -462,7 +462,7 @@ def names_of(samples: Samples, target: str) -> set[str]:
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_what_is_said_of_a_server(name: str, outcome: Outcome) -> None:
+def test_what_is_said_of_a_server(name: str, outcome: HostileOutcome) -> None:
     """The result and its reason, exactly which metrics are there, and an end by the module's timeouts."""
     row, samples = ROWS[name], outcome.after
     counts = {result: value(samples, "llm_probes_total", target=name, result=result) for result in RESULTS}
@@ -486,7 +486,7 @@ def test_what_is_said_of_a_server(name: str, outcome: Outcome) -> None:
     assert outcome.seconds[name] < TOTAL + 1
 
 
-def test_no_failed_probe_leaves_a_figure_behind(outcome: Outcome) -> None:
+def test_no_failed_probe_leaves_a_figure_behind(outcome: HostileOutcome) -> None:
     """Each target had a speed, a TTFT and a tier before; after a failure it has none of them, after a good or skipped probe all."""
     measured = SPEED | MEASURED | PREFILL
     assert all(measured <= names_of(outcome.before, name) for name in ROWS)
@@ -496,7 +496,7 @@ def test_no_failed_probe_leaves_a_figure_behind(outcome: Outcome) -> None:
     }
 
 
-def test_no_probe_leaves_anything_to_the_garbage_collector(outcome: Outcome) -> None:
+def test_no_probe_leaves_anything_to_the_garbage_collector(outcome: HostileOutcome) -> None:
     """What a probe used goes when it is over, however it ended: else memory rises until a collection, which stops all else."""
     assert outcome.left == {}
 
@@ -508,7 +508,7 @@ def test_to_ask_who_is_there_leaves_nothing_either() -> None:
     assert (found.listening, left) == (False, {})
 
 
-def test_nothing_is_sent_to_where_a_redirect_points(outcome: Outcome) -> None:
+def test_nothing_is_sent_to_where_a_redirect_points(outcome: HostileOutcome) -> None:
     """The server that was asked got the key; the other one got no connection, and so no key."""
     server = outcome.servers["redirect to another host"]
     assert [one.headers["authorization"] for one in server.played() if one.method == "POST"] == ["Bearer open-sesame"]
@@ -516,7 +516,7 @@ def test_nothing_is_sent_to_where_a_redirect_points(outcome: Outcome) -> None:
     assert not any("sesame" in error for error in outcome.errors.values())
 
 
-def test_a_strange_model_name_becomes_a_label_that_can_be_read(outcome: Outcome) -> None:
+def test_a_strange_model_name_becomes_a_label_that_can_be_read(outcome: HostileOutcome) -> None:
     """Quotes stay, control characters and half characters go, 128 characters are left."""
     name = "a model name with quotes, line ends and 100 kB"
     models = {dict(labels).get("model") for _, labels in outcome.after if ("target", name) in labels} - {None, "exact"}
