@@ -69,7 +69,7 @@ def closed_port() -> int:
         return int(sock.getsockname()[1])
 
 
-class Answer(BaseHTTPRequestHandler):
+class FixedAnswers(BaseHTTPRequestHandler):
     """Answers every GET as it is told; no inference server."""
 
     status, body = 200, b"fine"
@@ -87,7 +87,7 @@ class Answer(BaseHTTPRequestHandler):
 @pytest.fixture
 def answering() -> Iterator[ThreadingHTTPServer]:
     """A web server whose handler's ``status`` and ``body`` can be set."""
-    handler = type("Told", (Answer,), {})
+    handler = type("Told", (FixedAnswers,), {})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()

@@ -23,7 +23,7 @@ VLLM = ContainerFacts("0123456789ab", "vllm", "rocm/vllm:latest", "sha256:ab", "
 
 
 @dataclass
-class Bench:
+class CollectorBench:
     """Collectors over a snapshot of their own, a clock that a test sets, and what they told."""
 
     settings: Settings
@@ -67,9 +67,9 @@ def settings_of(folder: Path, **changes: object) -> Settings:
 
 
 @pytest.fixture
-def bench(tmp_path: Path) -> Bench:
+def bench(tmp_path: Path) -> CollectorBench:
     """A machine on which nothing is found."""
-    return Bench(settings_of(tmp_path))
+    return CollectorBench(settings_of(tmp_path))
 
 
 class StubEngine:
@@ -105,7 +105,9 @@ def engines(monkeypatch: pytest.MonkeyPatch) -> list[StubEngine]:
     return StubEngine.made
 
 
-def test_each_run_is_timed_and_published_with_what_it_read(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_run_is_timed_and_published_with_what_it_read(
+    bench: CollectorBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One publication holds the facts, the success and the seconds of a run."""
 
     def read(*_: object, **__: object) -> RocmFacts:
@@ -122,7 +124,7 @@ def test_each_run_is_timed_and_published_with_what_it_read(bench: Bench, monkeyp
 
 
 def test_a_collector_that_raises_is_reported_as_failed(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    bench: CollectorBench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Its failure is published and logged with its traceback, and the other collectors go on."""
     monkeypatch.setattr(room, "read_rocm", lambda *_, **__: 1 / 0)
@@ -157,7 +159,7 @@ class Hanging:
 
 
 def test_a_collector_that_hangs_is_reported_while_it_hangs(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    bench: CollectorBench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """After half a minute it counts as failed, which is logged once; when it ends at last, its facts are published."""
     read = Hanging()
@@ -182,7 +184,7 @@ def test_a_collector_that_hangs_is_reported_while_it_hangs(
     assert bench.snapshot.view().get(ROCM) is not None
 
 
-def test_a_collector_that_is_gone_takes_its_series(bench: Bench, engines: list[StubEngine]) -> None:
+def test_a_collector_that_is_gone_takes_its_series(bench: CollectorBench, engines: list[StubEngine]) -> None:
     """With the engine switched off, its containers and its collector are gone, and its events are not followed."""
     bench.use(docker=Docker(enabled=True))
     bench.job("containers")()
@@ -198,7 +200,7 @@ def test_a_collector_that_is_gone_takes_its_series(bench: Bench, engines: list[S
 
 
 def test_what_ends_after_it_was_taken_away_publishes_nothing(
-    bench: Bench, engines: list[StubEngine], monkeypatch: pytest.MonkeyPatch
+    bench: CollectorBench, engines: list[StubEngine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A reload that comes while a collector runs, or hangs, leaves nothing of it behind."""
     assert engines == []
@@ -221,7 +223,7 @@ def test_what_ends_after_it_was_taken_away_publishes_nothing(
     assert bench.snapshot.view().get(CONTAINERS) is None
 
 
-def test_an_event_of_the_engine_asks_for_a_reading(bench: Bench, engines: list[StubEngine]) -> None:
+def test_an_event_of_the_engine_asks_for_a_reading(bench: CollectorBench, engines: list[StubEngine]) -> None:
     """A container that starts is read at once; after a change of the address only the new engine is followed."""
     bench.use(docker=Docker(host="unix:///run/a.sock"))
     bench.use(docker=Docker(host="unix:///run/b.sock"))
@@ -237,7 +239,12 @@ def test_an_event_of_the_engine_asks_for_a_reading(bench: Bench, engines: list[S
 
 @pytest.mark.parametrize(("enabled", "success"), [(None, True), (True, False)])
 def test_an_engine_that_is_not_there_fails_only_where_it_was_asked_for(
-    bench: Bench, engines: list[StubEngine], monkeypatch: pytest.MonkeyPatch, *, enabled: bool | None, success: bool
+    bench: CollectorBench,
+    engines: list[StubEngine],
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    enabled: bool | None,
+    success: bool,
 ) -> None:
     """Without Docker on the machine and in the settings, nothing is wrong."""
     assert engines == []
@@ -251,7 +258,9 @@ def test_an_engine_that_is_not_there_fails_only_where_it_was_asked_for(
 
 def test_the_engine_is_told_the_gpus_of_this_machine(tmp_path: Path, engines: list[StubEngine]) -> None:
     """Whether an image is built for the GPU can only be seen by who knows the GPU."""
-    bench = Bench(settings_of(tmp_path, host={"sysfs": STRIX_HALO, "rocm": tmp_path}, docker={"enabled": True}))
+    bench = CollectorBench(
+        settings_of(tmp_path, host={"sysfs": STRIX_HALO, "rocm": tmp_path}, docker={"enabled": True})
+    )
     bench.job("gpu")()
     bench.job("containers")()
     assert engines[-1].host_gfx == ["gfx1151"]
@@ -259,7 +268,7 @@ def test_the_engine_is_told_the_gpus_of_this_machine(tmp_path: Path, engines: li
 
 def test_those_who_judge_are_told_what_changed(tmp_path: Path) -> None:
     """A GPU that was not known changes what is judged by, the same GPU read again does not."""
-    bench = Bench(settings_of(tmp_path, host={"sysfs": STRIX_HALO, "rocm": tmp_path}))
+    bench = CollectorBench(settings_of(tmp_path, host={"sysfs": STRIX_HALO, "rocm": tmp_path}))
     bench.job("gpu")()
     bench.job("gpu")()
     bench.job("rocm")()
@@ -270,7 +279,7 @@ def test_those_who_judge_are_told_what_changed(tmp_path: Path) -> None:
     assert reading.gpus == after.gpus
 
 
-def test_a_sample_of_the_sensors_knows_the_one_before(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sample_of_the_sensors_knows_the_one_before(bench: CollectorBench, monkeypatch: pytest.MonkeyPatch) -> None:
     """Throttling is told by counters that rose since the last sample."""
     sample = GpuSample("0000:c1:00.0", residency=Residency((("thermal", 1),), 2))
     given: list[Sequence[GpuSample]] = []
@@ -287,7 +296,7 @@ def test_a_sample_of_the_sensors_knows_the_one_before(bench: Bench, monkeypatch:
 
 
 def test_problems_are_logged_when_they_change(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    bench: CollectorBench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The same problem at every run is one line; it is told again after it was gone, and not after a run that failed."""
     caplog.set_level(logging.INFO, "exporter.collectors")
@@ -308,7 +317,9 @@ def cache_settings(*folders: Path) -> Cache:
     return Cache(paths=tuple(CachePath(name=folder.name, kind="files", path=folder) for folder in folders))
 
 
-def test_each_cache_is_a_collector_of_its_own(bench: Bench, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_each_cache_is_a_collector_of_its_own(
+    bench: CollectorBench, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """One that can't be read fails with its reason and leaves the others; one that is gone takes its series."""
     caplog.set_level(logging.INFO, "exporter.collectors")
     (tmp_path / "fine").mkdir()
@@ -328,7 +339,7 @@ def test_each_cache_is_a_collector_of_its_own(bench: Bench, tmp_path: Path, capl
     assert bench.changes
 
 
-def test_a_scan_that_the_end_cancels_publishes_nothing(bench: Bench, tmp_path: Path) -> None:
+def test_a_scan_that_the_end_cancels_publishes_nothing(bench: CollectorBench, tmp_path: Path) -> None:
     """While the exporter stops, half a scan is no fact."""
     (tmp_path / "hub").mkdir()
     bench.use(cache=cache_settings(tmp_path / "hub"))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.bench.endurance import Plan, endure
+from tests.bench.endurance import EndurancePlan, endure
 from tests.ports import free_port
 
 pytestmark = pytest.mark.real  # it loads the machine for half a minute, which the other tests must not
@@ -25,7 +25,7 @@ def _room_for_sockets() -> Iterator[None]:
 def test_a_daemon_holds_later_what_it_held_early(tmp_path: Path) -> None:
     """The same descriptors and threads, the same lasting series, hardly more memory; who left, left whole."""
     said: list[str] = []
-    plan = Plan(targets=60, rotating=20, port=free_port())
+    plan = EndurancePlan(targets=60, rotating=20, port=free_port())
     early, *_, late = endure(plan, 1000, first=300, readings=2, reload=3.0, folder=tmp_path, progress=said.append)
     assert late.probes >= 1000, said
     assert late.descriptors <= early.descriptors + 2, said

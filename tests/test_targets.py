@@ -72,7 +72,7 @@ class StubMeter:
 
 
 @dataclass
-class Bench:
+class TargetBench:
     """Targets over a snapshot of their own, and how often they told that discovery changed them."""
 
     settings: Settings
@@ -134,18 +134,18 @@ def stubs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def bench() -> Bench:
+def bench() -> TargetBench:
     """One target on this machine."""
-    return Bench(settings_of({"name": "a", "url": URL}))
+    return TargetBench(settings_of({"name": "a", "url": URL}))
 
 
-def run(bench: Bench, result: ProbeResult | None, module: str = "default") -> None:
+def run(bench: TargetBench, result: ProbeResult | None, module: str = "default") -> None:
     """One probe of the target ``a``, which gives this result."""
     StubProber.results["a"] = result
     bench.targets.probe("a", module)
 
 
-def test_before_the_first_probe_plan_and_thresholds_are_known(bench: Bench) -> None:
+def test_before_the_first_probe_plan_and_thresholds_are_known(bench: TargetBench) -> None:
     """A target has its interval, its identity as configured and the bounds of its tiers as soon as it is watched."""
     record, judgement = bench.view.records["a", "default"], bench.view.get(judgement_key("a", "default"))
     assert record.interval_seconds == 60
@@ -158,7 +158,7 @@ def test_before_the_first_probe_plan_and_thresholds_are_known(bench: Bench) -> N
 
 def test_the_jobs_are_a_status_check_and_a_probe_for_each_module() -> None:
     """A status is checked twice a minute, or as often as the most frequent module probes."""
-    bench = Bench(
+    bench = TargetBench(
         settings_of(
             {"name": "a", "url": URL, "modules": ["default", "prefill"]},
             {"name": "b", "url": "http://127.0.0.1:8001"},
@@ -178,7 +178,7 @@ def test_the_jobs_are_a_status_check_and_a_probe_for_each_module() -> None:
     assert {job.name: job.every for job in bench.targets.jobs()} == {"status:a": 30, "probe:a:default": 300}
 
 
-def test_a_result_is_published_with_its_judgement(bench: Bench) -> None:
+def test_a_result_is_published_with_its_judgement(bench: TargetBench) -> None:
     """No view has a speed without its tier, nor a tier without its speed."""
     seen: list[tuple[float | None, str | None]] = []
 
@@ -193,7 +193,7 @@ def test_a_result_is_published_with_its_judgement(bench: Bench) -> None:
     assert set(seen) == {(17.0, "good"), (None, None)}
 
 
-def test_each_result_is_judged_once(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_result_is_judged_once(bench: TargetBench, monkeypatch: pytest.MonkeyPatch) -> None:
     """One probe makes one judgement for each module of its target, by the state that came with it."""
     bench.use({"name": "a", "url": URL, "modules": ["default", "prefill"]})
     judged: list[tuple[str | None, float | None]] = []
@@ -208,7 +208,7 @@ def test_each_result_is_judged_once(bench: Bench, monkeypatch: pytest.MonkeyPatc
     assert judged == [("qwen", 17.0), ("qwen", None)]
 
 
-def test_a_skipped_probe_leaves_the_judgement_as_it_was(bench: Bench) -> None:
+def test_a_skipped_probe_leaves_the_judgement_as_it_was(bench: TargetBench) -> None:
     """The tier and the figures of the last probe that ran are still the newest."""
     run(bench, probe("a", 60, speed=17.0))
     before = bench.view.get(judgement_key("a", "default"))
@@ -219,7 +219,7 @@ def test_a_skipped_probe_leaves_the_judgement_as_it_was(bench: Bench) -> None:
 
 
 def test_a_slow_judgement_of_old_figures_does_not_replace_a_newer_one(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+    bench: TargetBench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While the machine's facts are judged by, a probe ends: what stays is the judgement of its speed."""
     run(bench, probe("a", 60, speed=17.0))
@@ -248,7 +248,7 @@ def test_a_slow_judgement_of_old_figures_does_not_replace_a_newer_one(
 
 @pytest.mark.parametrize(("result", "is_due"), [(None, True), (probe("a", 0, speed=17.0), False)])
 def test_a_probe_that_was_cancelled_or_is_not_due_publishes_nothing(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch, result: ProbeResult | None, *, is_due: bool
+    bench: TargetBench, monkeypatch: pytest.MonkeyPatch, result: ProbeResult | None, *, is_due: bool
 ) -> None:
     """Neither is a result."""
     monkeypatch.setattr(StubProber, "is_due", is_due)
@@ -256,7 +256,7 @@ def test_a_probe_that_was_cancelled_or_is_not_due_publishes_nothing(
     assert bench.view.records["a", "default"].last is None
 
 
-def test_what_ends_after_a_reload_took_its_target_away_is_dropped(bench: Bench) -> None:
+def test_what_ends_after_a_reload_took_its_target_away_is_dropped(bench: TargetBench) -> None:
     """A late result brings back neither the target nor any of its series."""
     bench.use({"name": "b", "url": URL})
     bench.targets.publish(probe("a", 0, speed=17.0))
@@ -267,7 +267,7 @@ def test_what_ends_after_a_reload_took_its_target_away_is_dropped(bench: Bench) 
     assert bench.view.get(info_key("a")) is None
 
 
-def test_a_target_that_stays_keeps_its_prober(bench: Bench) -> None:
+def test_a_target_that_stays_keeps_its_prober(bench: TargetBench) -> None:
     """A reload that changes nothing of a target leaves its prober and counters; a changed one gets a new prober."""
     run(bench, probe("a", 0, speed=17.0))
     before = bench.prober("a")
@@ -279,7 +279,7 @@ def test_a_target_that_stays_keeps_its_prober(bench: Bench) -> None:
     assert len(bench.targets) == 1
 
 
-def test_a_module_that_leaves_takes_its_series(bench: Bench) -> None:
+def test_a_module_that_leaves_takes_its_series(bench: TargetBench) -> None:
     """Of a target that stays, only the plans of its modules are left."""
     bench.use({"name": "a", "url": URL, "modules": ["default", "prefill"]})
     bench.use({"name": "a", "url": URL, "modules": ["prefill"]})
@@ -287,7 +287,7 @@ def test_a_module_that_leaves_takes_its_series(bench: Bench) -> None:
     assert bench.view.get(judgement_key("a", "default")) is None
 
 
-def test_a_status_tells_what_the_target_is(bench: Bench) -> None:
+def test_a_status_tells_what_the_target_is(bench: TargetBench) -> None:
     """The identity that the server gives is published with the state; a check that was cancelled changes nothing."""
     bench.targets.check_status("a")
     assert bench.view.get(target_key("a")) is None
@@ -300,7 +300,7 @@ def test_a_status_tells_what_the_target_is(bench: Bench) -> None:
     assert state.up
 
 
-def test_new_facts_of_the_machine_are_judged_by(bench: Bench) -> None:
+def test_new_facts_of_the_machine_are_judged_by(bench: TargetBench) -> None:
     """A GPU that is found after the first probe gives the ceiling and the efficiency of the speed that is known."""
     run(bench, replace(probe("a", 0, speed=17.0), state=up("a")))
     bench.snapshot.publish(GPU, GpuReading((STRIX_HALO,)))
@@ -311,7 +311,7 @@ def test_new_facts_of_the_machine_are_judged_by(bench: Bench) -> None:
     assert judgement.efficiency == pytest.approx(17 * 9 / 256)
 
 
-def test_the_power_of_the_one_gpu_here_gives_the_energy_of_a_token(bench: Bench) -> None:
+def test_the_power_of_the_one_gpu_here_gives_the_energy_of_a_token(bench: TargetBench) -> None:
     """It is measured while a probe runs, kept while probes are skipped or the target changes, and gone after a failure."""
 
     def energy() -> float | None:
@@ -333,7 +333,7 @@ def test_the_power_of_the_one_gpu_here_gives_the_energy_of_a_token(bench: Bench)
     assert [(meter.address, meter.running) for meter in StubMeter.made] == [("0000:c1:00.0", False)] * 3
 
 
-def test_no_power_is_measured_of_a_server_elsewhere_or_of_several_gpus(bench: Bench) -> None:
+def test_no_power_is_measured_of_a_server_elsewhere_or_of_several_gpus(bench: TargetBench) -> None:
     """What another machine or one of two GPUs takes is not known."""
     bench.snapshot.publish(GPU, GpuReading((STRIX_HALO, replace(STRIX_HALO, address="0000:c2:00.0"))))
     run(bench, probe("a", 0, speed=20.0))
@@ -343,7 +343,7 @@ def test_no_power_is_measured_of_a_server_elsewhere_or_of_several_gpus(bench: Be
     assert StubMeter.made == []
 
 
-def test_a_meter_stops_whatever_its_probe_does(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_meter_stops_whatever_its_probe_does(bench: TargetBench, monkeypatch: pytest.MonkeyPatch) -> None:
     """A probe that raises leaves no thread behind that reads a sensor."""
     bench.snapshot.publish(GPU, GpuReading((STRIX_HALO,)))
     monkeypatch.setattr(StubProber, "probe", lambda *_: 1 / 0)
@@ -355,7 +355,7 @@ def test_a_meter_stops_whatever_its_probe_does(bench: Bench, monkeypatch: pytest
 def test_targets_are_counted_by_state() -> None:
     """Each target is in one state; one that was never reached is in none that is known."""
     names = ("fine", "loads", "down", "new")
-    bench = Bench(
+    bench = TargetBench(
         settings_of(*({"name": name, "url": f"http://127.0.0.1:{number}"} for number, name in enumerate(names, 8001)))
     )
     StubProber.states |= {
@@ -368,7 +368,7 @@ def test_targets_are_counted_by_state() -> None:
     assert bench.targets.states() == (("up", 1), ("loading", 1), ("down", 1), ("unknown", 1))
 
 
-def test_each_result_is_logged_with_its_figures(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+def test_each_result_is_logged_with_its_figures(bench: TargetBench, caplog: pytest.LogCaptureFixture) -> None:
     """A good or skipped probe is information, any other a warning."""
     caplog.set_level(logging.INFO, "exporter.targets")
     run(bench, probe("a", 0, speed=17.0))
@@ -381,7 +381,7 @@ def test_each_result_is_logged_with_its_figures(bench: Bench, caplog: pytest.Log
     ]
 
 
-def test_what_will_be_probed_is_logged(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_will_be_probed_is_logged(bench: TargetBench, caplog: pytest.LogCaptureFixture) -> None:
     """At the start a person reads which servers are probed how often, and where others are looked for."""
     caplog.set_level(logging.INFO, "exporter.targets")
     bench.targets.log_plan()
@@ -406,9 +406,9 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> dict[str, Identity]:
     return listening
 
 
-def discovering(**changes: object) -> Bench:
+def discovering(**changes: object) -> TargetBench:
     """Targets that are looked for on the usual ports and among the containers."""
-    return Bench(settings_of(**({"discovery": {"local": True, "docker": True}} | changes)))
+    return TargetBench(settings_of(**({"discovery": {"local": True, "docker": True}} | changes)))
 
 
 def container(name: str, url: str) -> ContainerFacts:

@@ -116,7 +116,7 @@ LONG_LISTING: Final = b'{"data":[{"id":"%b"},' + b'{"id":"x"},' * 20_000 + b"{}]
 class FaultServer:
     """Answers from many addresses in one event loop, by a seed."""
 
-    def __init__(self, plan: "Plan", seed: int = 1) -> None:
+    def __init__(self, plan: "EndurancePlan", seed: int = 1) -> None:
         self.plan, self.renaming = plan, set(plan.addresses[:RENAMING])
         self.draw = random.Random(seed)
         self.played: Counter[str] = Counter()
@@ -215,7 +215,7 @@ class FaultServer:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class EndurancePlan:
     """Who is probed: targets that stay, and those of which another part is there after each reload."""
 
     targets: int
@@ -266,7 +266,7 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class EnduranceReading:
     """What a daemon holds for longer than a probe takes: descriptors, threads, memory, series."""
 
     probes: int
@@ -285,7 +285,7 @@ class Reading:
 class Scrapes:
     """The expositions of one daemon, and how many probes they have shown in all."""
 
-    def __init__(self, port: int, plan: "Plan") -> None:
+    def __init__(self, port: int, plan: "EndurancePlan") -> None:
         self.port = port
         self._steady = {f"t{number}" for number in range(RENAMING, plan.targets)}
         self.probes = 0
@@ -313,7 +313,7 @@ class Scrapes:
         lines = (line for line in self._text.splitlines() if not line.startswith("#"))
         return {(line.partition("{")[0].partition(" ")[0], frozenset(LABEL.findall(line))) for line in lines}
 
-    def read(self, process: int) -> Reading:
+    def read(self, process: int) -> EnduranceReading:
         """What the daemon holds now."""
         folder = Path(f"/proc/{process}")
         descriptors, threads, resident = _open_files(folder), _threads(folder), _resident_mib(folder)
@@ -333,7 +333,7 @@ class Scrapes:
             for name, labels in series
             if name.endswith(("_total", "_bucket", "_count", "_sum")) and dict(labels).get("target") in self._steady
         )
-        return Reading(
+        return EnduranceReading(
             self.probes,
             len(descriptors),
             len(threads),
@@ -362,7 +362,7 @@ def _resident_mib(folder: Path) -> float:
 
 
 @contextmanager
-def daemon_and_server(plan: Plan, folder: Path, port: int) -> Iterator[tuple[int, Path]]:
+def daemon_and_server(plan: EndurancePlan, folder: Path, port: int) -> Iterator[tuple[int, Path]]:
     """Both processes while the block runs: the daemon's id, and its configuration file."""
     config, log = folder / "config.yml", folder / "log"
     config.write_text(plan.configuration(port, 0))
@@ -395,7 +395,7 @@ def _wait_until_it_answers(port: int) -> None:
 
 
 def endure(
-    plan: Plan,
+    plan: EndurancePlan,
     probes: int,
     *,
     first: int,
@@ -403,7 +403,7 @@ def endure(
     reload: float,
     folder: Path,
     progress: Callable[[str], object],
-) -> list[Reading]:
+) -> list[EnduranceReading]:
     """Run so many probes, with a reload every ``reload`` seconds; what the daemon held after the ``first`` ones, then from time
     to time, and at the end.
 
@@ -411,7 +411,7 @@ def endure(
     """
     port = free_port()
     with daemon_and_server(plan, folder, port) as (process, config):
-        scrapes, found = Scrapes(port, plan), list[Reading]()
+        scrapes, found = Scrapes(port, plan), list[EnduranceReading]()
         began = reloaded = time.monotonic()
         turn = 0
         while scrapes.probes < probes:
@@ -434,7 +434,7 @@ def endure(
     return found
 
 
-def _await_turn(scrapes: Scrapes, plan: Plan, turn: int) -> None:
+def _await_turn(scrapes: Scrapes, plan: EndurancePlan, turn: int) -> None:
     """Wait until the reload is seen, and check that who left has no series, and keeps none."""
     there = {f"t{number}" for number in range(plan.targets)} | set(plan.names(turn))
     for _ in range(120):
@@ -445,7 +445,7 @@ def _await_turn(scrapes: Scrapes, plan: Plan, turn: int) -> None:
     raise AssertionError(f"a minute after a reload these are there or missing: {scrapes.targets() ^ there}")
 
 
-def _in_words(reading: Reading) -> str:
+def _in_words(reading: EnduranceReading) -> str:
     return (
         f"{reading.probes} probes: {reading.descriptors} descriptors, {reading.threads} threads,"
         f" {reading.resident_mib:.1f} MiB, {reading.series} series ({len(reading.kept)} that stay),"
@@ -464,7 +464,7 @@ def main() -> None:
     options = parser.parse_args()
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 8192)), hard))
-    plan = Plan(options.targets, options.rotating, options.port or free_port())
+    plan = EndurancePlan(options.targets, options.rotating, options.port or free_port())
     if options.serve:
         logging.getLogger("asyncio").setLevel(logging.ERROR)  # it warns of each client that left
         asyncio.run(FaultServer(plan).run())

@@ -40,7 +40,7 @@ def address(number: int) -> str:
     return f"127.1.{number // 250}.{number % 250 + 1}"
 
 
-class Servers:
+class LoadServers:
     """Streams from many addresses in one event loop; notes each probe's arrival and its first and last send."""
 
     def __init__(self, targets: int, hanging: int) -> None:
@@ -221,7 +221,7 @@ def main() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 8192)), hard))
     if options.serve:
-        asyncio.run(Servers(options.targets, options.hanging).run(options.serve))
+        asyncio.run(LoadServers(options.targets, options.hanging).run(options.serve))
     else:
         with tempfile.TemporaryDirectory() as folder:
             measure(options, Path(folder))

@@ -25,7 +25,7 @@ FIRST, SECOND = load("vllm-aiter-host-network"), load("llama-cpp-bind-mount")
 PREFIX = "/v1.44"
 
 
-class Answer:
+class EngineAnswer:
     """What the made-up engine says to one path: a status, headers, a body; or nothing until the test ends."""
 
     def __init__(self, body: object = None, status: int = 200, headers: dict[str, str] | None = None) -> None:
@@ -34,7 +34,7 @@ class Answer:
         self.headers = headers or {}
 
 
-SILENCE = Answer()
+SILENCE = EngineAnswer()
 
 
 class MadeUpEngine(ThreadingMixIn, UnixStreamServer):
@@ -44,7 +44,7 @@ class MadeUpEngine(ThreadingMixIn, UnixStreamServer):
     block_on_close = False
 
     def __init__(self, path: Path) -> None:
-        self.answers: dict[str, Answer] = {"/version": Answer({"ApiVersion": "1.44"})}
+        self.answers: dict[str, EngineAnswer] = {"/version": EngineAnswer({"ApiVersion": "1.44"})}
         self.calls: Counter[str] = Counter()
         self.ended = threading.Event()
         self.host = f"unix://{path}"
@@ -52,11 +52,11 @@ class MadeUpEngine(ThreadingMixIn, UnixStreamServer):
 
     def holds(self, *documents: dict[str, Any]) -> None:
         """Let these containers run."""
-        self.answers[f"{PREFIX}/containers/json"] = Answer([{"Id": each["Id"]} for each in documents])
+        self.answers[f"{PREFIX}/containers/json"] = EngineAnswer([{"Id": each["Id"]} for each in documents])
         for each in documents:
-            self.answers[f"{PREFIX}/containers/{each['Id']}/json"] = Answer(each)
+            self.answers[f"{PREFIX}/containers/{each['Id']}/json"] = EngineAnswer(each)
 
-    def has_file(self, document: dict[str, Any], path: str, answer: Answer) -> None:
+    def has_file(self, document: dict[str, Any], path: str, answer: EngineAnswer) -> None:
         """Answer the archive call for one path in a container."""
         self.answers[f"{PREFIX}/containers/{document['Id']}/archive?path={path.replace('/', '%2F')}"] = answer
 
@@ -70,7 +70,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         """Answer from the table."""
         self.server.calls[self.path] += 1
-        answer = self.server.answers.get(self.path, Answer({"message": CANARY}, 404))
+        answer = self.server.answers.get(self.path, EngineAnswer({"message": CANARY}, 404))
         if answer is SILENCE:
             self.server.ended.wait(30)
             return
@@ -102,7 +102,7 @@ def made_up_engine(tmp_path: Path) -> Iterator[MadeUpEngine]:
         thread.join()
 
 
-def archive(text: str = "", *, link: str = "", size: int | None = None) -> Answer:
+def archive(text: str = "", *, link: str = "", size: int | None = None) -> EngineAnswer:
     """The answer to an archive call: a stat in a header, a tar of one member."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
@@ -111,7 +111,7 @@ def archive(text: str = "", *, link: str = "", size: int | None = None) -> Answe
         tar.addfile(member, io.BytesIO(text.encode()))
     stat = {"size": size or len(text), "mode": 134218239 if link else 420, "linkTarget": link}
     header = base64.b64encode(json.dumps(stat).encode()).decode()
-    return Answer(buffer.getvalue(), headers={"X-Docker-Container-Path-Stat": header})
+    return EngineAnswer(buffer.getvalue(), headers={"X-Docker-Container-Path-Stat": header})
 
 
 def test_a_reading(made_up_engine: MadeUpEngine) -> None:
@@ -164,7 +164,7 @@ def test_a_container_that_goes_between_list_and_document(made_up_engine: MadeUpE
 def test_one_broken_container_takes_no_other_down(made_up_engine: MadeUpEngine) -> None:
     """A container that the engine itself can't describe is named as a problem; the rest is read."""
     made_up_engine.holds(FIRST, SECOND)
-    made_up_engine.answers[f"{PREFIX}/containers/{FIRST['Id']}/json"] = Answer({"message": CANARY}, 500)
+    made_up_engine.answers[f"{PREFIX}/containers/{FIRST['Id']}/json"] = EngineAnswer({"message": CANARY}, 500)
     reading = Engine(made_up_engine.host, 10).read()
     assert [each.name for each in reading.containers] == ["llama"]
     assert FIRST["Id"][:12] in reading.problem
@@ -185,7 +185,7 @@ def refuse(engine: MadeUpEngine, wanted: Callable[[str], bool]) -> None:
     """Let a proxy refuse all paths that are wanted so."""
     for path in [*engine.answers, f"{PREFIX}/containers/{FIRST['Id']}/archive?path=%2Fopt%2Frocm%2F.info%2Fversion"]:
         if wanted(path):
-            engine.answers[path] = Answer(b"Forbidden", 403)
+            engine.answers[path] = EngineAnswer(b"Forbidden", 403)
 
 
 def test_a_proxy_that_refuses_files(made_up_engine: MadeUpEngine) -> None:
@@ -216,7 +216,7 @@ def test_what_is_known_while_the_engine_is_away(made_up_engine: MadeUpEngine) ->
     """A reading that fails holds no container as present, and those that were last seen as last seen."""
     engine = Engine(made_up_engine.host, 10)
     before = engine.read()
-    made_up_engine.answers[f"{PREFIX}/containers/json"] = Answer(b"", 500)
+    made_up_engine.answers[f"{PREFIX}/containers/json"] = EngineAnswer(b"", 500)
     away = engine.read()
     assert (away.available, away.containers) == (False, ())
     assert away.last_known == before.containers == before.last_known
@@ -274,20 +274,20 @@ def test_an_engine_that_hangs(made_up_engine: MadeUpEngine) -> None:
 @pytest.mark.parametrize("body", [b"", b"<html>", b"[" * 100_000, b"null", b'{"a": 1}', b'[null, 7, {"Id": 3}]'])
 def test_nonsense(made_up_engine: MadeUpEngine, body: bytes) -> None:
     """An answer that is not the API gives no container and no exception."""
-    made_up_engine.answers[f"{PREFIX}/containers/json"] = Answer(body)
+    made_up_engine.answers[f"{PREFIX}/containers/json"] = EngineAnswer(body)
     assert Engine(made_up_engine.host, 10).read().containers == ()
 
 
 def test_a_list_without_end(made_up_engine: MadeUpEngine) -> None:
     """An answer is read up to a bound."""
-    made_up_engine.answers[f"{PREFIX}/containers/json"] = Answer(b"[" + b" " * (5 << 20) + b"]")
+    made_up_engine.answers[f"{PREFIX}/containers/json"] = EngineAnswer(b"[" + b" " * (5 << 20) + b"]")
     reading = Engine(made_up_engine.host, 10).read()
     assert "larger than" in reading.problem
 
 
 def test_a_redirect_is_not_followed(made_up_engine: MadeUpEngine) -> None:
     """An engine can't send the exporter to another address."""
-    made_up_engine.answers[f"{PREFIX}/containers/json"] = Answer(b"", 302, {"Location": "http://127.0.0.1:1/"})
+    made_up_engine.answers[f"{PREFIX}/containers/json"] = EngineAnswer(b"", 302, {"Location": "http://127.0.0.1:1/"})
     assert "answered 302" in Engine(made_up_engine.host, 10).read().problem
 
 
@@ -338,7 +338,7 @@ def test_explanations_tell_no_secret() -> None:
 def test_a_watch_over_a_stream_of_events(made_up_engine: MadeUpEngine) -> None:
     """The watch calls at its start, once for each event, and ends when it is told to."""
     filters = urlencode({"filters": json.dumps(EVENTS)})
-    made_up_engine.answers[f"{PREFIX}/events?{filters}"] = Answer(b'{"status":"die"}\n{"status":"start"}\n')
+    made_up_engine.answers[f"{PREFIX}/events?{filters}"] = EngineAnswer(b'{"status":"die"}\n{"status":"start"}\n')
     calls = threading.Semaphore(0)
     cancellation = threading.Event()
     engine = Engine(made_up_engine.host, 10)

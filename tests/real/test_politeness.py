@@ -138,7 +138,7 @@ def test_a_router_of_two_models_loads_neither(binary: Path, models: Path) -> Non
 
 
 @dataclass(frozen=True)
-class Stream:
+class UserStream:
     """What a user got: when each event with text came, in monotonic time, and the tokens up to it. A token may have no text."""
 
     times: list[float]
@@ -150,7 +150,7 @@ class Stream:
         return self.tokens[last] - self.tokens[first], self.times[last] - self.times[first]
 
 
-def ask(port: int, tokens: int, model: str = "any") -> Stream:
+def ask(port: int, tokens: int, model: str = "any") -> UserStream:
     """A user's request, until its answer is whole."""
     body = {
         "model": model,
@@ -168,7 +168,7 @@ def ask(port: int, tokens: int, model: str = "any") -> Stream:
     with urllib.request.urlopen(request, timeout=120) as answer:
         events = [(time.monotonic(), line) for line in answer if b'"content":"' in line]
     counts = [re.search(rb'"predicted_n":(\d+)', line) for _, line in events]
-    found = Stream([at for at, _ in events], [int(count[1]) for count in counts if count])
+    found = UserStream([at for at, _ in events], [int(count[1]) for count in counts if count])
     assert len(found.times) == len(found.tokens) > 0
     return found
 
@@ -182,12 +182,12 @@ class Window:
     ended: float
     computed: float
 
-    def speed(self, stream: Stream) -> float:
+    def speed(self, stream: UserStream) -> float:
         """Tokens per second in it."""
         tokens, seconds = stream.between(self.began, self.ended)
         return tokens / seconds
 
-    def cost(self, stream: Stream) -> float:
+    def cost(self, stream: UserStream) -> float:
         """Processor seconds per token in it."""
         return self.computed / (self.speed(stream) * (self.ended - self.began))
 

@@ -35,7 +35,7 @@ BOOT = (
 EXPOSURE = 17
 
 
-class Machine:
+class BootedContainer:
     """A booted container with the service installed."""
 
     def __init__(self, engine: DockerEngine) -> None:
@@ -87,10 +87,10 @@ def image(shared_engine: DockerEngine) -> str:
 
 
 @pytest.fixture
-def machine(docker_engine: DockerEngine, image: str) -> Iterator[Machine]:
+def machine(docker_engine: DockerEngine, image: str) -> Iterator[BootedContainer]:
     """A freshly booted machine; the service is not started."""
     docker_engine.start_container("machine", image, "/lib/systemd/systemd", options=BOOT)
-    booted = Machine(docker_engine)
+    booted = BootedContainer(docker_engine)
     eventually(lambda: booted.run("systemctl is-system-running", check=False) == "running", "systemd has booted")
     # As on a machine: credentials are mounted by a process of their own, and are seen by all.
     booted.run("mount --make-rshared /")
@@ -98,7 +98,7 @@ def machine(docker_engine: DockerEngine, image: str) -> Iterator[Machine]:
     docker_engine.run("rm", "--force", "machine")
 
 
-def test_starts_ready_locked_in_and_stops(machine: Machine) -> None:
+def test_starts_ready_locked_in_and_stops(machine: BootedContainer) -> None:
     """The unit verifies without a word, starts with no configuration at all, runs as nobody's user, and stops by itself."""
     assert machine.run(f"systemd-analyze verify {NAME}.service") == ""
     machine.run(f"systemd-analyze security --no-pager --threshold={EXPOSURE} {NAME}.service")
@@ -120,7 +120,7 @@ def test_starts_ready_locked_in_and_stops(machine: Machine) -> None:
     assert (machine.show("Result"), machine.show("ExecMainStatus")) == ("success", "0")
 
 
-def test_writes_nowhere(machine: Machine) -> None:
+def test_writes_nowhere(machine: BootedContainer) -> None:
     """The service can't write outside its private folder for temporary files, and sees neither homes nor devices."""
     machine.run(f"echo secret > /root/secret && chmod 644 /root/secret && systemctl start {NAME}")
     for folder in (f"/etc/{NAME}", f"/opt/{NAME}", "/usr", "/var/lib", "/var/tmp/..", "/home", "/root", "/sys", "/run"):
@@ -134,7 +134,7 @@ def test_writes_nowhere(machine: Machine) -> None:
     assert "denied" not in machine.as_service("ls /sys/class/ /sys/module/")
 
 
-def test_reloads_what_is_right_and_refuses_what_is_wrong(machine: Machine) -> None:
+def test_reloads_what_is_right_and_refuses_what_is_wrong(machine: BootedContainer) -> None:
     """A reload takes a changed file over without a restart; a wrong file makes it fail, says where, and changes nothing."""
     machine.run(f"systemctl start {NAME}")
     pid = machine.show("MainPID")
@@ -154,7 +154,7 @@ def test_reloads_what_is_right_and_refuses_what_is_wrong(machine: Machine) -> No
     assert (machine.show("ExecMainStatus"), machine.show("NRestarts")) == ("2", "0")
 
 
-def test_the_watchdog_ends_what_hangs_and_it_comes_back(machine: Machine) -> None:
+def test_the_watchdog_ends_what_hangs_and_it_comes_back(machine: BootedContainer) -> None:
     """A daemon that stops beating is killed, says where it stood, and is started anew; one that beats is left alone."""
     machine.run(f"mkdir -p {DROP_INS}")
     # Twelve seconds instead of sixty, for a beat of five.
@@ -174,7 +174,7 @@ def test_the_watchdog_ends_what_hangs_and_it_comes_back(machine: Machine) -> Non
     assert "The scheduler runs" in machine.fetch("/-/healthy")
 
 
-def test_reads_a_home_folders_cache_through_the_drop_in(machine: Machine) -> None:
+def test_reads_a_home_folders_cache_through_the_drop_in(machine: BootedContainer) -> None:
     """Without the drop-in the homes are closed; with it the cache is read and can't be written, and nothing beside it is seen."""
     hub, blob, commit = "/home/alice/.cache/huggingface/hub", "a" * 64, "b" * 40
     machine.run(
@@ -204,7 +204,7 @@ def test_reads_a_home_folders_cache_through_the_drop_in(machine: Machine) -> Non
     machine.run(f"systemd-analyze security --no-pager --threshold={EXPOSURE} {NAME}.service")
 
 
-def test_a_key_from_a_credential(machine: Machine) -> None:
+def test_a_key_from_a_credential(machine: BootedContainer) -> None:
     """A key that only root can read reaches the daemon as a credential, and nobody else."""
     path = f"/run/credentials/{NAME}.service/vllm-key"
     machine.run(f"mkdir -p {DROP_INS} && printf canary-4711 > /etc/{NAME}/keys/vllm && chmod 600 /etc/{NAME}/keys/vllm")
@@ -218,7 +218,7 @@ def test_a_key_from_a_credential(machine: Machine) -> None:
     assert "canary" not in machine.journal() + machine.fetch("/metrics") + machine.fetch("/api/v1/status")
 
 
-def test_the_device_drop_in_gives_a_right_and_no_device(machine: Machine) -> None:
+def test_the_device_drop_in_gives_a_right_and_no_device(machine: BootedContainer) -> None:
     """The GPU drop-in puts a class of devices on the unit's list of permissions while /dev stays private.
 
     There is no GPU here, so the class is replaced by one that every kernel has.
@@ -235,7 +235,7 @@ def test_the_device_drop_in_gives_a_right_and_no_device(machine: Machine) -> Non
     machine.run(f"systemd-analyze security --no-pager --threshold={EXPOSURE} {NAME}.service")
 
 
-def test_install_again_and_uninstall(machine: Machine) -> None:
+def test_install_again_and_uninstall(machine: BootedContainer) -> None:
     """A second installation keeps what the user wrote; uninstalling leaves only that, and --purge nothing."""
     installer = "/src/deploy/systemd/install.sh"
     machine.run(f"echo '# mine' >> {CONFIG} && mkdir -p {DROP_INS} && echo '[Service]' > {DROP_INS}/mine.conf")

@@ -13,14 +13,14 @@ from typing import Any
 import pytest
 
 from exporter.metrics import Exposition
-from exporter.probe.result import ProbeResult
 from exporter.snapshot import Snapshot, judgement_key, probe_key
-from exporter.web.app import Refused, build_app
+from exporter.web.app import build_app
 from exporter.web.server import WebServer, listen
 from tests.ports import free_port
 from tests.real.conftest import need
 from tests.scenes import NOW, judged, probe, publish_all
 from tests.waiting import eventually
+from tests.web.actions import StubActions
 
 pytestmark = pytest.mark.real
 
@@ -36,29 +36,13 @@ ARGUMENTS = [
 ]
 
 
-class Daemon:
-    """A daemon that is fine and probes nothing on demand."""
-
-    def reload(self) -> tuple[str, ...]:
-        return ()
-
-    def probe(self, target: str, module: str) -> ProbeResult | Refused:
-        return Refused(f"{target} is not configured, so {module} may not probe it")
-
-    def healthy(self) -> tuple[bool, str]:
-        return True, "fine"
-
-    def ready(self) -> tuple[bool, str]:
-        return True, "ready"
-
-
 @contextmanager
 def serving() -> Iterator[tuple[Snapshot, int]]:
     """The made-up machine, served on loopback."""
     exposition = Exposition()
     snapshot = publish_all(Snapshot())
     bound = listen("127.0.0.1", 0)
-    server = WebServer(build_app(snapshot, exposition.render, Daemon(), clock=lambda: NOW), bound)
+    server = WebServer(build_app(snapshot, exposition.render, StubActions(), clock=lambda: NOW), bound)
     server.start()
     try:
         yield snapshot, bound.getsockname()[1]

@@ -15,7 +15,7 @@ def by_name(reading: EngineReading) -> dict[str, ContainerFacts]:
     return {each.name: each for each in reading.containers}
 
 
-class Watched:
+class WatchedEngine:
     """A watch on an engine that reads at each change, with the times of its calls."""
 
     def __init__(self, engine: Engine) -> None:
@@ -45,9 +45,9 @@ class Watched:
 
 
 @contextmanager
-def watching(engine: Engine) -> Iterator[Watched]:
+def watching(engine: Engine) -> Iterator[WatchedEngine]:
     """A watch that is ended whatever happens."""
-    watched = Watched(engine)
+    watched = WatchedEngine(engine)
     try:
         watched.next_reading(lambda _: True)
         yield watched

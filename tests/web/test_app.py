@@ -3,8 +3,6 @@
 import gzip
 import json
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -16,6 +14,7 @@ from exporter.probe.result import ProbeResult
 from exporter.snapshot import Snapshot, plan_key
 from exporter.web.app import PROBES_AT_ONCE, Refused, build_app
 from tests.scenes import NOW, probe, publish_all
+from tests.web.actions import StubActions
 
 PATHS = (
     "/",
@@ -29,33 +28,9 @@ PATHS = (
 )
 
 
-@dataclass
-class Daemon:
-    """Stands in for the daemon: answers what a test sets, and keeps what it was asked."""
-
-    errors: tuple[str, ...] = ()
-    fine: bool = True
-    outcome: Callable[[str, str], ProbeResult | Refused] = lambda target, _: Refused(f"{target} is not allowed")
-    asked: list[tuple[str, ...]] = field(default_factory=list)
-
-    def reload(self) -> tuple[str, ...]:
-        self.asked.append(("reload",))
-        return self.errors
-
-    def probe(self, target: str, module: str) -> ProbeResult | Refused:
-        self.asked.append(("probe", target, module))
-        return self.outcome(target, module)
-
-    def healthy(self) -> tuple[bool, str]:
-        return self.fine, "the scheduler runs" if self.fine else "the scheduler stands still"
-
-    def ready(self) -> tuple[bool, str]:
-        return self.fine, "every target ran" if self.fine else "3 of 11 targets were not probed yet: new"
-
-
 @pytest.fixture
-def daemon() -> Daemon:
-    return Daemon()
+def daemon() -> StubActions:
+    return StubActions()
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +40,7 @@ def scene() -> tuple[Snapshot, Exposition]:
 
 
 @pytest.fixture
-def client(scene: tuple[Snapshot, Exposition], daemon: Daemon) -> TestClient:
+def client(scene: tuple[Snapshot, Exposition], daemon: StubActions) -> TestClient:
     snapshot, exposition = scene
     app = build_app(snapshot, exposition.render, daemon, clock=lambda: NOW)
     return TestClient(app, headers={"accept-encoding": "identity"}, raise_server_exceptions=False)
@@ -112,7 +87,7 @@ def test_head_and_headers(client: TestClient, path: str) -> None:
     assert answer.headers["cache-control"] == "no-store"
 
 
-def test_a_configured_target_is_answered_from_what_is_known(client: TestClient, daemon: Daemon) -> None:
+def test_a_configured_target_is_answered_from_what_is_known(client: TestClient, daemon: StubActions) -> None:
     """/probe of a configured target starts nothing and answers its series, counters too, as /metrics has them."""
     answer = client.get("/probe", params={"target": "vllm-aiter", "module": "prefill"})
     assert answer.status_code == 200
@@ -125,7 +100,7 @@ def test_a_configured_target_is_answered_from_what_is_known(client: TestClient, 
     assert daemon.asked == []
 
 
-def test_an_address_that_is_only_allowed_has_gauges(client: TestClient, daemon: Daemon) -> None:
+def test_an_address_that_is_only_allowed_has_gauges(client: TestClient, daemon: StubActions) -> None:
     """A one-off probe answers what it measured, and no counters, which would begin anew with every call."""
     daemon.outcome = lambda target, _: probe(target, 0, speed=33.3, model="m\n1")
     answer = client.get("/probe?target=http://10.0.0.9:8000")
@@ -136,7 +111,7 @@ def test_an_address_that_is_only_allowed_has_gauges(client: TestClient, daemon: 
     assert "http://10.0.0.9:8000" not in client.get("/metrics").text
 
 
-def test_debug_shows_the_log(client: TestClient, daemon: Daemon) -> None:
+def test_debug_shows_the_log(client: TestClient, daemon: StubActions) -> None:
     """With debug=true it answers readable text: result, reason, log, and then the metrics."""
     daemon.outcome = lambda target, _: probe(target, 0, "http_5xx", error="500: out of memory")
     answer = client.get("/probe?target=http://x&debug=true", headers={"accept": "application/openmetrics-text"})
@@ -162,7 +137,7 @@ def test_what_may_not_be_probed_is_400(client: TestClient, query: str, message: 
     assert (answer.status_code, answer.text) == (400, f"{message}\n")
 
 
-def test_probes_that_wait_are_few(daemon: Daemon) -> None:
+def test_probes_that_wait_are_few(daemon: StubActions) -> None:
     """Beyond a number of waiting probes a call is told to come again, while scrapes are still served."""
     release, waiting = threading.Event(), threading.Semaphore(0)
 
@@ -236,7 +211,7 @@ def test_service_discovery(client: TestClient) -> None:
 
 
 @pytest.mark.parametrize("path", ["/-/healthy", "/-/ready"])
-def test_health(client: TestClient, daemon: Daemon, path: str) -> None:
+def test_health(client: TestClient, daemon: StubActions, path: str) -> None:
     """200 while fine, 503 with the reason while not."""
     assert client.get(path).status_code == 200
     daemon.fine = False
@@ -245,7 +220,7 @@ def test_health(client: TestClient, daemon: Daemon, path: str) -> None:
     assert answer.text.strip() == (daemon.ready() if path.endswith("ready") else daemon.healthy())[1]
 
 
-def test_reload(client: TestClient, daemon: Daemon) -> None:
+def test_reload(client: TestClient, daemon: StubActions) -> None:
     """A reload answers 200, or 400 with all that is wrong."""
     assert client.post("/-/reload").status_code == 200
     daemon.errors = ("targets[0].url: is not a URL", "modules: is empty")
@@ -267,7 +242,7 @@ def test_reload(client: TestClient, daemon: Daemon) -> None:
     ],
 )
 def test_another_sites_page_cannot_reload(
-    client: TestClient, daemon: Daemon, headers: dict[str, str], status_code: int
+    client: TestClient, daemon: StubActions, headers: dict[str, str], status_code: int
 ) -> None:
     """A browser on another site can't make the exporter reload; a tool can."""
     assert client.post("/-/reload", headers=headers).status_code == status_code
@@ -302,7 +277,7 @@ def test_errors_say_what_is_wrong(
 def test_a_failure_inside_is_a_500_without_details(path: str) -> None:
     """What goes wrong inside is in the log and not in the answer."""
 
-    class Broken(Daemon):
+    class Broken(StubActions):
         def healthy(self) -> tuple[bool, str]:
             raise RuntimeError("secret")
 
@@ -327,7 +302,7 @@ def test_static_files(client: TestClient) -> None:
         assert (again.status_code, again.content) == (304, b"")
 
 
-def test_json_never_holds_what_json_cannot(daemon: Daemon) -> None:
+def test_json_never_holds_what_json_cannot(daemon: StubActions) -> None:
     """A value that isn't finite is null in the API, whatever a probe measured."""
     snapshot = Snapshot()
     snapshot.publish(plan_key("a", "default"), Plan(float("nan")))

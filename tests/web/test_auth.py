@@ -24,46 +24,26 @@ from click.testing import CliRunner
 from exporter.cli import main
 from exporter.daemon import AUTH_SECONDS, Daemon
 from exporter.metrics import Exposition
-from exporter.probe.result import ProbeResult
 from exporter.settings import SettingsError, load
 from exporter.snapshot import Snapshot
 from exporter.web import auth as auth_room
 from exporter.web import server
-from exporter.web.app import Refused, build_app
+from exporter.web.app import build_app
 from exporter.web.auth import Auth, Rules, is_loopback, read_rules
 from exporter.web.server import WebServer, listen
 from tests.ports import free_port
 from tests.servers.certificates import make_certificate
 from tests.waiting import eventually
+from tests.web.actions import StubActions
 
 COST = 4
 Answer = tuple[int, http.client.HTTPMessage, bytes]
 
 
-class Actions:
-    """A daemon that counts how often it was told to reload."""
-
-    def __init__(self) -> None:
-        self.reloads = 0
-
-    def reload(self) -> tuple[str, ...]:
-        self.reloads += 1
-        return ()
-
-    def probe(self, target: str, module: str) -> ProbeResult | Refused:
-        return Refused(f"{target} {module}")
-
-    def healthy(self) -> tuple[bool, str]:
-        return True, "fine"
-
-    def ready(self) -> tuple[bool, str]:
-        return True, "ready"
-
-
 @contextmanager
-def serving(auth: Auth, host: str = "127.0.0.1") -> Iterator[tuple[int, Actions]]:
+def serving(auth: Auth, host: str = "127.0.0.1") -> Iterator[tuple[int, StubActions]]:
     """A server behind authentication: its port, and what it did."""
-    bound, actions = listen(host, 0), Actions()
+    bound, actions = listen(host, 0), StubActions()
     app = build_app(Snapshot(), Exposition().render, actions)
     server = WebServer(auth.guard(app), bound, tls=auth.context)
     server.start()
@@ -144,7 +124,7 @@ def test_everything_wants_the_password(tmp_path: Path, path: str) -> None:
 def test_only_the_health_check_is_open(tmp_path: Path, path: str) -> None:
     """A container's health check has no password; what only looks like its path is closed."""
     with serving(locked(tmp_path, prom="right")) as (port, actions):
-        assert ask(port, "/-/healthy")[::2] == (200, b"fine\n")
+        assert ask(port, "/-/healthy")[::2] == (200, b"the scheduler runs\n")
         assert ask(port, path)[0] == 401
         assert ask(port, path, method="POST")[0] == 401
         assert actions.reloads == 0
@@ -412,7 +392,7 @@ def test_a_health_check_where_certificates_are_wanted(tmp_path: Path, *, knows_i
         place = {"LLM_PROBE_LISTEN": f"127.0.0.1:{port}", "LLM_PROBE_WEB_CONFIG_FILE": str(web), "LLM_PROBE_CONFIG": ""}
         asked = CliRunner().invoke(main, ["healthcheck"], env=place)
     assert asked.exit_code == code
-    assert ("fine" if code == 0 else "requires a client certificate") in asked.output
+    assert ("the scheduler runs" if code == 0 else "requires a client certificate") in asked.output
 
 
 @pytest.mark.parametrize(

@@ -17,28 +17,20 @@ from exporter.snapshot import Snapshot, plan_key, probe_key
 from exporter.web.app import Refused, build_app
 from exporter.web.server import HEADER_BYTES, AsgiApp, ListenError, WebServer, listen
 from tests.scenes import probe
+from tests.web.actions import StubActions
 
 
-class Daemon:
-    """A daemon whose probes last until they are let go."""
+class Held:
+    """A probe on demand that lasts until it is let go."""
 
     def __init__(self) -> None:
         self.probing = threading.Event()
         self.release = threading.Event()
 
-    def reload(self) -> tuple[str, ...]:
-        return ()
-
-    def probe(self, target: str, module: str) -> ProbeResult | Refused:
+    def __call__(self, target: str, module: str) -> ProbeResult | Refused:
         self.probing.set()
         self.release.wait(30)
         return Refused(f"{target} {module}")
-
-    def healthy(self) -> tuple[bool, str]:
-        return True, "fine"
-
-    def ready(self) -> tuple[bool, str]:
-        return True, "ready"
 
 
 @contextmanager
@@ -98,8 +90,8 @@ def test_an_address_that_is_not_here(host: str, message: str) -> None:
 def test_a_port_can_be_used_again_at_once() -> None:
     """A restart finds its port free though connections of before have not timed out."""
     snapshot, exposition = many_targets(1)
-    with serving(build_app(snapshot, exposition.render, Daemon())) as (_, port):
-        assert get(port, "/-/healthy") == (200, b"fine\n")
+    with serving(build_app(snapshot, exposition.render, StubActions())) as (_, port):
+        assert get(port, "/-/healthy") == (200, b"the scheduler runs\n")
     listen("127.0.0.1", port).close()
 
 
@@ -118,29 +110,32 @@ def test_it_answers_on_ipv6() -> None:
 def test_head_has_no_body() -> None:
     """HEAD tells the length and sends nothing."""
     snapshot, exposition = many_targets(1)
-    with serving(build_app(snapshot, exposition.render, Daemon())) as (_, port):
+    with serving(build_app(snapshot, exposition.render, StubActions())) as (_, port):
         assert get(port, "/metrics", "HEAD") == (200, b"")
 
 
 def test_stop_does_not_wait_for_a_probe() -> None:
     """A probe that a client waits for can't hold up the end of the process."""
-    daemon = Daemon()
+    held = Held()
     snapshot, exposition = many_targets(1)
-    with serving(build_app(snapshot, exposition.render, daemon)) as (server, port), ThreadPoolExecutor(1) as clients:
+    with (
+        serving(build_app(snapshot, exposition.render, StubActions(outcome=held))) as (server, port),
+        ThreadPoolExecutor(1) as clients,
+    ):
         waiting = clients.submit(get, port, "/probe?target=a")
-        assert daemon.probing.wait(20)
+        assert held.probing.wait(20)
         server.stop()
-        assert not daemon.release.is_set()
+        assert not held.release.is_set()
         with pytest.raises(OSError, match=r"refused"):
             socket.create_connection(("127.0.0.1", port), 5)
-        daemon.release.set()
+        held.release.set()
         assert waiting.exception(20) is not None or waiting.result()[0] >= 400
 
 
 def test_a_server_that_is_stopped_is_not_alive() -> None:
     """Alive is what start waits for and stop ends; stopping says that everything ended."""
     snapshot, exposition = many_targets(1)
-    with serving(build_app(snapshot, exposition.render, Daemon())) as (server, _):
+    with serving(build_app(snapshot, exposition.render, StubActions())) as (server, _):
         assert server.alive
         assert server.stop()
         assert not server.alive
@@ -149,7 +144,7 @@ def test_a_server_that_is_stopped_is_not_alive() -> None:
 def test_clients_that_read_nothing_hold_up_nobody() -> None:
     """Connections that ask for a large page and don't read it leave others their answers."""
     snapshot, exposition = many_targets(400)
-    with serving(build_app(snapshot, exposition.render, Daemon())) as (_, port):
+    with serving(build_app(snapshot, exposition.render, StubActions())) as (_, port):
         idle = [socket.create_connection(("127.0.0.1", port)) for _ in range(20)]
         for connection in idle:
             connection.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -165,7 +160,10 @@ def test_every_scrape_is_one_consistent_view() -> None:
     """While two targets are published at one instant, again and again, twenty scrapers never see one without the other."""
     snapshot, exposition = many_targets(2)
     pattern = re.compile(rb'llm_probes_total\{module="default",result="ok",target="(t\d+)"\} (\S+)')
-    with serving(build_app(snapshot, exposition.render, Daemon())) as (_, port), ThreadPoolExecutor(20) as scrapers:
+    with (
+        serving(build_app(snapshot, exposition.render, StubActions())) as (_, port),
+        ThreadPoolExecutor(20) as scrapers,
+    ):
         scrapes = [scrapers.submit(get, port, "/metrics") for _ in range(100)]
         published = 0
         while not all(scrape.done() for scrape in scrapes):
@@ -181,7 +179,7 @@ def test_every_scrape_is_one_consistent_view() -> None:
 def test_headers_without_end_are_refused() -> None:
     """A request whose headers outgrow the limit gets an error or a closed connection, and others are served on."""
     snapshot, exposition = many_targets(1)
-    with serving(build_app(snapshot, exposition.render, Daemon())) as (_, port):
+    with serving(build_app(snapshot, exposition.render, StubActions())) as (_, port):
         try:
             status, _ = get(port, "/metrics", headers={"X-Long": "a" * (20 * HEADER_BYTES)})
         except OSError:  # closed while it still sent
