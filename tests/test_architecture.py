@@ -161,7 +161,7 @@ def test_pure_files_use_no_clock_thread_or_socket(name: str) -> None:
 
 
 def test_no_two_classes_have_one_name() -> None:
-    """A class's name is found once, so that who reads it anywhere knows which one is meant."""
+    """A class name stands for one thing, so that a reader of any file knows which class is meant."""
     names = Counter(
         node.name
         for path in FILES

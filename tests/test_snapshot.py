@@ -202,7 +202,7 @@ def test_what_says_nothing_new_changes_nothing() -> None:
 
 
 def test_the_watch_is_told_what_changed() -> None:
-    """Who watches gets a view that has the change in it, and its kind and names."""
+    """The watch gets a view that has the change in it, and its kind and names."""
     told: list[tuple[View, Changed]] = []
     snapshot = Snapshot(watch=lambda view, changed: told.append((view, changed)))
     snapshot.publish(plan_key("a", "default"), Plan(60))

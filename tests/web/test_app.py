@@ -275,7 +275,7 @@ def test_errors_say_what_is_wrong(
 
 @pytest.mark.parametrize("path", ["/metrics", "/api/v1/targets", "/-/healthy"])
 def test_a_failure_inside_is_a_500_without_details(path: str) -> None:
-    """What goes wrong inside is in the log and not in the answer."""
+    """A failure inside the exporter is in the log and not in the answer."""
 
     class Broken(StubActions):
         def healthy(self) -> tuple[bool, str]:

@@ -62,7 +62,7 @@ def page() -> Page:
 
 
 def test_the_headline_says_what_is_wrong(page: Page) -> None:
-    """Who reads only one line knows how many servers are bad."""
+    """The first line alone says how many servers are bad."""
     assert "Of 11 servers, 1 is down, 1 is failing, 1 is poor" in page.text
 
 
