@@ -44,7 +44,7 @@ class Found:
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class OtherAddress:
     """An address that did not become a target, and why; ``at`` is when it was asked."""
 
     url: str
@@ -58,7 +58,7 @@ class Survey:
     """The outcome of one round of discovery; the next round starts from it."""
 
     found: tuple[Found, ...] = ()
-    seen: tuple[Seen, ...] = ()
+    seen: tuple[OtherAddress, ...] = ()
 
 
 def local_candidates(own_port: int | None = None) -> tuple[ServerCandidate, ...]:
@@ -97,7 +97,7 @@ def survey(
     known = {each.name: each for each in before.found}
     asked = {each.url: each for each in before.seen}
     found: list[Found] = []
-    seen: list[Seen] = []
+    seen: list[OtherAddress] = []
     # Containers first: their targets have better names than a port has.
     for candidate in sorted(candidates, key=lambda each: each.container is None):
         outcome = _ask_in_turn(candidate, addresses, asked, ask, now)
@@ -117,14 +117,14 @@ def survey(
 def _ask_in_turn(
     candidate: ServerCandidate,
     addresses: Mapping[tuple[str, int], str],
-    asked: Mapping[str, Seen],
+    asked: Mapping[str, OtherAddress],
     ask: Callable[[str], Identified],
     now: float,
-) -> Found | list[Seen]:
-    refusals: list[Seen] = []
+) -> Found | list[OtherAddress]:
+    refusals: list[OtherAddress] = []
     for url in candidate.urls:
         if (reason := addresses.get(address_of(url))) is not None:
-            refusals.append(Seen(url, reason, listening=True, at=now))
+            refusals.append(OtherAddress(url, reason, listening=True, at=now))
             continue
         last = asked.get(url)
         if last and last.listening and now - last.at < ASK_AGAIN_SECONDS and not _was_taken(last):
@@ -133,9 +133,9 @@ def _ask_in_turn(
         answer = ask(url)
         if answer.identity is not None:
             return Found(candidate.name, url, candidate.why, answer.identity, candidate.container, now)
-        refusals.append(Seen(url, answer.why_not, answer.listening, now))
+        refusals.append(OtherAddress(url, answer.why_not, answer.listening, now))
     return refusals
 
 
-def _was_taken(seen: Seen) -> bool:
+def _was_taken(seen: OtherAddress) -> bool:
     return seen.why_not.startswith("it is ")

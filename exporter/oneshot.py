@@ -15,7 +15,7 @@ from exporter.cache.scanner import Scanner
 from exporter.cache.verify import Blob, Checked, find_blobs, verify
 from exporter.containers.engine import Engine
 from exporter.containers.facts import EngineReading
-from exporter.discovery import Seen, Survey, container_candidates, local_candidates, survey
+from exporter.discovery import OtherAddress, Survey, container_candidates, local_candidates, survey
 from exporter.host.gpu import read_gpus
 from exporter.probe.http.cancellation import Cancellation
 from exporter.probe.result import ProbeResult
@@ -131,7 +131,10 @@ def look_around(settings: Settings) -> tuple[Survey, str]:
     now, taken = time.time(), [target.url for target in settings.targets]
     found = survey(candidates, taken, Survey(), identify, now)
     unreachable = [(each.name, note) for each in engine.containers if not each.urls for note in each.notes]
-    seen = (*found.seen, *(Seen(f"container {name}", note, listening=True, at=now) for name, note in unreachable))
+    seen = (
+        *found.seen,
+        *(OtherAddress(f"container {name}", note, listening=True, at=now) for name, note in unreachable),
+    )
     return replace(found, seen=seen), "" if engine.available else engine.problem
 
 

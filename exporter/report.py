@@ -152,7 +152,7 @@ class Noise:
 
 
 @dataclass(frozen=True, slots=True)
-class Side:
+class ComparisonSide:
     """One side of a comparison: what it is, its median speed in tokens per second, and that of each run."""
 
     name: str
@@ -167,15 +167,15 @@ class Side:
 class Comparison:
     """A baseline against a candidate."""
 
-    baseline: Side
-    candidate: Side
+    baseline: ComparisonSide
+    candidate: ComparisonSide
     ratio: float
     noise: Noise
     verdict: Verdict
     notes: tuple[str, ...] = ()
 
 
-def side_of(name: str, report: Report, bounds: Thresholds) -> Side:
+def side_of(name: str, report: Report, bounds: Thresholds) -> ComparisonSide:
     """One side of a comparison out of a report; ValueError where it has no speed to compare, or is no report."""
     speed = _number(report.get("tokens_per_second"))
     if speed is None:
@@ -187,7 +187,9 @@ def side_of(name: str, report: Report, bounds: Thresholds) -> Side:
     if not isinstance(runs, list) or not all(isinstance(run, Mapping) for run in runs):
         raise ValueError("has runs that are no list of probes")
     speeds = tuple(run_speed for run in runs if (run_speed := _number(run.get("tokens_per_second"))) is not None)
-    return Side(name, speed, speeds, tier_of(speed, bounds), _text(report.get("model")), _text(report.get("module")))
+    return ComparisonSide(
+        name, speed, speeds, tier_of(speed, bounds), _text(report.get("model")), _text(report.get("module"))
+    )
 
 
 def _number(value: object) -> float | None:
@@ -202,7 +204,7 @@ def _text(value: object) -> str | None:
     return printable(value) if isinstance(value, str) else None
 
 
-def compare(baseline: Side, candidate: Side, criteria: SuccessCriteria) -> Comparison:
+def compare(baseline: ComparisonSide, candidate: ComparisonSide, criteria: SuccessCriteria) -> Comparison:
     """Judge a change: how many times as fast, beyond the noise or not, and the verdict by the success criteria."""
     ratio = candidate.tokens_per_second / baseline.tokens_per_second
     noise = noise_of(baseline.runs, candidate.runs)
@@ -428,5 +430,5 @@ def comparison_rows(comparison: Comparison) -> list[tuple[str, str]]:
     ]
 
 
-def _runs_text(side: Side) -> str:
+def _runs_text(side: ComparisonSide) -> str:
     return f"  (median of {len(side.runs)} runs)" if len(side.runs) > 1 else ""

@@ -16,7 +16,8 @@ ORDER = (
     {"settings"},
     {"schedule"},
     {"probe", "host", "cache", "containers"},
-    {"history", "snapshot"},
+    {"history"},
+    {"snapshot"},
     {"tiers"},
     {"advice", "serving_gpu"},
     {"discovery"},
@@ -33,7 +34,7 @@ ORDER = (
 RANK = {room: rank for rank, rooms in enumerate(ORDER) for room in rooms}
 # Judging is pure and knows nothing but the settings: the snapshot holds its results, so its records are known to both sides.
 LEAVES = {"tiers"}
-OBSERVING = ORDER[3]
+OBSERVING = {"probe", "host", "cache", "containers"}
 
 DOORS = {
     "httpx": {"probe"},

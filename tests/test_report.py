@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter.discovery import Found, Seen, Survey
+from exporter.discovery import Found, OtherAddress, Survey
 from exporter.probe.result import Identity, Measurements, ProbeResult, Result, TargetState
 from exporter.report import (
+    ComparisonSide,
     Noise,
-    Side,
     below,
     combined,
     compare,
@@ -147,7 +147,7 @@ def test_runs_without_a_speed_have_no_tier() -> None:
 # Comparison
 
 
-def side(*speeds: float) -> Side:
+def side(*speeds: float) -> ComparisonSide:
     """A side with these runs."""
     return side_of(
         "x", {"tokens_per_second": median(speeds), "runs": [{"tokens_per_second": speed} for speed in speeds]}, BOUNDS
@@ -356,8 +356,10 @@ def test_a_comparison_in_rows() -> None:
 def test_a_survey_says_what_and_why() -> None:
     """What would be probed, what not, and where nothing is."""
     found = Found("vllm", "http://172.17.0.2:8000", "container vllm runs vllm", Identity("vllm", "0.32.0"), "vllm", 0.0)
-    seen = (Seen("http://127.0.0.1:5000", "it answers, but not as an inference server", listening=True, at=0.0),)
-    silent = (Seen("http://127.0.0.1:1234", "refused", listening=False, at=0.0),)
+    seen = (
+        OtherAddress("http://127.0.0.1:5000", "it answers, but not as an inference server", listening=True, at=0.0),
+    )
+    silent = (OtherAddress("http://127.0.0.1:1234", "refused", listening=False, at=0.0),)
     survey = Survey((found,), seen + silent)
     assert survey_rows([("mine", "http://far:8000")], survey) == [
         ("would be probed", "http://far:8000  mine, as configured"),

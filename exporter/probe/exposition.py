@@ -12,7 +12,7 @@ _ESCAPE = re.compile(r"\\(.)")
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class MetricSample:
     """One sample of an exposition."""
 
     name: str
@@ -20,12 +20,12 @@ class Sample:
     labels: dict[str, str] = field(default_factory=dict)
 
 
-def parse(text: str, *names: str) -> tuple[Sample, ...]:
+def parse(text: str, *names: str) -> tuple[MetricSample, ...]:
     """The samples of these names that can be read, or all; exemplars, NaN and lines that are not samples are left out."""
     return tuple(_samples(text, names or ("",)))
 
 
-def total(samples: tuple[Sample, ...], *names: str, **labels: str) -> float | None:
+def total(samples: tuple[MetricSample, ...], *names: str, **labels: str) -> float | None:
     """The sum over all series of the first of these names that is there and has these labels; None where none has."""
     for name in names:
         values = [each.value for each in samples if each.name == name and labels.items() <= each.labels.items()]
@@ -34,7 +34,7 @@ def total(samples: tuple[Sample, ...], *names: str, **labels: str) -> float | No
     return None
 
 
-def _samples(text: str, names: tuple[str, ...]) -> Iterator[Sample]:
+def _samples(text: str, names: tuple[str, ...]) -> Iterator[MetricSample]:
     for line in io.StringIO(text):  # which splits at \n alone, and one line at a time
         # Most of an exposition is buckets of histograms: what is not wanted is not taken apart.
         match = _LINE.fullmatch(line.partition(" # ")[0].strip()) if line.startswith(names) else None
@@ -45,7 +45,7 @@ def _samples(text: str, names: tuple[str, ...]) -> Iterator[Sample]:
         except ValueError:
             continue
         if math.isfinite(value):
-            yield Sample(match["name"], value, dict(_labels(match["labels"] or "")))
+            yield MetricSample(match["name"], value, dict(_labels(match["labels"] or "")))
 
 
 def _labels(text: str) -> Iterator[tuple[str, str]]:

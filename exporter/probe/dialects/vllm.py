@@ -22,7 +22,7 @@ from exporter.probe.dialects.dialect import (
     wants_key,
 )
 from exporter.probe.dialects.openai import CHAT, OPTIONAL, chat_request, identity_of, read_chat
-from exporter.probe.exposition import Sample, parse, total
+from exporter.probe.exposition import MetricSample, parse, total
 from exporter.probe.stream import Event
 from exporter.probe.timeline import Delta, ServerTimings
 
@@ -113,11 +113,11 @@ def _timings(metrics: Mapping[str, Any]) -> ServerTimings:
     )
 
 
-def _tells_load(samples: tuple[Sample, ...]) -> bool:
+def _tells_load(samples: tuple[MetricSample, ...]) -> bool:
     return total(samples, "vllm:num_requests_running") is not None
 
 
-def _queue_of(samples: tuple[Sample, ...]) -> tuple[float, float] | None:
+def _queue_of(samples: tuple[MetricSample, ...]) -> tuple[float, float] | None:
     """How many requests have left the queue since the start, and how long they waited in all."""
     count = total(samples, "vllm:request_queue_time_seconds_count")
     seconds = total(samples, "vllm:request_queue_time_seconds_sum")
@@ -142,12 +142,12 @@ def _why_unable(get: Get) -> str:
     return "this vLLM serves no text generation (a pooling model)" if missing else ""
 
 
-def _start_of(samples: tuple[Sample, ...]) -> str | None:
+def _start_of(samples: tuple[MetricSample, ...]) -> str | None:
     start = total(samples, "process_start_time_seconds", "vllm:generation_tokens_created")
     return None if start is None else repr(start)
 
 
-def _fullest(samples: tuple[Sample, ...]) -> float | None:
+def _fullest(samples: tuple[MetricSample, ...]) -> float | None:
     """The fullest engine's share; until 2025 the gauge had another name."""
     names = {"vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc"}
     shares = [each.value for each in samples if each.name in names and 0 <= each.value <= 1]
