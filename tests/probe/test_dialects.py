@@ -146,7 +146,7 @@ def made_up(answers: Mapping[str, Any]) -> Reads:
     )
 
 
-def look(
+def check(
     get: Get,
     backend: str,
     *,
@@ -231,7 +231,7 @@ def test_what_is_no_inference_server_is_not_taken_for_one(answer: Reply) -> None
 
 def test_vllm_tells_its_state() -> None:
     """Identity from the list and the version, residency, load and counter from its own metrics."""
-    seen = look(recorded("vllm"), "vllm")
+    seen = check(recorded("vllm"), "vllm")
     assert seen.identity == Identity(
         "vllm", backend_version="0.32.0", model="tiny", context_length=2048, model_root="/models/tiny-hf"
     )
@@ -242,12 +242,12 @@ def test_vllm_tells_its_state() -> None:
 
 def test_vllm_is_asked_again_only_after_a_restart() -> None:
     """Two reads while it runs on; after its start time changed two for the identity and those that tell whether it chats."""
-    first = look(recorded("vllm"), "vllm")
+    first = check(recorded("vllm"), "vllm")
     reads = recorded("vllm")
-    assert look(reads, "vllm", last=first).identity == first.identity
+    assert check(reads, "vllm", last=first).identity == first.identity
     assert reads.paths == ["/health", "/metrics"]
     reads = recorded("vllm")
-    look(reads, "vllm", last=replace(first, started="1"))
+    check(reads, "vllm", last=replace(first, started="1"))
     assert reads.paths == ["/health", "/metrics", "/version", "/v1/models", "/v1/chat/completions", "/v1/completions"]
 
 
@@ -255,13 +255,13 @@ def test_a_sleeping_vllm_is_not_resident() -> None:
     """engine_sleep_state says whether its weights are in memory."""
     body = load("vllm/get-metrics-after").body.replace(b'sleep_state="awake"} 1.0', b'sleep_state="awake"} 0.0')
     gets = dict(recorded("vllm").answers) | {"/metrics": Reply(200, {}, body)}
-    assert look(Reads(gets, Reply(404, {}, b"")), "vllm").resident is False
+    assert check(Reads(gets, Reply(404, {}, b"")), "vllm").resident is False
 
 
 def test_llama_server_tells_its_state() -> None:
     """Version, quantization, size, parameters and context come from /props and /v1/models, the load from /slots."""
     reads = recorded("llama-server")
-    seen = look(reads, "llama_cpp", thorough=True)
+    seen = check(reads, "llama_cpp", thorough=True)
     assert seen.identity == Identity(
         "llama_cpp",
         backend_version="b11434-unknown",
@@ -275,31 +275,31 @@ def test_llama_server_tells_its_state() -> None:
     assert (seen.resident, seen.running, seen.waiting, seen.generated_tokens) == (True, 0.0, None, None)
     assert (seen.served, seen.slots, seen.slot, seen.unloads) == (True, 1, None, None)
     again = recorded("llama-server")
-    assert look(again, "llama_cpp", last=seen, thorough=True).identity == seen.identity
+    assert check(again, "llama_cpp", last=seen, thorough=True).identity == seen.identity
     assert again.paths == ["/props", "/slots"]
 
 
 def test_a_llama_server_that_has_no_sleep_timer_is_read_at_each_check() -> None:
     """Known from its launch settings, its slots are free to read; its /metrics only where the user wants them."""
     reads = recorded("llama-server")
-    assert look(reads, "llama_cpp", hints=Hints(sleeps=False)).running == 0.0
+    assert check(reads, "llama_cpp", hints=Hints(sleeps=False)).running == 0.0
     assert "/metrics" not in reads.paths
-    seen = look(reads, "llama_cpp", hints=Hints(sleeps=False, server_metrics=True))
+    seen = check(reads, "llama_cpp", hints=Hints(sleeps=False, server_metrics=True))
     assert (seen.waiting, seen.generated_tokens) == (0.0, 173.0)
 
 
 def test_slots_are_read_only_before_a_request() -> None:
     """GET /slots counts as a use of llama-server, so a mere status check leaves it alone."""
     reads = recorded("llama-server without --metrics")
-    assert look(reads, "llama_cpp").running is None
+    assert check(reads, "llama_cpp").running is None
     assert "/slots" not in reads.paths
-    assert look(reads, "llama_cpp", thorough=True).running == 0.0
+    assert check(reads, "llama_cpp", thorough=True).running == 0.0
 
 
 def test_a_sleeping_llama_server_is_left_asleep() -> None:
     """It is not resident, and neither /slots nor anything else that wakes it is read."""
     reads = recorded("llama-server asleep")
-    seen = look(reads, "llama_cpp", thorough=True)
+    seen = check(reads, "llama_cpp", thorough=True)
     assert seen.resident is False
     assert set(reads.paths) <= {"/props", "/metrics", "/v1/models"}
 
@@ -307,21 +307,21 @@ def test_a_sleeping_llama_server_is_left_asleep() -> None:
 def test_a_router_is_asked_without_loading_anything() -> None:
     """With nothing loaded the first model stands for it, not resident; a loaded one is preferred and its load is read."""
     reads = recorded("router")
-    seen = look(reads, "llama_cpp", thorough=True)
+    seen = check(reads, "llama_cpp", thorough=True)
     assert (seen.model, seen.resident, seen.router, seen.running) == ("a", False, True, None)
     assert reads.paths == ["/props", "/v1/models"]
     reads = recorded("router with a model")
-    seen = look(reads, "llama_cpp", thorough=True)
+    seen = check(reads, "llama_cpp", thorough=True)
     assert (seen.model, seen.resident, seen.running, seen.generated_tokens) == ("a", True, None, None)
     assert (seen.identity.parameters, seen.identity.quantization) == (2_756_864, "Q8_0")
     assert reads.paths == ["/props", "/v1/models", "/slots?model=a&autoload=false"]
-    assert look(recorded("router with a model"), "llama_cpp", wanted="b").resident is False
+    assert check(recorded("router with a model"), "llama_cpp", wanted="b").resident is False
 
 
 @pytest.mark.parametrize("server", ["vllm without the key", "llama-server without the key"])
 def test_a_server_that_wants_a_key_is_up_and_says_so(server: str) -> None:
     """Without the key a server is up; what is missing is named."""
-    seen = look(recorded(server), server.split(maxsplit=1)[0].replace("llama-server", "llama_cpp"))
+    seen = check(recorded(server), server.split(maxsplit=1)[0].replace("llama-server", "llama_cpp"))
     assert "api_key_file" in seen.error
 
 
@@ -341,17 +341,17 @@ def test_a_server_that_wants_a_key_is_up_and_says_so(server: str) -> None:
 def test_a_server_that_is_not_well_gives_a_failure(backend: str, answer: Reply, result: Result) -> None:
     """Loading is told from being ill, and both from being there."""
     with pytest.raises(ProbeFailure) as caught:
-        look(Reads({}, answer), backend)
+        check(Reads({}, answer), backend)
     assert caught.value.result == result
 
 
 def test_transformers_never_picks_a_model_from_its_list() -> None:
     """It would load it: the request goes without a model, or with the configured one."""
-    seen = look(recorded("transformers"), "transformers")
+    seen = check(recorded("transformers"), "transformers")
     assert (seen.model, seen.resident) == (None, None)
     body = json.loads(DIALECTS["transformers"].request(ask(seen)).body)
     assert "model" not in body
-    assert look(recorded("transformers"), "transformers", wanted="x").model == "x"
+    assert check(recorded("transformers"), "transformers", wanted="x").model == "x"
 
 
 def test_text_generation_webui_tells_whether_a_model_is_loaded() -> None:
@@ -359,10 +359,10 @@ def test_text_generation_webui_tells_whether_a_model_is_loaded() -> None:
     path = "/v1/internal/model/info"
     backend = "text_generation_webui"
     for name in (None, "None"):
-        assert look(made_up({path: {"model_name": name, "lora_names": []}}), backend).resident is False
+        assert check(made_up({path: {"model_name": name, "lora_names": []}}), backend).resident is False
     loaded = made_up({path: {"model_name": "qwen.gguf", "lora_names": []}})
-    assert (look(loaded, backend).model, look(loaded, backend).resident) == ("qwen.gguf", None)
-    assert look(loaded, backend, wanted="other").resident is False
+    assert (check(loaded, backend).model, check(loaded, backend).resident) == ("qwen.gguf", None)
+    assert check(loaded, backend, wanted="other").resident is False
 
 
 def test_lm_studio_and_llama_swap_say_what_is_in_memory() -> None:
@@ -373,16 +373,16 @@ def test_lm_studio_and_llama_swap_say_what_is_in_memory() -> None:
             "data": [{"id": "a", "state": "not-loaded"}, {"id": "b", "state": "loaded", "quantization": "Q4_K_M"}]
         },
     }
-    seen = look(made_up(studio), "openai")
+    seen = check(made_up(studio), "openai")
     assert (seen.model, seen.resident, seen.identity.quantization) == ("b", True, "Q4_K_M")
-    assert look(made_up(studio), "openai", wanted="a").resident is False
+    assert check(made_up(studio), "openai", wanted="a").resident is False
     swap: dict[str, Any] = {
         "/v1/models": {"data": [{"id": each, "owned_by": "llama-swap"} for each in ("a", "b")]},
         "/running": {"running": []},
     }
-    assert (look(made_up(swap), "openai").model, look(made_up(swap), "openai").resident) == ("a", False)
+    assert (check(made_up(swap), "openai").model, check(made_up(swap), "openai").resident) == ("a", False)
     swap["/running"] = {"running": [{"model": "b", "state": "ready"}]}
-    assert (look(made_up(swap), "openai").model, look(made_up(swap), "openai").resident) == ("b", True)
+    assert (check(made_up(swap), "openai").model, check(made_up(swap), "openai").resident) == ("b", True)
 
 
 @pytest.mark.parametrize("models", [3, MOST_LISTED + 1])
@@ -391,9 +391,9 @@ def test_of_a_long_list_the_beginning_counts(models: int) -> None:
     last = f"m{models - 1}"
     entries = [{"id": f"m{number}", "meta": {"n_ctx": 4096}} for number in range(models)]
     get = made_up({"/v1/models": {"data": entries}})
-    unnamed = look(get, "openai")
+    unnamed = check(get, "openai")
     assert (unnamed.model, len(unnamed.choices)) == (None, min(models, MOST_LISTED))
-    seen = look(get, "openai", wanted=last)
+    seen = check(get, "openai", wanted=last)
     assert (seen.model, seen.identity.context_length) == (last, 4096 if models < MOST_LISTED else None)
 
 
@@ -410,9 +410,9 @@ def test_ollama_prefers_what_is_in_memory_and_keeps_to_it() -> None:
         "/api/tags": {"models": tags},
         "/api/ps": {"models": []},
     }
-    seen = look(made_up(answers), "ollama")
+    seen = check(made_up(answers), "ollama")
     assert (seen.model, seen.resident, seen.identity) == (None, False, Identity("ollama", "0.12.6"))
-    seen = look(made_up(answers), "ollama", wanted="Qwen2.5:14B")
+    seen = check(made_up(answers), "ollama", wanted="Qwen2.5:14B")
     assert (seen.model, seen.resident) == ("qwen2.5:14b", False)
     assert seen.identity == Identity("ollama", "0.12.6", "qwen2.5:14b", "Q4_K_M", 14_800_000_000, 9_000_000_000)
     running = [
@@ -420,9 +420,9 @@ def test_ollama_prefers_what_is_in_memory_and_keeps_to_it() -> None:
         for each in ("llama3:latest", "qwen2.5:14b")
     ]
     answers["/api/ps"] = {"models": running}
-    again = look(made_up(answers), "ollama", last=seen)
+    again = check(made_up(answers), "ollama", last=seen)
     assert (again.model, again.resident, again.context_length) == ("qwen2.5:14b", True, 8192)
-    assert look(made_up(answers), "ollama", wanted="llama3").model == "llama3:latest"
+    assert check(made_up(answers), "ollama", wanted="llama3").model == "llama3:latest"
 
 
 @pytest.mark.parametrize(
@@ -442,7 +442,7 @@ def test_ollama_says_how_much_of_a_model_the_gpu_holds(sizes: dict[str, Any], *,
         "/api/tags": {"models": []},
         "/api/ps": {"models": [{"name": "llama3:latest", **sizes}]},
     }
-    assert look(made_up(answers), "ollama").identity.offloaded is offloaded
+    assert check(made_up(answers), "ollama").identity.offloaded is offloaded
 
 
 def test_a_path_is_not_shown_as_a_models_name() -> None:
@@ -523,8 +523,8 @@ def test_no_answer_surprises_a_look(answer: object, wanted: str | None) -> None:
     recognise(get)
     for backend in DIALECTS:
         try:
-            first = look(get, backend, wanted=wanted, thorough=True)
-            look(get, backend, wanted=wanted, last=first)
+            first = check(get, backend, wanted=wanted, thorough=True)
+            check(get, backend, wanted=wanted, last=first)
         except ProbeFailure:
             continue
 
@@ -540,7 +540,7 @@ def ask(seen: ServerStatus, **more: Any) -> ChatRequest:
 def body_of(backend: str, server: str, **more: Any) -> tuple[str, dict[str, Any]]:
     """Path and body of a request to a recorded server."""
     dialect = DIALECTS[backend]
-    request = dialect.request(ask(look(recorded(server), backend), **more))
+    request = dialect.request(ask(check(recorded(server), backend), **more))
     return request.path, json.loads(request.body)
 
 

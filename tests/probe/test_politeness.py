@@ -16,7 +16,7 @@ from exporter.probe.run import Prober
 from exporter.probe.status import Reading, throughput
 from exporter.settings import Budget, Module, Target, Timeouts
 from tests.servers.clock import Clock
-from tests.servers.llama_cpp import SimulatedLlamaServer
+from tests.servers.llama_cpp import Model, SimulatedLlamaServer
 from tests.servers.ollama import DEFAULT_KEEP_ALIVE, SimulatedOllama
 from tests.servers.simulated import Answer, Asked, Simulated, as_json
 from tests.servers.vllm import SimulatedVllm
@@ -57,7 +57,7 @@ def probe(one: Prober, module: Module = MODULE, name: str = "default") -> ProbeR
     return result
 
 
-def look(one: Prober) -> TargetState:
+def check(one: Prober) -> TargetState:
     """A status check that was not cancelled."""
     state = one.status()
     assert state is not None
@@ -86,7 +86,7 @@ def test_a_sleeping_llama_server_stays_asleep() -> None:
                     False,
                     True,
                 )
-                assert look(one).model_resident is False
+                assert check(one).model_resident is False
             assert (server.woken, server.paths("POST")) == (0, [])
 
 
@@ -96,7 +96,7 @@ def test_a_router_loads_nothing_for_a_probe() -> None:
         for model in (None, "b"):
             one = prober(server, model=model)
             assert {probe(one).result for _ in range(10)} == {"skipped_unloaded"}
-            assert look(one).model_resident is False
+            assert check(one).model_resident is False
         assert (server.woken, server.router) == (0, {"a": "unloaded", "b": "unloaded"})
 
 
@@ -109,7 +109,7 @@ def test_a_router_is_probed_with_the_model_in_memory() -> None:
         assert (server.woken, server.router) == (0, {"a": "unloaded", "b": "loaded"})
 
 
-def test_a_model_that_leaves_between_look_and_request_is_not_loaded_again() -> None:
+def test_a_model_that_leaves_between_check_and_request_is_not_loaded_again() -> None:
     """The router is told not to load; its refusal is a skip, not a failure."""
 
     class Leaving(SimulatedLlamaServer):
@@ -129,7 +129,7 @@ def test_a_sleeping_vllm_stays_asleep() -> None:
         server.asleep = True
         one = prober(server)
         assert {probe(one).result for _ in range(10)} == {"skipped_unloaded"}
-        assert (look(one).model_resident, server.woken) == (False, 0)
+        assert (check(one).model_resident, server.woken) == (False, 0)
 
 
 def test_ollama_with_nothing_in_memory_stays_empty() -> None:
@@ -198,7 +198,7 @@ def test_who_asks_after_a_probe_gets_the_models_full_time_back() -> None:
     with SimulatedOllama(clock) as server:
         server.use("small:latest")
         one = prober(server, wall=clock)
-        look(one)
+        check(one)
         clock.ahead += 60
         assert probe(one).result == "ok"
         server.idle()
@@ -216,7 +216,8 @@ def test_a_model_kept_for_ever_is_kept_for_ever() -> None:
     with SimulatedOllama() as server:
         server.use("small:latest", keep_alive=1e9)
         assert probe(prober(server)).result == "ok"
-        assert server.posts()[0]["keep_alive"] == -1
+        chats = [each.body for each in server.asked if each.path == "/api/chat"]
+        assert [each["keep_alive"] for each in chats] == [-1]
 
 
 # Users go first -------------------------------------------------------------------------------------------------------
@@ -226,7 +227,9 @@ def test_a_model_kept_for_ever_is_kept_for_ever() -> None:
 def busy(request: pytest.FixtureRequest) -> Iterator[SimulatedVllm | SimulatedLlamaServer]:
     """A server with a user's request."""
     server: SimulatedVllm | SimulatedLlamaServer = (
-        SimulatedVllm() if request.param == "vllm" else SimulatedLlamaServer(metrics=request.param == "llama_cpp")
+        SimulatedVllm()
+        if request.param == "vllm"
+        else SimulatedLlamaServer(build=7000, metrics=request.param == "llama_cpp")
     )
     server.users = 1
     with server:
@@ -311,12 +314,12 @@ def test_production_speed_comes_from_the_servers_own_counter() -> None:
     clock = Time()
     with SimulatedVllm(generated=1000) as server:
         one = prober(server, monotonic=clock)
-        assert look(one).generated_tokens_per_second is None
+        assert check(one).generated_tokens_per_second is None
         clock.now += 10
         assert probe(one).output_tokens_spent == 16
         server.generated += 250
         clock.now += 10
-        assert look(one).generated_tokens_per_second == pytest.approx(25.0)
+        assert check(one).generated_tokens_per_second == pytest.approx(25.0)
 
 
 def test_production_speed_is_left_out_over_a_restart() -> None:
@@ -324,16 +327,16 @@ def test_production_speed_is_left_out_over_a_restart() -> None:
     clock = Time()
     with SimulatedVllm(generated=1000) as server:
         one = prober(server, monotonic=clock)
-        look(one)
+        check(one)
         clock.now += 10
         server.generated = 30
-        assert look(one).generated_tokens_per_second is None
+        assert check(one).generated_tokens_per_second is None
         clock.now += 10
         server.generated += 100
-        assert look(one).generated_tokens_per_second == pytest.approx(10.0)
+        assert check(one).generated_tokens_per_second == pytest.approx(10.0)
         clock.now += 10
         server.generated, server.started = 5000, server.started + 20
-        assert look(one).generated_tokens_per_second is None
+        assert check(one).generated_tokens_per_second is None
 
 
 def test_production_speed_goes_on_while_probes_are_skipped() -> None:
@@ -342,7 +345,7 @@ def test_production_speed_goes_on_while_probes_are_skipped() -> None:
     with SimulatedVllm() as server:
         server.users, server.waiting = 3, 1
         one = prober(server, monotonic=clock)
-        look(one)
+        check(one)
         clock.now += 30
         server.generated += 1200
         state = state_of(probe(one))
@@ -376,10 +379,10 @@ def test_a_loading_server_is_loading_not_down() -> None:
         assert identity is not None
         assert identity.backend == "llama_cpp"
         clock.now += 42
-        assert look(one).loading is True
+        assert check(one).loading is True
         server.loading = False
         clock.now += 8
-        state = look(one)
+        state = check(one)
         assert (state.loading, state.up) == (False, True)
         first, second = probe(one), probe(one)
     assert (first.result, first.cold_start, first.model_load_seconds) == ("ok", True, 50.0)
@@ -401,16 +404,12 @@ def test_the_first_request_after_a_restart_is_a_cold_start() -> None:
 
 
 def test_a_server_that_was_gone_and_came_back_is_cold() -> None:
-    """Without a start time, refused connections before tell the same."""
-
-    class Bare(SimulatedLlamaServer):
-        def answer(self, asked: Asked) -> Answer:
-            return super().answer(asked)
-
-    server = Bare(metrics=False)
+    """Without a start time, refused connections before tell the same. Its slots tell that it had served nobody at first."""
+    server = SimulatedLlamaServer(metrics=False)
     with server:
         one = prober(server)
-        assert probe(one).cold_start is False
+        assert [probe(one).cold_start for _ in range(2)] == [True, False]
+    server.only = Model(server, server.only.name)
     assert probe(one).result == "connect"
     server.start(int(one.target.url.rpartition(":")[2]))
     try:

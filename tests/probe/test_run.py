@@ -412,7 +412,7 @@ def test_a_cancelled_probe_has_no_result() -> None:
 # Status checks and discovery -------------------------------------------------------------------------------------------------
 
 
-def test_a_look_costs_two_reads() -> None:
+def test_a_status_check_costs_two_reads() -> None:
     """Once it is known who the server is, a status check reads its health and its metrics, and sends nothing."""
     with SimulatedVllm() as server:
         one = prober(server.url)
