@@ -37,6 +37,7 @@ class Interruption:
         self._progress = progress
         self._yields = yields
         self._over = threading.Event()
+        self._asked_at: tuple[int, ...] | None = None
         self._thread = threading.Thread(target=self._watch, name="probe: users", daemon=True)
         self.seen: float | None = None
         """The most requests of others that were seen; None where no read told."""
@@ -62,7 +63,7 @@ class Interruption:
                 if self._sees_users():
                     self._end(ProbeFailure("yielded", f"given up for {self.seen:.0f} request(s) of users"))
                     return
-            if self._is_silent() and is_refused(self._connection):
+            if self._falls_silent() and is_refused(self._connection):
                 self._end(
                     ProbeFailure("truncated", "the server ends: it takes no new connections, and sends nothing more")
                 )
@@ -81,11 +82,15 @@ class Interruption:
             self.clean_until_ns = at_ns
         return others > 0
 
-    def _is_silent(self) -> bool:
-        """Whether each stream that has begun has brought nothing for 20 of its mean gaps, and for at least 2 s."""
+    def _falls_silent(self) -> bool:
+        """Whether each stream has brought nothing for 20 of its mean gaps, and for at least 2 s; True once for each silence."""
         now_ns = time.monotonic_ns()
         limits = [each.silent_limit_ns(SILENT_GAPS, SILENT_SECONDS) for each in self._progress]
-        return bool(limits) and all(limit is not None and now_ns > limit for limit in limits)
+        overdue = tuple(limit for limit in limits if limit is not None and now_ns > limit)
+        if not limits or len(overdue) < len(limits) or overdue == self._asked_at:
+            return False
+        self._asked_at = overdue
+        return True
 
     def _end(self, failure: ProbeFailure) -> None:
         if not self._over.is_set():

@@ -74,6 +74,8 @@ class TargetState:
     kv_cache_usage: float | None = None
     generated_tokens_per_second: float | None = None
     error: str = ""
+    notice: str = ""
+    """What a person should know of probes of this server."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ from typing import Any, Final
 from exporter.probe import client
 from exporter.probe.client import Deadlines, Progress, Request
 from exporter.probe.dialects.dialect import ChatRequest, Dialect, ServerStatus, rejected_fields, short_name
-from exporter.probe.dialects.keep_alive import after_probe, nearly_over, seconds_to_ask
+from exporter.probe.dialects.keep_alive import after_failure, after_probe, nearly_over, seconds_to_ask
 from exporter.probe.failure import Cancelled, ProbeFailure, one_line
 from exporter.probe.http.cancellation import Cancellation
 from exporter.probe.interruption import Interruption
@@ -32,6 +32,7 @@ from exporter.probe.politeness import (
     ABANDONED,
     BUSY_POLL_SECONDS,
     BUSY_POLLS,
+    HIDDEN_WAIT_SECONDS,
     LEAST_DECODE_SECONDS,
     LEAST_TOKENS,
     QUEUED_SECONDS,
@@ -71,7 +72,8 @@ TEMPLATE_TOKENS: Final = 32
 SURE_SHARE: Final = 0.8
 _PHASES: Final = ("resolve", "connect", "tls", "queue", "first_token", "decode", "total")
 _NOT_LOADED: Final = b"model is not loaded"
-_NO_CHAT: Final = b"does not support chat"
+# What Ollama and llama-server say of a model that generates no text.
+_NO_CHAT: Final = (b"does not support chat", b"does not support logits", b"does not support completions")
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,6 +243,8 @@ class Run:
         self._others: float | None = None
         """The most requests of others that were seen beside it; None where the server can't tell."""
         self._paused_since: float | None = None
+        self._used = False
+        """Whether somebody else is known to have used the model since our last probe."""
         self._asked_keep_alive: float | None = None
         self._answered: str | None = None
         """The model that the answers named."""
@@ -277,7 +281,7 @@ class Run:
         after = self._look_back(outcome)
         measured = self._measure(outcome)
         queue_seconds = self._queue_seconds(outcome, after)
-        queued = self._was_queued(measured, queue_seconds)
+        queued = self._was_queued(outcome, measured, queue_seconds, after)
         if outcome.timelines:
             prober.pace.ran(self._name, self._module, abandoned, self._due, outcome.busy_seconds)
             prober.pace.lone(self._name, paused=self._pauses and not self._used)
@@ -292,7 +296,7 @@ class Run:
             measured = replace(
                 measured, ttft_seconds=None, time_to_first_answer_seconds=None, prefill_tokens_per_second=None
             )
-        self._learn(result, measured, queued=queued or cold)
+        self._learn(outcome, result, measured, queued=queued or cold)
         self._say(f"{result}: {failure.message}" if failure else result + (" (cold start: no speed)" if cold else ""))
         return self._result(
             result,
@@ -321,16 +325,12 @@ class Run:
         wish = self._module.when_idle
         return wish == "pause" or (wish is None and self._status.unloads is not False)
 
-    @property
-    def _used(self) -> bool:
-        """Whether somebody else is known to have used the model since our last probe."""
-        return self._prober.tracker.used_since_probe(self._status) is True
-
     def _see(self) -> StatusResult:
         """Check the server's status, and log what it says."""
         checked, self._state = self._prober.check(self._left(), thorough=True)
         if status := checked.status:
             self._status = status
+            self._used = self._prober.tracker.used_since_probe(status) is True or self._used
             identity = status.identity
             self._say(" ".join(filter(None, (identity.backend, one_line(identity.backend_version or ""), self._model))))
             for note in filter(None, (status.notice, status.error)):
@@ -369,18 +369,18 @@ class Run:
 
     def _reason_to_skip(self) -> tuple[Result, str] | None:
         """What a request would cost somebody: a load, a reload, a shorter stay in memory."""
-        status, tracker, by_hand = self._status, self._prober.tracker, self._prober.by_hand
+        status, tracker = self._status, self._prober.tracker
         if unable := status.unable or tracker.unable:
             return "skipped_unable", unable
         self._loads = status.resident is False
         if self._loads:
             skips = self._module.when_unloaded == "skip"
             return ("skipped_unloaded", f"{self._model} is not in memory, and a probe would load it") if skips else None
-        if why := tracker.forbids(status) or ("" if by_hand else status.would_reload):
+        if why := tracker.forbids(status) or status.would_reload:
             self._say("skipped_would_reload")
             return "skipped_unloaded", why
         now = self._prober.wall()
-        if status.keep_alive and not by_hand and nearly_over(status.keep_alive, now, self._interval):
+        if status.keep_alive and not self._prober.by_hand and nearly_over(status.keep_alive, now, self._interval):
             left = max(status.keep_alive.leaves_at - now, 0.0)
             return "skipped_unloaded", f"{self._model} unloads in {left:.0f} s; a probe now could change its keep-alive"
         return None
@@ -388,6 +388,10 @@ class Run:
     def _pause(self) -> ProbeResult | None:
         """The result where nobody has used the model since our last probe, and the server could unload it by now."""
         tracker, status = self._prober.tracker, self._status
+        if self._pauses and status.crowded and status.recent != status.model:
+            self._paused_since = tracker.used_at or self._prober.started_at
+            why = "a probe would change which of the models in memory is evicted first"
+            return self._skip("skipped_unloaded", f"paused: {self._model} was not seen used last, and {why}")
         if not (self._pauses and status.activity_is_free) or tracker.used_since_probe(status) is not False:
             return None
         since = tracker.used_at or self._prober.started_at
@@ -437,7 +441,7 @@ class Run:
         outcome = self._stream(known)
         refusal = outcome.failure
         if refusal and refusal.status is not None and refusal.result in {"http_4xx", "http_5xx", "no_model"}:
-            if refusal.status == 501 or _NO_CHAT in refusal.body:
+            if refusal.status == 501 or any(text in refusal.body for text in _NO_CHAT):
                 prober.tracker.unable = f"the server serves no chat: {refusal.message}"
                 return self._skip("skipped_unable", prober.tracker.unable)
             more = rejected_fields(refusal.status, refusal.body, dialect.optional - known)
@@ -510,7 +514,8 @@ class Run:
             prompt=compose(round(tokens / prober.prompt_factor), prober.draw.getrandbits(64)),
             max_tokens=module.max_tokens if prober.by_hand else short_length(module, prober.speeds.get(self._name)),
             salt=f"{prober.draw.getrandbits(128):032x}",
-            status=status,
+            # Streams that run at once need a slot each.
+            status=replace(status, slot=None) if module.concurrency > 1 else status,
             may_load=module.when_unloaded == "load",
             rejected=rejected,
             keep_alive_seconds=seconds_to_ask(kept, prober.wall(), prober.took_seconds) if kept else None,
@@ -550,13 +555,17 @@ class Run:
         if after is None:
             return None
         if after.running is not None and not (outcome.failure and outcome.failure.result in ABANDONED):
-            self._others = max(self._others or 0.0, sum(filter(None, without_ours(after, 0))))
-        if status.keep_alive and after.keep_alive and self._asked_keep_alive is not None and outcome.failure is None:
-            queued = (self._queue_seconds(outcome, after) or 0.0) > QUEUED_SECONDS
-            expires_at = after.keep_alive.expires_at
-            prober.tracker.hold_keep_alive(
-                after_probe(status.keep_alive, self._asked_keep_alive, expires_at, queued=queued, now=prober.wall())
-            )
+            grown = self._queue_growth(after)
+            ended = max(grown[0] - len(outcome.streams), 0.0) if grown else 0.0
+            self._others = max(self._others or 0.0, ended, sum(filter(None, without_ours(after, 0))))
+        if status.keep_alive and after.keep_alive and self._asked_keep_alive is not None:
+            asked, expires_at = self._asked_keep_alive, after.keep_alive.expires_at
+            if outcome.failure is None:
+                queued = (self._queue_seconds(outcome, after) or 0.0) > QUEUED_SECONDS
+                held = after_probe(status.keep_alive, asked, expires_at, queued=queued, now=prober.wall())
+            else:
+                held = after_failure(status.keep_alive, asked, expires_at)
+            prober.tracker.hold_keep_alive(held)
         return after
 
     def _queue_seconds(self, outcome: Outcome, after: ServerStatus | None) -> float | None:
@@ -568,23 +577,43 @@ class Run:
         ]
         if said:
             return max(said)
-        before, now = self._status.queue, after.queue if after else None
-        if before is None or now is None or now[0] - before[0] != len(outcome.streams):
+        grown = self._queue_growth(after)
+        if grown is None or grown[0] < len(outcome.streams):
             return None
-        return max(now[1] - before[1], 0.0) / len(outcome.streams)
+        requests, seconds = grown
+        if seconds <= QUEUED_SECONDS or requests == len(outcome.streams):
+            return seconds / requests
+        return None  # how much of it was ours can't be told
 
-    def _was_queued(self, measured: Measurements, queue_seconds: float | None) -> bool:
+    def _queue_growth(self, after: ServerStatus | None) -> tuple[float, float] | None:
+        """How many requests left the server's queue since the check before the probe, and how long they waited in all."""
+        before, now = self._status.queue, after.queue if after else None
+        if before is None or now is None or now[0] < before[0]:
+            return None
+        return now[0] - before[0], max(now[1] - before[1], 0.0)
+
+    def _was_queued(
+        self, outcome: Outcome, measured: Measurements, queue_seconds: float | None, after: ServerStatus | None
+    ) -> bool:
+        """Whether the TTFT holds a wait behind others; in doubt it does."""
         if queue_seconds is not None:
             return queue_seconds > QUEUED_SECONDS
+        if any(hidden_wait(each) > HIDDEN_WAIT_SECONDS for each in outcome.timelines):
+            return True
+        grown = self._queue_growth(after)
+        if grown and grown[1] > QUEUED_SECONDS:
+            return True
         if self._others or measured.ttft_seconds is None or standing_of(self._status) != "unknown":
             return bool(self._others and self._status.waiting)
         return is_late(measured.ttft_seconds, self._prober.ttfts.get(self._name, ()))
 
-    def _learn(self, result: Result, measured: Measurements, *, queued: bool) -> None:
-        """Keep what the next probe goes by: speed, and the TTFT of a request that did not wait."""
+    def _learn(self, outcome: Outcome, result: Result, measured: Measurements, *, queued: bool) -> None:
+        """Keep what the next probe goes by: speed, its own length, and the TTFT of a request that did not wait."""
         prober = self._prober
         if result != "ok":
             return
+        if not queued:
+            prober.took_seconds = outcome.busy_seconds
         if measured.tokens_per_second:
             prober.speeds[self._name] = measured.tokens_per_second
         if measured.ttft_seconds and not queued and not self._others:
@@ -612,12 +641,13 @@ class Run:
         longest = max(said, default=None)
         loaded = longest is not None and longest >= LOAD_SECONDS
         if loaded and self._status.resident and not self._loads:
-            tracker.reloads = (
+            why = (
                 f"the last probe made the server load {self._model} anew ({longest:.1f} s), though it was in memory: other"
                 " clients use runner options that can't be read. State them in targets[].options"
             )
-            log.warning("%s: %s", self._prober.target.name, tracker.reloads)
-            self._say(tracker.reloads)
+            tracker.reloads = (self._status.model, why)
+            log.warning("%s: %s", self._prober.target.name, why)
+            self._say(why)
         cold = self._loads or self._cold or loaded
         seen = tracker.load_seconds
         tracker.warmed()
@@ -663,6 +693,14 @@ def _name_one(choices: tuple[str, ...]) -> str:
     """What to do where several models are served and nothing says which is in memory."""
     shown = ", ".join(one_line(each) for each in choices[:8]) + (", …" if len(choices) > 8 else "")
     return f"the server lists several models and does not say which is in memory: set model: to name one of: {shown}"
+
+
+def hidden_wait(marks: Timeline) -> float:
+    """Seconds from sending to the first token that the server did not work on the prompt, by its own time for that."""
+    worked = marks.server.prefill_seconds if marks.server else None
+    if worked is None or marks.sent_ns is None or not marks.chunks:
+        return 0.0
+    return (marks.chunks[0].at_ns - marks.sent_ns) / 1e9 - worked
 
 
 def _undisturbed(stream: Stream, until_ns: int) -> Stream:

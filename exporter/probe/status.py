@@ -41,8 +41,8 @@ NOT_KNOWN: Final = "Something answers, but it is not a server type that I know. 
 WANTS_KEY: Final = (
     "Something answers and wants a key. If it is an inference server, add it to targets with its api_key_file"
 )
-# A server that slept after no such idle time does not sleep at all, as far as a probe an hour is concerned.
-SLEEPLESS_SECONDS: Final = 3600.0
+# A server that is awake after so long without any use has no sleep timer that a probe an hour would leave alone.
+SLEEPLESS_SECONDS: Final = 3300.0
 # Throughput between two readings closer than this would be noise.
 WINDOW_SECONDS: Final = 5.0
 _NOBODY_THERE: Final[frozenset[Result]] = frozenset({"resolve", "connect", "tls", "timeout_connect"})
@@ -80,11 +80,15 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class Identified:
-    """What ``identify`` found: an identity, or why not. ``listening`` is False where nothing is there at all."""
+    """What ``identify`` found: an identity, or why not. ``listening`` is False where nothing is there at all.
+
+    ``notice`` is what a person should know before such a server is probed.
+    """
 
     identity: Identity | None = None
     why_not: str = ""
     listening: bool = False
+    notice: str = ""
 
 
 class StatusTracker:
@@ -114,14 +118,15 @@ class StatusTracker:
         """The key that was sent last: a server may repeat it."""
         self.hints = Hints(options=target.options, server_metrics=target.server_metrics)
         """What is known of the server from elsewhere."""
-        self.reloads = ""
-        """Why probes of the model that is loaded now are given up: one of them made the server load it anew."""
+        self.reloads: tuple[str | None, str] | None = None
+        """A model in memory that is probed no more, and why: a probe made the server load it anew."""
         self.unable = ""
         """Why probes of the server as it is now are given up: it refused to generate text."""
         self.used_at: float | None = None
         """Unix time of the last use by somebody else that was noticed."""
         self._probed_activity: str | None = None
-        self._touched_at: float | None = None
+        self._touched: tuple[float, str | None] | None = None
+        self._sleeps: bool | None = None
         self._server = server
         self._monotonic = monotonic
         self._wall = wall
@@ -146,7 +151,7 @@ class StatusTracker:
             checked = StatusResult(self._status(_reader(connection, headers, seconds, until), thorough=thorough))
         except ProbeFailure as exc:
             checked = StatusResult(failure=exc.settled())
-        self._note(checked)
+        self._note(checked, thorough=thorough)
         return checked
 
     def read_now(self, connection: Connection, headers: Headers) -> Get:
@@ -178,10 +183,9 @@ class StatusTracker:
 
     def probed(self, after: ServerStatus | None) -> None:
         """Remember what the server says right after a probe of ours, to tell other uses from it."""
-        self._touched_at = self._monotonic()
         self._probed_activity = after.activity if after else None
         if after and self.last:
-            self.last = replace(self.last, own_task=after.own_task, slot=after.slot)
+            self.last = replace(self.last, own_task=after.slot_task, slot=after.slot)
 
     def used_since_probe(self, status: ServerStatus) -> bool | None:
         """Whether somebody else used the model since our last probe; None where that can't be told."""
@@ -194,7 +198,7 @@ class StatusTracker:
 
     def forbids(self, status: ServerStatus) -> str:
         """Why the model that is loaded now is not probed again, by what an earlier probe did or was told."""
-        return self.reloads if status.resident else ""
+        return self.reloads[1] if self.reloads and status.resident and self.reloads[0] == status.model else ""
 
     def warmed(self) -> None:
         """Remember that a request has been answered since the server's start."""
@@ -215,7 +219,8 @@ class StatusTracker:
         )
         if status is None:
             return state
-        running, waiting = without_ours(status, ours)
+        # What only a thorough check reads would come and go from one check to the next.
+        running, waiting = (None, None) if status.read_is_use else without_ours(status, ours)
         return replace(
             state,
             model_resident=status.resident,
@@ -224,6 +229,7 @@ class StatusTracker:
             kv_cache_usage=status.kv_cache_usage,
             generated_tokens_per_second=self._measure_throughput(status),
             error=hide(status.error, self.key),
+            notice=hide(status.notice, self.key),
         )
 
     def _status(self, get: Get, *, thorough: bool) -> ServerStatus:
@@ -234,9 +240,10 @@ class StatusTracker:
         known = self._up and not self._doubtful and self.last and self.last.identity.backend == self.dialect.name
         last = self.last if known else None
         self._doubtful = False
-        return self.dialect.status(StatusQuery(get, self.target.model, last, thorough, self._wall(), self.hints))
+        hints = self.hints if self.hints.sleeps is not None else replace(self.hints, sleeps=self._sleeps)
+        return self.dialect.status(StatusQuery(get, self.target.model, last, thorough, self._wall(), hints))
 
-    def _note(self, checked: StatusResult) -> None:
+    def _note(self, checked: StatusResult, *, thorough: bool) -> None:
         """Remember a status check, and what it says against the one before: a load, a restart."""
         status, last, now = checked.status, self.last, self._monotonic()
         if checked.loading:
@@ -250,24 +257,35 @@ class StatusTracker:
                 or _restarted(last, status, refused=self._refused)
                 or (last is None and status.served is False)
             )
-            if not status.resident or _restarted(last, status, refused=self._refused):
-                self.reloads = ""
-            if last is None or _restarted(last, status, refused=self._refused) or last.model != status.model:
+            restarted = _restarted(last, status, refused=self._refused)
+            if restarted or (self.reloads and self.reloads[0] == status.model and not status.resident):
+                self.reloads = None
+            if last is None or restarted or last.model != status.model:
                 self.unable = ""
-            self._learn_of_sleep(status)
+            if restarted:
+                self._sleeps = self._touched = self._probed_activity = None
+                status = replace(status, own_task=None)
+            self._learn_of_sleep(status, thorough=thorough)
         self._up = status is not None
         if status:
             self._refused, self.last = False, status
         elif checked.failure and checked.failure.result == "connect":
             self._refused = True
 
-    def _learn_of_sleep(self, status: ServerStatus) -> None:
-        """A server that stayed awake for an hour in which nobody touched it, as far as is known, has no sleep timer."""
-        touched, now = self._touched_at, self._monotonic()
+    def _learn_of_sleep(self, status: ServerStatus, *, thorough: bool) -> None:
+        """A server that slept has a sleep timer; one that stayed awake for an hour without any use has none.
+
+        A thorough check counts as a use. The activity tells that nobody else used it since.
+        """
+        now, touched = self._monotonic(), self._touched
         if status.resident is False and status.unloads:
-            self.hints = replace(self.hints, sleeps=True)
-        elif status.unloads is None and touched is not None and now - touched >= SLEEPLESS_SECONDS:
-            self.hints = replace(self.hints, sleeps=False)
+            self._sleeps = True
+        if not thorough or status.activity is None:
+            return
+        quiet = touched is not None and touched[1] == status.activity and now - touched[0] >= SLEEPLESS_SECONDS
+        if quiet and status.unloads is None:
+            self._sleeps = False
+        self._touched = (now, status.activity)
 
     def _measure_throughput(self, status: ServerStatus) -> float | None:
         """What others made the server generate between the last two readings; None until there are two since its start."""
@@ -305,13 +323,14 @@ def identify(
     connection = Connection(base_url=url, cancellation=cancellation or Cancellation())
     try:
         get = _reader(connection, _key_header(api_key_file), seconds)
-        dialect = _recognise(get, named=api_key_file is not None)
+        dialect = _recognise(get, named=False)
     except ProbeFailure as exc:
         return Identified(
             why_not=exc.settled().message, listening=exc.result not in {"resolve", "connect", "timeout_connect"}
         )
     try:
-        return Identified(dialect.status(StatusQuery(get, now=time.time())).identity, listening=True)
+        status = dialect.status(StatusQuery(get, now=time.time()))
+        return Identified(status.identity, listening=True, notice=status.notice)
     except ProbeFailure:
         # It is known, but loads its model or is not well: a target all the same.
         return Identified(Identity(dialect.name), listening=True)

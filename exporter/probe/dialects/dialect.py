@@ -82,10 +82,18 @@ class ServerStatus:
     """How many requests it answers at once."""
     slot: int | None = None
     """The slot that a probe takes, so that it leaves the prompt caches of the others alone."""
+    slot_task: int | None = None
+    """The server's number of the newest request on that slot."""
     own_task: int | None = None
     """The server's number of our last request on that slot."""
     conversation: bool = False
     """Whether a probe would replace the prompt cache of somebody's conversation."""
+    uses: Mapping[str, str] = field(default_factory=dict)
+    """``activity`` of each model in a router's memory."""
+    recent: str | None = None
+    """The model in a router's memory that was used last; None where that was not seen."""
+    read_is_use: bool = False
+    """Whether what runs was read in a way that counts as a use of the model: regular status checks leave that out."""
     unloads: bool | None = False
     """Whether the server unloads or evicts models that nobody uses, by itself."""
     unable: str = ""
@@ -96,6 +104,8 @@ class ServerStatus:
     """Why a probe could make the server load its model anew; empty where it can't."""
     key_refused: bool = False
     router: bool = False
+    crowded: bool = False
+    """Whether a router has several models in memory, of which it evicts the least recently used first."""
     notice: str = ""
     error: str = ""
 

@@ -81,6 +81,19 @@ def after_probe(
     )
 
 
+def after_failure(keep_alive: KeepAlive, sent_seconds: float, expires_at: float) -> KeepAlive:
+    """The keep-alive after a probe that failed or was given up: what it asked for may be in force, and nothing else is known.
+
+    ``expires_at`` is what the server reports right after it.
+    """
+    return replace(
+        keep_alive,
+        sent_seconds=sent_seconds,
+        expected_at=None if sent_seconds < 0 else expires_at,
+        expires_at=expires_at,
+    )
+
+
 def nearly_over(keep_alive: KeepAlive, now: float, interval: float) -> bool:
     """True where so little is left that a probe could shorten the stay that the next user's request gives."""
     return keep_alive.leaves_at - now <= min(MARGIN_INTERVALS * interval, keep_alive.full_seconds / 2)

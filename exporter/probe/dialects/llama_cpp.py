@@ -84,11 +84,19 @@ class LlamaCpp(Dialect):
         asleep = props.get("is_sleeping") is True
         unloads = _may_sleep(props, query.hints)
         started = text_of(props.get("media_marker"))
-        status = ServerStatus(Identity(self.name), started=started, resident=not asleep, unloads=unloads)
+        before = last if last and last.started == started else ServerStatus(Identity(self.name))
+        status = ServerStatus(
+            Identity(self.name),
+            started=started,
+            resident=not asleep,
+            slot=before.slot,
+            own_task=before.own_task,
+            unloads=unloads,
+        )
         if not asleep and (query.thorough or unloads is False):
-            status = _with_slots(status, get, "/slots", query, props)
+            status = replace(_with_slots(status, get, "/slots", query, props), read_is_use=unloads is not False)
         if query.hints.server_metrics and (unloads is False or _build_of(props) >= METRICS_WAKE_NOTHING):
-            status = _with_metrics(status, get, "/metrics", props.get("endpoint_metrics"))
+            status = _counting(_with_metrics(status, get, "/metrics", props.get("endpoint_metrics")))
         identity = _identity(get, props, started, last)
         # The name in a request doesn't matter here: the server answers with what it has.
         return replace(status, identity=identity, model=wanted or identity.model)
@@ -100,10 +108,9 @@ class LlamaCpp(Dialect):
         busy = None if slots is None else sum(each.get("is_processing") is True for each in slots) - ours
         if busy or (slots is not None and len(slots) > ours):
             return None if busy is None else float(max(busy, 0))
-        load = _with_metrics(status, get, f"/metrics{model}", enabled=True)
-        if load.running is None:
-            return None if busy is None else float(max(busy, 0))
-        return max(load.running + (load.waiting or 0) - ours, 0.0)
+        load = _with_metrics(replace(status, running=None), get, f"/metrics{model}", enabled=True)
+        # Slots that are all taken don't tell whether somebody waits.
+        return None if load.running is None else max(load.running + (load.waiting or 0) - ours, 0.0)
 
     def request(self, chat: ChatRequest) -> Request:
         """A chat of exactly so many tokens, past the prompt cache, with the server's own times in every chunk."""
@@ -173,6 +180,13 @@ def _with_metrics(status: ServerStatus, get: Get, path: str, enabled: object) ->
     )
 
 
+def _counting(status: ServerStatus) -> ServerStatus:
+    """The server's counters tell of each use, and reading them is none."""
+    if status.generated_tokens is None:
+        return status
+    return replace(status, activity=f"{status.generated_tokens:.0f} tokens", activity_is_free=True, read_is_use=False)
+
+
 def _slots(reply: Reply) -> list[dict[str, Any]] | None:
     return listed({"slots": json_of(reply)}, "slots") or None
 
@@ -186,7 +200,7 @@ def _with_slots(
         return status
     busy = sum(each.get("is_processing") is True for each in slots)
     tasks = {each.get("id"): each.get("id_task") for each in slots}
-    slot, taken = _slot_of(slots, query.last)
+    slot, task, taken = _slot_of(slots, status)
     kept = query.hints.prompt_cache
     # Since October 2025 a slot's prompt goes to the host's memory when another request takes the slot.
     if kept is None:
@@ -198,23 +212,26 @@ def _with_slots(
         served=any(isinstance(each, int) and each >= 0 for each in tasks.values()),
         activity=repr(sorted(tasks.items(), key=repr)),
         slot=slot if len(slots) > 1 else None,
+        slot_task=task,
         conversation=taken and not kept,
     )
 
 
-def _slot_of(slots: list[dict[str, Any]], last: ServerStatus | None) -> tuple[int | None, bool]:
-    """The slot that a probe takes, and whether a prompt of somebody else lies in it.
+def _slot_of(slots: list[dict[str, Any]], status: ServerStatus) -> tuple[int | None, int | None, bool]:
+    """The slot that a probe takes, the number of its newest request, and whether a prompt of somebody else lies in it.
 
     Always the same one while it is idle; at first one that nobody has used yet, else the last.
     """
     idle = [each for each in slots if each.get("is_processing") is not True and isinstance(each.get("id"), int)]
-    ours = next((each for each in idle if last and last.slot == each["id"]), None)
+    ours = next((each for each in idle if status.slot == each["id"]), None)
     unused = next((each for each in reversed(idle) if each.get("id_task") in {None, -1}), None)
     chosen = ours or unused or next(iter(reversed(idle)), None)
     if chosen is None:
-        return None, False
-    mine = last is not None and last.own_task is not None and chosen.get("id_task") == last.own_task
-    return chosen["id"], bool(count_of(chosen.get("n_prompt_tokens"))) and not mine
+        return status.slot, None, False
+    task = chosen.get("id_task")
+    # Older builds don't say how long the prompt is.
+    taken = task not in {None, -1, status.own_task} and chosen.get("n_prompt_tokens") != 0
+    return chosen["id"], task if isinstance(task, int) else None, taken
 
 
 def _identity(get: Get, props: Mapping[str, Any], started: str | None, last: ServerStatus | None) -> Identity:
@@ -241,22 +258,59 @@ def _router_status(query: StatusQuery, props: Mapping[str, Any]) -> ServerStatus
     entries = [each for each in entries_of(get("/v1/models"), "data") if text_of(each.get("id"))]
     states = {each["id"]: text_of(member(each, "status", "value")) for each in entries}
     loaded = {name: state for name, state in states.items() if state == "loaded"}
-    model = next((name for each in entries for name in [each["id"]] if wanted in _names(each)), wanted)
-    model = model or choose(list(states), loaded, query.last)
+    named = next((name for each in entries for name in [each["id"]] if wanted in _names(each)), wanted)
+    # A sleep timer is restarted by reading the slots, so only a model that is known to have none is read at each check.
+    sleepless = {each["id"] for each in entries if each["id"] in loaded and _never_sleeps(each)}
+    uses = _uses(get, sleepless) if len(loaded) > 1 else {}
+    recent = _recent(list(loaded), uses, query.last)
+    model = named or recent or choose(list(states), loaded, query.last)
     entry = next((each for each in entries if each["id"] == model), {})
     status = ServerStatus(
         replace(identity_of("llama_cpp", model, entry), backend_version=text_of(props.get("build_info"))),
         loading=states.get(model or "") == "loading",
         model=model,
         resident=model in loaded,
-        unloads=True,
+        slot=same.slot if (same := query.last) and same.model == model else None,
+        own_task=same.own_task if same and same.model == model else None,
+        uses=uses,
+        recent=recent,
+        unloads=not (len(loaded) == 1 and model in sleepless),
         router=True,
+        crowded=len(loaded) > 1,
     )
-    if model in loaded and query.thorough:
-        # Which of them sleep when idle is not known here, so the slots are read only just before a request.
-        path = f"/slots?model={quote(str(model), safe='')}&autoload=false"
-        status = _with_slots(status, get, path, query, props)
+    if model in loaded and (query.thorough or model in sleepless):
+        status = _with_slots(status, get, _slots_path(str(model)), query, props)
+        free = model in sleepless
+        status = replace(status, activity_is_free=free and status.activity is not None, read_is_use=not free)
     return status
+
+
+def _slots_path(model: str) -> str:
+    return f"/slots?model={quote(model, safe='')}&autoload=false"
+
+
+def _never_sleeps(entry: Mapping[str, Any]) -> bool:
+    """Whether a router's model has no sleep timer, by the arguments that its list names."""
+    args = member(entry, "status", "args")
+    return isinstance(args, list) and "--sleep-idle-seconds" not in args
+
+
+def _uses(get: Get, models: set[str]) -> Mapping[str, str]:
+    """The newest task of each slot of these models, as text; without those whose slots can't be read."""
+    found = {name: _slots(get(_slots_path(name))) for name in sorted(models)}
+    return {name: repr([each.get("id_task") for each in slots]) for name, slots in found.items() if slots}
+
+
+def _recent(loaded: list[str], uses: Mapping[str, str], last: ServerStatus | None) -> str | None:
+    """The loaded model that was used last: the only one, else the one whose slots have changed since the last check."""
+    if len(loaded) == 1:
+        return loaded[0]
+    if last is None or uses.keys() != set(loaded):
+        return None
+    used = [name for name, use in uses.items() if name in last.uses and last.uses[name] != use]
+    if not used:
+        return last.recent if last.recent in loaded else None
+    return used[0] if len(used) == 1 else None
 
 
 def _names(entry: Mapping[str, Any]) -> list[Any]:

@@ -81,14 +81,19 @@ class Ollama(Dialect):
             # Which of those on the disk comes next is the users' choice: the identity stays that of the last one.
             return replace(base, model=last.model if last else None)
         tags = _by_name(entries_of(get("/api/tags"), "models")) if _is_new(last, wanted, running, version) else {}
-        model = _listed_name(wanted, running, tags) if wanted else _choose(running, tags, last)
-        same = last if last and last.model == model else None
-        digest = text_of(tags.get(model or "", {}).get("digest")) or (same.digest if same else None)
-        loaded = _loaded(model, running, digest)
-        if model is not None and (last is None or last.model != model or tags):
-            shown = (
-                json_of(get("/api/show", json.dumps({"model": model}).encode())) if loaded or model in tags else None
+        if wanted:
+            model = _listed_name(wanted, running, tags)
+        else:
+            names = _in_order(running, tags, last)
+            writes = (
+                name for name in names if tags and _generates(_details(get, name, tags.get(name) or running[name]))
             )
+            model = next(writes, names[0])
+        same = last if last and last.model == model else None
+        digest = text_of(tags.get(model, {}).get("digest")) or (same.digest if same else None)
+        loaded = _loaded(model, running, digest)
+        if last is None or last.model != model or tags:
+            shown = _show(get, model) if loaded or model in tags else None
             base = _identified(base, version, model, tags.get(model) or loaded or {}, shown)
             if wanted and tags and model not in tags and loaded is None:
                 return replace(base, missing=_nearest(wanted, tags))
@@ -99,15 +104,17 @@ class Ollama(Dialect):
             return replace(base, model=model)
         keep_alive = _keep_alive(reply, loaded, same, query.now)
         context = count_of(loaded.get("context_length"))
+        reloads = _why_reload(version, context, base.training_context)
         return replace(
             base,
             identity=replace(base.identity, offloaded=_is_offloaded(loaded)),
             model=model,
             resident=True,
             served=True,
-            context_length=context,
+            # Where the clients' options are stated, one that can't be repeated is left to them.
+            context_length=None if reloads and query.hints.options else context,
             keep_alive=keep_alive,
-            would_reload="" if query.hints.options else _why_reload(version, context, base.training_context),
+            would_reload="" if query.hints.options else reloads,
         )
 
     def request(self, chat: ChatRequest) -> Request:
@@ -168,6 +175,8 @@ def _is_new(last: ServerStatus | None, wanted: str | None, running: Mapping[str,
     """Whether the list on the disk has to be read: the first time, after an update, and for a model not seen before."""
     if last is None or last.model is None or last.missing or last.identity.backend_version != version:
         return True
+    if last.unable and len(running) > 1:
+        return True  # one of the others may write text
     name = last.model
     return name.lower() != _full_name(wanted).lower() if wanted else name not in running
 
@@ -178,20 +187,34 @@ def _listed_name(wanted: str, *lists: Mapping[str, Any]) -> str:
     return next((name for each in lists for name in each if name.lower() == full.lower()), full)
 
 
-def _choose(
+def _in_order(
     running: Mapping[str, Mapping[str, Any]], tags: Mapping[str, Mapping[str, Any]], last: ServerStatus | None
-) -> str | None:
-    """The model in memory that a probe asks: the one before, else of those that can chat the one that stays longest."""
-    chatting = [name for name, each in running.items() if _generates({**tags.get(name, {}), **each})]
-    if last and last.model in chatting:
-        return last.model
-    return max(chatting or running, key=lambda name: (str(running[name].get("expires_at")), name), default=None)
+) -> list[str]:
+    """The models in memory in the order in which a probe would ask them: those that may write text, the one before, the one
+    that stays longest.
+    """
+
+    def preference(name: str) -> tuple[bool, bool, str, str]:
+        before = last is not None and last.model == name
+        return _generates({**tags.get(name, {}), **running[name]}), before, str(running[name].get("expires_at")), name
+
+    return sorted(running, key=preference, reverse=True)
 
 
-def _loaded(model: str | None, running: Mapping[str, dict[str, Any]], digest: str | None) -> dict[str, Any] | None:
+def _show(get: Get, model: str) -> Any:
+    return json_of(get("/api/show", json.dumps({"model": model}).encode()))
+
+
+def _details(get: Get, model: str, entry: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What the lists say of a model, with its capabilities, which before 0.30 only ``/api/show`` tells."""
+    capabilities = entry.get("capabilities") or member(_show(get, model), "capabilities")
+    return {**entry, "capabilities": capabilities}
+
+
+def _loaded(model: str, running: Mapping[str, dict[str, Any]], digest: str | None) -> dict[str, Any] | None:
     """The entry in memory of a model, also under another name of the same files, which are one runner."""
-    if model is None or model in running:
-        return running.get(model or "")
+    if model in running:
+        return running[model]
     return next((each for each in running.values() if digest and each.get("digest") == digest), None)
 
 

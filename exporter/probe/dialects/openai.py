@@ -1,7 +1,7 @@
 """The OpenAI chat API as such: what TGI, SGLang, LM Studio, llama-swap, llama-cpp-python and others speak.
 
 Other dialects build on its functions. Some of these servers load a model on request and list many: where they say which ones
-are in memory (LM Studio's ``/api/v0/models``, llama-swap's ``/running``), only those are probed.
+are in memory (``residency``), only those are probed; where they don't, only one that the target names, or the only one.
 """
 
 import json
@@ -30,6 +30,7 @@ from exporter.probe.dialects.dialect import (
     unusable,
     wants_key,
 )
+from exporter.probe.dialects.residency import KOBOLD_PERF, Residency, kobold_load, residency_of
 from exporter.probe.result import Identity
 from exporter.probe.stream import Event
 from exporter.probe.timeline import Delta, Usage
@@ -39,8 +40,6 @@ NOTICE: Final = "this server can't tell whether it is busy"
 GATEWAY: Final = "LiteLLM passes requests on to other servers: only a model that the target names is probed"
 # The date of creation that LiteLLM gives to every model in its list.
 LITELLM_CREATED: Final = 1677610602
-# Owners, in the list of models, whose servers unload models that nobody uses: LocalAI's watchdog, Docker Model Runner.
-UNLOADING: Final = frozenset({"localai", "docker"})
 INTERRUPTS: Final = (
     "llama-cpp-python's server: a second request interrupts the first one's stream, and it can't tell whether it is busy,"
     " so a probe may cut off a user's answer"
@@ -71,6 +70,13 @@ class OpenAI(Dialect):
         """One read: the list of models; one more where the server says what is in memory."""
         return status_by_models(self.name, query)
 
+    def others(self, get: Get, status: ServerStatus, ours: int) -> float | None:
+        """KoboldCpp tells who runs and who waits; the others can't."""
+        if status.waiting is None:
+            return None
+        running, waiting = kobold_load(json_of(get(KOBOLD_PERF)))
+        return None if running is None else max(running + (waiting or 0) - ours, 0.0)
+
     def request(self, chat: ChatRequest) -> Request:
         """The plain streaming chat request."""
         return chat_request(chat)
@@ -91,23 +97,30 @@ def status_by_models(backend: str, query: StatusQuery) -> ServerStatus:
     entries = [each for each in entries_of(reply, "data") if text_of(each.get("id"))]
     if is_gateway(reply):
         return _gateway_status(backend, query, entries)
-    resident = resident_models(query.get, entries)
-    served = [each["id"] for each in entries]
+    memory = residency_of(query.get, entries)
+    resident, remote = (memory.models, memory.remote) if memory else (None, frozenset())
+    served = [each["id"] for each in entries if each["id"] not in remote]
     if resident is not None:
         served = [each for each in served if _generates(resident.get(each, {}))] or served
     model = wanted or choose(served, resident, query.last)
     entry = next((each for each in entries if each["id"] == model), {})
     if resident and model is not None and model in resident:
         entry = {**resident[model], **entry}
-    owner = text_of(entry.get("owned_by"))
+    # A model of a cloud that the target names is in nobody's memory here, and asking it loads nothing.
+    known = memory is not None and model is not None and model not in remote
+    told = memory or Residency({})
     return ServerStatus(
         identity_of(backend, model, entry),
         model=model,
         choices=tuple(served) if model is None and len(served) > 1 else (),
-        resident=None if resident is None or model is None else model in resident,
-        unloads=resident is not None or owner in UNLOADING,
+        resident=model in told.models if known else None,
+        running=told.running,
+        waiting=told.waiting,
+        activity=told.activity,
+        activity_is_free=told.activity is not None,
+        unloads=memory is not None,
         unable="" if _generates(entry) else f"{short_name(model)} is an embedding model",
-        notice=INTERRUPTS if owner == "me" else NOTICE,
+        notice=INTERRUPTS if text_of(entry.get("owned_by")) == "me" else "" if told.running is not None else NOTICE,
     )
 
 
@@ -128,7 +141,7 @@ def _gateway_status(backend: str, query: StatusQuery, entries: list[dict[str, An
 
 
 def _generates(entry: Mapping[str, Any]) -> bool:
-    """False for a model that its entry calls one for embeddings (LM Studio's ``type``)."""
+    """False for a model that its entry calls one for embeddings (``type`` of LM Studio and Lemonade)."""
     return entry.get("type") not in {"embeddings", "embedding", "reranker"}
 
 
@@ -143,27 +156,6 @@ def choose(served: list[str], resident: Mapping[str, Any] | None, last: ServerSt
     if last and last.model in first:
         return last.model
     return next(iter(first or served), None)
-
-
-def resident_models(get: Get, entries: list[dict[str, Any]]) -> Mapping[str, Any] | None:
-    """The models in memory, where a server that loads on request says so; None where it can't tell."""
-    states = {each["id"]: text_of(member(each, "status", "value")) for each in entries}
-    if any(states.values()):
-        return {each["id"]: each for each in entries if states[each["id"]] == "loaded"}
-    owners = {text_of(each.get("owned_by")) for each in entries}
-    if "llama-swap" in owners:
-        running = json_of(get("/running"))
-        if member(running, "running") is not None:
-            return _named(running, "running", "model", "ready")
-    if "organization_owner" in owners:
-        details = json_of(get("/api/v0/models"))
-        if member(details, "data") is not None:
-            return _named(details, "data", "id", "loaded")
-    return None
-
-
-def _named(value: Any, key: str, name: str, state: str) -> Mapping[str, Any]:
-    return {each[name]: each for each in listed(value, key) if each.get("state") == state and text_of(each.get(name))}
 
 
 def identity_of(backend: str, model: str | None, entry: Mapping[str, Any]) -> Identity:

@@ -16,6 +16,7 @@ from exporter.probe.dialects.dialect import (
     StatusQuery,
     json_of,
     member,
+    text_of,
     unusable,
 )
 from exporter.probe.dialects.openai import OPTIONAL, chat_request, read_chat
@@ -51,9 +52,18 @@ class Transformers(Dialect):
             raise unusable("/health", health)
         listing = member(json_of(query.get("/v1/models")), "data")
         loads = query.wanted is not None and bool(listing)
-        identity = Identity(self.name, model=query.wanted)
+        names = (
+            tuple(name for each in listing or () if (name := text_of(member(each, "id"))))
+            if query.wanted is None
+            else ()
+        )
         return ServerStatus(
-            identity, model=query.wanted, resident=False if loads else None, unloads=bool(listing), notice=NOTICE
+            Identity(self.name, model=query.wanted),
+            model=query.wanted,
+            choices=names,
+            resident=False if loads else None,
+            unloads=bool(listing),
+            notice=NOTICE,
         )
 
     def request(self, chat: ChatRequest) -> Request:
