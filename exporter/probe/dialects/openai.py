@@ -100,8 +100,8 @@ def status_by_models(backend: str, query: StatusQuery) -> ServerStatus:
     memory = residency_of(query.get, entries)
     resident, remote = (memory.models, memory.remote) if memory else (None, frozenset())
     served = [each["id"] for each in entries if each["id"] not in remote]
-    if resident is not None:
-        served = [each for each in served if _generates(resident.get(each, {}))] or served
+    if there := [each for each in served if resident and each in resident]:
+        served = [each for each in there if resident and _generates(resident[each])] or there
     model = wanted or choose(served, resident, query.last)
     entry = next((each for each in entries if each["id"] == model), {})
     if resident and model is not None and model in resident:

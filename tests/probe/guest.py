@@ -1,0 +1,64 @@
+"""What the tests of a guest's manners share: a prober of a simulated server, its probes and status checks, and moving time."""
+
+import random
+from typing import Any
+
+from exporter.probe.result import ProbeResult, TargetState
+from exporter.probe.run import Prober
+from exporter.settings import Module, Target
+from tests.servers.clock import Clock
+from tests.servers.simulated import Simulated
+
+SHORT = Module(max_tokens=16, prompt_tokens=48)
+TARGET_FIELDS = ("model", "budget", "backend", "options", "server_metrics", "api_key_file")
+
+
+class Later:
+    """A monotonic clock that goes with the clock of a simulated server."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+
+    def __call__(self) -> float:
+        """Seconds, by it."""
+        return self.clock()
+
+
+def prober(server: Simulated, clock: Clock | None = None, **more: Any) -> Prober:
+    """A prober of a simulated server; with a clock its time is that of the server."""
+    target = {key: more.pop(key) for key in TARGET_FIELDS if key in more}
+    if clock is not None:
+        more |= {"wall": clock, "monotonic": Later(clock)}
+    return Prober(Target(url=server.url, name="t", **target), draw=random.Random(1), **more)
+
+
+def probe(one: Prober, module: Module = SHORT, name: str = "default") -> ProbeResult:
+    """A probe that was not cancelled."""
+    result = one.probe(name, module)
+    assert result is not None
+    return result
+
+
+def check(one: Prober) -> TargetState:
+    """A status check that was not cancelled."""
+    state = one.status()
+    assert state is not None
+    return state
+
+
+def chats(server: Simulated) -> list[Any]:
+    """The bodies of the requests that asked for text."""
+    paths = {"/api/chat", "/v1/chat/completions", "/v1/completions"}
+    return [each.body for each in server.asked if each.method == "POST" and each.path in paths]
+
+
+def run_for(one: Prober, clock: Clock, seconds: float, *, step: float = 60.0, module: Module = SHORT) -> list[str]:
+    """A status check and, where one is due, a probe at each step; gives the results."""
+    results: list[str] = []
+    until = clock() + seconds
+    while clock() < until:
+        one.status()
+        if one.due("default", module):
+            results.append(probe(one, module).result)
+        clock.ahead += step
+    return results
