@@ -4,10 +4,12 @@ Both use a fresh connection each time: that measures the connecting, and no stal
 server does, both end by their deadlines, and what they hold in memory is bounded.
 """
 
+import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain
 from typing import Final, Literal
 
 import httpcore
@@ -15,6 +17,7 @@ import httpx
 
 from exporter.probe.failure import Cancelled, Expired, ProbeFailure, classify, one_line, refuse
 from exporter.probe.http.deadlines import Stage, Timer
+from exporter.probe.http.encoding import decoded, is_readable
 from exporter.probe.http.exchange import Arrival, Exchange
 from exporter.probe.http.stamped_socket import HEADERS_LIMIT
 from exporter.probe.http.transport import Connection, connect, open_client
@@ -29,6 +32,19 @@ STREAM_LIMIT: Final = 8 * 1024 * 1024
 ERROR_LIMIT: Final = 64 * 1024
 CHUNKS_LIMIT: Final = 65_536
 _TLS_ALERT: Final = b"\x15\x03"
+_HTTP2: Final = re.compile(rb"\x00..\x04[\x00\x01]\x00\x00\x00\x00|PRI \* HTTP/2", re.DOTALL)
+"""How a server begins that speaks HTTP/2 alone: with its settings."""
+_SSE_START: Final = re.compile(rb"(?:\xef\xbb\xbf)?(?:data|event|id|retry|error)?:")
+_LONGEST_FIELD: Final = 7
+_JSON_TYPES: Final = frozenset({"application/json", "text/json"})
+_HIDDEN: Final = (
+    ", though the server counted {} tokens: a model that thinks out of sight may have used them up. Give the module more"
+    " max_tokens, or switch thinking off by its `request:`, such as {{chat_template_kwargs: {{enable_thinking: false}}}}"
+)
+_ENDLESS: Final = ": its last {} chunks are the same text, and some servers (Ollama) cut off such an answer"
+_EQUAL_TOKENS: Final = 30
+"""So many chunks of the same text in a row are no answer; Ollama cuts off its stream there."""
+_WORD: Final = re.compile(r"[^\W\d_]+|\S")
 _CLOSING_SECONDS: Final = 2.0
 """How long to wait for the rest once the answer is complete (usage, [DONE]), or for the rest of an error's body."""
 _SLOPPY_TYPES: Final = frozenset({"", "text/plain", "application/octet-stream"})
@@ -63,12 +79,17 @@ _CATCHES: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What to POST: a path below the base URL, the body, headers such as the key's, and how the answer is framed."""
+    """What to POST: a path below the base URL, the body, headers such as the key's, and how the answer is framed.
+
+    ``max_tokens`` is the length of the answer that the body asks for; ``secrets`` are values of headers that no message shows.
+    """
 
     path: str
     body: bytes
     headers: tuple[tuple[str, str], ...] = ()
     framing: Framing = "sse"
+    max_tokens: int | None = None
+    secrets: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +125,7 @@ class Progress:
         """Note a chunk with text."""
         self._first_ns = self._first_ns or at_ns
         self._chunks, self._last_ns = self._chunks + 1, at_ns
+        self.complete = False
 
     def silent_limit_ns(self, gaps: float, seconds: float) -> int | None:
         """Until when the next chunk is not overdue: so many mean gaps and so many seconds after the last; None without a gap."""
@@ -136,7 +158,7 @@ def stream(
         kernel_stamps=connection.kernel_stamps,
         limit_bytes=STREAM_LIMIT,
     )
-    notes = _Notes(started_ns, exchange, deadlines, progress)
+    notes = _Notes(started_ns, exchange, deadlines, progress, request.max_tokens)
     try:
         with open_client(connection, exchange) as client:
             headers = [("content-type", "application/json"), *request.headers]
@@ -150,7 +172,7 @@ def stream(
     except _CATCHES as exc:
         failure = _explain(exc, exchange)
         failure.timeline = notes.timeline()
-        raise _without_secrets(failure, request.headers) from exc
+        raise _without_secrets(failure, request.headers, request.secrets) from exc
     return notes.timeline()
 
 
@@ -183,8 +205,10 @@ def fetch(
                 method, _url(connection, path), content=body or None, headers=[*extra, *headers]
             )
             response = _send(client, outgoing, exchange)
+            if not is_readable(response.headers):
+                raise refuse(200, response.headers, b"", path)
             try:
-                _gather(response, found, limit_bytes)
+                _gather(decoded(response.iter_raw(), response.headers, limit_bytes), found, limit_bytes)
             finally:
                 _close(response)
     except _CATCHES as exc:
@@ -193,8 +217,6 @@ def fetch(
         raise ProbeFailure(
             "too_large", f"{path} answered with more than {limit_bytes} bytes", status=response.status_code
         )
-    if not _is_plain(response):
-        raise refuse(200, response.headers, b"", path)
     return Reply(response.status_code, dict(response.headers), bytes(found))
 
 
@@ -217,17 +239,29 @@ def is_refused(connection: Connection, timeout: float = 2.0) -> bool:
 class _Notes:
     """What is being seen of one request."""
 
-    def __init__(self, started_ns: int, exchange: Exchange, deadlines: Deadlines, progress: Progress) -> None:
+    def __init__(
+        self, started_ns: int, exchange: Exchange, deadlines: Deadlines, progress: Progress, max_tokens: int | None
+    ) -> None:
+        self._max_tokens = max_tokens
         self._progress = progress
         self._started_ns = started_ns
         self._deadlines = deadlines
         self.exchange = exchange
-        self.chunks: list[tuple[Arrival, Kind, int, int | None]] = []
+        self.chunks: list[tuple[Arrival, Kind, int, int | None, float | None]] = []
+        self._blank: list[tuple[Arrival, int | None]] = []
+        """Chunks without text, and the server's running count at each."""
+        self._blanks_before = 0
+        self._unread_before = 0
+        self._last_text = ""
+        self.repeated = 0
+        """How many chunks in a row, up to the last one, have the same text."""
         self._shared: set[int] = set()
         self._server: ServerTimings | None = None
         self._model: str | None = None
         self.usage: Usage | None = None
         self.finish_reason: str | None = None
+        self._went_on = False
+        """Whether text came after a finish."""
         self.complete = False
         """Whether the answer is whole: what still comes is usage and the like, and is not waited for at any price."""
         self.ended_well = False
@@ -243,19 +277,48 @@ class _Notes:
         self._server = delta.server or self._server
         self._model = delta.model or self._model
         self.finish_reason = delta.finish_reason or self.finish_reason
-        characters = len(delta.answer) + len(delta.reasoning)
-        if characters:
-            self._take_text("answer" if delta.answer else "reasoning", characters, delta.output_tokens)
-        self.ended_well = bool(self.finish_reason or delta.final or (delta.usage and not characters))
+        text = delta.answer + delta.reasoning
+        if text:
+            # A proxy may finish each chunk: what goes on is not finished.
+            self.finish_reason = delta.finish_reason
+            self._went_on = self._went_on or self.complete
+            self.complete = False
+            self._take_text("answer" if delta.answer else "reasoning", text, delta.output_tokens)
+        elif delta.blank or delta.unread:
+            self._take_blank(delta)
+        counted = delta.usage is not None and not text and not delta.blank
+        self.ended_well = bool(self.finish_reason or delta.final or counted)
         if (self.finish_reason or delta.final) and not self.complete:
             self.complete = self._progress.complete = True
+            seconds = self._deadlines.stalled if self._went_on else _CLOSING_SECONDS
             now_ns = time.monotonic_ns()
-            self.exchange.timer.allow("timeout_total", _CLOSING_SECONDS, "no end of the stream", since_ns=now_ns)
+            self.exchange.timer.allow("timeout_total", seconds, "no end of the stream", since_ns=now_ns)
 
-    def _take_text(self, kind: Kind, characters: int, output_tokens: int | None) -> None:
+    def _take_blank(self, delta: Delta) -> None:
+        if not self.chunks:
+            self._blanks_before += delta.blank
+            self._unread_before += delta.unread
+            if len(self._blank) < CHUNKS_LIMIT and not self.finish_reason:
+                self._blank.append((self._arrival, delta.output_tokens))
+
+    def show_blanks(self) -> None:
+        """Where no text came at all: take the chunks without text as the answer, if they are its tokens.
+
+        They are where the server's count rises with them, or where there is one for each token that it counted.
+        """
+        counts = [count for _, count in self._blank if count]
+        rising = len(counts) == len(self._blank) and len(set(counts)) > 1
+        if self.chunks or not self._blank or not (rising or (self.usage and self.usage.output == len(self._blank))):
+            return
+        self.chunks = [(arrival, "reasoning", 0, count, None) for arrival, count in self._blank]
+        self._blanks_before = self._unread_before = 0
+
+    def _take_text(self, kind: Kind, text: str, output_tokens: int | None) -> None:
         if len(self.chunks) >= CHUNKS_LIMIT:
             raise ProbeFailure("too_large", f"the stream has more than {CHUNKS_LIMIT} events with text")
-        self.chunks.append((self._arrival, kind, characters, output_tokens))
+        self.repeated = self.repeated + 1 if text == self._last_text else 1
+        self._last_text = text
+        self.chunks.append((self._arrival, kind, len(text), output_tokens, words_in(text)))
         self._progress.note(self._arrival.at_ns)
         if not self.complete:
             stalled, now_ns = (
@@ -289,8 +352,8 @@ class _Notes:
             sent_ns=exchange.sent_ns,
             headers_ns=exchange.headers_ns,
             chunks=tuple(
-                Chunk(arrival.at_ns, kind, characters, tokens, late_ns)
-                for (arrival, kind, characters, tokens), late_ns in zip(self.chunks, late, strict=True)
+                Chunk(arrival.at_ns, kind, characters, tokens, late_ns, words)
+                for (arrival, kind, characters, tokens, words), late_ns in zip(self.chunks, late, strict=True)
             ),
             end_ns=self.end_ns,
             finish_reason=self.finish_reason,
@@ -300,7 +363,21 @@ class _Notes:
             reads=len({id(arrival) for arrival, *_ in self.chunks}),
             coalesced=sum(1 for i, (arrival, *_) in enumerate(self.chunks) if i in self._shared or not arrival.own),
             clock_error_ns=exchange.clock_error_ns + exchange.sent_late_ns if exchange.sent_ns is not None else None,
+            blank=self._blanks_before,
+            unread=self._unread_before,
+            max_tokens=self._max_tokens,
         )
+
+
+def words_in(text: str) -> int:
+    """How many tokens a text has at least by its look: words, digits, marks, and characters of other scripts; 1 for spaces.
+
+    A character of more than one byte may be a token for each byte, so it counts for half of them.
+    """
+    if text.isascii():
+        return max(len(_WORD.findall(text)), 1)
+    wide = sum(len(character.encode("utf-8", "replace")) - 1 for character in text if not character.isascii())
+    return max(len(_WORD.findall(text)), -(-wide // 2), 1)
 
 
 def _listen(
@@ -309,19 +386,24 @@ def _listen(
     """Send, and read until the end."""
     response = _send(client, outgoing, notes.exchange)
     try:
-        if not _is_stream(response, request.framing):
-            raise _refused(response, request.path, notes.exchange)
-        _follow(response, request.framing, read, notes)
+        pieces = _pieces(response)
+        opening = _opening(pieces) if _kind_of(response) in _JSON_TYPES and request.framing == "sse" else b""
+        whole = chain((opening,), pieces)
+        if not _is_stream(response, request.framing, opening):
+            raise _refused(response, request.path, notes.exchange, whole)
+        _follow(whole, request.framing, read, notes)
     finally:
         notes.end_ns = time.monotonic_ns()
         _close(response)
+    notes.show_blanks()
     if not notes.chunks:
-        said = f", though the server counted {notes.usage.output} tokens" if notes.usage and notes.usage.output else ""
+        said = _HIDDEN.format(notes.usage.output) if notes.usage and notes.usage.output else ""
         raise ProbeFailure("empty", f"the stream ended without any text{said}", status=response.status_code)
     if not notes.ended_well:
+        why = _ENDLESS.format(notes.repeated) if notes.repeated >= _EQUAL_TOKENS else ""
         raise ProbeFailure(
             "truncated",
-            f"the stream ended after {len(notes.chunks)} chunks without saying that it is finished",
+            f"the stream ended after {len(notes.chunks)} chunks without saying that it is finished{why}",
             status=response.status_code,
         )
 
@@ -340,11 +422,11 @@ def _close(response: httpx.Response) -> None:
     response.stream = httpx.ByteStream(b"")
 
 
-def _follow(response: httpx.Response, framing: Framing, read: Callable[[Event], Delta], notes: _Notes) -> None:
+def _follow(pieces: Iterable[bytes], framing: Framing, read: Callable[[Event], Delta], notes: _Notes) -> None:
     """Read events until the dialect expects no more, or the stream ends. Once the answer is whole, any end will do."""
     decoder: Decoder = SseDecoder(LINE_LIMIT) if framing == "sse" else NdjsonDecoder(LINE_LIMIT)
     try:
-        for piece in response.iter_raw():
+        for piece in pieces:
             notes.note_more()
             for event in decoder.feed(piece):
                 if event.data.strip() and _take(event, read, notes):
@@ -372,28 +454,45 @@ def _take(event: Event, read: Callable[[Event], Delta], notes: _Notes) -> bool:
     return delta.final
 
 
-def _is_plain(response: httpx.Response) -> bool:
-    return str(response.headers.get("content-encoding", "identity")).lower() == "identity"
+def _pieces(response: httpx.Response) -> Iterator[bytes]:
+    """The body as it comes, unpacked; nothing where it is packed in a way that can't be read."""
+    if not is_readable(response.headers):
+        return iter(())
+    return decoded(response.iter_raw(), response.headers, STREAM_LIMIT)
 
 
-def _is_stream(response: httpx.Response, framing: Framing) -> bool:
-    kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
-    return response.status_code == 200 and _is_plain(response) and kind in _STREAM_TYPES[framing] | _SLOPPY_TYPES
+def _kind_of(response: httpx.Response) -> str:
+    return str(response.headers.get("content-type", "")).partition(";")[0].strip().lower()
 
 
-def _refused(response: httpx.Response, path: str, exchange: Exchange) -> ProbeFailure:
+def _opening(pieces: Iterator[bytes]) -> bytes:
+    """So much of a body that its beginning tells server-sent events from JSON."""
+    found = b""
+    while len(found.lstrip()) < _LONGEST_FIELD and (piece := next(pieces, None)) is not None:
+        found += piece
+    return found
+
+
+def _is_stream(response: httpx.Response, framing: Framing, opening: bytes) -> bool:
+    """Whether an answer is a stream: by its type, or where that is JSON (some proxies say so) by its beginning."""
+    if response.status_code != 200 or not is_readable(response.headers):
+        return False
+    events = framing == "sse" and _SSE_START.match(opening.lstrip()) is not None
+    return events or _kind_of(response) in _STREAM_TYPES[framing] | _SLOPPY_TYPES
+
+
+def _refused(response: httpx.Response, path: str, exchange: Exchange, pieces: Iterable[bytes]) -> ProbeFailure:
     """Say what an answer means that is no stream, from as much of its body as comes soon."""
     body = bytearray()
     exchange.timer.allow("timeout_total", _CLOSING_SECONDS, "no whole answer", since_ns=time.monotonic_ns())
     with suppress(Expired, ProbeFailure, OSError, httpx.HTTPError, httpcore.ProtocolError):
-        _gather(response, body, ERROR_LIMIT)
-    plain = bytes(body[:ERROR_LIMIT]) if _is_plain(response) else b""
-    return refuse(response.status_code, response.headers, plain, path)
+        _gather(pieces, body, ERROR_LIMIT)
+    return refuse(response.status_code, response.headers, bytes(body[:ERROR_LIMIT]), path)
 
 
-def _gather(response: httpx.Response, into: bytearray, limit_bytes: int) -> None:
+def _gather(pieces: Iterable[bytes], into: bytearray, limit_bytes: int) -> None:
     """Read a body, not much further than the limit."""
-    for piece in response.iter_raw():
+    for piece in pieces:
         into += piece
         if len(into) > limit_bytes:
             return
@@ -407,6 +506,10 @@ def _explain(exc: Exception, exchange: Exchange) -> ProbeFailure:
     broken = exchange.ended or (isinstance(exc, ConnectionError) and exchange.sent_ns is not None)
     if exchange.secured_ns is None and exchange.head.startswith(_TLS_ALERT) and not handshake:
         return ProbeFailure("protocol", "the server speaks TLS on this port: its url begins with https://")
+    if exchange.secured_ns is None and _HTTP2.match(exchange.head) and not handshake:
+        return ProbeFailure(
+            "protocol", "the server speaks HTTP/2 alone on this port (gRPC does): name the port of its HTTP/1.1 API"
+        )
     if broken and exchange.headers_ns is not None:
         return ProbeFailure("truncated", "the connection broke off in the middle of the stream")
     if broken and not exchange.received:
@@ -417,11 +520,13 @@ def _explain(exc: Exception, exchange: Exchange) -> ProbeFailure:
     return failure
 
 
-def _without_secrets(failure: ProbeFailure, headers: tuple[tuple[str, str], ...]) -> ProbeFailure:
-    """Take out the key, which a server may repeat in its error."""
-    for name, value in headers:
-        secret = value.removeprefix("Bearer ").strip()
-        if secret and any(word in name.lower() for word in ("auth", "key", "token")):
+def _without_secrets(
+    failure: ProbeFailure, headers: tuple[tuple[str, str], ...], secrets: tuple[str, ...] = ()
+) -> ProbeFailure:
+    """Take out the key and other secrets, which a server may repeat in its error."""
+    named = (value for name, value in headers if any(word in name.lower() for word in ("auth", "key", "token")))
+    for secret in (*(value.removeprefix("Bearer ").strip() for value in named), *secrets):
+        if secret:
             failure.message = hide(failure.message, secret)
             failure.body = failure.body.replace(secret.encode(), b"...")
     return failure

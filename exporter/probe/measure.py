@@ -1,11 +1,13 @@
 """Timeline → Measurements: pure formulas, ``None`` where a figure is undefined.
 
 What tokens are counted by, best first: the server's running count in each chunk; its total for the request, shared out
-over the chunks by their text; the chunks themselves. Chunks that arrived at the same instant count as one: of tokens that
+over the chunks by their text; the chunks themselves, or their words where they are too long for tokens. Where tokens were
+generated that the stream does not show, there is no speed (``why_no_speed``). Chunks that arrived at the same instant count as one: of tokens that
 came together only their sum has a time. Speed is taken from the first instant to the last, unless the time of one of them is in
 doubt and that of a neighbour is not.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
@@ -13,7 +15,7 @@ from statistics import median
 from typing import Final
 
 from exporter.probe.result import Measurements
-from exporter.probe.timeline import Chunk, Timeline, Usage
+from exporter.probe.timeline import Chunk, ServerTimings, Timeline, Usage
 
 _MIN_TOKENS: Final = 8
 """So many tokens must follow the first chunk for a speed."""
@@ -27,6 +29,14 @@ _HIDDEN_TOKENS: Final = 32
 _CHARACTERS_PER_TOKEN: Final = 16
 _CHARACTERS_PER_SPLIT_TOKEN: Final = 8
 """Where there are more chunks than counted tokens, a lower bound: either tokens were split up or not all were counted."""
+_TOKENS_PER_WORD: Final = 2
+_SPARE_TOKENS: Final = 8
+"""Beside so many tokens a word, so many may have no text; more than that were generated out of sight."""
+_BLANKS: Final = 3
+"""So many chunks before the first text may be empty: the role, a character that is split over several tokens."""
+_WORDS_PER_CHUNK: Final = 1.6
+"""Where chunks hold more words than this in the mean, they are not tokens."""
+_CHARACTERS_PER_WORD: Final = 8
 _INSTANT_SHARE: Final = 0.05
 _INSTANT_SECONDS: Final = 0.001
 """Chunks closer to each other than this, and than this share of the mean gap, came together as far as buffering goes."""
@@ -64,7 +74,7 @@ def measure(timeline: Timeline) -> Measurements:
     of the answer, and the last text.
     """
     chunks = timeline.chunks
-    usage = _believed(timeline.usage, chunks)
+    usage = _believed(timeline)
     server = timeline.server
     found = Measurements(
         prompt_tokens=usage.prompt,
@@ -72,14 +82,26 @@ def measure(timeline: Timeline) -> Measurements:
         reasoning_tokens=usage.reasoning,
         output_tokens=usage.output,
         server_tokens_per_second=_believable(server.decode_tokens_per_second) if server else None,
+        speculative_accepted_ratio=_accepted_ratio(server),
         phases=_phases(timeline),
     )
     if not chunks or timeline.sent_ns is None:
         return found
-    count = _count(chunks, usage, timeline.finish_reason)
+    count = _count(timeline, usage)
     output = usage.output if usage.output is not None else round(count.running[-1])
     ttft = _seconds(timeline.sent_ns, chunks[0].at_ns)
     answer = next((chunk for chunk in chunks if chunk.kind == "answer"), None)
+    answered = _seconds(timeline.sent_ns, answer.at_ns) if answer else None
+    if why_no_speed(timeline):
+        return replace(
+            found,
+            time_to_first_answer_seconds=answered,
+            prefill_tokens_per_second=_prefill_speed(timeline, usage, None),
+            output_tokens=output,
+            token_count_exact=False,
+            clock_error_seconds=_clock_error(timeline, answer),
+        )
+    first = None if _hides_the_first(timeline, usage) else ttft
     instants = _instants(chunks, count)
     speed = _decode_speed(instants)
     buffered = _is_buffered(chunks, instants, speed, ttft)
@@ -87,9 +109,9 @@ def measure(timeline: Timeline) -> Measurements:
         found,
         tokens_per_second=None if buffered else speed,
         end_to_end_tokens_per_second=_ratio(output, _seconds(timeline.sent_ns, chunks[-1].at_ns)),
-        ttft_seconds=ttft,
-        time_to_first_answer_seconds=_seconds(timeline.sent_ns, answer.at_ns) if answer else None,
-        prefill_tokens_per_second=_prefill_speed(timeline, usage, ttft),
+        ttft_seconds=first,
+        time_to_first_answer_seconds=answered,
+        prefill_tokens_per_second=_prefill_speed(timeline, usage, first),
         gaps=() if buffered else _gaps(instants),
         output_tokens=output,
         token_count_exact=count.exact,
@@ -117,6 +139,7 @@ def combine(timelines: Sequence[Timeline]) -> Measurements:
         time_to_first_answer_seconds=_median([one.time_to_first_answer_seconds for one in each]),
         prefill_tokens_per_second=_median([one.prefill_tokens_per_second for one in each]),
         server_tokens_per_second=_median([one.server_tokens_per_second for one in each]),
+        speculative_accepted_ratio=_median([one.speculative_accepted_ratio for one in each]),
         aggregate_tokens_per_second=_ratio(output, _seconds(min(sent), max(last))) if sent and output else None,
         gaps=tuple(gap for one in each for gap in one.gaps),
         prompt_tokens=_sum([one.prompt_tokens for one in each]),
@@ -130,8 +153,48 @@ def combine(timelines: Sequence[Timeline]) -> Measurements:
     )
 
 
-def _believed(usage: Usage | None, chunks: Sequence[Chunk]) -> Usage:
+def why_no_speed(timeline: Timeline) -> str:
+    """Why a stream that was read to its end gives no speed: it does not show all that was generated. Empty where it may."""
+    chunks = timeline.chunks
+    if not chunks:
+        return ""
+    usage = _believed(timeline)
+    if _counted_by_chunk(timeline, usage) is not None:
+        return ""
+    if _hides_the_first(timeline, usage):
+        before = timeline.unread + timeline.blank
+        return (
+            f"no speed: {before} chunks without text that can be read came before the first text, so tokens were"
+            " generated that the stream does not show"
+        )
+    claimed = timeline.usage.output if timeline.usage else None
+    tokens = usage.output or (claimed if _is_within(claimed, timeline.max_tokens) else None)
+    if tokens is None:
+        return ""
+    shown, words = _visible(tokens, usage.reasoning, chunks), math.fsum(map(_words, chunks))
+    if words and shown > _TOKENS_PER_WORD * words + _SPARE_TOKENS:
+        return (
+            f"no speed: the server counted {shown} tokens, and the stream shows {words:.0f} words: thinking that it does not"
+            " show is counted"
+        )
+    return ""
+
+
+def _hides_the_first(timeline: Timeline, usage: Usage) -> bool:
+    """Whether tokens came before the first text that the stream shows: chunks did, and not all tokens are in those with text."""
+    if not timeline.unread and timeline.blank <= _BLANKS:
+        return False
+    return usage.output is None or _visible(usage.output, usage.reasoning, timeline.chunks) > len(timeline.chunks) + 1
+
+
+def _is_within(tokens: int | None, most: int | None) -> bool:
+    """Whether a count is known to be one that was asked for."""
+    return tokens is not None and most is not None and 0 < tokens <= most
+
+
+def _believed(timeline: Timeline) -> Usage:
     """Keep of a server's token counts what can be true."""
+    usage, chunks, most = timeline.usage, timeline.chunks, timeline.max_tokens
     if usage is None:
         return Usage()
     prompt, cached, reasoning, output = (
@@ -140,6 +203,9 @@ def _believed(usage: Usage | None, chunks: Sequence[Chunk]) -> Usage:
     )
     if output is not None and reasoning is not None and reasoning > output:
         reasoning = None
+    if output is not None and most is not None and output > most:
+        output = None  # it counts what it did not generate
+    prompt = prompt or None
     if output is not None and chunks and not _fits(_visible(output, reasoning, chunks), chunks):
         output = None
     if cached is not None and (prompt is None or cached > prompt):
@@ -154,24 +220,37 @@ def _visible(output: int, reasoning: int | None, chunks: Sequence[Chunk]) -> int
 
 
 def _fits(tokens: float, chunks: Sequence[Chunk]) -> bool:
-    """Whether so many tokens can have made the text of these chunks."""
+    """Whether so many tokens can have made the text of these chunks; any number where they show none."""
     characters = sum(chunk.characters for chunk in chunks)
+    if not characters:
+        return tokens >= len(chunks) - 1
     each = _CHARACTERS_PER_TOKEN if tokens >= len(chunks) else _CHARACTERS_PER_SPLIT_TOKEN
     return characters <= each * tokens and tokens <= _TOKENS_PER_CHARACTER * characters + _HIDDEN_TOKENS
 
 
-def _count(chunks: Sequence[Chunk], usage: Usage, finish_reason: str | None) -> _Count:
-    """Count the tokens up to and including each chunk."""
+def _counted_by_chunk(timeline: Timeline, usage: Usage) -> tuple[float, ...] | None:
+    """The server's running count at each chunk, where it gives one that can be true."""
+    chunks, most = timeline.chunks, timeline.max_tokens
     running = [float(chunk.output_tokens) for chunk in chunks if chunk.output_tokens is not None]
-    if (
-        len(running) == len(chunks)
-        and _is_running(running, chunks)
-        and (usage.output is None or usage.output >= running[-1])
-    ):
-        return _Count(tuple(running), exact=True)
+    if len(running) != len(chunks) or not _is_running(running, chunks):
+        return None
+    if (most is not None and running[-1] > most) or (usage.output is not None and usage.output < running[-1]):
+        return None
+    return tuple(running)
+
+
+def _count(timeline: Timeline, usage: Usage) -> _Count:
+    """Count the tokens up to and including each chunk."""
+    chunks, finish_reason = timeline.chunks, timeline.finish_reason
+    if (running := _counted_by_chunk(timeline, usage)) is not None:
+        return _Count(running, exact=True)
     ones = tuple(float(n) for n in range(1, len(chunks) + 1))
     if usage.output is None:
-        return _Count(ones, exact=False)
+        # Cut off by the length that was asked for, with a chunk for each token of it: then the chunks are the tokens.
+        if finish_reason == "length" and len(chunks) == timeline.max_tokens:
+            return _Count(ones, exact=True)
+        words = tuple(accumulate(map(_words, chunks)))
+        return _Count(words if words[-1] > _WORDS_PER_CHUNK * len(chunks) else ones, exact=False)
     tokens = _visible(usage.output, usage.reasoning, chunks)
     if finish_reason == "stop" and tokens > len(chunks):
         tokens -= 1  # the end-of-text token counts, and has no text
@@ -188,12 +267,17 @@ def _is_running(running: Sequence[float], chunks: Sequence[Chunk]) -> bool:
 
 def _shared_out(tokens: int, chunks: Sequence[Chunk]) -> tuple[float, ...]:
     """Share a total out over chunks by their text, or evenly where both the total and the first text are about so."""
-    characters = list(accumulate(chunk.characters for chunk in chunks))
+    characters = list(accumulate(chunk.characters or 1 for chunk in chunks))
     by_text = tuple(tokens * upto / characters[-1] for upto in characters)
     even = -(-tokens // len(chunks))
     if even > 1 and even * (len(chunks) - 1) < tokens and even / 2 < by_text[0] < even * 1.5:
         return tuple(float(min(even * n, tokens)) for n in range(1, len(chunks) + 1))
     return by_text
+
+
+def _words(chunk: Chunk) -> float:
+    """How many words, digits and marks a chunk holds, or about so many by its length; 0 for one without text."""
+    return chunk.words if chunk.words is not None else float(-(-chunk.characters // _CHARACTERS_PER_WORD))
 
 
 def _instants(chunks: Sequence[Chunk], count: _Count) -> list[_Instant]:
@@ -268,7 +352,14 @@ def _is_buffered(
     return speed > _NEVER_FASTER or (speed > _HARDLY_FASTER and span < _BURST_SHARE * ttft)
 
 
-def _prefill_speed(timeline: Timeline, usage: Usage, ttft: float) -> float | None:
+def _accepted_ratio(server: ServerTimings | None) -> float | None:
+    """The share of the drafted tokens that the model accepted."""
+    if server is None or not server.drafted_tokens or server.accepted_tokens is None:
+        return None
+    return server.accepted_tokens / server.drafted_tokens if server.accepted_tokens <= server.drafted_tokens else None
+
+
+def _prefill_speed(timeline: Timeline, usage: Usage, ttft: float | None) -> float | None:
     server = timeline.server
     if server and _believable(server.prefill_tokens_per_second):
         return server.prefill_tokens_per_second
@@ -276,7 +367,8 @@ def _prefill_speed(timeline: Timeline, usage: Usage, ttft: float) -> float | Non
         return None
     uncached = usage.prompt - (usage.cached or 0)
     own = _believable(server.prefill_seconds) if server else None
-    return _ratio(uncached, own or ttft) if uncached > 0 else None
+    seconds = own or ttft
+    return _ratio(uncached, seconds) if uncached > 0 and seconds else None
 
 
 def _clock_error(timeline: Timeline, answer: Chunk | None) -> float | None:

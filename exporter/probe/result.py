@@ -88,6 +88,7 @@ class Measurements:
     time_to_first_answer_seconds: float | None = None
     prefill_tokens_per_second: float | None = None
     server_tokens_per_second: float | None = None
+    speculative_accepted_ratio: float | None = None
     aggregate_tokens_per_second: float | None = None
     gaps: tuple[tuple[float, int], ...] = ()
     """(seconds per token, tokens) of each gap between chunks that were stamped apart."""

@@ -62,7 +62,10 @@ class NdjsonDecoder:
 
 
 class SseDecoder:
-    """Events of the WHATWG format: ``data`` lines joined by LF and ended by a blank line; comments say nothing."""
+    """Events of the WHATWG format: ``data`` lines joined by LF and ended by a blank line; comments say nothing.
+
+    A field ``error``, which that format does not have, is the data of an event of this name.
+    """
 
     def __init__(self, limit_bytes: int) -> None:
         self._limit_bytes = limit_bytes
@@ -98,7 +101,9 @@ class SseDecoder:
     def _take(self, line: bytes) -> None:
         field, _, value = line.partition(b":")
         value = value.removeprefix(b" ")
-        if field == b"data":
+        if field in {b"data", b"error"}:
+            # llama-server before September 2025 sends an error in a field of that name.
+            self._name = "error" if field == b"error" else self._name
             self._size += len(value) + 1
             if self._size > self._limit_bytes + 1:
                 raise TooLarge(self._limit_bytes)

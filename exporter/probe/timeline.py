@@ -33,6 +33,10 @@ class ServerTimings:
     prefill_seconds: float | None = None
     load_seconds: float | None = None
     queue_seconds: float | None = None
+    ttft_seconds: float | None = None
+    drafted_tokens: int | None = None
+    accepted_tokens: int | None = None
+    """Of those that a draft proposed (speculative decoding), how many the model accepted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +44,9 @@ class Delta:
     """What one event of a stream says, in the terms that all dialects share. Empty for an event that says nothing.
 
     ``output_tokens`` is the server's own running count of generated tokens up to and including this event, where the
-    server gives one for each chunk; ``final`` marks the event after which the dialect expects nothing more.
+    server gives one for each chunk; ``final`` marks the event after which the dialect expects nothing more. ``blank`` marks a
+    chunk of the answer without text, which may hold a token all the same; ``unread`` one with something in it that is no known
+    form of text.
     """
 
     answer: str = ""
@@ -52,17 +58,24 @@ class Delta:
     model: str | None = None
     error: str | None = None
     final: bool = False
+    blank: bool = False
+    unread: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """One event that carried generated text: when it arrived, how much text, and the server's running token count."""
+    """One event that carried generated text: when it arrived, how much text, and the server's running token count.
+
+    ``words`` counts words, digits and marks, and stands for the characters where it is None. An event without text has 0
+    characters: it is a chunk only in a stream that shows no text at all.
+    """
 
     at_ns: int
     kind: Kind
     characters: int
     output_tokens: int | None = None
     late_ns: int = 0
+    words: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +84,8 @@ class Timeline:
 
     ``started_ns`` is when the probe's turn came; the wait before it is not the server's. ``reads`` counts the reads from
     the socket in which text arrived, ``coalesced`` those chunks that shared a read with a later one and so have no
-    arrival time of their own.
+    arrival time of their own. ``blank`` and ``unread`` count the chunks without known text before the first text;
+    ``max_tokens`` is how many tokens were asked for.
     """
 
     started_ns: int
@@ -89,3 +103,6 @@ class Timeline:
     reads: int = 0
     coalesced: int = 0
     clock_error_ns: int | None = None
+    blank: int = 0
+    unread: int = 0
+    max_tokens: int | None = None

@@ -277,7 +277,7 @@ def test_ndjson_is_read_too() -> None:
 ENDLESS = 2000
 LONG_HEADER = b"HTTP/1.1 200 OK\r\n" + b"x: " + b"y" * 1_000_000 + b"\r\n\r\n"
 MANY_HEADERS = b"HTTP/1.1 200 OK\r\n" + b"".join(b"x-%d: y\r\n" % n for n in range(100_000)) + b"\r\n"
-BOMB = gzip.compress(b"data: x\n\n" * 1_000_000)
+BOMB = gzip.compress(b": silence\n" * 1_000_000)
 MIXED = head(
     200, [("content-type", "text/event-stream"), ("content-encoding", "gzip"), ("content-length", str(len(BOMB)))]
 )
@@ -317,7 +317,22 @@ FAULTS: dict[str, tuple[Answer, Result, str]] = {
     "HTML with 200": (plain("<p>Welcome</p>", content_type="text/html"), "protocol", "a web page (Welcome)"),
     "JSON with 200": (plain({"choices": []}), "protocol", "application/json, not with a stream"),
     "an error with 200": (plain({"error": {"message": "no memory"}}), "server_error", "no memory"),
-    "gzip bomb": (Answer(((0, MIXED + BOMB),), "close"), "protocol", "in the encoding gzip"),
+    "gzip bomb": (Answer(((0, MIXED + BOMB),), "close"), "too_large", "unpacks to more than 8388608 bytes"),
+    "an encoding that is not known": (
+        plain(TEXT, content_type="text/event-stream", headers=[("content-encoding", "br")]),
+        "protocol",
+        "in the encoding br",
+    ),
+    "no gzip": (
+        plain(TEXT, content_type="text/event-stream", headers=[("content-encoding", "gzip")]),
+        "protocol",
+        "says that it is gzip, and is not",
+    ),
+    "HTTP/2 alone": (
+        Answer(((0, b"\0\0\x12\x04\0\0\0\0\0\0\x03\0\0\0\x64\0\x04\0\0\xff\xff\0\5\0\0\x40\0"),), "close"),
+        "protocol",
+        "speaks HTTP/2 alone",
+    ),
     "empty stream": (streamed([]), "empty", "without any text"),
     "only role chunks": (streamed([(0, ROLE), (0, ROLE), (0, FINISH), (0, DONE)]), "empty", "without any text"),
     "counted but no text": (
@@ -567,8 +582,8 @@ def test_any_status_is_a_reply() -> None:
         (plain(b"x" * 9_000_000), "too_large", "more than 1000 bytes"),
         (
             plain(gzip.compress(b"x" * 10_000_000)[:900], headers=[("content-encoding", "gzip")]),
-            "protocol",
-            "encoding gzip",
+            "too_large",
+            "unpacks to more than 1000 bytes",
         ),
         (Answer((), "close"), "connect", "closed without an answer"),
     ],

@@ -450,7 +450,8 @@ def test_a_path_is_not_shown_as_a_models_name() -> None:
     assert short_name("/home/ann/models/qwen.gguf") == "qwen.gguf"
     assert short_name("/root/.cache/huggingface/hub/models--Qwen--Qwen2.5-14B/snapshots/ab12") == "Qwen/Qwen2.5-14B"
     assert short_name("C:\\models\\qwen.gguf") == "qwen.gguf"
-    assert short_name("./tiny-hf@main") == "tiny-hf@main"
+    assert short_name("./tiny-hf@main") == "tiny-hf"
+    assert short_name("org/name@v2") == "org/name@v2"
     assert short_name("Qwen/Qwen2.5-14B-Instruct") == "Qwen/Qwen2.5-14B-Instruct"
 
 

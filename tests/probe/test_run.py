@@ -220,7 +220,7 @@ def test_transformers_gets_no_model_that_nobody_named() -> None:
     post = lambda _: load("transformers-serve/chat-stream-usage")  # noqa: E731 - shorter than a function
     with Captured(TRANSFORMERS, "transformers-serve/error-404", post) as server:
         result = probe(prober(server.url))
-    assert (result.result, result.model) == ("ok", "tiny-hf@main")
+    assert (result.result, result.model) == ("ok", "tiny-hf")
     assert "model" not in server.posts()[0]
     assert result.state is not None
     assert result.state.identity is not None

@@ -245,8 +245,10 @@ def text_of(value: Any) -> str | None:
 
 def short_name(model: str | None) -> str | None:
     """A model's name as it is shown. Started from a folder, a server names a model by a path, which is long and tells who
-    lives where: then it is the file's or folder's name, or in a Hugging Face cache the repository's.
+    lives where: then it is the file's or folder's name, or in a Hugging Face cache the repository's. The revision that
+    ``transformers serve`` adds is left out where it is ``main``, which every model has.
     """
+    model = (model or "").removesuffix("@main") or None
     if model is None or not (model.startswith(("/", "./", "../", "~")) or "\\" in model):
         return model
     parts = PurePosixPath(model.replace("\\", "/")).parts

@@ -131,7 +131,7 @@ class LlamaCpp(Dialect):
         predicted = count_of(timings.get("predicted_n"))
         fresh, cached = count_of(timings.get("prompt_n")), count_of(timings.get("cache_n"))
         prompt = None if fresh is None else fresh + (cached or 0)
-        running = predicted if delta.answer or delta.reasoning else None
+        running = predicted if delta.answer or delta.reasoning or delta.blank else None
         usage = delta.usage or (Usage(prompt, predicted, cached) if delta.finish_reason else None)
         return replace(delta, output_tokens=running, usage=usage, server=_server_timings(timings))
 
@@ -147,6 +147,8 @@ def _server_timings(timings: Mapping[str, Any]) -> ServerTimings:
         decode_tokens_per_second=number_of(timings.get("predicted_per_second")),
         prefill_tokens_per_second=number_of(timings.get("prompt_per_second")),
         prefill_seconds=None if prompt_ms is None else prompt_ms / 1000,
+        drafted_tokens=count_of(timings.get("draft_n")),
+        accepted_tokens=count_of(timings.get("draft_n_accepted")),
     )
 
 

@@ -31,6 +31,7 @@ from exporter.probe.dialects.dialect import (
     wants_key,
 )
 from exporter.probe.dialects.residency import KOBOLD_PERF, Residency, kobold_load, residency_of
+from exporter.probe.dialects.texts import texts_of
 from exporter.probe.result import Identity
 from exporter.probe.stream import Event
 from exporter.probe.timeline import Delta, Usage
@@ -194,10 +195,15 @@ def read_chat(event: Event) -> Delta:
     """One event of a chat completion's stream. Raises ValueError where it is no JSON object."""
     if event.data.strip() == b"[DONE]":
         return Delta(final=True)
-    chunk = object_of(event.data)
     if event.name == "error":
-        return Delta(error=error_of(chunk) or text_of(chunk.get("message")) or json.dumps(chunk)[:500])
-    return read_chunk(chunk)
+        return Delta(error=_error_text(event.data))
+    try:
+        return read_chunk(object_of(event.data))
+    except ValueError:
+        # Gateways send events of their own beside those of the API (``ping``).
+        if event.name in {"", "message"}:
+            raise
+        return Delta()
 
 
 def read_chunk(chunk: Mapping[str, Any]) -> Delta:
@@ -206,21 +212,25 @@ def read_chunk(chunk: Mapping[str, Any]) -> Delta:
         return Delta(error=error)
     choices = listed(chunk, "choices")
     choice: dict[str, Any] = choices[0] if choices else {}
-    delta = choice.get("delta")
+    delta = choice.get("delta", choice.get("message"))
     said = delta if isinstance(delta, Mapping) else {}
-    answer = text_of(said.get("content")) or text_of(choice.get("text")) or ""
-    reasoning = text_of(said.get("reasoning_content")) or text_of(said.get("reasoning")) or ""
+    texts = texts_of(said)
+    answer = texts.answer or text_of(choice.get("text")) or ""
+    has_text = bool(answer or texts.reasoning)
     finish_reason = text_of(choice.get("finish_reason"))
     usage = usage_of(chunk.get("usage"))
-    # vLLM sends usage beside the role, before the first token: then it is no sign that the answer is complete.
-    settled = not choices or answer or reasoning or finish_reason
+    # vLLM sends usage beside the role, before the first token: then it counts nothing yet. LiteLLM sends it beside an empty
+    # choice, after the finish.
+    settled = not choices or has_text or finish_reason or (usage and usage.output and "role" not in said)
     return Delta(
         answer=answer,
-        reasoning=reasoning,
+        reasoning=texts.reasoning,
         output_tokens=usage.output if usage and choices else None,
         usage=usage if settled else None,
         finish_reason=finish_reason,
         model=text_of(chunk.get("model")),
+        blank=bool(choices) and not (has_text or texts.unread or finish_reason or "role" in said),
+        unread=texts.unread and not has_text,
     )
 
 
@@ -229,11 +239,21 @@ def usage_of(usage: Any) -> Usage | None:
     if not isinstance(usage, Mapping):
         return None
     return Usage(
-        prompt=count_of(usage.get("prompt_tokens")),
+        # No prompt has no tokens: servers that don't count it say 0.
+        prompt=count_of(usage.get("prompt_tokens")) or None,
         output=count_of(usage.get("completion_tokens")),
         cached=count_of(member(usage, "prompt_tokens_details", "cached_tokens")),
         reasoning=count_of(member(usage, "completion_tokens_details", "reasoning_tokens")),
     )
+
+
+def _error_text(data: bytes) -> str:
+    """The message of an event that is named an error: in an object, or plain text."""
+    try:
+        chunk = object_of(data)
+    except ValueError:
+        return data.decode("utf-8", "replace")[:500]
+    return error_of(chunk) or text_of(chunk.get("message")) or json.dumps(chunk)[:500]
 
 
 def error_of(chunk: Mapping[str, Any]) -> str | None:

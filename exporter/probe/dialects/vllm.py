@@ -106,11 +106,20 @@ class Vllm(Dialect):
 
 
 def _timings(metrics: Mapping[str, Any]) -> ServerTimings:
-    waited = metrics.get("queue_time_ms")
+    """Its TTFT counts from the request's arrival, so the time in the queue is a part of it."""
+    waited, first = _seconds_of(metrics.get("queue_time_ms")), _seconds_of(metrics.get("time_to_first_token_ms"))
+    prefill = None if first is None else first - (waited or 0.0)
     return ServerTimings(
         decode_tokens_per_second=number_of(metrics.get("tokens_per_second")),
-        queue_seconds=waited / 1000 if isinstance(waited, int | float) and 0 <= waited < 1e9 else None,
+        prefill_seconds=prefill if prefill is not None and prefill > 0 else None,
+        queue_seconds=waited,
+        ttft_seconds=first,
     )
+
+
+def _seconds_of(milliseconds: Any) -> float | None:
+    usable = isinstance(milliseconds, int | float) and not isinstance(milliseconds, bool) and 0 <= milliseconds < 1e9
+    return milliseconds / 1000 if usable else None
 
 
 def _tells_load(samples: tuple[MetricSample, ...]) -> bool:
