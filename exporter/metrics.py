@@ -451,6 +451,11 @@ ONE_PROBE: Final = (
         lambda m: m.stream_buffered,
     ),
     _measured(
+        "llm_probe_speculative_accepted_ratio",
+        "Share of the drafted tokens that the model accepted, 0 to 1, where the server decodes speculatively and says so.",
+        lambda m: m.speculative_accepted_ratio,
+    ),
+    _measured(
         "llm_probe_server_tokens_per_second",
         "What the server itself says of the decode speed of the same request.",
         lambda m: m.server_tokens_per_second,

@@ -94,7 +94,7 @@ def combined(reports: Sequence[Report], bounds: Thresholds) -> dict[str, Any]:
     """Several runs as one report: medians and the spread of those that were fine, and all of them under ``runs``.
 
     It is a success only if every run was; else ``result`` and ``error`` are those of the first that was not. The tier is
-    that of the median.
+    that of the median; there is none where the tokens of a run were estimated.
     """
     fine = [report for report in reports if report["success"]]
     bad = [report for report in reports if not report["success"]]
@@ -107,7 +107,8 @@ def combined(reports: Sequence[Report], bounds: Thresholds) -> dict[str, Any]:
     if bad:
         both |= {"success": False, "result": bad[0]["result"], "error": bad[0]["error"]}
     speed = both["tokens_per_second"]
-    both["tier"] = None if speed is None else tier_of(speed, bounds)
+    estimated = any(report.get("token_count_exact") is False for report in fine)
+    both["tier"] = None if speed is None or estimated else tier_of(speed, bounds)
     both["spread"] = {name: found for name in (*SPEEDS, *TIMES) if (found := _spread(report[name] for report in fine))}
     both["runs"] = [dict(report) for report in reports]
     return both

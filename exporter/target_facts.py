@@ -121,9 +121,13 @@ def judgement_of(
     *,
     decode_watts: float | None = None,
 ) -> Judgement:
-    """How good a target's speed is; None for ``figures`` while none is known. ``decode_watts`` is as ``judge`` takes it."""
+    """How good a target's speed is; None for ``figures`` while none is known. ``decode_watts`` is as ``judge`` takes it.
+
+    A speed whose tokens were estimated is not judged: an estimate may be off by more than a tier.
+    """
+    counted = figures is not None and figures.token_count_exact is not False
     return judge(
-        figures.tokens_per_second if figures else None,
+        figures.tokens_per_second if figures is not None and counted else None,
         bounds=target.tiers or profiles.tiers,
         known=known,
         profiles=profiles,

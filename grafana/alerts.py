@@ -149,10 +149,12 @@ _NOT_BUSY: Final = "unless on (@target) (avg_over_time(llm_server_requests_runni
 _ONE_STREAM: Final = "unless on (@module) (llm_probe_concurrency > 1)"
 _NO_COLD_START: Final = "unless on (@module) (max_over_time(llm_probe_cold_start[10m]) == 1)"
 _TRUSTED: Final = f"unless on (@module) ({CLOCK} > 0.1)"
-_SPEED_GATES: Final = (_NOT_BUSY, _ONE_STREAM, _NO_COLD_START, _TRUSTED)
+_COUNTED: Final = "unless on (@module) (llm_probe_token_count_exact == 0)"
+_SPEED_GATES: Final = (_NOT_BUSY, _ONE_STREAM, _NO_COLD_START, _TRUSTED, _COUNTED)
 _SPEED_GATES_TEXT: Final = (
     "The alert is silent while users keep the server busy (on average at least one of their requests runs), in the ten minutes "
-    "after a model load, for modules that run several streams at once, and while the measurement's own error is above 10 %."
+    "after a model load, for modules that run several streams at once, while the measurement's own error is above 10 %, and "
+    "where the server does not count its tokens, so that the speed is an estimate."
 )
 _NOT_SKIPPING: Final = f'unless on (@module) (sum by (@module) ({COUNTS}{{result=~"skipped_.*|yielded"}}) > 0)'
 _PROBE_LABELS: Final = ("job", "instance", "target", "module")

@@ -363,8 +363,11 @@ def _target() -> dict[str, Any]:
         stat("Expected", "The band that the recognised scenario should reach. Metric: llm_expected_tokens_per_second.",
              [query(probe("llm_expected_tokens_per_second", bound=bound), bound, instant=True) for bound in ("min", "max")], (4, 4), unit=TOKENS_PER_SECOND, names=True,
              no_value="no scenario recognised"),
-        stat("Of the ceiling", "Achieved speed ÷ what memory bandwidth allows. Metric: llm_decode_efficiency_ratio.",
-             [query(probe("llm_decode_efficiency_ratio"), instant=True)], (4, 4), unit="percentunit", no_value="ceiling not known"),
+        stat("Of the ceiling", "Achieved speed ÷ what memory bandwidth allows; where the server decodes speculatively, also the share of "
+             "drafted tokens that was accepted. Metrics: llm_decode_efficiency_ratio, llm_probe_speculative_accepted_ratio.",
+             [query(probe("llm_decode_efficiency_ratio"), "of the ceiling", instant=True),
+              query(measured("llm_probe_speculative_accepted_ratio"), "draft accepted", instant=True)],
+             (4, 4), unit="percentunit", no_value="ceiling not known"),
         stat("Age", "Time since the last success. Metric: llm_probe_last_success_timestamp_seconds.",
              [query(f"time() - {probe('llm_probe_last_success_timestamp_seconds')}", instant=True)], (4, 4), unit="s", no_value="never"),
         timeseries(

@@ -32,6 +32,7 @@ CLOCK: Final = f"llm_probe_clock_error_seconds{{{PROBE}}}"
 DECODE: Final = f'llm_probe_phase_seconds{{{PROBE},phase="decode"}}'
 COLD: Final = f"llm_probe_cold_start{{{PROBE}}}"
 BUFFERED: Final = f"llm_probe_stream_buffered{{{PROBE}}}"
+EXACT: Final = f"llm_probe_token_count_exact{{{PROBE}}}"
 CONCURRENCY: Final = f"llm_probe_concurrency{{{PROBE}}}"
 TARGET_UP: Final = f"llm_target_up{{{SERVER}}}"
 LOADING: Final = f"llm_target_loading{{{SERVER}}}"
@@ -171,6 +172,7 @@ CASES: Final[tuple[Case, ...]] = (
     Case("LLMThroughputPoor", "is silent while users keep the server busy", {SPEED: "6.4", RUNNING: "3"}, {"60m": ()}),
     Case("LLMThroughputPoor", "is silent after a cold start", {SPEED: "6.4", COLD: "1"}, {"60m": ()}),
     Case("LLMThroughputPoor", "is silent for concurrent streams", {SPEED: "6.4", CONCURRENCY: "4"}, {"60m": ()}),
+    Case("LLMThroughputPoor", "is silent where the tokens are estimated", {SPEED: "6.4", EXACT: "0"}, {"60m": ()}),
     Case(
         "LLMThroughputPoor",
         "does not let one failed probe start its clock again",

@@ -48,6 +48,7 @@ def measured(speed: float | None, ttft: float = 0.41, tokens: int = 64) -> Measu
         time_to_first_answer_seconds=ttft,
         prefill_tokens_per_second=64 / ttft,
         server_tokens_per_second=None if speed is None else speed * 1.002,
+        speculative_accepted_ratio=0.71,
         aggregate_tokens_per_second=speed,
         gaps=() if not speed else ((1 / speed, tokens - 1),),
         prompt_tokens=64,

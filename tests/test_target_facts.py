@@ -7,9 +7,9 @@ import pytest
 from exporter.cache.facts import CacheFacts, ModelFacts, WeightFacts
 from exporter.containers.facts import CandidateUrl, ContainerFacts, Devices
 from exporter.host.gpu import GpuFacts, PartitionFacts
-from exporter.probe.result import Identity
+from exporter.probe.result import Identity, Measurements
 from exporter.settings import load_profiles, make_target
-from exporter.target_facts import Machine, info_of, is_local, target_facts_of
+from exporter.target_facts import Machine, info_of, is_local, judgement_of, target_facts_of
 from exporter.tiers import scenario_of
 
 PROFILES = load_profiles(None)
@@ -52,6 +52,15 @@ CACHE = CacheFacts(
 MACHINE = Machine((VLLM,), (STRIX_HALO,), (CACHE,))
 HERE = make_target(url="http://localhost:8000")
 SAYS = Identity("vllm", "0.32.0", "Qwen/Qwen2.5-14B-Instruct")
+
+
+@pytest.mark.parametrize(("exact", "tier"), [(True, "good"), (None, "good"), (False, None)])
+def test_a_speed_whose_tokens_were_estimated_has_no_tier(*, exact: bool | None, tier: str | None) -> None:
+    """An estimate may be off by more than a tier: it is shown, and not judged."""
+    figures = Measurements(tokens_per_second=16.0, token_count_exact=exact)
+    known = target_facts_of(HERE, SAYS, MACHINE)
+    judgement = judgement_of(HERE, known, figures, PROFILES)
+    assert judgement.tier == tier
 
 
 def test_each_room_gives_its_part() -> None:

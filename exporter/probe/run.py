@@ -27,7 +27,7 @@ from exporter.probe.dialects.keep_alive import after_failure, after_probe, nearl
 from exporter.probe.failure import Cancelled, ProbeFailure, one_line
 from exporter.probe.http.cancellation import Cancellation
 from exporter.probe.interruption import Interruption
-from exporter.probe.measure import combine, measure
+from exporter.probe.measure import combine, measure, why_no_speed
 from exporter.probe.politeness import (
     ABANDONED,
     BUSY_POLL_SECONDS,
@@ -624,6 +624,8 @@ class Run:
         if not timelines:
             return Measurements(phases=self._phases(()))
         measured = combine(timelines) if len(timelines) > 1 else measure(timelines[0])
+        for why in {} if outcome.failure else dict.fromkeys(filter(None, map(why_no_speed, timelines))):
+            self._say(why)
         if outcome.failure is None and measured.prompt_tokens:
             off = measured.prompt_tokens / sum(each.prompt_estimate for each in outcome.streams)
             self._prober.prompt_factor = min(max(self._prober.prompt_factor * off, 0.25), 8.0)

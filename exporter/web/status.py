@@ -211,6 +211,8 @@ def _why_no_speed(record: Record) -> str:
     if ran and ran.beside_users and not cold_start and not figures.stream_buffered:
         requests = count_text(round(ran.beside_users), "request")
         return f"measured beside {requests} of users, so it says nothing of the set-up"
+    if finite(figures.tokens_per_second) is not None and figures.token_count_exact is False:
+        return "the server does not count its tokens: the speed is an estimate, and is not judged"
     if finite(figures.tokens_per_second) is not None:
         return "the speed is measured, but nothing judges it yet"
     return no_speed_text(cold_start=cold_start, stream_buffered=figures.stream_buffered)
