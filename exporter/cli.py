@@ -253,7 +253,7 @@ def probe(
 
     Shows speed, time to first token, phases, tokens, tier, and what the server is.
 
-    URL is its address, like http://127.0.0.1:8000. Exits with 0 after a good measurement, 1 after a failed one or a tier
+    URL is its address, like http://127.0.0.1:8000 or localhost:8000. Exits with 0 after a good measurement, 1 after a failed one or a tier
     below --min-tier, 2 for a wrong call.
 
     \b
@@ -328,10 +328,17 @@ def compare(
 
 def _reports_of(session: Session, names: tuple[str, str], count: int) -> list[Report]:
     """A report of each name: read from a file, or measured, in turns where both are URLs."""
-    targets = [session.target(name) for name in names if "://" in name]
-    saved = [None if "://" in name else _read_report(Path(name)) for name in names]
+    targets = [session.target(name) for name in names if _is_url(name)]
+    saved = [None if _is_url(name) else _read_report(Path(name)) for name in names]
     measured = iter(_measured(session, targets, count) if targets else [])
     return [next(measured) if summary is None else summary for summary in saved]
+
+
+def _is_url(name: str) -> bool:
+    """Whether a name is the address of a server rather than a file: by its scheme, else by its form where no such file is."""
+    from exporter.settings import prompt_url
+
+    return "://" in name or ("://" in prompt_url(name) and not Path(name).exists())
 
 
 def _measured(session: Session, targets: list[Target], count: int) -> list[Report]:

@@ -49,7 +49,7 @@ from exporter.snapshot import (
     TargetInfo,
     View,
 )
-from exporter.text import finite, printable
+from exporter.text import finite, label, printable
 from exporter.tiers import TIERS, Judgement
 
 log = logging.getLogger(__name__)
@@ -861,7 +861,7 @@ def series_of(family: Family, names: Names, parts: Sequence[Any]) -> list[Series
     seen: set[Names] = set()
     found: list[Series] = []
     for own, value in family.read(*parts):
-        values = tuple(printable(text) for text in (*names, *own))
+        values = tuple(label(text) for text in (*names, *own))
         if values in seen:
             continue
         labels = tuple(sorted(zip(family.all_labels, values, strict=True)))
@@ -1004,7 +1004,7 @@ def _keys(source: Source, view: View) -> Iterable[Names]:
     # Two names that are the same once they are printable would be the same label set: the first one has it.
     by_label: dict[Names, Names] = {}
     for names in source.keys(view):
-        by_label.setdefault(tuple(map(printable, names)), names)
+        by_label.setdefault(tuple(map(label, names)), names)
     return by_label.values()
 
 

@@ -31,6 +31,7 @@ from exporter.settings import (
     load,
     load_profiles,
     make_target,
+    prompt_url,
     split_listen,
 )
 from exporter.target_facts import Machine, judged_figures, judgement_of, target_facts_of
@@ -60,6 +61,7 @@ class Session:
 
     def target(self, url: str, **given: str | None) -> Target:
         """A target to probe: the configured one with this URL, changed by what is given, or a new one."""
+        url = prompt_url(url)
         said: Mapping[str, Any] = {key: value for key, value in given.items() if value is not None}
         for known in self.settings.targets:
             if known.url == _normal(url):

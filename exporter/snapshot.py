@@ -17,7 +17,7 @@ from exporter.history.record import Plan, Record, fold, planned, without_model
 from exporter.host.gpu import GpuReading, GpuSample
 from exporter.host.rocm import RocmFacts
 from exporter.probe.result import SKIPPED, ProbeResult, TargetState
-from exporter.text import ERROR_CHARACTERS, printable
+from exporter.text import ERROR_CHARACTERS, label, printable
 from exporter.tiers import Judgement
 
 P = TypeVar("P")
@@ -269,7 +269,7 @@ class _Draft:
         if result.state is not None:
             self._set(TARGET, names[:1], _shown(result.state))
         if result.result not in SKIPPED:
-            self._remember_model(names[0], printable(result.model or ""))
+            self._remember_model(names[0], label(result.model or ""))
 
     def _remember_model(self, target: str, model: str) -> None:
         models = (*(each for each in self._models.get(target, ()) if each != model), model)

@@ -3,6 +3,7 @@
 A figure that is None or not finite is shown as ``NONE``, never as 0.
 """
 
+import hashlib
 import math
 from collections.abc import Iterable
 from itertools import islice
@@ -10,6 +11,7 @@ from typing import Final
 
 LABEL_CHARACTERS: Final = 128
 ERROR_CHARACTERS: Final = 500
+_DIGEST_CHARACTERS: Final = 8
 NONE: Final = "–"
 
 
@@ -21,6 +23,15 @@ def printable(text: str, characters: int = LABEL_CHARACTERS) -> str:
     if text.isprintable() and len(text) <= characters:
         return text
     return "".join(islice((c for c in text[: 16 * characters] if c.isprintable()), characters))
+
+
+def label(text: str) -> str:
+    """A stranger's text as a label: printable, and cut so that two long texts which differ anywhere stay two."""
+    shown = printable(text)
+    if len(text) <= LABEL_CHARACTERS or len(shown) < LABEL_CHARACTERS:
+        return shown
+    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:_DIGEST_CHARACTERS]
+    return f"{shown[: LABEL_CHARACTERS - _DIGEST_CHARACTERS - 1]}…{digest}"
 
 
 def finite(value: float | None) -> float | None:

@@ -226,7 +226,8 @@ def test_probe_of_something_else_says_so(answering: ThreadingHTTPServer) -> None
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["127.0.0.1:8000"], "url: has no scheme: write http:// or https:// before it"),
+        (["somewhere"], "url: has no scheme: write http:// or https:// before it"),
+        (["http://a/v1/chat/completions"], "url: ends in /v1/chat/completions, the path of a request"),
         (["http://u:hunter2@a"], "url: has a user name or password in it"),
         (["http://a", "--backend", "vlm"], 'not "vlm": did you mean vllm?'),
         (
@@ -320,7 +321,7 @@ def test_compare_of_a_file_that_is_no_report(tmp_path: Path, content: str, messa
 
 def test_compare_with_neither_a_url_nor_a_file(tmp_path: Path) -> None:
     """A word that is none of both is a wrong call."""
-    result = run("compare", save(tmp_path / "a.json", 6.4), "127.0.0.1:8000")
+    result = run("compare", save(tmp_path / "a.json", 6.4), "somewhere")
     assert result.exit_code == 2
     assert "neither a URL" in result.stderr
 

@@ -46,6 +46,7 @@ from exporter.snapshot import (
     probe_key,
     target_key,
 )
+from exporter.text import label
 from exporter.tiers import TIERS, Judgement
 from tests.library import LibraryCollector
 from tests.scenes import probe, publish_all
@@ -251,7 +252,7 @@ def test_names_that_look_alike_give_one_series() -> None:
         snapshot.publish(plan_key(target, "default"), Plan(60))
         snapshot.publish(target_key(target), TargetState(target, "", 0.0, up=True))
     ups = [labels for name, labels in samples(rendered(snapshot.view())) if name == "llm_target_up"]
-    assert ups == [(("target", "a"),), (("target", "x" * 128),)]
+    assert ups == [(("target", "a"),), (("target", "x" * 128),), (("target", label("x" * 129)),)]
 
 
 def test_a_filesystem_appears_once() -> None:

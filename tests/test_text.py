@@ -10,6 +10,7 @@ from exporter.text import (
     bytes_text,
     count_text,
     finite,
+    label,
     no_speed_text,
     printable,
     rate_text,
@@ -44,6 +45,23 @@ def test_printable_is_final(text: str) -> None:
     assert len(once) <= 128
     assert printable(once) == once
     once.encode()
+
+
+@given(st.text(max_size=300))
+def test_a_label_is_final(text: str) -> None:
+    """Any text comes out printable, short and unchanged by a second time."""
+    once = label(text)
+    assert once.isprintable()
+    assert len(once) <= 128
+    assert label(once) == once
+
+
+def test_long_names_that_differ_at_their_end_stay_apart() -> None:
+    """Two models whose names are the same for 128 characters are two labels; a short name is its own label."""
+    base = "registry.example/" + "a" * 120
+    assert len({label(f"{base}-{end}") for end in ("q4", "q8", "f16")}) == 3
+    assert label(f"{base}-q4").startswith(base[:100])
+    assert label("Qwen/Qwen2.5-14B") == "Qwen/Qwen2.5-14B"
 
 
 @pytest.mark.parametrize("value", [None, float("nan"), float("inf"), float("-inf"), 10**400])

@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 
 from exporter.probe.result import RESULTS, SKIPPED, Measurements, ProbeResult
 from exporter.probe.timeline import Timeline
-from exporter.text import ERROR_CHARACTERS, finite, printable
+from exporter.text import ERROR_CHARACTERS, finite, label, printable
 
 LOG_LINES: Final = 40
 RECENT: Final = 4
@@ -177,7 +177,7 @@ def trimmed(result: ProbeResult) -> ProbeResult:
     """
     return replace(
         result,
-        model=None if result.model is None else printable(result.model),
+        model=None if result.model is None else label(result.model),
         error=printable(result.error, ERROR_CHARACTERS),
         log=tuple(printable(line, ERROR_CHARACTERS) for line in result.log[:LOG_LINES]),
         measurements=replace(result.measurements, gaps=()),
@@ -221,7 +221,7 @@ def observed(histograms: tuple[ModelHistograms, ...], result: ProbeResult) -> tu
     """
     if result.result != "ok" or result.cold_start or result.beside_users:
         return histograms
-    model = printable(result.model or "")
+    model = label(result.model or "")
     old = next((each for each in histograms if each.model == model), ModelHistograms(model))
     ttft = result.measurements.ttft_seconds
     new = ModelHistograms(

@@ -31,6 +31,18 @@ _NO_MODEL: Final = re.compile(
 )
 
 
+_NO_TEMPLATE: Final = re.compile(r"chat[ _]template", re.IGNORECASE)
+_TOO_LONG: Final = re.compile(
+    r"exceed_context_size|context_length_exceeded|(exceeds?|longer than|maximum)\b.{0,60}\bcontext|context (length|size|window)\b"
+    r".{0,40}\bexceed|(prompt|input)\b.{0,40}\btoo (long|large)",
+    re.IGNORECASE | re.DOTALL,
+)
+_CONTEXT: Final = re.compile(
+    r'"n_ctx"\s*:\s*(\d{1,9})|(?:maximum|available) (?:model )?context (?:length|size|window)\D{0,20}(\d{1,9})',
+    re.IGNORECASE,
+)
+
+
 class ProbeFailure(Exception):  # noqa: N818 - a result of measuring, not a fault of the program
     """A probe that did not succeed: ``result`` for the counters, ``message`` for people, and what had been seen by then.
 
@@ -164,6 +176,25 @@ def _refusal(  # noqa: PLR0911 - one for each kind of answer
     if status in {400, 404} and _NO_MODEL.search(text):
         return "no_model", f"{said}. Set model to one that the server has"
     return "http_4xx" if status < 500 else "http_5xx", said
+
+
+def wants_template(failure: ProbeFailure) -> bool:
+    """Whether a server refused a chat since its model has no chat template: a base model, which completes text."""
+    return failure.status in {400, 422, 500} and _NO_TEMPLATE.search(_said(failure)) is not None
+
+
+def context_exceeded(failure: ProbeFailure) -> int | None:
+    """Where a server refused a prompt as too long: how many tokens its context holds, 0 where it doesn't say; else None."""
+    said = _said(failure)
+    refused = failure.status in {400, 413, 422} or failure.result == "server_error"
+    if not refused or _TOO_LONG.search(said) is None:
+        return None
+    found = _CONTEXT.search(said)
+    return int(found[1] or found[2]) if found else 0
+
+
+def _said(failure: ProbeFailure) -> str:
+    return f"{failure.message}\n{failure.body.decode('utf-8', 'replace')}"
 
 
 def error_text(body: bytes) -> str:

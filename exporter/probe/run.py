@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import chain
 from threading import Lock
 from typing import Any, Final
 
@@ -24,7 +25,7 @@ from exporter.probe import client
 from exporter.probe.client import Deadlines, Progress, Request
 from exporter.probe.dialects.dialect import ChatRequest, Dialect, ServerStatus, rejected_fields, short_name
 from exporter.probe.dialects.keep_alive import after_failure, after_probe, nearly_over, seconds_to_ask
-from exporter.probe.failure import Cancelled, ProbeFailure, one_line
+from exporter.probe.failure import Cancelled, ProbeFailure, context_exceeded, one_line, wants_template
 from exporter.probe.http.cancellation import Cancellation
 from exporter.probe.interruption import Interruption
 from exporter.probe.measure import combine, measure, why_no_speed
@@ -46,7 +47,7 @@ from exporter.probe.prompt import compose, estimate
 from exporter.probe.result import Identity, Measurements, ProbeResult, Result, TargetState
 from exporter.probe.secret import hide
 from exporter.probe.server import Server, pause
-from exporter.probe.status import READ_BYTES, StatusResult, StatusTracker, without_ours
+from exporter.probe.status import READ_BYTES, Headers, StatusResult, StatusTracker, read_secret, without_ours
 from exporter.probe.timeline import Timeline, Usage
 from exporter.settings import Module, Target
 
@@ -70,6 +71,10 @@ LOAD_SECONDS: Final = 1.0
 TEMPLATE_TOKENS: Final = 32
 # The length of a prompt is an estimate, so the context is not filled to its end.
 SURE_SHARE: Final = 0.8
+# A prompt up to this length is within the usual time to the first token.
+SHORT_PROMPT: Final = 1024
+# Tokens per second at which a CPU still works through a prompt.
+SLOWEST_PREFILL: Final = 50.0
 _PHASES: Final = ("resolve", "connect", "tls", "queue", "first_token", "decode", "total")
 _NOT_LOADED: Final = b"model is not loaded"
 # What Ollama and llama-server say of a model that generates no text.
@@ -125,6 +130,12 @@ class Prober:
         self.draw = draw or random.SystemRandom()
         self.rejected: dict[tuple[str, str | None], frozenset[str]] = {}
         """Fields that the backend in its present version is known to refuse."""
+        self.completes: tuple[str | None, ...] | None = None
+        """What is served, where it has no chat template: it is asked for a plain completion."""
+        self.fits: tuple[tuple[str | None, ...], int] = ((), 0)
+        """What is served, where it refused a prompt as too long, and how many tokens it may take."""
+        self.secrets: dict[str, tuple[str, ...]] = {}
+        """By module: secrets that its headers hold."""
         self.prompt_factor = 1.0
         """Tokens that the server counts for each token of our estimate."""
         self.by_hand = by_hand
@@ -198,7 +209,9 @@ class Prober:
 
     def hide(self, text: str) -> str:
         """A text in which the server may have repeated our key, without it."""
-        return hide(text, self.tracker.key)
+        for secret in chain((self.tracker.key,), *self.secrets.values()):
+            text = hide(text, secret)
+        return text
 
     def fault(self, doing: str, exc: Exception) -> ProbeFailure:
         """Log a fault of the exporter itself; what is said of it may hold what the server sent."""
@@ -275,6 +288,8 @@ class Run:
         failure = self._or_busy(outcome)
         result: Result = failure.result if failure else "ok"
         self._answered = next((each.model for each in outcome.timelines if each.model), None)
+        prober.tracker.answered = short_name(self._answered) or prober.tracker.answered
+        self._state = self._state and prober.tracker.named(self._state)
         spent = [_spent(each) for each in outcome.streams]
         prompt, output = (sum(each[kind] for each in spent) for kind in (0, 1))
         prober.server.count(output)
@@ -438,7 +453,7 @@ class Run:
         dialect, status, prober = self._dialect, self._status, self._prober
         version = (dialect.name, status.identity.backend_version)
         known = prober.rejected.get(version, frozenset())
-        outcome = self._stream(known)
+        outcome = self._adapted(self._stream(known), known)
         refusal = outcome.failure
         if refusal and refusal.status is not None and refusal.result in {"http_4xx", "http_5xx", "no_model"}:
             if refusal.status == 501 or any(text in refusal.body for text in _NO_CHAT):
@@ -454,14 +469,36 @@ class Run:
                     prober.rejected = {version: known | more}
         return self.end(outcome)
 
+    def _adapted(self, outcome: Outcome, rejected: frozenset[str]) -> Outcome:
+        """Send once more, where the server refused a chat since the model has no template, or the prompt since it is too long."""
+        prober, served = self._prober, self._served
+        if outcome.failure and prober.completes != served and wants_template(outcome.failure):
+            self._say(f"refused: {outcome.failure.message}; once more as a plain completion")
+            prober.completes = served
+            outcome = self._stream(rejected)
+            if outcome.failure and outcome.failure.status in {404, 405, 501}:
+                prober.completes = None
+        if outcome.failure and (context := context_exceeded(outcome.failure)) is not None:
+            tokens = self._prompt_tokens()
+            room = round((context - self._module.max_tokens - TEMPLATE_TOKENS) * SURE_SHARE) if context else tokens // 2
+            shorter = max(min(room, tokens // 2), 1)
+            prober.fits = (served, shorter)
+            self._say(f"refused: {outcome.failure.message}; once more with a prompt of {shorter} tokens")
+            outcome = self._stream(rejected)
+        return outcome
+
     def _stream(self, rejected: frozenset[str]) -> Outcome:
         prober, module, status = self._prober, self._module, self._status
         chats = [self._chat_request(rejected) for _ in range(module.concurrency)]
         base, headers = prober.tracker.connection()
         connection = replace(base, cancellation=Cancellation(prober.cancellation))
-        requests = [replace(each, headers=(*each.headers, *headers)) for each in map(self._dialect.request, chats)]
-        limits = module.timeouts
-        deadlines = Deadlines(limits.connect, limits.first_token, limits.stalled, self._left())
+        sent, secrets = with_module_headers(headers, module)
+        prober.secrets[self._name] = secrets
+        requests = [
+            replace(each, headers=(*each.headers, *sent), secrets=secrets) for each in map(self._dialect.request, chats)
+        ]
+        limits, more = module.timeouts, prefill_allowance(module, estimate(chats[0].prompt))
+        deadlines = Deadlines(limits.connect, limits.first_token + more, limits.stalled, self._left() + more)
         self._say(
             f"POST {requests[0].path}: {len(requests)} stream(s), each of about {estimate(chats[0].prompt)} tokens of prompt"
             f" and at most {chats[0].max_tokens} of answer"
@@ -503,7 +540,7 @@ class Run:
     def _chat_request(self, rejected: frozenset[str]) -> ChatRequest:
         """A fresh prompt, cut to what the model's context holds, for as short an answer as the precision allows."""
         prober, module, status = self._prober, self._module, self._status
-        tokens = module.prompt_tokens
+        tokens = self._prompt_tokens()
         context = status.context_length or status.identity.context_length
         if context and tokens > (room := int((context - module.max_tokens - TEMPLATE_TOKENS) * SURE_SHARE)):
             tokens = max(room, 1)
@@ -520,7 +557,19 @@ class Run:
             rejected=rejected,
             keep_alive_seconds=seconds_to_ask(kept, prober.wall(), prober.took_seconds) if kept else None,
             options=prober.target.options,
+            fields=module.request,
+            completion=prober.completes == self._served,
         )
+
+    def _prompt_tokens(self) -> int:
+        """How long the prompt is to be: as the module says, or as the model took it."""
+        served, most = self._prober.fits
+        return min(self._module.prompt_tokens, most) if served == self._served else self._module.prompt_tokens
+
+    @property
+    def _served(self) -> tuple[str | None, ...]:
+        """What is another one when another model is served, or the server was started anew."""
+        return self._dialect.name, self._status.model, self._status.identity.backend_version, self._status.started
 
     def _or_busy(self, outcome: Outcome) -> ProbeFailure | None:
         """The failure of a probe; of a server that can't say that it is busy, a first token that is late is no failure."""
@@ -689,6 +738,22 @@ class Run:
 
     def _say(self, line: str) -> None:
         self._lines.append(f"+{self._prober.monotonic() - self._due:.3f} s {self._prober.hide(line)}")
+
+
+def prefill_allowance(module: Module, prompt_tokens: int) -> float:
+    """Seconds that a long prompt may take beyond the module's timeouts, where those are the defaults."""
+    if module.timeouts.model_fields_set:
+        return 0.0
+    return max(prompt_tokens - SHORT_PROMPT, 0) / SLOWEST_PREFILL
+
+
+def with_module_headers(headers: Headers, module: Module) -> tuple[Headers, tuple[str, ...]]:
+    """The headers of a request with those of its module, which win, and the secrets among them. Raises ProbeFailure."""
+    read = {name: read_secret(path, f"the file of the header {name}") for name, path in module.header_files.items()}
+    own = {**module.headers, **read}
+    names = {name.lower() for name in own}
+    secrets = tuple(value.split()[-1] for value in read.values())
+    return (*(each for each in headers if each[0].lower() not in names), *own.items()), secrets
 
 
 def _name_one(choices: tuple[str, ...]) -> str:

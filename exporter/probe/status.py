@@ -116,6 +116,8 @@ class StatusTracker:
         """How long the load took that was seen last, from the first status check that saw it to the first that saw its end."""
         self.key = ""
         """The key that was sent last: a server may repeat it."""
+        self.answered: str | None = None
+        """The model that the newest answer named."""
         self.hints = Hints(options=target.options, server_metrics=target.server_metrics)
         """What is known of the server from elsewhere."""
         self.reloads: tuple[str | None, str] | None = None
@@ -217,6 +219,7 @@ class StatusTracker:
             identity=without_key(identity, self.key) if identity else None,
             error=hide(checked.failure.message, self.key) if checked.failure else "",
         )
+        state = self.named(state)
         if status is None:
             return state
         # What only a thorough check reads would come and go from one check to the next.
@@ -231,6 +234,12 @@ class StatusTracker:
             error=hide(status.error, self.key),
             notice=hide(status.notice, self.key),
         )
+
+    def named(self, state: TargetState) -> TargetState:
+        """The state with the model that the answers named, where nothing else names one."""
+        if state.identity is None or state.identity.model is not None or self.answered is None:
+            return state
+        return replace(state, identity=replace(state.identity, model=hide(self.answered, self.key)))
 
     def _status(self, get: Get, *, thorough: bool) -> ServerStatus:
         if self.target.backend == "auto" and not self._up:
@@ -267,6 +276,8 @@ class StatusTracker:
                 status = replace(status, own_task=None)
             self._learn_of_sleep(status, thorough=thorough)
         self._up = status is not None
+        if not checked.up:
+            self.answered = None
         if status:
             self._refused, self.last = False, status
         elif checked.failure and checked.failure.result == "connect":
@@ -361,15 +372,20 @@ def _restarted(last: ServerStatus | None, status: ServerStatus, *, refused: bool
 def _key_header(api_key_file: Path | None) -> Headers:
     if api_key_file is None:
         return ()
+    return (("authorization", f"Bearer {read_secret(api_key_file, 'api_key_file')}"),)
+
+
+def read_secret(path: Path, what: str) -> str:
+    """The one line of a file that holds a key. Raises ProbeFailure, which says what file it is."""
     try:
-        key = api_key_file.read_text(encoding="ascii").strip()
+        key = path.read_text(encoding="ascii").strip()
     except OSError as exc:
-        raise ProbeFailure("auth", f"api_key_file {api_key_file} can't be read: {exc.strerror}") from None
+        raise ProbeFailure("auth", f"{what} {path} can't be read: {exc.strerror}") from None
     except ValueError:
-        raise ProbeFailure("auth", f"api_key_file {api_key_file} is not plain text") from None
+        raise ProbeFailure("auth", f"{what} {path} is not plain text") from None
     if not key or not key.isprintable():
-        raise ProbeFailure("auth", f"api_key_file {api_key_file} holds no key, or more than one line")
-    return (("authorization", f"Bearer {key}"),)
+        raise ProbeFailure("auth", f"{what} {path} holds no key, or more than one line")
+    return key
 
 
 def _reader(connection: Connection, headers: Headers, seconds: float, until: float = math.inf) -> Get:

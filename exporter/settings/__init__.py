@@ -32,7 +32,14 @@ from exporter.settings.model import (
     WebConfig,
     WebTls,
 )
-from exporter.settings.values import check_url, format_duration, name_from_url, parse_duration, split_listen
+from exporter.settings.values import (
+    check_url,
+    format_duration,
+    name_from_url,
+    parse_duration,
+    prompt_url,
+    split_listen,
+)
 
 __all__ = [
     "BUILT_IN_MODULES",
@@ -69,5 +76,6 @@ __all__ = [
     "make_target",
     "name_from_url",
     "parse_duration",
+    "prompt_url",
     "split_listen",
 ]

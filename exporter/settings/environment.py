@@ -1,6 +1,7 @@
 """The environment as a document: ``LLM_PROBE_MODULES__DEFAULT__INTERVAL=30s`` over the same key of a file."""
 
 import difflib
+import re
 from collections.abc import Mapping
 from typing import Any, Final, get_origin
 
@@ -13,6 +14,13 @@ from exporter.settings.values import quote
 
 NOT_SETTINGS: Final = frozenset({"LLM_PROBE_CONFIG", "LLM_PROBE_CACHE", "LLM_PROBE_REQUIRE_REAL"})
 """Variables with the settings' prefix that belong to the command line and to the tests."""
+
+# Kubernetes tells each container of the services of its namespace: those of one named llm-probe-… look like settings.
+_SERVICE: Final = re.compile(
+    rf"{PREFIX}(?:\w+_)?(?:SERVICE_HOST|SERVICE_PORT(?:_\w+)?|PORT_\d+_(?:TCP|UDP|SCTP)(?:_(?:PROTO|PORT|ADDR))?)"
+)
+_SERVICE_PORT: Final = re.compile(rf"{PREFIX}(?:\w+_)?PORT")
+_SERVICE_ADDRESS: Final = re.compile(r"(?:tcp|udp|sctp)://\S+")
 
 # Sorts after every file.
 ENVIRONMENT: Final = 1 << 30
@@ -41,6 +49,8 @@ def read_environment(environ: Mapping[str, str]) -> Document:
     for number, variable in enumerate(sorted(environ)):
         if not variable.startswith(PREFIX) or variable in NOT_SETTINGS or not environ[variable]:
             continue
+        if _is_of_a_service(variable, environ[variable]):
+            continue
         shown = variable if variable.isprintable() else quote(variable)
         location = SourceLocation((ENVIRONMENT, number, 0), shown)
         loc = tuple(variable.removeprefix(PREFIX).lower().split("__"))
@@ -53,6 +63,12 @@ def read_environment(environ: Mapping[str, str]) -> Document:
     document.data = source()
     document.problems.extend(source.problems)
     return document
+
+
+def _is_of_a_service(variable: str, value: str) -> bool:
+    """Whether Kubernetes has set it for a service."""
+    address = _SERVICE_PORT.fullmatch(variable) and _SERVICE_ADDRESS.fullmatch(value)
+    return bool(_SERVICE.fullmatch(variable) or address)
 
 
 def _wrong_variable(loc: tuple[str, ...]) -> str:

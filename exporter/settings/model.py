@@ -10,6 +10,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from exporter.backends import CONFIGURABLE
 from exporter.settings.values import (
+    SECRET_HEADERS,
     Amount,
     BcryptHash,
     Duration,
@@ -26,7 +27,10 @@ from exporter.settings.values import (
     auto_or_list,
     auto_or_text,
     check_distinct,
+    check_header,
+    check_header_value,
     format_duration,
+    json_value,
     name_from_url,
     option_value,
 )
@@ -135,10 +139,20 @@ class Timeouts(Section):
         return self
 
 
+OWN_FIELDS: Final = frozenset(
+    "model messages prompt stream stream_options max_tokens max_completion_tokens min_tokens n_predict n options".split()
+)
+
+HeaderName = Annotated[str, AfterValidator(check_header)]
+JsonValue = Annotated[Any, BeforeValidator(json_value)]
+
+
 class Module(Section):
     """What one kind of probe sends, how often, and how it behaves towards a server in use.
 
-    ``when_idle`` None (``auto``) pauses on servers that unload models which nobody uses, and probes on others.
+    ``when_idle`` None (``auto``) pauses on servers that unload models which nobody uses, and probes on others. ``request``
+    are fields for the body of its requests, ``headers`` headers for them; a header that holds a secret is read from a file
+    that ``header_files`` names.
     """
 
     interval: Interval = 60.0
@@ -150,6 +164,21 @@ class Module(Section):
     max_skips: int = Field(default=30, ge=1, le=100_000)
     when_unloaded: Literal["skip", "load"] = "skip"
     when_idle: Annotated[Literal["pause", "probe"] | None, BeforeValidator(auto_or_text)] = None
+    request: dict[Name, JsonValue] = Field(default_factory=dict)
+    headers: dict[HeaderName, Annotated[str, AfterValidator(check_header_value)]] = Field(default_factory=dict)
+    header_files: dict[HeaderName, KeyFile] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _request_is_not_the_probes_own(self) -> "Module":
+        if own := sorted(OWN_FIELDS & self.request.keys()):
+            raise ValueError(f"request sets {', '.join(own)}, which the exporter sets for each probe")
+        if secret := sorted(name for name in self.headers if SECRET_HEADERS.search(name)):
+            raise ValueError(
+                f"headers sets {', '.join(secret)}, which holds a secret: put it into a file and name that in header_files"
+            )
+        if twice := {each.lower() for each in self.headers} & {each.lower() for each in self.header_files}:
+            raise ValueError(f"headers and header_files both set {', '.join(sorted(twice))}")
+        return self
 
 
 BUILT_IN_MODULES: Final[Mapping[str, Mapping[str, object]]] = {

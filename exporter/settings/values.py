@@ -92,7 +92,26 @@ def check_url(text: str) -> str:
     if not parts.hostname:
         raise ValueError("names no host")
     _check_port(parts)
+    if (found := _REQUEST_PATHS.search(parts.path.rstrip("/"))) is not None:
+        raise ValueError(f"ends in {found[0]}, the path of a request: give the server's address alone, without it")
     return text.rstrip("/").removesuffix("/v1").rstrip("/")
+
+
+_REQUEST_PATHS: Final = re.compile(
+    r"/(?:v1/(?:chat/completions|completions|responses|messages|embeddings|models)|api/(?:chat|generate|tags|ps|show|version)"
+    r"|chat/completions|metrics|health|props|slots)$"
+)
+
+
+def prompt_url(text: str) -> str:
+    """An address as people type it at a prompt, with its scheme: ``localhost:8000``, ``[::1]:8000``, ``:8000`` and ``8000``
+    are http. Anything else stays as it is.
+    """
+    if re.fullmatch(r":?\d{1,5}", text, re.ASCII):
+        return f"http://127.0.0.1:{text.removeprefix(':')}"
+    if re.fullmatch(r"(?:\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9._-]+):\d{1,5}(?:/.*)?", text, re.ASCII):
+        return f"http://{text}"
+    return text
 
 
 def _check_port(parts: SplitResult) -> None:
@@ -234,6 +253,51 @@ def auto_or_bool(value: object) -> object:
 def auto_or_text(value: object) -> object:
     """``auto`` in a file is None in the models; anything else stays what it is."""
     return None if value == "auto" else value
+
+
+HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", re.ASCII)
+SECRET_HEADERS: Final = re.compile(r"auth|cookie|key|token|secret|password|credential", re.IGNORECASE)
+OWN_HEADERS: Final = frozenset(
+    {
+        "accept-encoding",
+        "connection",
+        "content-length",
+        "content-type",
+        "expect",
+        "host",
+        "te",
+        "transfer-encoding",
+        "upgrade",
+    }
+)
+
+
+def check_header(name: str) -> str:
+    """A header's name that a module may set."""
+    if not HEADER_NAME.fullmatch(name):
+        raise ValueError(f"is not the name of a header: {quote(name)}")
+    if name.lower() in OWN_HEADERS:
+        raise ValueError(f"is a header that the exporter sets itself: {name}")
+    return name
+
+
+def check_header_value(text: str) -> str:
+    """A header's value: one line of ASCII. The message does not repeat it."""
+    if not text.isascii() or not text.isprintable():
+        raise ValueError("has a character in it that a header can't hold")
+    return text
+
+
+def json_value(value: object) -> object:
+    """What a part of a request is in JSON: scalars as ``option_value`` reads them, in lists and mappings."""
+    if isinstance(value, dict):
+        return {str(key): json_value(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [json_value(each) for each in value]
+    value = option_value(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"has a number in it that JSON can't hold: {value}")
+    return value
 
 
 def option_value(value: object) -> object:

@@ -291,6 +291,8 @@ def _neighbourhood_of(scope: Message) -> str:
         return str(host)
     if address.version == 4:
         return host
+    if address.ipv4_mapped is not None:  # a socket on every address sees IPv4 like this
+        return str(address.ipv4_mapped)
     return str(ipaddress.ip_network((address, 64), strict=False))
 
 

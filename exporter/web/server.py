@@ -49,6 +49,8 @@ class ListenError(Exception):
 def listen(host: str, port: int) -> socket.socket:
     """A socket that listens on the address (``""`` is every address); ListenError where that can't be."""
     at = f"{f'[{host}]' if ':' in host else host}:{port}"
+    if not host and (both := _listen_on_all(port)) is not None:
+        return both
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -63,6 +65,18 @@ def listen(host: str, port: int) -> socket.socket:
     except OSError as exc:
         bound.close()
         raise ListenError(f"cannot listen on {at}: {_advice(exc, port)}") from exc
+    bound.setblocking(False)
+    return bound
+
+
+def _listen_on_all(port: int) -> socket.socket | None:
+    """A socket on every address, IPv6 and IPv4; None where this machine has no IPv6, or the port is taken."""
+    if not socket.has_dualstack_ipv6():
+        return None
+    try:
+        bound = socket.create_server(("", port), family=socket.AF_INET6, backlog=128, dualstack_ipv6=True)
+    except OSError:
+        return None
     bound.setblocking(False)
     return bound
 

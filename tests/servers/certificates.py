@@ -22,6 +22,48 @@ commonName = supplied
 """
 
 
+def make_home_authority(folder: Path, *, names: str = "IP:127.0.0.1,DNS:localhost") -> tuple[Path, Path, Path]:
+    """Write a CA as people make one at home, without key usage, and a certificate that it signed; gives CA, certificate, key."""
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("the openssl command is not installed")
+    folder.mkdir(parents=True)
+    authority, own_key, certificate, key, request, config, extensions = (
+        folder / name for name in ("ca.pem", "ca-key.pem", "cert.pem", "key.pem", "request.pem", "config", "extensions")
+    )
+    config.write_text(
+        "[req]\ndistinguished_name = name\nx509_extensions = ca\n[name]\n[ca]\nbasicConstraints = CA:TRUE\n"
+    )
+    extensions.write_text(f"subjectAltName = {names}\n")
+    curve = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
+    for command in (
+        (
+            *("req", "-x509", "-new", *curve, "-keyout", own_key, "-out", authority, "-subj", "/CN=home"),
+            "-config",
+            config,
+        ),
+        (*("req", "-new", *curve, "-keyout", key, "-out", request, "-subj", "/CN=server"), "-config", config),
+        (
+            *(
+                "x509",
+                "-req",
+                "-in",
+                request,
+                "-CA",
+                authority,
+                "-CAkey",
+                own_key,
+                "-CAcreateserial",
+                "-out",
+                certificate,
+            ),
+            *("-days", "9000", "-extfile", extensions),
+        ),
+    ):
+        subprocess.run([openssl, *map(str, command)], check=True, capture_output=True)
+    return authority, certificate, key
+
+
 def make_certificate(
     folder: Path,
     *,

@@ -62,6 +62,19 @@ def many_targets(count: int) -> tuple[Snapshot, Exposition]:
     return snapshot, exposition
 
 
+def test_a_port_alone_is_every_address_of_both_kinds() -> None:
+    """``:9937`` is reached by IPv4 and by IPv6, where the machine has it."""
+    with listen("", 0) as bound:
+        port = bound.getsockname()[1]
+        hosts = ["127.0.0.1", *(["::1"] if bound.family is socket.AF_INET6 else [])]
+        for host in hosts:
+            with socket.create_connection((host, port), timeout=5):
+                pass
+        assert socket.has_dualstack_ipv6() == (len(hosts) == 2)
+        with pytest.raises(ListenError, match="the port is in use"):
+            listen("", port)
+
+
 def test_a_port_in_use_is_an_error_that_says_what_to_do() -> None:
     """The second who wants a port learns at start which, why, how to find the other, and what to do."""
     with listen("127.0.0.1", 0) as first:

@@ -153,6 +153,10 @@ class ChatRequest:
     rejected: frozenset[str] = field(default_factory=frozenset)
     keep_alive_seconds: float | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    """The module's own fields of the body."""
+    completion: bool = False
+    """Whether it is a plain completion, for a base model without a chat template."""
 
 
 class Dialect(Protocol):

@@ -129,7 +129,8 @@ class Ollama(Dialect):
         }
         if chat.keep_alive_seconds is not None:
             body["keep_alive"] = round(chat.keep_alive_seconds, 3)
-        return Request(path="/api/chat", body=json.dumps(body).encode(), framing="ndjson")
+        body |= chat.fields
+        return Request(path="/api/chat", body=json.dumps(body).encode(), framing="ndjson", max_tokens=chat.max_tokens)
 
     def give_back(self, status: ServerStatus) -> tuple[str, bytes] | None:
         """A chat without messages: it loads nothing that is in memory, and later requests get the model's full time again."""

@@ -37,6 +37,7 @@ from exporter.probe.stream import Event
 from exporter.probe.timeline import Delta, Usage
 
 CHAT: Final = "/v1/chat/completions"
+COMPLETIONS: Final = "/v1/completions"
 NOTICE: Final = "this server can't tell whether it is busy"
 GATEWAY: Final = "LiteLLM passes requests on to other servers: only a model that the target names is probed"
 # The date of creation that LiteLLM gives to every model in its list.
@@ -174,7 +175,10 @@ def identity_of(backend: str, model: str | None, entry: Mapping[str, Any]) -> Id
 
 
 def chat_request(chat: ChatRequest, more: Mapping[str, Any] | None = None, path: str = CHAT) -> Request:
-    """A streaming chat request with these fields besides, all minus what the server rejects."""
+    """A streaming chat request with these fields besides, all minus what the server rejects, and the module's own fields.
+
+    For a model that has no chat template it is a plain completion of the prompt.
+    """
     fields = {
         "stream_options": {"include_usage": True},
         "max_tokens": chat.max_tokens,
@@ -182,13 +186,17 @@ def chat_request(chat: ChatRequest, more: Mapping[str, Any] | None = None, path:
         "seed": 1,
         **(more or {}),
     }
-    body: dict[str, Any] = {"messages": [{"role": "user", "content": chat.prompt}], "stream": True}
+    asked = {"prompt": chat.prompt} if chat.completion else {"messages": [{"role": "user", "content": chat.prompt}]}
+    body: dict[str, Any] = {**asked, "stream": True}
     if chat.model is not None:
         body = {"model": chat.model, **body}
     body |= {name: value for name, value in fields.items() if name not in chat.rejected}
     if "max_tokens" in chat.rejected:
         body["max_completion_tokens"] = chat.max_tokens
-    return Request(path=path, body=json.dumps(body).encode(), framing="sse")
+    body |= chat.fields
+    if chat.completion:
+        path = path.replace(CHAT, COMPLETIONS, 1)
+    return Request(path=path, body=json.dumps(body).encode(), framing="sse", max_tokens=chat.max_tokens)
 
 
 def read_chat(event: Event) -> Delta:

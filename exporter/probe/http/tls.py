@@ -21,6 +21,9 @@ _HEADER_BYTES: Final = 5
 def tls_context(ca_file: str | Path | None, *, insecure_skip_verify: bool) -> ssl.SSLContext:
     """The context for these settings, cached until the CA file changes; the system's CAs where there is no file.
 
+    Certificates are checked as curl checks them, whatever Python does by default: a CA made at home, without the extensions
+    that strict checking asks for, is good, and so is an intermediate one that is named.
+
     Raises ``OSError`` (``ssl.SSLError`` is one) when the file can't be read.
     """
     changed = Path(ca_file).stat().st_mtime_ns if ca_file else 0
@@ -30,6 +33,8 @@ def tls_context(ca_file: str | Path | None, *, insecure_skip_verify: bool) -> ss
 @lru_cache(maxsize=32)
 def _make_context(ca_file: str, insecure: bool, _changed: int) -> ssl.SSLContext:  # noqa: FBT001 - a cache key
     context = ssl.create_default_context(cafile=ca_file or None)
+    # Since Python 3.13 the default is strict.
+    context.verify_flags = (context.verify_flags & ~ssl.VERIFY_X509_STRICT) | ssl.VERIFY_X509_PARTIAL_CHAIN
     if insecure:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE

@@ -11,7 +11,8 @@ import pytest
 from exporter.probe.client import fetch
 from exporter.probe.failure import ProbeFailure
 from exporter.probe.http.transport import Connection
-from tests.servers.certificates import make_certificate
+from exporter.probe.http.tls import tls_context
+from tests.servers.certificates import make_certificate, make_home_authority
 from tests.servers.exact import ExactServer, plain
 
 
@@ -29,6 +30,26 @@ def test_tls_is_verified_unless_told_otherwise(certificate: tuple[Path, Path]) -
             Connection(server.url.replace("127.0.0.1", "localhost"), ca_file=certificate[0]),
         ):
             assert fetch(connection, "/", timeout=5, limit_bytes=100).body == b"here"
+
+
+def test_a_ca_made_at_home_is_accepted_as_curl_accepts_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A CA without key usage, which Python refuses by default since 3.13, is good where a user names it; another is not."""
+    usual = ssl.create_default_context
+
+    def strict(**options: str | None) -> ssl.SSLContext:
+        context = usual(**options)
+        context.verify_flags |= ssl.VERIFY_X509_STRICT
+        return context
+
+    monkeypatch.setattr(ssl, "create_default_context", strict)
+    authority, certificate, key = make_home_authority(tmp_path / "home")
+    assert not tls_context(authority, insecure_skip_verify=False).verify_flags & ssl.VERIFY_X509_STRICT
+    with ExactServer({"/": plain(b"here")}, certificate=(certificate, key)) as server:
+        for ca_file in (authority, certificate):
+            assert fetch(Connection(server.url, ca_file=ca_file), "/", timeout=5, limit_bytes=100).body == b"here"
+        other, _, _ = make_home_authority(tmp_path / "other")
+        with pytest.raises(ProbeFailure, match="certificate"):
+            fetch(Connection(server.url, ca_file=other), "/", timeout=5, limit_bytes=100)
 
 
 def test_a_changed_ca_file_is_read_again(certificate: tuple[Path, Path], tmp_path: Path) -> None:
