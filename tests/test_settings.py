@@ -28,6 +28,7 @@ from exporter.settings import (
     load_web_config,
     name_from_url,
     parse_duration,
+    prompt_url,
     split_listen,
 )
 from exporter.settings.errors import is_path
@@ -306,6 +307,96 @@ def test_targets_in_the_environment_may_be_yaml(tmp_path: Path) -> None:
     path = write(tmp_path, "targets_files: [more.yml]\n")
     settings = load(path, {"LLM_PROBE_TARGETS": "[{url: http://a, name: mine}]"})
     assert [target.name for target in settings.targets] == ["mine", "b:80"]
+
+
+def test_a_module_may_add_to_its_requests(tmp_path: Path) -> None:
+    """Fields keep their JSON types, headers are text, and a header with a secret is the path of a file."""
+    write(tmp_path, "hunter2\n", "key")
+    text = """
+modules:
+  default:
+    request: {chat_template_kwargs: {enable_thinking: false}, top_k: 1, top_p: 0.5, stop: [a, "b"], tag: fast}
+    headers: {X-Priority: low}
+    header_files: {X-Api-Key: key}
+"""
+    module = load(write(tmp_path, text), {}).modules["default"]
+    assert module.request == {
+        "chat_template_kwargs": {"enable_thinking": False},
+        "top_k": 1,
+        "top_p": 0.5,
+        "stop": ["a", "b"],
+        "tag": "fast",
+    }
+    assert (module.headers, module.header_files) == ({"X-Priority": "low"}, {"X-Api-Key": tmp_path / "key"})
+
+
+@pytest.mark.parametrize(
+    ("module", "message"),
+    [
+        ("request: {max_tokens: 5}", "request sets max_tokens, which the exporter sets for each probe"),
+        ("request: {temperature: .inf}", None),
+        ("request: {a: {b: [inf]}}", "has a number in it that JSON can't hold: inf"),
+        ("headers: {X-Api-Key: hunter2}", "headers sets X-Api-Key, which holds a secret: put it into a file"),
+        ("headers: {Authorization: hunter2}", "headers sets Authorization, which holds a secret"),
+        ("headers: {Host: a}", "is a header that the exporter sets itself: Host"),
+        ('headers: {"a b": c}', 'is not the name of a header: "a b"'),
+        ('headers: {X-A: "a\\nb"}', "has a character in it that a header can't hold"),
+        ("header_files: {X-Api-Key: /nowhere}", "there is no such file"),
+    ],
+)
+def test_what_a_module_may_not_add(tmp_path: Path, module: str, message: str | None) -> None:
+    """What the probe sets itself, what HTTP can't carry, and secrets in the file; no message shows one."""
+    path = write(tmp_path, f"modules: {{default: {{{module}}}}}\n")
+    if message is None:
+        assert load(path, {}).modules["default"].request == {"temperature": ".inf"}
+        return
+    (problem,) = problems_of(path)
+    assert message in problem
+    assert "hunter2" not in problem
+
+
+def test_variables_that_kubernetes_sets_for_a_service_are_no_settings() -> None:
+    """A service named llm-probe-exporter gives each container of its namespace these."""
+    environ = {
+        "LLM_PROBE_EXPORTER_SERVICE_HOST": "10.0.0.7",
+        "LLM_PROBE_EXPORTER_SERVICE_PORT": "9937",
+        "LLM_PROBE_EXPORTER_SERVICE_PORT_HTTP_METRICS": "9937",
+        "LLM_PROBE_EXPORTER_PORT": "tcp://10.0.0.7:9937",
+        "LLM_PROBE_EXPORTER_PORT_9937_TCP": "tcp://10.0.0.7:9937",
+        "LLM_PROBE_EXPORTER_PORT_9937_TCP_PROTO": "tcp",
+        "LLM_PROBE_EXPORTER_PORT_9937_TCP_PORT": "9937",
+        "LLM_PROBE_EXPORTER_PORT_9937_TCP_ADDR": "10.0.0.7",
+        "LLM_PROBE_PORT": "tcp://10.0.0.8:80",
+    }
+    assert load(None, environ) == load(None, {})
+    assert problems_of(None, {"LLM_PROBE_PORT": "80"}) == ["LLM_PROBE_PORT: is not a setting"]
+
+
+@pytest.mark.parametrize(
+    ("typed", "url"),
+    [
+        ("localhost:8000", "http://localhost:8000"),
+        ("localhost:8000/v1", "http://localhost:8000"),
+        ("box.lan:80/llm/v1/", "http://box.lan:80/llm"),
+        ("[::1]:8000", "http://[::1]:8000"),
+        (":8000", "http://127.0.0.1:8000"),
+        ("8000", "http://127.0.0.1:8000"),
+        ("https://a.example/v1", "https://a.example"),
+    ],
+)
+def test_an_address_at_the_prompt_needs_no_scheme(typed: str, url: str) -> None:
+    """A port alone, a host and a port, IPv6, a path, /v1."""
+    assert check_url(prompt_url(typed)) == url
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/chat/completions", "/llm/v1/completions/", "/api/chat", "/v1/models", "/metrics", "/chat/completions"]
+)
+def test_a_pasted_path_of_a_request_is_said(path: str) -> None:
+    """It is no address of a server, and what to leave out is named."""
+    with pytest.raises(ValueError, match="the path of a request: give the server's address alone") as caught:
+        check_url(f"http://127.0.0.1:8000{path}")
+    assert path.rstrip("/").removeprefix("/llm") in str(caught.value)
 
 
 def test_empty_variables_and_those_of_others_are_left_alone() -> None:

@@ -10,8 +10,8 @@ import pytest
 
 from exporter.probe.client import fetch
 from exporter.probe.failure import ProbeFailure
-from exporter.probe.http.transport import Connection
 from exporter.probe.http.tls import tls_context
+from exporter.probe.http.transport import Connection
 from tests.servers.certificates import make_certificate, make_home_authority
 from tests.servers.exact import ExactServer, plain
 
@@ -36,8 +36,8 @@ def test_a_ca_made_at_home_is_accepted_as_curl_accepts_it(tmp_path: Path, monkey
     """A CA without key usage, which Python refuses by default since 3.13, is good where a user names it; another is not."""
     usual = ssl.create_default_context
 
-    def strict(**options: str | None) -> ssl.SSLContext:
-        context = usual(**options)
+    def strict(cafile: str | None = None) -> ssl.SSLContext:
+        context = usual(cafile=cafile)
         context.verify_flags |= ssl.VERIFY_X509_STRICT
         return context
 
