@@ -13,9 +13,15 @@ from typing import Final
 
 from exporter.cache.facts import CacheFolder
 from exporter.cache.folders import folders_of
+from exporter.cache.model_file import Models
 from exporter.cache.scanner import Scanner
 from exporter.containers.engine import Engine
 from exporter.host.gpu import read_gpus, sample_gpus
+from exporter.host.gpu_links import read_links, read_render_nodes
+from exporter.host.gpu_memory import read_process_memory
+from exporter.host.machine import read_machine
+from exporter.host.other_gpus import read_other_gpus
+from exporter.host.process import read_processes
 from exporter.host.rocm import read_rocm
 from exporter.schedule import Job
 from exporter.settings import Docker, Host, Settings
@@ -24,15 +30,22 @@ from exporter.snapshot import (
     COLLECTOR,
     CONTAINERS,
     GPU,
+    GPU_NAMES,
     GPU_SENSORS,
+    MACHINE,
+    MODEL_FILES,
+    PROCESSES,
     ROCM,
     CollectorRun,
+    GpuNames,
+    ModelFiles,
     Observation,
+    ServerProcesses,
     Snapshot,
     cache_key,
     collector_key,
 )
-from exporter.target_facts import Machine, machine_of
+from exporter.target_facts import Machine, machine_of, model_paths
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +53,8 @@ log = logging.getLogger(__name__)
 SENSOR_SECONDS: Final = 15.0
 # A collector that takes longer is reported as failed while it still hangs; its next run waits for it.
 COLLECTOR_SECONDS: Final = 30.0
+# A look at whether a model's file is still the same costs next to nothing; only one that is new is read.
+MODEL_SECONDS: Final = 15.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +97,7 @@ class Collectors:
         self._run_soon = run_soon
         self._monotonic = monotonic
         self._scanner = Scanner()
+        self._models = Models()
         self._folders: tuple[CacheFolder, ...] = ()
         self._docker: Docker | None = None
         self._engine = Engine(settings.docker.host)
@@ -134,6 +150,9 @@ class Collectors:
         yield Collector("rocm", host.interval, partial(_read_rocm, host))
         yield Collector("gpu", host.interval, partial(_read_gpus, host))
         yield Collector("sensors", SENSOR_SECONDS, partial(self._read_sensors, host))
+        yield Collector("machine", host.interval, partial(_read_machine, host))
+        yield Collector("processes", host.interval, partial(self._read_processes, host))
+        yield Collector("models", MODEL_SECONDS, self._read_models)
         if docker.enabled is not False:
             yield Collector("containers", settings.discovery.interval, partial(self._read_containers, docker))
 
@@ -189,6 +208,21 @@ class Collectors:
         before = self._snapshot.view().get(GPU_SENSORS) or ()
         return Collected(((GPU_SENSORS, sample_gpus(host.sysfs, before)),))
 
+    def _read_processes(self, host: Host) -> Collected:
+        """The servers among the processes; may hang where one of them hangs in the kernel."""
+        reading = read_processes(host.proc)
+        names = self._snapshot.view().get(GPU_NAMES) or GpuNames()
+        memory = tuple(
+            (each.pid, read_process_memory(each.pids, host.proc, host.sysfs, names.links)) for each in reading.processes
+        )
+        # What is hidden from the exporter is no failure, and the targets that it concerns say so.
+        return Collected(((PROCESSES, ServerProcesses(reading, memory)),))
+
+    def _read_models(self) -> Collected:
+        """The weights of the models that targets run, by their own files; may hang where a filesystem does."""
+        view = self._snapshot.view()
+        return Collected(((MODEL_FILES, ModelFiles(self._models.read(model_paths(view)))),))
+
     def _read_containers(self, docker: Docker) -> Collected:
         gpus = machine_of(self._snapshot.view()).gpus
         reading = self._engine.read([gpu.gfx_target for gpu in gpus if gpu.gfx_target])
@@ -243,5 +277,15 @@ def _read_rocm(host: Host) -> Collected:
 
 def _read_gpus(host: Host) -> Collected:
     reading = read_gpus(host.sysfs)
+    names = GpuNames(
+        read_links(host.sysfs),
+        read_other_gpus(host.sysfs, host.proc),
+        tuple(sorted(read_render_nodes(host.sysfs).items())),
+    )
     # What is hidden from this process (KFD's nodes, in a container) isn't measured; that is no failure.
-    return Collected(((GPU, reading),), problems=reading.problems)
+    return Collected(((GPU, reading), (GPU_NAMES, names)), problems=reading.problems)
+
+
+def _read_machine(host: Host) -> Collected:
+    facts = read_machine(sysfs=host.sysfs, proc=host.proc)
+    return Collected(((MACHINE, facts),), problems=facts.problems)

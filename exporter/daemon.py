@@ -68,6 +68,7 @@ class Daemon:
             cancellation=self._cancellation,
             own_port=self._port,
             changed=self._follow,
+            models_changed=lambda: self._schedule.run_soon("models"),
         )
         self._collectors = Collectors(
             self.snapshot, self._settings, changed=self._machine_changed, run_soon=self._schedule.run_soon

@@ -26,8 +26,11 @@ from exporter.cache.facts import CacheFacts, filesystems
 from exporter.containers.facts import EngineReading
 from exporter.history.record import INTER_TOKEN_BOUNDS, TTFT_BOUNDS, Histogram, ModelHistograms, Record
 from exporter.host.gpu import GpuFacts, GpuReading, GpuSample
+from exporter.host.machine import GpuSettings, MachineFacts
 from exporter.host.rocm import RocmFacts
+from exporter.host.rocm_minimum import meets_minimum
 from exporter.probe.result import RESULTS, Measurements, TargetState
+from exporter.rocm_version import RocmVersion, parse_version
 from exporter.snapshot import (
     CACHE,
     COLLECTOR,
@@ -37,6 +40,8 @@ from exporter.snapshot import (
     GPU_SENSORS,
     INFO,
     JUDGEMENT,
+    MACHINE,
+    PROCESSES,
     RECORD,
     ROCM,
     TARGET,
@@ -46,6 +51,7 @@ from exporter.snapshot import (
     ExporterState,
     Kind,
     Names,
+    ServerProcesses,
     TargetInfo,
     View,
 )
@@ -129,13 +135,17 @@ DAEMON: Final = _by(EXPORTER.kind)
 BUILD: Final = Source((), (), _always, lambda _, __: ())
 GPUS: Final = _by(GPU.kind)
 SENSORS: Final = _by(GPU_SENSORS.kind)
+HOSTS: Final = _by(MACHINE.kind)
 CACHES: Final = _by(CACHE, "cache")
 FILESYSTEMS: Final = Source((CACHE,), (), _always, lambda view, _: tuple(view.of(CACHE).values()))
 RELEASES: Final = Source(
-    (ROCM.kind, CONTAINERS.kind, EXPORTER.kind),
+    (ROCM.kind, CONTAINERS.kind, EXPORTER.kind, GPU.kind, PROCESSES.kind),
     (),
     _always,
-    lambda view, _: (view.get(ROCM), view.get(CONTAINERS), view.get(EXPORTER)),
+    lambda view, _: (
+        *(view.get(ROCM), view.get(CONTAINERS), view.get(EXPORTER)),
+        *(view.get(GPU), view.get(PROCESSES)),
+    ),
 )
 SHARING: Final = Source(
     (CONTAINERS.kind, CACHE),
@@ -271,8 +281,15 @@ def _thresholds(judgement: Judgement) -> Samples:
 
 
 def _expected(judgement: Judgement) -> Samples:
-    scenario = judgement.scenario or ""
-    return [(("min", scenario), judgement.expected_min), (("max", scenario), judgement.expected_max)]
+    scenario, source = judgement.scenario or "", judgement.expected_source or ""
+    return [
+        (("min", scenario, source), judgement.expected_min),
+        (("max", scenario, source), judgement.expected_max),
+    ]
+
+
+def _limit(_record: Record, judgement: Judgement) -> Samples:
+    return [((judgement.limit,), 1)] if judgement.limit else ()
 
 
 def _gpu(name: str, text: str, read: Callable[[GpuFacts], Samples], *labels: str) -> Family:
@@ -287,6 +304,24 @@ def _sensor(name: str, text: str, read: Callable[[GpuSample], Samples], *labels:
         return [((gpu.address, *own), value) for gpu in sampled for own, value in read(gpu)]
 
     return _gauge(SENSORS, name, text, samples, "gpu", *labels)
+
+
+def _host(name: str, text: str, read: Callable[[MachineFacts], Samples], *labels: str) -> Family:
+    return _gauge(HOSTS, name, text, read, *labels)
+
+
+def _gpu_settings(name: str, text: str, read: Callable[[GpuSettings], Samples], *labels: str) -> Family:
+    def samples(machine: MachineFacts) -> Samples:
+        return [((gpu.address, *own), value) for gpu in machine.gpus for own, value in read(gpu)]
+
+    return _gauge(HOSTS, name, text, samples, "gpu", *labels)
+
+
+def _power_profile(machine: MachineFacts) -> Samples:
+    power = machine.power
+    levels = sorted({gpu.performance_level for gpu in machine.gpus if gpu.performance_level})
+    words = (power.platform_profile, power.governor, power.tuned, ",".join(levels))
+    return [(tuple(each or "" for each in words), 1)] if any(words) else ()
 
 
 def _cache(name: str, text: str, read: Callable[[CacheFacts], Samples], *labels: str) -> Family:
@@ -313,19 +348,35 @@ def _releases(host: RocmFacts | None, engine: EngineReading | None) -> Iterator[
             yield "container", container.name, container.rocm.raw, container.rocm.release, container.rocm.source
 
 
-def _rocm_info(host: RocmFacts | None, engine: EngineReading | None, _state: ExporterState | None) -> Samples:
+def _rocm_info(host: RocmFacts | None, engine: EngineReading | None, *_: object) -> Samples:
     return [(found, 1) for found in _releases(host, engine)]
 
 
-def _rocm_supported(host: RocmFacts | None, engine: EngineReading | None, state: ExporterState | None) -> Samples:
-    minimum = _numbers(state.minimum_rocm) if state and state.minimum_rocm else None
+def _rocm_supported(
+    host: RocmFacts | None,
+    engine: EngineReading | None,
+    state: ExporterState | None,
+    gpus: GpuReading | None,
+    processes: ServerProcesses | None,
+) -> Samples:
+    minimum = parse_version(state.minimum_rocm) if state and state.minimum_rocm else None
     if minimum is None:
         return ()
-    found = [((scope, container), _numbers(release)) for scope, container, _, release, _ in _releases(host, engine)]
-    return [(labels, None if numbers is None else numbers >= minimum) for labels, numbers in found]
+    targets = [gpu.gfx_target for gpu in gpus.gpus] if gpus else []
+    # The host's ROCm is judged unless all that serves here is known to compute with something else.
+    computes = {each.compute for each in processes.reading.processes} if processes else set()
+    compute = computes.pop() if len(computes) == 1 else None
+
+    def supported(scope: str, release: str) -> bool | None:
+        version: RocmVersion | None = parse_version(release)
+        used = compute if scope == "host" else None
+        return None if version is None else meets_minimum(version, minimum, targets, used)
+
+    found = _releases(host, engine)
+    return [((scope, container), supported(scope, release)) for scope, container, _, release, _ in found]
 
 
-def _rocm_matches(host: RocmFacts | None, engine: EngineReading | None, _state: ExporterState | None) -> Samples:
+def _rocm_matches(host: RocmFacts | None, engine: EngineReading | None, *_: object) -> Samples:
     if host is None or host.release is None:
         return ()
     found = [
@@ -334,13 +385,8 @@ def _rocm_matches(host: RocmFacts | None, engine: EngineReading | None, _state: 
     return [((container,), release == host.release) for container, release in found]
 
 
-def _driver(host: RocmFacts | None, _engine: EngineReading | None, _state: ExporterState | None) -> Samples:
+def _driver(host: RocmFacts | None, *_: object) -> Samples:
     return [((host.driver.version, host.driver.source), 1)] if host and host.driver else ()
-
-
-def _numbers(release: str) -> tuple[int, ...] | None:
-    parts = release.split(".")[:2]
-    return tuple(map(int, parts)) if all(part.isdecimal() for part in parts) else None
 
 
 def _filesystem(read: Callable[[Any], float]) -> Callable[..., Samples]:
@@ -548,6 +594,13 @@ THE_TARGET: Final = (
         _info,
         *("url", "backend", "backend_version", "model", "quantization", "container", "image", "scenario", "hardware"),
     ),
+    _gauge(
+        INFOS,
+        "llm_target_setting_info",
+        "Launch switches that decide speed, and the GPU that serves (by PCI address), as far as they can be read; always 1.",
+        lambda info: [(pair, 1) for pair in info.settings],
+        *("setting", "value"),
+    ),
     _target(
         "llm_target_up",
         "1 when the server answers its health check, whether or not a probe ran.",
@@ -600,10 +653,10 @@ HOW_GOOD: Final = (
     ),
     _judged(
         "llm_expected_tokens_per_second",
-        "The band, by bound min and max, that this scenario should reach.",
+        "The band, by bound min and max, that this set-up should reach; source faq (the FAQ's, cut at the ceiling) or ceiling"
+        " (a share of it).",
         _expected,
-        "bound",
-        "scenario",
+        *("bound", "scenario", "source"),
     ),
     _judged(
         "llm_decode_ceiling_tokens_per_second",
@@ -612,8 +665,15 @@ HOW_GOOD: Final = (
     ),
     _speed_judged(
         "llm_decode_efficiency_ratio",
-        "Decode speed / ceiling.",
+        "Decode speed / ceiling; absent under speculative decoding and offload.",
         lambda _, j: _one(j.efficiency),
+    ),
+    _speed_judged(
+        "llm_limit_info",
+        "What holds this speed down, as far as it is known: memory_bandwidth (near the ceiling), users, offload, throttling,"
+        " unknown; always 1.",
+        _limit,
+        "limit",
     ),
 )
 
@@ -697,8 +757,59 @@ ROCM_AND_GPU: Final = (
     ),
     _sensor(
         "amdgpu_throttled",
-        "1 where the GPU was slowed down by heat, power or current since the last reading, else 0.",
-        lambda gpu: _one(gpu.throttled),
+        "Share of the time since the last reading in which this reason (thermal, power, current, other) held the clocks down,"
+        " where the firmware counts it, else 0 or 1. A power limit at full load is normal.",
+        lambda gpu: [((reason,), share) for reason, share in gpu.throttling],
+        "reason",
+    ),
+    _sensor(
+        "amdgpu_suspended",
+        "1 while the GPU sleeps, which is why its other series are absent, else 0.",
+        lambda gpu: _one(gpu.suspended),
+    ),
+    _sensor(
+        "amdgpu_power_cap_watts",
+        "Power limit that is set.",
+        lambda gpu: _one(gpu.power_cap_watts),
+    ),
+    _gpu_settings(
+        "amdgpu_firmware_info",
+        "Version of the GPU's firmware by block; always 1.",
+        lambda gpu: [(pair, 1) for pair in gpu.firmware],
+        *("block", "version"),
+    ),
+    _gpu_settings(
+        "amdgpu_vbios_info",
+        "Version of the GPU's BIOS; always 1.",
+        lambda gpu: [((gpu.vbios_version,), 1)] if gpu.vbios_version else (),
+        "version",
+    ),
+)
+
+THE_MACHINE: Final = (
+    _host(
+        "host_kernel_info",
+        "Release of the kernel; always 1.",
+        lambda machine: [((machine.kernel_release,), 1)] if machine.kernel_release else (),
+        "release",
+    ),
+    _host(
+        "host_kernel_parameter_info",
+        "Kernel parameters that decide how much memory a GPU may use and how fast it is; always 1.",
+        lambda machine: [(pair, 1) for pair in machine.parameters],
+        *("parameter", "value"),
+    ),
+    _host(
+        "host_power_profile_info",
+        "Who decides about clocks, and what that is set to; empty where it isn't there; always 1.",
+        _power_profile,
+        *("platform_profile", "governor", "tuned", "gpu_performance_level"),
+    ),
+    _host(
+        "host_bios_info",
+        "Version of the machine's BIOS; always 1.",
+        lambda machine: [((machine.bios_version,), 1)] if machine.bios_version else (),
+        "version",
     ),
 )
 
@@ -838,6 +949,7 @@ SECTIONS: Final[Mapping[str, tuple[Family, ...]]] = {
     "What the target is": THE_TARGET,
     "How good that is": HOW_GOOD,
     "ROCm and GPU": ROCM_AND_GPU,
+    "The machine": THE_MACHINE,
     "Model cache": MODEL_CACHE,
     "The exporter itself": ITSELF,
 }

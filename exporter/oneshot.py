@@ -11,12 +11,17 @@ from typing import Any
 from exporter import report
 from exporter.cache.facts import CacheFacts, CacheFolder
 from exporter.cache.folders import find_compile_caches, folders_of, own_home
+from exporter.cache.model_file import Models
 from exporter.cache.scanner import Scanner
 from exporter.cache.verify import Blob, Checked, find_blobs, verify
 from exporter.containers.engine import Engine
 from exporter.containers.facts import EngineReading
 from exporter.discovery import OtherAddress, Survey, container_candidates, local_candidates, survey
-from exporter.host.gpu import read_gpus
+from exporter.host.gpu import read_gpus, sample_gpus
+from exporter.host.gpu_links import read_links, read_render_nodes
+from exporter.host.gpu_memory import read_process_memory
+from exporter.host.other_gpus import read_other_gpus
+from exporter.host.process import read_processes
 from exporter.probe.http.cancellation import Cancellation
 from exporter.probe.result import ProbeResult
 from exporter.probe.run import Prober
@@ -34,8 +39,8 @@ from exporter.settings import (
     prompt_url,
     split_listen,
 )
-from exporter.target_facts import Machine, judged_figures, judgement_of, target_facts_of
-from exporter.tiers import Judgement
+from exporter.snapshot import GpuNames, ModelFiles, ServerProcesses
+from exporter.target_facts import Machine, behind, info_of, judged_figures, judgement_of, paths_of, target_facts_of
 
 # Somebody waits at a prompt: an engine that doesn't answer by then is left out.
 ENGINE_SECONDS = 2.0
@@ -51,6 +56,7 @@ class Session:
         self.settings = load(config, os.environ)
         self.profiles = load_profiles(self.settings.profiles_file)
         self.cancellation = Cancellation()
+        self._models = Models()
         if module not in self.settings.modules:
             known = ", ".join(self.settings.modules)
             raise SettingsError([Problem("", f"there is no module {module!r} (known: {known})", "--module")])
@@ -80,8 +86,8 @@ class Session:
         for done in range(count):
             for index, (prober, found) in enumerate(zip(probers, reports, strict=True)):
                 result = self._probe(prober, partial(step, done * len(probers) + index))
-                judgement = self._judge(prober.target, result, machine)
-                found.append(report.report_of(result, prober.target.url, judgement))
+                machine = self._with_model(prober.target, result, machine)
+                found.append(self._report(prober.target, result, machine))
         return [
             report.combined(found, target.tiers or self.profiles.tiers) if count > 1 else found[0]
             for target, found in zip(targets, reports, strict=True)
@@ -97,9 +103,24 @@ class Session:
             raise KeyboardInterrupt
         return result
 
-    def _judge(self, target: Target, result: ProbeResult, machine: Machine) -> Judgement:
-        known = target_facts_of(target, result.state.identity if result.state else None, machine)
-        return judgement_of(target, known, judged_figures(result), self.profiles)
+    def _with_model(self, target: Target, result: ProbeResult, machine: Machine) -> Machine:
+        """The machine with the weights that a server of it runs: its own file, else all caches, which takes longer."""
+        identity = result.state.identity if result.state else None
+        if not behind(target.url, machine).local:
+            return machine
+        paths = paths_of(target.url, identity, machine)
+        machine = replace(machine, models=ModelFiles(self._models.read(paths)))
+        known = target_facts_of(target, identity, machine)
+        if known.weights.streamed_bytes is None and not machine.caches:
+            machine = replace(machine, caches=tuple(scan_caches(folders_of(self.settings.cache))))
+        return machine
+
+    def _report(self, target: Target, result: ProbeResult, machine: Machine) -> Report:
+        identity = result.state.identity if result.state else None
+        known = target_facts_of(target, identity, machine, result.state)
+        judgement = judgement_of(target, known, judged_figures(result), self.profiles)
+        info = info_of(target, identity, known, machine, self.profiles)
+        return report.report_of(result, target.url, judgement, info)
 
 
 def _normal(url: str) -> str | None:
@@ -117,10 +138,19 @@ def read_engine(settings: Settings, gfx_targets: Sequence[str] = ()) -> EngineRe
 
 
 def read_machine(settings: Settings) -> Machine:
-    """The GPUs and the containers of this machine, which tell what to expect of a server on it."""
-    gpus = read_gpus(settings.host.sysfs).gpus
+    """The GPUs, the containers and the server processes of this machine, which tell what to expect of a server on it."""
+    sysfs, proc = settings.host.sysfs, settings.host.proc
+    gpus = read_gpus(sysfs).gpus
     engine = read_engine(settings, [gpu.gfx_target for gpu in gpus if gpu.gfx_target])
-    return Machine(gpus=gpus, containers=engine.containers)
+    links, reading = read_links(sysfs), read_processes(proc)
+    memory = tuple((each.pid, read_process_memory(each.pids, proc, sysfs, links)) for each in reading.processes)
+    return Machine(
+        gpus=gpus,
+        containers=engine.containers,
+        names=GpuNames(links, read_other_gpus(sysfs, proc), tuple(sorted(read_render_nodes(sysfs).items()))),
+        processes=ServerProcesses(reading, memory),
+        samples=sample_gpus(sysfs),
+    )
 
 
 def look_around(settings: Settings) -> tuple[Survey, str]:

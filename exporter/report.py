@@ -14,6 +14,7 @@ from exporter.backends import name_of
 from exporter.discovery import Survey
 from exporter.probe.result import Measurements, ProbeResult
 from exporter.settings import Criterion, SuccessCriteria, Thresholds
+from exporter.snapshot import TargetInfo
 from exporter.text import ERROR_CHARACTERS, band_text, finite, no_speed_text, printable, seconds_text, speed_text
 from exporter.tiers import TIERS, Judgement, tier_of
 
@@ -33,8 +34,8 @@ NESTED: Final = ("inter_token_seconds", "phase_seconds", "tokens")
 CHANCE: Final = 0.05
 
 
-def report_of(result: ProbeResult, url: str, judgement: Judgement) -> dict[str, Any]:
-    """One probe as a report."""
+def report_of(result: ProbeResult, url: str, judgement: Judgement, info: TargetInfo | None = None) -> dict[str, Any]:
+    """One probe as a report; ``info`` is what lies behind the target."""
     measured = result.measurements
     identity = result.state.identity if result.state else None
     return {
@@ -61,7 +62,15 @@ def report_of(result: ProbeResult, url: str, judgement: Judgement) -> dict[str, 
         "beside_users": finite(result.beside_users),
         "tier": judgement.tier,
         "scenario": judgement.scenario,
-        "expected": {"min": judgement.expected_min, "max": judgement.expected_max} if judgement.scenario else None,
+        "expected": {"min": judgement.expected_min, "max": judgement.expected_max, "source": judgement.expected_source}
+        if judgement.expected_min is not None or judgement.expected_max is not None
+        else None,
+        "ceiling_tokens_per_second": judgement.ceiling_tokens_per_second,
+        "no_ceiling": judgement.no_ceiling or None,
+        "efficiency": judgement.efficiency,
+        "limit": judgement.limit,
+        "gpu": (info.gpu_words or None) if info else None,
+        "settings": dict(info.settings) if info else {},
     }
 
 
@@ -109,6 +118,9 @@ def combined(reports: Sequence[Report], bounds: Thresholds) -> dict[str, Any]:
     speed = both["tokens_per_second"]
     estimated = any(report.get("token_count_exact") is False for report in fine)
     both["tier"] = None if speed is None or estimated else tier_of(speed, bounds)
+    ceilings = [report["ceiling_tokens_per_second"] for report in fine]
+    ceiling = both["ceiling_tokens_per_second"] = None if None in ceilings else _median(ceilings)
+    both["efficiency"] = None if speed is None or ceiling is None else speed / ceiling
     both["spread"] = {name: found for name in (*SPEEDS, *TIMES) if (found := _spread(report[name] for report in fine))}
     both["runs"] = [dict(report) for report in reports]
     return both
@@ -324,7 +336,7 @@ def expected_text(report: Report) -> str | None:
     if not expected or (expected["min"] is None and expected["max"] is None):
         return None
     low, high = expected["min"], expected["max"]
-    text = f"{band_text(low, high)} tok/s for {report['scenario']}"
+    text = f"{band_text(low, high)} tok/s {'by the ceiling' if expected.get('source') == 'ceiling' else 'for ' + str(report['scenario'])}"
     if speed is None:
         return text
     position = (
@@ -352,6 +364,9 @@ def rows_of(report: Report) -> list[tuple[str, str]]:
         figure(f"speed of {streams} streams", "aggregate_tokens_per_second", speed_text) if streams > 1 else None,
         ("tier", report["tier"]) if report.get("tier") else None,
         ("expected", expected) if (expected := expected_text(report)) else None,
+        _ceiling_row(report),
+        ("GPU", report["gpu"]) if report.get("gpu") and report["success"] else None,
+        _settings_row(report),
         figure("time to first token", "ttft_seconds", seconds_text),
         _answer_row(report),
         figure("prefill", "prefill_tokens_per_second", speed_text),
@@ -369,6 +384,20 @@ def rows_of(report: Report) -> list[tuple[str, str]]:
 def _error_row(report: Report) -> tuple[str, str] | None:
     error = report.get("clock_error_seconds")
     return None if error is None else ("timing error", f"at most {seconds_text(error)}")
+
+
+def _ceiling_row(report: Report) -> tuple[str, str] | None:
+    ceiling, efficiency = report.get("ceiling_tokens_per_second"), report.get("efficiency")
+    if not report["success"]:
+        return None
+    if ceiling is None:
+        return ("no ceiling", str(report["no_ceiling"])) if report.get("no_ceiling") else None
+    return "ceiling", speed_text(ceiling) + (f", {efficiency:.0%} reached" if efficiency is not None else "")
+
+
+def _settings_row(report: Report) -> tuple[str, str] | None:
+    settings = {name: value for name, value in (report.get("settings") or {}).items() if name != "gpu"}
+    return ("settings", ", ".join(f"{name} {value}" for name, value in settings.items())) if settings else None
 
 
 def _answer_row(report: Report) -> tuple[str, str] | None:

@@ -11,10 +11,16 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Generic, TypeVar
 
-from exporter.cache.facts import CacheFacts
+from exporter.cache.facts import CacheFacts, WeightFacts
+from exporter.cache.model_file import Unreadable
 from exporter.containers.facts import EngineReading
 from exporter.history.record import Plan, Record, fold, planned, without_model
 from exporter.host.gpu import GpuReading, GpuSample
+from exporter.host.gpu_links import GpuLink
+from exporter.host.gpu_memory import ProcessMemory
+from exporter.host.machine import MachineFacts
+from exporter.host.other_gpus import OtherGpu
+from exporter.host.process import ProcessReading
 from exporter.host.rocm import RocmFacts
 from exporter.probe.result import SKIPPED, ProbeResult, TargetState
 from exporter.text import ERROR_CHARACTERS, label, printable
@@ -30,7 +36,12 @@ Names = tuple[str, ...]
 
 @dataclass(frozen=True, slots=True)
 class TargetInfo:
-    """What a target is, in words; empty where it is not known."""
+    """What a target is, in words; empty where it is not known.
+
+    ``gpus`` are the addresses of those that serve it, ``gpu_rule`` the rule that decided that, ``gpu_words`` the decision or
+    why there is none. ``settings`` are the launch settings that decide speed, by name; ``unknown`` says what could not be
+    read of the server, and why.
+    """
 
     url: str
     backend: str = ""
@@ -41,6 +52,11 @@ class TargetInfo:
     image: str = ""
     scenario: str = ""
     hardware: str = ""
+    gpus: Names = ()
+    gpu_rule: str = ""
+    gpu_words: str = ""
+    settings: tuple[tuple[str, str], ...] = ()
+    unknown: Names = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +90,33 @@ class CacheRecord:
     scan_errors: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class GpuNames:
+    """Under which names the GPUs of this machine are known, and those that amdgpu doesn't drive.
+
+    ``render_nodes`` are (name, address) of all GPUs.
+    """
+
+    links: tuple[GpuLink, ...] = ()
+    others: tuple[OtherGpu, ...] = ()
+    render_nodes: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ServerProcesses:
+    """The inference servers among this machine's processes; ``memory`` is what each holds of GPUs, by process id."""
+
+    reading: ProcessReading = field(default_factory=ProcessReading)
+    memory: tuple[tuple[int, ProcessMemory], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFiles:
+    """The weights of the models that servers run, by the path of their file or folder."""
+
+    by_path: tuple[tuple[str, WeightFacts | Unreadable], ...] = ()
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Kind(Generic[T]):
     """One kind of observation that a view holds, each of this type. The kinds of ``_KINDS`` are all that there are."""
@@ -102,10 +145,14 @@ GPU: Final[Key[GpuReading, GpuReading]] = Key(Kind("gpu", GpuReading))
 GPU_SENSORS: Final[Key[tuple[GpuSample, ...], tuple[GpuSample, ...]]] = Key(Kind("gpu_sensors", tuple))
 CONTAINERS: Final[Key[EngineReading, EngineReading]] = Key(Kind("containers", EngineReading))
 EXPORTER: Final[Key[ExporterState, ExporterState]] = Key(Kind("exporter", ExporterState))
+GPU_NAMES: Final[Key[GpuNames, GpuNames]] = Key(Kind("gpu_names", GpuNames))
+MACHINE: Final[Key[MachineFacts, MachineFacts]] = Key(Kind("machine", MachineFacts))
+PROCESSES: Final[Key[ServerProcesses, ServerProcesses]] = Key(Kind("processes", ServerProcesses))
+MODEL_FILES: Final[Key[ModelFiles, ModelFiles]] = Key(Kind("model_files", ModelFiles))
 
 _KINDS: Final[tuple[Kind[Any], ...]] = (
     *(RECORD, TARGET, INFO, JUDGEMENT, CACHE, COLLECTOR),
-    *(key.kind for key in (ROCM, GPU, GPU_SENSORS, CONTAINERS, EXPORTER)),
+    *(key.kind for key in (ROCM, GPU, GPU_SENSORS, GPU_NAMES, MACHINE, PROCESSES, MODEL_FILES, CONTAINERS, EXPORTER)),
 )
 _OF_A_TARGET: Final = (TARGET, INFO, JUDGEMENT)
 

@@ -1,31 +1,67 @@
-"""What lies behind a target: its own API, its container, the GPU and the files of its model, brought together. Pure.
+"""What lies behind a target: its own API, its container or process, the GPU, the files of its model, brought together. Pure.
 
-Each source knows a part, and none knows all: the server its model, the container its switches, sysfs the bandwidth, the
-cache the weights. Where two know the same thing, the one that runs it wins over the one that was told to.
+Each source knows a part, and none knows all: the server its model, its command line its switches, sysfs the bandwidth, the
+files the weights. Where two know the same thing, the one that runs it wins over the one that was told to; what the user set
+wins over both.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from exporter.address import LOOPBACK, address_of
 from exporter.cache.facts import CacheFacts, WeightFacts
 from exporter.cache.find import find_weights
 from exporter.containers.facts import ContainerFacts
-from exporter.host.gpu import GpuFacts
-from exporter.probe.result import Identity, Measurements, ProbeResult
+from exporter.host.gpu import GpuFacts, GpuSample
+from exporter.host.gpu_memory import ProcessMemory
+from exporter.host.process import ProcessFacts, process_of, settings_of_process, working
+from exporter.launch.settings import Compute, LaunchSettings, aiter_usable, settings_of
+from exporter.probe.result import Identity, Measurements, ProbeResult, TargetState
+from exporter.serving_gpu import (
+    Candidate,
+    Evidence,
+    Serving,
+    Split,
+    are_alike,
+    bandwidth_together,
+    candidates_of,
+    which_gpu,
+)
 from exporter.settings import Profiles, Target
-from exporter.snapshot import CACHE, CONTAINERS, GPU, TargetInfo, View
+from exporter.snapshot import (
+    CACHE,
+    CONTAINERS,
+    GPU,
+    GPU_NAMES,
+    GPU_SENSORS,
+    MODEL_FILES,
+    PROCESSES,
+    TARGET,
+    GpuNames,
+    ModelFiles,
+    ServerProcesses,
+    TargetInfo,
+    View,
+)
 from exporter.tiers import UNQUANTIZED, Judgement, TargetFacts, Weights, hardware_of, judge, scenario_of
+
+# Heat that holds the clocks down for less of the time than this explains no slow speed.
+THROTTLED_SHARE: Final = 0.1
+NOT_HERE: Final = "it doesn't run on this machine, so its GPU isn't known: set targets[].hardware"
 
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """The newest facts of the machine that the exporter runs on."""
+    """The newest facts of the machine that the exporter runs on. ``samples`` change all the time: they are no new facts."""
 
     containers: tuple[ContainerFacts, ...] = ()
     gpus: tuple[GpuFacts, ...] = ()
     caches: tuple[CacheFacts, ...] = ()
+    names: GpuNames = field(default_factory=GpuNames)
+    processes: ServerProcesses = field(default_factory=ServerProcesses)
+    models: ModelFiles = field(default_factory=ModelFiles)
+    samples: tuple[GpuSample, ...] = field(default=(), compare=False)
 
 
 def machine_of(view: View) -> Machine:
@@ -35,7 +71,63 @@ def machine_of(view: View) -> Machine:
         containers=engine.last_known if engine else (),
         gpus=gpus.gpus if gpus else (),
         caches=tuple(record.facts for record in view.of(CACHE).values()),
+        names=view.get(GPU_NAMES) or GpuNames(),
+        processes=view.get(PROCESSES) or ServerProcesses(),
+        models=view.get(MODEL_FILES) or ModelFiles(),
+        samples=view.get(GPU_SENSORS) or (),
     )
+
+
+def model_paths(view: View) -> tuple[str, ...]:
+    """Where on this machine the files of the targets' models lie, as far as that is known."""
+    machine = machine_of(view)
+    return tuple(
+        dict.fromkeys(
+            path for state in view.of(TARGET).values() for path in paths_of(state.url, state.identity, machine)
+        )
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Behind:
+    """What runs a target: its container, its process, both or neither; whether on this machine."""
+
+    container: ContainerFacts | None = None
+    process: ProcessFacts | None = None
+    local: bool = False
+
+    @property
+    def launch(self) -> LaunchSettings | None:
+        """How it was started: by its own command line, else by its container's."""
+        if self.process is not None:
+            return (working(self.process) or self.process).launch
+        return self.container.launch if self.container else None
+
+    @property
+    def launches(self) -> tuple[LaunchSettings, ...]:
+        """All that says how it was started, the surest first."""
+        process = self.process
+        own = (working(process) or process).launch if process else None
+        found = (own, process.launch if process else None, self.container.launch if self.container else None)
+        return tuple(dict.fromkeys(each for each in found if each is not None))
+
+    @property
+    def compute(self) -> Compute | None:
+        """What computes in it."""
+        if self.process is not None and (computing := working(self.process)) is not None and computing.compute:
+            return computing.compute
+        return next((each.compute for each in self.launches if each.compute), None)
+
+
+def behind(url: str, machine: Machine) -> Behind:
+    """What runs the server at a URL. A container gives the URL, and the process in it the rest."""
+    container = container_of(url, machine.containers)
+    processes = machine.processes.reading.processes
+    if container is None:
+        process = process_of(url, processes)
+        return Behind(None, process, local=is_local(url, None))
+    inside = [each for each in processes if each.container == container.id and each.launch.backend == container.backend]
+    return Behind(container, inside[0] if len(inside) == 1 else None, local=True)
 
 
 def container_of(url: str, containers: Iterable[ContainerFacts]) -> ContainerFacts | None:
@@ -52,25 +144,39 @@ def is_local(url: str, container: ContainerFacts | None) -> bool:
     return container is not None or address_of(url)[0] == LOOPBACK
 
 
-def target_facts_of(target: Target, identity: Identity | None, machine: Machine) -> TargetFacts:
-    """All that is known of one target; None, field by field, where nobody said."""
-    container = container_of(target.url, machine.containers)
-    local = is_local(target.url, container)
+def target_facts_of(
+    target: Target, identity: Identity | None, machine: Machine, state: TargetState | None = None
+) -> TargetFacts:
+    """All that is known of one target; None, field by field, where nobody said. ``state`` is its newest status check."""
+    setup = behind(target.url, machine)
+    container = setup.container
     identity = identity or Identity(_decided(target.backend) or (container and container.backend) or "")
     model = identity.model or target.model or (container and (container.served_model_name or container.model)) or None
-    files = _files(identity, container, model, machine.caches) if local else None
-    kv_cache = container.kv_cache_dtype if container else None
-    known = TargetFacts(
-        identity.backend,
-        model=model,
-        quantization=identity.quantization or (container.quantization if container else None),
+    users = state.requests_running if state else None
+    known = TargetFacts(identity.backend, model=model, quantization=identity.quantization, users=users)
+    if not setup.local:
+        return replace(
+            known, weights=Weights(bytes=identity.weight_bytes, parameters=identity.parameters), gpu_words=NOT_HERE
+        )
+    files, words = _files(setup, identity, model, machine)
+    settings = dict(settings_in(target, identity, machine))
+    kv_cache = settings.get("kv_cache") or (container.kv_cache_dtype if container else None)
+    quantization = container.quantization if container else None
+    quantization = quantization or next((each.quantization for each in setup.launches if each.quantization), None)
+    weights = _weights(identity, files, kv_cache, quantization)
+    served = serving_of(target, identity, machine)
+    known = replace(
+        known,
+        quantization=identity.quantization or quantization or (files and (files.quantization or files.dtype)) or None,
         kv_cache=kv_cache,
-        aiter=container.aiter if container else None,
-        weights=_weights(identity, files, kv_cache, container.quantization if container else None),
+        aiter=_aiter(setup),
+        weights=weights,
+        weights_words=words,
+        offloaded=identity.offloaded or _has_no_gpu(setup),
+        offload=settings.get("cpu_offload"),
+        speculative=settings.get("speculative"),
     )
-    if not local:
-        return known
-    return replace(_with_gpu(known, machine.gpus, container), offloaded=identity.offloaded or _has_no_gpu(container))
+    return _with_gpu(known, setup, served, machine)
 
 
 def _decided(word: str) -> str | None:
@@ -78,19 +184,194 @@ def _decided(word: str) -> str | None:
     return None if word == "auto" else word
 
 
-def _has_no_gpu(container: ContainerFacts | None) -> bool | None:
-    """True for a container that was given no GPU: its server computes on the CPU."""
-    if container is None:
+def _has_no_gpu(setup: Behind) -> bool | None:
+    """True for a container that was given no GPU, and for a process that computes on the CPU."""
+    if setup.compute == "cpu":
+        return True
+    if setup.container is None:
         return None
-    given = container.devices
-    return not (given.kfd or given.dri or given.privileged or given.cdi) or None
+    given = setup.container.devices
+    return not (given.kfd or given.dri or given.privileged or given.cdi or given.nvidia) or None
+
+
+# Settings -----------------------------------------------------------------------------------------------------------------
+
+
+def settings_in(target: Target, identity: Identity | None, machine: Machine) -> tuple[tuple[str, str], ...]:
+    """The launch settings that decide speed, by name, in words, and the GPU that serves, as far as they can be read."""
+    setup = behind(target.url, machine)
+    if not setup.local:
+        return ()
+    served = serving_of(target, identity, machine)
+    gfx_targets = tuple(gpu.gfx_target for gpu in _gpus_of(served, machine) if gpu.gfx_target)
+    files, _ = _files(setup, identity or Identity(""), identity.model if identity else None, machine)
+    layers = files.layers if files else None
+    known: dict[str, str] = {}
+    if setup.container and setup.container.launch:
+        known = settings_of(setup.container.launch, layers=layers, gfx_targets=gfx_targets)
+    if setup.process:
+        known |= settings_of_process(setup.process, layers=layers, gfx_targets=gfx_targets)
+    if served.gpus:
+        known["gpu"] = ",".join(served.gpus)
+    return tuple(sorted(known.items()))
+
+
+def hints_of(target: Target, machine: Machine) -> dict[str, bool]:
+    """What a prober should know of its server's launch: ``sleeps`` and ``prompt_cache``, where it is known."""
+    found: dict[str, bool] = {}
+    for launch in behind(target.url, machine).launches:
+        if launch.name != "llama-server":
+            continue
+        if launch.sleep_idle_seconds is not None or launch.complete:
+            found.setdefault("sleeps", launch.sleep_idle_seconds is not None)
+        if launch.prompt_cache is not None:
+            found.setdefault("prompt_cache", launch.prompt_cache)
+    return found
+
+
+# The GPU ------------------------------------------------------------------------------------------------------------------
+
+
+def candidates_in(machine: Machine) -> tuple[Candidate, ...]:
+    """All GPUs of a machine that may serve."""
+    names = machine.names
+    return candidates_of(machine.gpus, machine.samples, names.links, names.others, names.render_nodes)
+
+
+def serving_of(target: Target, identity: Identity | None, machine: Machine) -> Serving:
+    """Which GPUs serve a target of this machine, and by which rule; or why that isn't known."""
+    setup = behind(target.url, machine)
+    named = _decided(target.gpu)
+    if not setup.local:
+        return Serving(words=NOT_HERE)
+    launches = setup.launches
+    memory = _memory_of(setup, machine)
+    files, _ = _files(setup, identity or Identity(""), identity.model if identity else None, machine)
+    weights = (files.weight_bytes if files else None) or (identity.weight_bytes if identity else None)
+    given = setup.container.devices if setup.container else None
+    return which_gpu(
+        Evidence(
+            gpus=candidates_in(machine),
+            named=tuple(named.split(",")) if named else (),
+            render_nodes=(given.render_nodes or None) if given else None,
+            vendors=("amd",) if given and given.kfd and not given.nvidia else None,
+            variables=next((each.visible_devices for each in launches if each.visible_devices), ()),
+            devices=next((",".join(each.devices) for each in launches if each.devices), None),
+            main_gpu=next((each.main_gpu for each in launches if each.main_gpu is not None), None),
+            split_mode=next((each.split_mode for each in launches if each.split_mode), None),
+            compute=setup.compute,
+            process_found=setup.process is not None or setup.container is not None,
+            held=memory.by_gpu,
+            held_complete=memory.complete,
+            held_problem=memory.problem,
+            tensor_parallel=_tensor_parallel(setup),
+            weights_bytes=weights,
+        )
+    )
+
+
+def _memory_of(setup: Behind, machine: Machine) -> ProcessMemory:
+    """What the server's processes hold of the GPUs' memory."""
+    reading, process = machine.processes.reading, setup.process
+    if process is None:
+        return ProcessMemory(problem=reading.hidden)
+    return next((memory for pid, memory in machine.processes.memory if process.pid == pid), ProcessMemory())
+
+
+def _tensor_parallel(setup: Behind) -> int | None:
+    stated = next((each.tensor_parallel for each in setup.launches if each.tensor_parallel is not None), None)
+    return stated or (setup.container.tensor_parallel if setup.container else None)
+
+
+def _gpus_of(served: Serving, machine: Machine) -> tuple[GpuFacts, ...]:
+    return tuple(gpu for gpu in machine.gpus if gpu.address in served.gpus)
+
+
+def _with_gpu(known: TargetFacts, setup: Behind, served: Serving, machine: Machine) -> TargetFacts:
+    """The GPUs that serve: what they are, and the bandwidth that they have together."""
+    gpus = _gpus_of(served, machine)
+    foreign = _foreign(setup, served, machine)
+    parallel = _tensor_parallel(setup)
+    splits_layers = known.backend in {"llama_cpp", "ollama"} and _split_mode(setup) != "row"
+    if served.rule is None and len(served.in_question) > 1:
+        # Whichever of equal GPUs serves: one alone, or in turns one after the other, reads as fast as any of them.
+        likely = tuple(gpu for gpu in machine.gpus if gpu.address in served.in_question)
+        if len(likely) == len(served.in_question) and are_alike(likely) and (splits_layers or parallel == 1):
+            gpus = likely[:1]
+    if not gpus:
+        if foreign:
+            return replace(known, gpu_name=foreign)
+        return replace(known, gpu_words=served.words)
+    first, alike = gpus[0], are_alike(gpus)
+    whole = not any(gpu.partitions for gpu in gpus)
+    bandwidth = first.bandwidth_bytes_per_second
+    words = "" if whole else f"{first.name} is divided, and which part serves isn't known"
+    if len(gpus) > 1:
+        split: Split = "layers" if splits_layers else "parallel"
+        together = bandwidth_together([gpu.bandwidth_bytes_per_second for gpu in gpus], split)
+        bandwidth = together if splits_layers or parallel == len(gpus) else None
+        if bandwidth is None:
+            words = words or f"how its {len(gpus)} GPUs share the work isn't known, or their memory's bandwidth"
+    elif bandwidth is None:
+        words = words or f"the memory bandwidth of {first.name} isn't known: set targets[].hardware"
+    return replace(
+        known,
+        gfx_target=first.gfx_target if alike else None,
+        compute_units=first.compute_units if alike else None,
+        gpu_name=first.name if alike else "",
+        memory_bandwidth=bandwidth if whole else None,
+        gpu_words=words if bandwidth is None or not whole else "",
+        aiter_usable=_aiter_usable(setup, gpus),
+        throttled=_is_throttled(served, machine),
+    )
+
+
+def _foreign(setup: Behind, served: Serving, machine: Machine) -> str:
+    """The name of another maker's GPU that serves: decided, or the only one of the kind that computes here."""
+    by_address = {each.address: each for each in machine.names.others}
+    found = [by_address[address] for address in served.others if address in by_address]
+    if served.rule is None and len(served.in_question) == 1 and setup.compute in {"cuda", "vulkan"}:
+        found = [by_address[address] for address in served.in_question if address in by_address]
+    return found[0].title if len(found) == 1 else ""
+
+
+def _split_mode(setup: Behind) -> str | None:
+    return next((each.split_mode for each in setup.launches if each.split_mode), None)
+
+
+def _aiter(setup: Behind) -> bool | None:
+    stated = next((each.aiter for each in setup.launches if each.aiter is not None), None)
+    return setup.container.aiter if stated is None and setup.container else stated
+
+
+def _aiter_usable(setup: Behind, gpus: Sequence[GpuFacts]) -> bool | None:
+    if setup.container is not None and setup.container.aiter_usable is not None:
+        return setup.container.aiter_usable
+    targets = [gpu.gfx_target for gpu in gpus if gpu.gfx_target]
+    launch = next((each for each in setup.launches if each.aiter is not None), None)
+    return aiter_usable(launch.aiter_architectures if launch else (), targets)
+
+
+def _is_throttled(served: Serving, machine: Machine) -> bool | None:
+    shares = [
+        share
+        for sample in machine.samples
+        if sample.address in served.gpus
+        for reason, share in sample.throttling
+        if reason == "thermal"
+    ]
+    return max(shares) >= THROTTLED_SHARE if shares else None
+
+
+# In words -----------------------------------------------------------------------------------------------------------------
 
 
 def info_of(
     target: Target, identity: Identity | None, known: TargetFacts, machine: Machine, profiles: Profiles
 ) -> TargetInfo:
     """The identity of a target in words, as ``llm_target_info`` carries it; empty where it is not known."""
-    container = container_of(target.url, machine.containers)
+    setup = behind(target.url, machine)
+    container, served = setup.container, serving_of(target, identity, machine)
     return TargetInfo(
         url=target.url,
         backend=known.backend,
@@ -100,9 +381,12 @@ def info_of(
         container=container.name if container else "",
         image=container.image if container else "",
         scenario=_decided(target.scenario) or scenario_of(known, profiles) or "",
-        hardware=_decided(target.hardware)
-        or hardware_of(known.gfx_target, known.compute_units, profiles)
-        or _gpu_name(known, machine),
+        hardware=_decided(target.hardware) or hardware_of(known, profiles) or known.gpu_name,
+        gpus=served.gpus,
+        gpu_rule=served.rule or "",
+        gpu_words=served.words,
+        settings=settings_in(target, identity, machine),
+        unknown=_unknown(setup, machine),
     )
 
 
@@ -111,6 +395,19 @@ def judged_figures(result: ProbeResult) -> Measurements | None:
     if result.result != "ok":
         return None
     return replace(result.measurements, tokens_per_second=None) if result.beside_users else result.measurements
+
+
+def _unknown(setup: Behind, machine: Machine) -> tuple[str, ...]:
+    """What could not be read of a server on this machine, and why."""
+    if not setup.local:
+        return ()
+    if setup.process is not None:
+        computing = working(setup.process)
+        return tuple(dict.fromkeys((*setup.process.unknown, *(computing.unknown if computing else ()))))
+    if setup.container is not None and setup.container.launch is not None:
+        return ()
+    hidden = machine.processes.reading.hidden
+    return (f"how it was started: {hidden}",) if hidden else ()
 
 
 def judgement_of(
@@ -145,38 +442,61 @@ def _context_tokens(figures: Measurements | None) -> float:
     return (figures.prompt_tokens or 0) + (figures.output_tokens or 0) / 2
 
 
-def _gpu_name(known: TargetFacts, machine: Machine) -> str:
-    names = [gpu.name for gpu in machine.gpus if gpu.gfx_target == known.gfx_target is not None]
-    return names[0] if len(names) == 1 else ""
+# The model's files --------------------------------------------------------------------------------------------------------
 
 
-def _with_gpu(known: TargetFacts, gpus: Sequence[GpuFacts], container: ContainerFacts | None) -> TargetFacts:
-    """The GPU that serves: the only one, or nothing but their number where there are several."""
-    if not gpus:
-        return known
-    if len(gpus) > 1:
-        parallel = container.tensor_parallel if container else None
-        # Which of several GPUs serves isn't known, unless all are of one kind and it uses one.
-        kinds = {(gpu.gfx_target, gpu.compute_units, gpu.bandwidth_bytes_per_second) for gpu in gpus}
-        if len(kinds) > 1 or parallel != 1:
-            return replace(known, gpus=parallel or len(gpus))
-    gpu = gpus[0]
-    return replace(
-        known,
-        gpus=1,
-        gfx_target=gpu.gfx_target,
-        compute_units=gpu.compute_units,
-        memory_bandwidth=None if gpu.partitions else gpu.bandwidth_bytes_per_second,
-    )
+def paths_of(url: str, identity: Identity | None, machine: Machine) -> tuple[str, ...]:
+    """Where on this machine the file or folder of a server's model may lie, the surest first."""
+    return tuple(dict.fromkeys(_paths(behind(url, machine), identity)))
 
 
-def _files(
-    identity: Identity, container: ContainerFacts | None, model: str | None, caches: Iterable[CacheFacts]
-) -> WeightFacts | None:
-    """The weights in the caches of this machine that a server runs, by its folder, its repository, or its name."""
-    names = (identity.model_root, container.model if container else None, model)
-    found = (find_weights(caches, name) for name in names if name)
-    return next((each for each in found if each is not None), None)
+def _paths(setup: Behind, identity: Identity | None) -> Iterator[str]:
+    """Where the file or folder of its model may lie, as the exporter can open it; the surest first."""
+    if not setup.local:
+        return
+    told = identity.model_root if identity and identity.model_root and identity.model_root.startswith("/") else None
+    process, container = setup.process, setup.container
+    if process is not None and (computing := working(process)) is not None and computing.model_file:
+        yield computing.model_file
+    if container is not None:
+        stated = container.launch.model_path if container.launch else None
+        for path in (told, stated):
+            if path and path.startswith("/"):
+                yield from _on_host(path, container)
+    elif told is not None and (process is None or not process.container):
+        yield told
+
+
+def _on_host(path: str, container: ContainerFacts) -> Iterator[str]:
+    """A path inside a container as the host has it, by the container's mounts."""
+    for mount in container.cache_mounts:
+        inside = mount.destination.rstrip("/")
+        if path == inside or path.startswith(f"{inside}/"):
+            yield mount.source.rstrip("/") + path.removeprefix(inside)
+
+
+def _files(setup: Behind, identity: Identity, model: str | None, machine: Machine) -> tuple[WeightFacts | None, str]:
+    """The weights that a server runs, or why they aren't known.
+
+    By the path of its file, else in any cache of this machine by its folder, its repository, or its name.
+    """
+    by_path, words = dict(machine.models.by_path), ""
+    for path in _paths(setup, identity):
+        found = by_path.get(path)
+        if isinstance(found, WeightFacts):
+            return found, ""
+        if found is not None:
+            words = words or f"its file can't be read: {found.reason}"
+    names = [
+        identity.model_root,
+        *(each.model_path for each in setup.launches),
+        *(each.model for each in setup.launches),
+    ]
+    names += [setup.container.model if setup.container else None, model]
+    for name in dict.fromkeys(name for name in names if name):
+        if (weights := find_weights(machine.caches, name)) is not None:
+            return weights, ""
+    return None, words
 
 
 # Bytes of one number of the key-value cache, by how its type's name begins; a server's default is 16 bits.

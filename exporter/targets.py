@@ -44,12 +44,14 @@ from exporter.snapshot import (
     target_key,
 )
 from exporter.target_facts import (
-    container_of,
+    Machine,
+    hints_of,
     info_of,
-    is_local,
     judged_figures,
     judgement_of,
     machine_of,
+    paths_of,
+    serving_of,
     target_facts_of,
 )
 from exporter.text import seconds_text, speed_text
@@ -84,8 +86,8 @@ class Watched:
 class Targets:
     """Probes the targets and publishes what follows. Thread-safe; ``use`` before anything else.
 
-    ``changed`` is called when discovery has changed the list, from a thread of the schedule. ``own_port`` is the port of
-    the exporter itself, at which no server is looked for.
+    ``changed`` is called when discovery has changed the list, from a thread of the schedule, ``models_changed`` when a target
+    runs another model's file. ``own_port`` is the port of the exporter itself, at which no server is looked for.
     """
 
     def __init__(
@@ -98,6 +100,7 @@ class Targets:
         cancellation: Cancellation,
         own_port: int,
         changed: Callable[[], None],
+        models_changed: Callable[[], object] = lambda: None,
     ) -> None:
         self._snapshot = snapshot
         self._settings = settings
@@ -106,6 +109,7 @@ class Targets:
         self._cancellation = cancellation
         self._own_port = own_port
         self._changed = changed
+        self._models_changed = models_changed
         self._watched: dict[str, Watched] = {}
         self._survey = Survey()
         self._surveyed = False
@@ -260,14 +264,20 @@ class Targets:
                 state = result.state
             elif state is not None:
                 news.append((target_key(target.name), state))
+            view = self._snapshot.view()
+            before = _paths_of(target, view.get(target_key(target.name)), view)
             self._snapshot.publish_all((*news, *self._judged(watched, result, state)))
+            changed = state is not None and _paths_of(target, state, view) != before
+        if changed:
+            self._models_changed()
 
     def _judged(self, watched: Watched, result: ProbeResult | None, state: TargetState | None) -> Iterator[Observation]:
         """What a target is and how good each of its modules is, by the newest facts of all rooms."""
         target, view, profiles = watched.target, self._snapshot.view(), self._profiles
         state = state or view.get(target_key(target.name))
         identity, machine = state.identity if state else None, machine_of(view)
-        known = target_facts_of(target, identity, machine)
+        _tell(watched.prober, machine)
+        known = target_facts_of(target, identity, machine, state)
         yield info_key(target.name), info_of(target, identity, known, machine, profiles)
         for module in target.modules:
             figures, watts = _figures(view, target.name, module, result), watched.watts.get(module)
@@ -276,16 +286,29 @@ class Targets:
 
     def _power_meter(self, target: Target) -> PowerMeter | None:
         """A running meter of the GPU that serves a target, where that is known and on this machine."""
-        machine = machine_of(self._snapshot.view())
-        if len(machine.gpus) != 1 or not is_local(target.url, container_of(target.url, machine.containers)):
+        view = self._snapshot.view()
+        state = view.get(target_key(target.name))
+        served = serving_of(target, state.identity if state else None, machine_of(view))
+        if len(served.gpus) != 1 or served.others:
             return None
-        meter = PowerMeter(self._settings.host.sysfs, machine.gpus[0].address)
+        meter = PowerMeter(self._settings.host.sysfs, served.gpus[0])
         meter.start()
         return meter
 
 
 def _target_of(found: Found) -> Target:
     return Target(name=found.name, url=found.url)
+
+
+def _paths_of(target: Target, state: TargetState | None, view: View) -> tuple[str, ...]:
+    return paths_of(target.url, state.identity, machine_of(view)) if state else ()
+
+
+def _tell(prober: Prober, machine: Machine) -> None:
+    """Tell a prober what its server's launch settings say, where they say it."""
+    known = hints_of(prober.target, machine)
+    if known:
+        prober.tell(**known)
 
 
 def _figures(view: View, target: str, module: str, result: ProbeResult | None) -> Measurements | None:

@@ -106,8 +106,8 @@ def share_text(ratio: float | None) -> str:
 def band_text(low: float | None, high: float | None) -> str:
     """A range of which either end may be open: 12–20, at least 12, at most 20."""
     if low is None:
-        return NONE if high is None else f"at most {high:g}"
-    return f"at least {low:g}" if high is None else f"{low:g}–{high:g}"
+        return NONE if high is None else f"at most {high:.3g}"
+    return f"at least {low:.3g}" if high is None else f"{low:.3g}–{high:.3g}"
 
 
 # Sentences

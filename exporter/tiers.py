@@ -8,14 +8,18 @@ import re
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
-from exporter.settings import Profiles, Scenario, Thresholds
+from exporter.settings import Band, Mixture, Profiles, Scenario, Thresholds
 
 Tier = Literal["excellent", "good", "acceptable", "poor"]
 TIERS: Final[tuple[Tier, ...]] = ("excellent", "good", "acceptable", "poor")
 
-# A measurement that beats a ceiling by more than this shows that the ceiling was not one (a mixture of experts that could
-# not be recognised, speculative decoding): then none is given, rather than an efficiency that can't be.
-BEYOND_DOUBT: Final = 1.15
+Source = Literal["faq", "ceiling"]
+Limit = Literal["memory_bandwidth", "users", "offload", "throttling", "unknown"]
+LIMITS: Final[tuple[Limit, ...]] = ("memory_bandwidth", "users", "offload", "throttling", "unknown")
+
+# Sizes in names are rounded; a family of the tables is meant only where a stated size agrees with its own this well.
+SAME_SIZE: Final = 0.25
+SAME_DENSE_SIZE: Final = 0.12
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +39,14 @@ class Weights:
 
 @dataclass(frozen=True, slots=True)
 class TargetFacts:
-    """All that is known of the setup behind one target; None where nobody said.
+    """All that is known of the setup behind one target; None or empty where nobody said.
 
-    ``gfx_target``, ``compute_units`` and ``memory_bandwidth`` (bytes/s) are of the one GPU that serves it; ``gpus`` counts
-    those that do, ``offloaded`` is True where a part of the model lies in memory that the GPU doesn't own.
+    ``gfx_target``, ``compute_units`` and ``gpu_name`` are of the GPU that serves it (or of several that are alike),
+    ``memory_bandwidth`` is in bytes/s, of several GPUs together as they share the work; ``gpu_words`` is why it isn't known.
+    ``aiter_usable`` is False where AITER has no effect on that GPU. ``offloaded`` is True where a part of the model lies in
+    memory that the GPU doesn't own, ``offload`` what the launch settings keep off it. ``speculative`` is how tokens are
+    drafted, ``none`` where they aren't. ``weights_words`` is why the size of the weights isn't known. ``throttled`` says
+    whether heat holds the GPU's clocks down now, ``users`` how many requests of others run.
     """
 
     backend: str
@@ -50,13 +58,34 @@ class TargetFacts:
     gfx_target: str | None = None
     compute_units: int | None = None
     memory_bandwidth: float | None = None
-    gpus: int | None = None
     offloaded: bool | None = None
+    aiter_usable: bool | None = None
+    gpu_name: str = ""
+    gpu_words: str = ""
+    offload: str | None = None
+    speculative: str | None = None
+    weights_words: str = ""
+    throttled: bool | None = None
+    users: float | None = None
+
+    @property
+    def drafts(self) -> bool:
+        """Whether it drafts tokens, so that one read of the weights may give several."""
+        return self.speculative not in {None, "none"}
+
+    @property
+    def keeps_off_gpu(self) -> bool:
+        """Whether a part of the work is known to be done elsewhere than on the GPU."""
+        return self.offloaded is True or self.offload not in {None, "none"}
 
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """How good one probe was. ``tier``, ``efficiency`` and energy are None while no speed is known."""
+    """How good one probe was. ``tier``, ``efficiency``, ``limit`` and energy are None while no speed is known.
+
+    ``expected_source`` says what the band is: the ``faq``'s, or a share of the ``ceiling``. ``no_ceiling`` says in words why
+    there is no ceiling, empty where there is one. ``limit`` is what holds the speed down.
+    """
 
     tier: Tier | None
     thresholds: Thresholds
@@ -66,6 +95,9 @@ class Judgement:
     ceiling_tokens_per_second: float | None = None
     efficiency: float | None = None
     energy_joules_per_token: float | None = None
+    expected_source: Source | None = None
+    no_ceiling: str = ""
+    limit: Limit | None = None
 
 
 def tier_of(tokens_per_second: float, bounds: Thresholds) -> Tier:
@@ -89,10 +121,15 @@ def scenario_of(known: TargetFacts, profiles: Profiles) -> str | None:
 
 def _conditions_hold(scenario: Scenario, known: TargetFacts) -> bool:
     return (
-        (scenario.aiter is None or scenario.aiter is known.aiter)
+        (scenario.aiter is None or scenario.aiter is _effective_aiter(known))
         and _text_holds(scenario.quantization, known.quantization)
         and _text_holds(scenario.kv_cache, known.kv_cache)
     )
+
+
+def _effective_aiter(known: TargetFacts) -> bool | None:
+    """Whether AITER computes: switched on where it has no effect, it doesn't."""
+    return False if known.aiter and known.aiter_usable is False else known.aiter
 
 
 # What a full-precision model is called where it is called anything: all of these answer a condition of `none`.
@@ -109,10 +146,13 @@ def _text_holds(condition: str | None, known: str | None) -> bool:
     return known.lower().startswith(condition.lower())
 
 
-def hardware_of(gfx_target: str | None, compute_units: int | None, profiles: Profiles) -> str | None:
-    """The profile of a GPU by its gfx target and number of compute units; None unless both are known and match."""
+def hardware_of(known: TargetFacts, profiles: Profiles) -> str | None:
+    """The profile of a GPU by its gfx target and number of compute units; of another maker's by its name."""
     for name, hardware in profiles.hardware.items():
-        if gfx_target is not None and hardware.gfx_target == gfx_target and compute_units in hardware.compute_units:
+        if known.gfx_target is not None and hardware.gfx_target == known.gfx_target:
+            if known.compute_units in hardware.compute_units:
+                return name
+        elif hardware.gfx_target is None and known.gpu_name == hardware.name:
             return name
     return None
 
@@ -133,24 +173,57 @@ def active_parameters_in(model: str) -> float | None:
     return float(found["billions"]) * 1e9 if (found := _ACTIVE.search(model)) else None
 
 
-def is_mixture_of_experts(known: TargetFacts, profiles: Profiles) -> bool:
-    """True where the files, the name or the profiles say that a token reads only some of the weights."""
+def is_mixture_of_experts(known: TargetFacts, profiles: Profiles) -> bool | None:
+    """Whether a token reads only some of the weights, by the files, the name or the tables; None where nothing tells."""
     if known.weights.experts is not None:
         return known.weights.experts
-    name = (known.model or "").lower()
+    name = _plain(known.model)
     size = _SIZE.search(name)
-    return (
-        active_parameters_in(name) is not None
-        or (size is not None and size["experts"] is not None)
-        or any(part in name for part in profiles.mixture_of_experts)
-    )
+    if active_parameters_in(name) is not None or (size is not None and size["experts"] is not None):
+        return True
+    if _mixture_of(known, profiles) is not None:
+        return True
+    return False if _is_dense_family(known, profiles) else None
+
+
+def size_of(known: TargetFacts) -> float | None:
+    """The number of parameters that the server or the name states."""
+    return known.weights.parameters or parameters_in(_plain(known.model))
+
+
+def _plain(model: str | None) -> str:
+    """A name as the tables have them: lower case, its parts with hyphens."""
+    return re.sub(r"[:/_ ]", "-", (model or "").lower())
+
+
+def _is_called(family: str, name: str) -> bool:
+    """Whether a family's name stands in a model's as whole words; ``qwen2`` doesn't in ``qwen2.5``."""
+    return re.search(rf"(?<![a-z0-9]){re.escape(family)}(?![a-z0-9]|\.\d)", name) is not None
+
+
+def _mixture_of(known: TargetFacts, profiles: Profiles) -> Mixture | None:
+    """The row of the table, unless a stated size is another model's (as of a dense one distilled from it)."""
+    name, size = _plain(known.model), size_of(known)
+    for family, mixture in profiles.mixture_of_experts.items():
+        if _is_called(family, name) and (size is None or abs(size / mixture.total - 1) <= SAME_SIZE):
+            return mixture
+    return None
+
+
+def _is_dense_family(known: TargetFacts, profiles: Profiles) -> bool:
+    name, size = _plain(known.model), size_of(known)
+    for family, dense in profiles.dense.items():
+        is_size = size is not None and any(abs(size / (each * 1e9) - 1) <= SAME_DENSE_SIZE for each in dense.sizes)
+        if (is_size or not dense.sizes) and _is_called(family, name):
+            return True
+    return False
 
 
 def bytes_per_token(known: TargetFacts, context_tokens: float, profiles: Profiles) -> float | None:
     """Bytes read from memory for one token at this length of context; None where the model's size isn't known.
 
     Source: the roofline of memory-bound decode. For a mixture of experts it is the active share of the weights, where the
-    model's files or its name state it.
+    model's files, its name or the tables state it. Of a model that may be either, nothing is known.
     """
     weights = known.weights
     whole = weights.streamed_bytes
@@ -162,32 +235,95 @@ def bytes_per_token(known: TargetFacts, context_tokens: float, profiles: Profile
 
 
 def _share_read(known: TargetFacts, profiles: Profiles) -> float:
-    """The share of the weights that one token reads; 0 where it is a share that nobody states."""
-    if not is_mixture_of_experts(known, profiles):
-        return 1.0
-    active = active_parameters_in(known.model or "")
-    total = known.weights.parameters or parameters_in(known.model or "")
+    """The share of the weights that one token reads; 0 where nobody states it."""
+    is_mixture = is_mixture_of_experts(known, profiles)
+    if not is_mixture:
+        return 0.0 if is_mixture is None else 1.0
+    if (mixture := _mixture_of(known, profiles)) is not None:
+        return mixture.active / mixture.total
+    active, total = active_parameters_in(_plain(known.model)), size_of(known)
     return active / total if active and total else 0.0
 
 
-def ceiling_of(known: TargetFacts, context_tokens: float, bandwidth: float | None, profiles: Profiles) -> float | None:
-    """Tokens per second that the memory allows; None for several GPUs, an offloaded model, or an unknown size."""
-    if bandwidth is None or known.offloaded or (known.gpus is not None and known.gpus != 1):
-        return None
+def ceiling_of(
+    known: TargetFacts, context_tokens: float, bandwidth: float | None, profiles: Profiles
+) -> tuple[float | None, str]:
+    """Tokens per second that the memory allows, or None and why it isn't known, as a sentence."""
+    if known.keeps_off_gpu:
+        what = known.offload if known.offload not in {None, "none"} else "a part of the model lies in other memory"
+        return None, f"not all of its work is done on the GPU ({what}), so the GPU's memory isn't its limit"
+    if known.drafts:
+        return None, f"it drafts tokens ({known.speculative}), so one read of the weights may give several tokens"
+    if bandwidth is None:
+        return None, known.gpu_words or "the memory bandwidth of the GPU that serves it isn't known"
     each = bytes_per_token(known, context_tokens, profiles)
-    return bandwidth / each if each else None
+    return (bandwidth / each, "") if each else (None, _why_no_bytes(known, profiles))
 
 
-def expected_of(scenario: str | None, known: TargetFacts, profiles: Profiles) -> tuple[float | None, float | None]:
-    """The band of a scenario; (None, None) without one, or for a model known to be of another size than its figures."""
-    if scenario is None or scenario not in profiles.scenarios:
-        return None, None
-    size = known.weights.parameters or parameters_in(known.model or "")
-    limits = profiles.scenario_parameters
-    if size is not None and not (limits.min or 0.0) <= size <= (limits.max or float("inf")):
-        return None, None
-    band = profiles.scenarios[scenario].expected
-    return band.min, band.max
+def _why_no_bytes(known: TargetFacts, profiles: Profiles) -> str:
+    model = known.model or "its model"
+    if known.weights.bytes is None:
+        return (
+            known.weights_words
+            or f"the size of {model} isn't known: its files were not found, and the server doesn't say it"
+        )
+    if is_mixture_of_experts(known, profiles):
+        why = f"{model} is a mixture of experts, and nothing says how much of it a token reads"
+    else:
+        why = f"nothing says whether {model} is dense or a mixture of experts"
+    return f"{why}; {known.weights_words}" if known.weights_words else why
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """The band that a set-up should reach, and where it comes from; all None where nothing is expected."""
+
+    low: float | None = None
+    high: float | None = None
+    source: Source | None = None
+
+
+NOTHING: Final = Expected()
+
+
+def expected_of(
+    scenario: str | None,
+    known: TargetFacts,
+    profiles: Profiles,
+    *,
+    hardware: str | None = None,
+    ceiling: float | None = None,
+    named: bool = False,
+) -> Expected:
+    """The scenario's band where it holds, else a share of the ceiling; never above the ceiling.
+
+    ``hardware`` is the profile of what serves. ``named`` says that the user chose the scenario: then its band holds.
+    """
+    band = _band_of(scenario, known, profiles, hardware, named=named)
+    if band is None or (ceiling is not None and (band.min or 0.0) >= ceiling):
+        return _share_of(ceiling, known, profiles)
+    high = band.max if ceiling is None or band.max is None else min(band.max, ceiling)
+    return Expected(band.min, high, "faq")
+
+
+def _band_of(
+    scenario: str | None, known: TargetFacts, profiles: Profiles, hardware: str | None, *, named: bool
+) -> Band | None:
+    found = profiles.scenarios.get(scenario) if scenario else None
+    if found is None or named:
+        return found.expected if found else None
+    size, limits = size_of(known), profiles.scenario_parameters
+    fits = size is not None and (limits.min or 0.0) <= size <= (limits.max or float("inf"))
+    is_here = found.hardware is None or found.hardware == hardware
+    return found.expected if fits and is_here and is_mixture_of_experts(known, profiles) is False else None
+
+
+def _share_of(ceiling: float | None, known: TargetFacts, profiles: Profiles) -> Expected:
+    is_mixture = is_mixture_of_experts(known, profiles)
+    if ceiling is None or is_mixture is None:
+        return NOTHING
+    shares = profiles.ceiling_shares.mixture if is_mixture else profiles.ceiling_shares.dense
+    return Expected(shares.min * ceiling, shares.max * ceiling, "ceiling")
 
 
 def judge(
@@ -201,34 +337,66 @@ def judge(
     context_tokens: float = 0.0,
     decode_watts: float | None = None,
 ) -> Judgement:
-    """Judge one decode speed (None while none is known). ``scenario`` and ``hardware`` are ids that a user gave.
+    """Judge one decode speed (None while none is known). ``scenario`` and ``hardware`` are ids that a user gave: these win.
 
     ``decode_watts`` is the mean power of the GPU while the probe decoded.
     """
-    scenario = scenario or scenario_of(known, profiles)
-    low, high = expected_of(scenario, known, profiles)
-    hardware = hardware or hardware_of(known.gfx_target, known.compute_units, profiles)
-    profile = profiles.hardware.get(hardware) if hardware else None
-    bandwidth = known.memory_bandwidth or (profile.memory_bandwidth if profile else None)
+    ceiling, no_ceiling = ceiling_of(known, context_tokens, bandwidth_of(known, profiles, hardware), profiles)
+    if ceiling is not None and tokens_per_second is not None and tokens_per_second > ceiling:
+        no_ceiling = (
+            f"its {tokens_per_second:.3g} tokens/s are more than the {ceiling:.3g} that the memory would allow by what is known: "
+            "one of these facts is wrong, or it drafts tokens"
+        )
+        ceiling = None
+    expected = expected_of(
+        scenario or scenario_of(known, profiles),
+        known,
+        profiles,
+        hardware=hardware or hardware_of(known, profiles),
+        ceiling=ceiling,
+        named=scenario is not None,
+    )
     judgement = Judgement(
         tier=None,
         thresholds=bounds,
-        scenario=scenario,
-        expected_min=low,
-        expected_max=high,
-        ceiling_tokens_per_second=ceiling_of(known, context_tokens, bandwidth, profiles),
+        scenario=scenario or scenario_of(known, profiles),
+        expected_min=expected.low,
+        expected_max=expected.high,
+        ceiling_tokens_per_second=ceiling,
+        expected_source=expected.source,
+        no_ceiling=no_ceiling,
     )
-    return judgement if tokens_per_second is None else _with_speed(judgement, tokens_per_second, bounds, decode_watts)
-
-
-def _with_speed(judgement: Judgement, speed: float, bounds: Thresholds, decode_watts: float | None) -> Judgement:
-    ceiling = judgement.ceiling_tokens_per_second
-    if ceiling is not None and speed > ceiling * BEYOND_DOUBT:
-        ceiling = None
+    if tokens_per_second is None:
+        return judgement
+    efficiency = tokens_per_second / ceiling if ceiling else None
     return replace(
         judgement,
-        tier=tier_of(speed, bounds),
-        ceiling_tokens_per_second=ceiling,
-        efficiency=speed / ceiling if ceiling else None,
-        energy_joules_per_token=decode_watts / speed if decode_watts is not None and speed > 0 else None,
+        tier=tier_of(tokens_per_second, bounds),
+        efficiency=efficiency,
+        energy_joules_per_token=decode_watts / tokens_per_second
+        if decode_watts is not None and tokens_per_second > 0
+        else None,
+        limit=limit_of(efficiency, known, profiles),
     )
+
+
+def bandwidth_of(known: TargetFacts, profiles: Profiles, hardware: str | None = None) -> float | None:
+    """Bytes per second of the memory: of the hardware that the user named, else what was read, else its profile's."""
+    named = profiles.hardware.get(hardware) if hardware else None
+    if named is not None and named.memory_bandwidth is not None:
+        return named.memory_bandwidth
+    if known.memory_bandwidth is not None:
+        return known.memory_bandwidth
+    found = profiles.hardware.get(hardware_of(known, profiles) or "")
+    return found.memory_bandwidth if found and not known.gpu_words else None
+
+
+def limit_of(efficiency: float | None, known: TargetFacts, profiles: Profiles) -> Limit:
+    """What holds a speed down, the first that is known."""
+    if efficiency is not None and efficiency >= profiles.ceiling_shares.at_ceiling:
+        return "memory_bandwidth"
+    if known.users:
+        return "users"
+    if known.keeps_off_gpu:
+        return "offload"
+    return "throttling" if known.throttled else "unknown"

@@ -9,6 +9,7 @@ from exporter.cache.facts import CacheFacts, FilesystemFacts, ModelFacts
 from exporter.containers.facts import ContainerFacts, EngineReading, ImageRocm
 from exporter.history.record import Plan
 from exporter.host.gpu import GpuFacts, GpuReading, GpuSample
+from exporter.host.machine import GpuSettings, MachineFacts, PowerProfile
 from exporter.host.rocm import DriverFacts, RocmFacts
 from exporter.probe.result import Measurements, ProbeResult, Result, TargetState
 from exporter.probe.timeline import Chunk, Timeline
@@ -18,6 +19,7 @@ from exporter.snapshot import (
     EXPORTER,
     GPU,
     GPU_SENSORS,
+    MACHINE,
     ROCM,
     CollectorRun,
     ExporterState,
@@ -121,6 +123,9 @@ def judged(
         ceiling,
         speed / ceiling if speed and ceiling else None,
         None if speed is None else 95 / speed,
+        "faq" if scenario and (low or high) else None,
+        "" if ceiling else "nothing says whether it is dense or a mixture of experts",
+        None if speed is None else "memory_bandwidth" if ceiling and speed / ceiling >= 0.75 else "unknown",
     )
 
 
@@ -172,6 +177,8 @@ def add_fine_servers(snapshot: Snapshot) -> None:
         TargetInfo(
             "http://127.0.0.1:8080", "llama_cpp", "b6402", "Qwen2.5-14B-Instruct-Q4_K_M.gguf", "Q4_K_M",
             "llama", "ghcr.io/ggml-org/llama.cpp:server-rocm", "llamacpp-q4", "ryzen-ai-max-395",
+            ("0000:c1:00.0",), "only_gpu", "AMD Radeon 8060S (0000:c1:00.0): it is the only GPU",
+            (("compute", "rocm"), ("context", "32768"), ("gpu", "0000:c1:00.0"), ("slots", "1")),
         ),
         judged(24.1, "llamacpp-q4", 20, 30, 27.6),
         up("llamacpp-q4", "http://127.0.0.1:8080", requests_running=0.0, requests_waiting=0.0, kv_cache_usage=0.02),
@@ -279,7 +286,16 @@ def add_host(snapshot: Snapshot) -> None:
     sample = GpuSample(
         "0000:c1:00.0", False, 0.97, 312_000_000, 71_500_000_000, 92.5, "socket",
         (("edge", 71.0), ("cpu", 74.5)), (("graphics", 2.9e9), ("memory", 1e9)), (("thermal", 0.0), ("power", 0.0)),
+        power_cap_watts=120.0,
     )  # fmt: skip
+    machine = MachineFacts(
+        "6.18.4-200.fc43.x86_64",
+        (("amd_iommu", "off"), ("ttm.pages_limit", "27648000")),
+        PowerProfile("performance", "powersave", "amd-pstate-epp", "performance", "accelerator-performance"),
+        "3.04",
+        gpus=(GpuSettings("0000:c1:00.0", (("mes", "0x80"), ("smc", "0x5d5c00")), "113-STRXLGEN-001", "auto"),),
+    )
+    snapshot.publish(MACHINE, machine)
     disk = FilesystemFacts("/", "259:2", 412_000_000_000, 1_967_000_000_000)
     snapshot.publish(GPU, GpuReading((gpu,)))
     snapshot.publish(GPU_SENSORS, (sample,))

@@ -23,6 +23,7 @@ from exporter.web.app import Refused
 from tests.scenes import probe
 
 URL = "http://127.0.0.1:8000"
+COLLECTORS = ("rocm", "gpu", "sensors", "machine", "processes", "models", "caches")
 
 
 @dataclass
@@ -134,7 +135,7 @@ def test_a_reload_reads_the_machine_anew(files: Files, soon: list[str]) -> None:
     daemon = made(files)
     assert soon == []
     daemon.reload()
-    assert soon == ["rocm", "gpu", "sensors", "caches"]
+    assert soon == [*COLLECTORS]
 
 
 def test_a_container_that_comes_starts_a_search(files: Files, soon: list[str]) -> None:
@@ -150,10 +151,10 @@ def test_a_container_that_comes_starts_a_search(files: Files, soon: list[str]) -
 def test_every_job_is_scheduled(files: Files) -> None:
     """Targets, collectors and the files of the authentication each have theirs, and a reload replaces them."""
     daemon = made(files)
-    assert set(daemon._schedule._jobs) == {"status:a", "probe:a:default", "rocm", "gpu", "sensors", "caches"}
+    assert set(daemon._schedule._jobs) == {"status:a", "probe:a:default", *COLLECTORS}
     files.values = {"targets": []}
     daemon.reload()
-    assert set(daemon._schedule._jobs) == {"rocm", "gpu", "sensors", "caches"}
+    assert set(daemon._schedule._jobs) == {*COLLECTORS}
 
 
 def test_ready_when_every_target_was_probed(files: Files) -> None:

@@ -650,3 +650,31 @@ def test_any_environment_gives_settings_or_a_settings_error(environ: dict[str, s
     """The same for whatever stands in the environment."""
     settings, errors = outcome(None, environ)
     assert (settings is None) == bool(errors)
+
+
+@pytest.mark.parametrize(
+    ("given", "gpus"),
+    [
+        ("0000:03:00.0", "0000:03:00.0"),
+        ("03:00.0", "03:00.0"),
+        ("renderD128, /dev/dri/renderD129", "renderD128,/dev/dri/renderD129"),
+        ("auto", "auto"),
+    ],
+)
+def test_the_gpu_of_a_target(tmp_path: Path, given: str, gpus: str) -> None:
+    """A PCI address stays text, as YAML's numbers to the base of 60 would not; several are separated by commas."""
+    path = tmp_path / "config.yml"
+    path.write_text(
+        f"targets: [{{url: 'http://127.0.0.1:8000', gpu: \"{given}\"}}, {{url: 'http://127.0.0.1:8001'}}]\n"
+    )
+    assert [target.gpu for target in load(path, {}).targets] == [gpus, "auto"]
+    path.write_text(f"targets:\n- url: http://127.0.0.1:8000\n  gpu: {given}\n")
+    assert load(path, {}).targets[0].gpu == gpus
+
+
+def test_a_gpu_that_is_no_address_is_refused(tmp_path: Path) -> None:
+    """A number or a name could mean any GPU."""
+    path = tmp_path / "config.yml"
+    path.write_text("targets: [{url: 'http://127.0.0.1:8000', gpu: card0}]\n")
+    with pytest.raises(SettingsError, match=r"targets\[0\]\.gpu.*PCI address"):
+        load(path, {})

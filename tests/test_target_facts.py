@@ -1,16 +1,26 @@
 """What the rooms know of one target, brought together: who wins, and what stays unknown."""
 
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from exporter.cache.facts import CacheFacts, ModelFacts, WeightFacts
-from exporter.containers.facts import CandidateUrl, ContainerFacts, Devices
-from exporter.host.gpu import GpuFacts, PartitionFacts
+from exporter.cache.model_file import Unreadable
+from exporter.containers.facts import CacheMount, CandidateUrl, ContainerFacts, Devices
+from exporter.host.gpu import GpuFacts, PartitionFacts, read_gpus, sample_gpus
+from exporter.host.gpu_links import read_links, read_render_nodes
+from exporter.host.gpu_memory import ProcessMemory
+from exporter.host.other_gpus import read_other_gpus
+from exporter.host.process import ProcessFacts, ProcessReading
+from exporter.launch.settings import Compute, read_launch
 from exporter.probe.result import Identity, Measurements
 from exporter.settings import load_profiles, make_target
-from exporter.target_facts import Machine, info_of, is_local, judgement_of, target_facts_of
+from exporter.snapshot import GpuNames, ModelFiles, ServerProcesses
+from exporter.target_facts import Machine, hints_of, info_of, is_local, judgement_of, paths_of, target_facts_of
 from exporter.tiers import scenario_of
+from tests.host.machines import build
 
 PROFILES = load_profiles(None)
 VLLM = ContainerFacts(
@@ -67,17 +77,18 @@ def test_each_room_gives_its_part() -> None:
     """Server, container, GPU and cache together know what no one of them knows."""
     known = target_facts_of(HERE, SAYS, MACHINE)
     assert (known.backend, known.aiter, known.quantization, known.kv_cache) == ("vllm", True, "none", "auto")
-    assert (known.gfx_target, known.compute_units, known.memory_bandwidth, known.gpus) == ("gfx1151", 40, 256e9, 1)
+    assert (known.gfx_target, known.compute_units, known.memory_bandwidth) == ("gfx1151", 40, 256e9)
+    assert known.aiter_usable is False
     assert known.weights.streamed_bytes == 29_540_067_328 - 1_557_000_000
     assert known.weights.kv_bytes_per_token == 196_608
-    assert scenario_of(known, PROFILES) == "vllm-fp16-aiter"
+    assert scenario_of(known, PROFILES) == "vllm-fp16"
 
 
 def test_the_identity_in_words() -> None:
     """llm_target_info names the container, the image, the scenario and the hardware."""
     info = info_of(HERE, SAYS, target_facts_of(HERE, SAYS, MACHINE), MACHINE, PROFILES)
     assert (info.container, info.image) == ("vllm-rocm", "rocm/vllm-dev:nightly")
-    assert (info.scenario, info.hardware, info.backend_version) == ("vllm-fp16-aiter", "ryzen-ai-max-395", "0.32.0")
+    assert (info.scenario, info.hardware, info.backend_version) == ("vllm-fp16", "ryzen-ai-max-395", "0.32.0")
 
 
 def test_a_server_elsewhere_has_nothing_of_this_machine() -> None:
@@ -109,23 +120,171 @@ def test_a_container_that_stopped_is_not_the_targets() -> None:
     assert info_of(HERE, SAYS, target_facts_of(HERE, SAYS, machine), machine, PROFILES).container == ""
 
 
+SECOND = replace(STRIX_HALO, address="0000:c2:00.0")
+
+
 @pytest.mark.parametrize(
-    ("gpus", "parallel", "expected"),
+    ("gpus", "parallel", "bandwidth", "words"),
     [
-        ((), None, (None, None)),
-        ((STRIX_HALO, replace(STRIX_HALO, address="0000:c2:00.0")), None, (2, None)),
-        ((STRIX_HALO, replace(STRIX_HALO, address="0000:c2:00.0")), 1, (1, 256e9)),
-        ((STRIX_HALO, replace(STRIX_HALO, address="0000:c2:00.0", gfx_target="gfx1100")), 1, (1, None)),
-        ((replace(STRIX_HALO, partitions=(PartitionFacts(20, 1, 1.0),)),), None, (1, None)),
+        ((), None, None, "this machine has no GPU that can be seen"),
+        ((STRIX_HALO, SECOND), None, None, "2 GPUs may serve"),
+        ((STRIX_HALO, SECOND), 1, 256e9, ""),
+        ((STRIX_HALO, replace(SECOND, gfx_target="gfx1100")), 1, None, "set targets[].gpu"),
+        ((replace(STRIX_HALO, partitions=(PartitionFacts(20, 1, 1.0),)),), None, None, "is divided"),
+        ((replace(STRIX_HALO, bandwidth_bytes_per_second=None),), None, None, "set targets[].hardware"),
     ],
 )
 def test_a_bandwidth_only_where_it_is_clear_which_gpu_serves(
-    gpus: tuple[GpuFacts, ...], parallel: int | None, expected: tuple[int | None, float | None]
+    gpus: tuple[GpuFacts, ...], parallel: int | None, bandwidth: float | None, words: str
 ) -> None:
-    """Several GPUs, different ones, or a divided one leave the ceiling unknown."""
+    """Several GPUs, different ones, or a divided one leave the ceiling unknown, and the reason is told."""
     machine = Machine((replace(VLLM, tensor_parallel=parallel),), gpus, (CACHE,))
     known = target_facts_of(HERE, SAYS, machine)
-    assert (known.gpus, known.memory_bandwidth) == expected
+    assert known.memory_bandwidth == bandwidth
+    assert words in known.gpu_words
+    assert bool(words) == bool(known.gpu_words)
+
+
+def test_the_gpu_that_the_settings_name_serves() -> None:
+    """By its address, with its own bandwidth, and the decision is told with its rule."""
+    machine = Machine((VLLM,), (STRIX_HALO, replace(SECOND, bandwidth_bytes_per_second=640e9)), (CACHE,))
+    target = make_target(url="http://localhost:8000", gpu="c2:00.0")
+    known = target_facts_of(target, SAYS, machine)
+    info = info_of(target, SAYS, known, machine, PROFILES)
+    assert known.memory_bandwidth == 640e9
+    assert (info.gpus, info.gpu_rule) == (("0000:c2:00.0",), "settings")
+    assert dict(info.settings)["gpu"] == "0000:c2:00.0"
+
+
+def test_the_bandwidth_of_hardware_that_was_named_wins() -> None:
+    """`hardware:` brings its own bandwidth along, whatever GPU was read."""
+    target = make_target(url="http://localhost:8000", hardware="radeon-rx-7900-xtx")
+    machine = replace(MACHINE, containers=(replace(VLLM, devices=Devices(kfd=True, dri=True)),))
+    judgement = judgement_of(target, target_facts_of(target, SAYS, machine), None, PROFILES)
+    assert judgement.ceiling_tokens_per_second == pytest.approx(960e9 / (29_540_067_328 - 1_557_000_000))
+
+
+def machine_named(name: str, folder: Path, **more: Any) -> Machine:
+    """A machine of the fixtures, as the collectors read it."""
+    root = build(name, folder / name)
+    sysfs, proc = root / "sys", root / "proc"
+    names = GpuNames(read_links(sysfs), read_other_gpus(sysfs, proc), tuple(sorted(read_render_nodes(sysfs).items())))
+    return Machine(gpus=read_gpus(sysfs).gpus, names=names, samples=sample_gpus(sysfs), **more)
+
+
+Q4 = WeightFacts(weight_bytes=8_988_000_000, tied=True, active_bytes=8_988_000_000, quantization="Q4_K_M")
+LLAMA = Identity("llama_cpp", "b11434", "qwen2.5-14b", model_root="/models/qwen2.5-14b-q4_k_m.gguf")
+FILES = ModelFiles((("/models/qwen2.5-14b-q4_k_m.gguf", Q4),))
+
+
+def ran(command: str, *, compute: Compute | None = None, **more: Any) -> ServerProcesses:
+    """One llama-server as a process on port 8000."""
+    launch = read_launch("llama-server", command.split(), {}, complete=True)
+    process = ProcessFacts(
+        42,
+        launch,
+        1,
+        pids=(42,),
+        network="own",
+        port=8000,
+        listening=True,
+        compute=compute,
+        model_file=more.pop("file", None),
+    )
+    return ServerProcesses(ProcessReading((process,)), ((42, ProcessMemory(**more)),))
+
+
+def test_a_discrete_card_beside_the_processors_own_graphics(tmp_path: Path) -> None:
+    """A 14B in Q4 on an RX 7900 XTX in a Ryzen desktop has the card's ceiling, and the card's name."""
+    machine = machine_named("ryzen-7800x3d-rx-7900-xtx", tmp_path, models=FILES)
+    known = target_facts_of(HERE, LLAMA, machine)
+    judgement = judgement_of(HERE, known, None, PROFILES)
+    assert judgement.ceiling_tokens_per_second == pytest.approx(107, abs=1)
+    info = info_of(HERE, LLAMA, known, machine, PROFILES)
+    assert (info.hardware, info.gpu_rule) == ("radeon-rx-7900-xtx", "small_integrated")
+
+
+def test_cuda_beside_the_processors_own_graphics(tmp_path: Path) -> None:
+    """With a card of another maker the AMD GPU isn't taken for what serves; hardware by hand gives the ceiling."""
+    machine = machine_named(
+        "ryzen-9950x-rtx-4000", tmp_path, models=FILES, processes=ran("--port 8000", compute="cuda")
+    )
+    known = target_facts_of(HERE, LLAMA, machine)
+    assert (known.gfx_target, known.memory_bandwidth) == (None, None)
+    assert info_of(HERE, LLAMA, known, machine, PROFILES).gpus == ()
+    by_hand = make_target(url="http://localhost:8000", hardware="rtx-4000-ada")
+    judgement = judgement_of(by_hand, target_facts_of(by_hand, LLAMA, machine), None, PROFILES)
+    assert judgement.ceiling_tokens_per_second == pytest.approx(360e9 / 8_988_000_000)
+
+
+def test_two_equal_cards_read_as_fast_as_one_by_layers(tmp_path: Path) -> None:
+    """llama.cpp's layers on two R9700 take turns; of two that may serve, either has the same bandwidth."""
+    machine = machine_named("two-r9700", tmp_path, models=FILES)
+    assert target_facts_of(HERE, LLAMA, machine).memory_bandwidth == 640e9
+
+
+def test_an_external_card_by_the_memory_that_the_server_holds(tmp_path: Path) -> None:
+    """Beside a Strix Halo the R9700 serves where the server's process holds its memory."""
+    held = {"by_gpu": (("0000:63:00.0", 9_000_000_000),), "complete": True}
+    machine = machine_named("strix-halo-r9700-egpu", tmp_path, models=FILES)
+    address = next(gpu.address for gpu in machine.gpus if gpu.gfx_target == "gfx1201")
+    held["by_gpu"] = ((address, 9_000_000_000),)
+    machine = replace(machine, processes=ran("--port 8000", compute="rocm", **held))
+    known = target_facts_of(HERE, LLAMA, machine)
+    assert known.memory_bandwidth == 640e9
+    assert info_of(HERE, LLAMA, known, machine, PROFILES).gpu_rule == "process_memory"
+
+
+def test_what_a_process_was_started_with_is_told() -> None:
+    """Its settings are the target's, and offload and drafting leave no ceiling."""
+    machine = replace(
+        MACHINE,
+        containers=(),
+        models=FILES,
+        processes=ran("--port 8000 -c 8192 -ctk q8_0 -ctv q8_0 --n-cpu-moe 4 -np 2", compute="vulkan"),
+    )
+    known = target_facts_of(HERE, LLAMA, machine)
+    settings = dict(info_of(HERE, LLAMA, known, machine, PROFILES).settings)
+    assert settings["compute"] == "vulkan"
+    assert (settings["slots"], settings["context"], settings["kv_cache"]) == ("2", "8192", "q8_0")
+    assert settings["cpu_offload"] == "n_cpu_moe 4"
+    assert settings["gpu"] == STRIX_HALO.address
+    assert "n_cpu_moe 4" in judgement_of(HERE, known, None, PROFILES).no_ceiling
+
+
+@pytest.mark.parametrize(
+    ("command", "hints"),
+    [
+        ("--port 8000", {"sleeps": False}),
+        ("--port 8000 --sleep-idle-seconds 300 --cache-ram 0", {"sleeps": True, "prompt_cache": False}),
+        ("--port 8000 -cram 2048", {"sleeps": False, "prompt_cache": True}),
+    ],
+)
+def test_what_a_prober_is_told(command: str, hints: dict[str, bool]) -> None:
+    """The sleep timer and the prompt cache of a llama-server, by its own command line."""
+    assert hints_of(HERE, Machine(processes=ran(command))) == hints
+    assert hints_of(HERE, MACHINE) == {}
+
+
+def test_the_file_that_a_server_runs_is_found_by_its_path() -> None:
+    """By what it says itself, by its process, by its container's mounts; in a container never by the path alone."""
+    url = "http://localhost:8000"
+    assert paths_of(url, LLAMA, Machine()) == ("/models/qwen2.5-14b-q4_k_m.gguf",)
+    assert paths_of(url, LLAMA, Machine(processes=ran("--port 8000", file="/home/x.gguf"))) == (
+        "/home/x.gguf",
+        "/models/qwen2.5-14b-q4_k_m.gguf",
+    )
+    assert paths_of(url, LLAMA, Machine((VLLM,))) == ()
+    mounted = replace(VLLM, cache_mounts=(CacheMount("/srv/gguf", "/models", "files"),))
+    assert paths_of(url, LLAMA, Machine((mounted,))) == ("/srv/gguf/qwen2.5-14b-q4_k_m.gguf",)
+    assert paths_of("http://10.0.0.7:8000", LLAMA, Machine()) == ()
+
+
+def test_a_file_that_can_not_be_read_is_a_reason() -> None:
+    """Why there is no ceiling says which file it was."""
+    models = ModelFiles(((LLAMA.model_root or "", Unreadable("/models/x.gguf: Permission denied")),))
+    known = target_facts_of(HERE, LLAMA, Machine(gpus=(STRIX_HALO,), models=models))
+    assert "Permission denied" in judgement_of(HERE, known, None, PROFILES).no_ceiling
 
 
 def test_weights_that_are_quantized_while_loading_are_unknown() -> None:

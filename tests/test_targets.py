@@ -24,7 +24,7 @@ from exporter.tiers import Judgement
 from tests.scenes import probe
 
 STRIX_HALO = GpuFacts("0000:c1:00.0", "Radeon 8060S", "gfx1151", 40, True, bandwidth_bytes_per_second=256e9)
-LLAMA = Identity("llama_cpp", model="qwen", weight_bytes=9_000_000_000, parameters=14_000_000_000)
+LLAMA = Identity("llama_cpp", model="qwen2.5-14b", weight_bytes=9_000_000_000, parameters=14_000_000_000)
 URL = "http://127.0.0.1:8000"
 
 
@@ -38,6 +38,10 @@ class StubProber:
     def __init__(self, target: Any, **_: object) -> None:
         self.target = target
         self.probed: list[str] = []
+        self.told: dict[str, bool] = {}
+
+    def tell(self, **known: bool) -> None:
+        self.told |= known
 
     def due(self, *_: object) -> bool:
         return self.is_due
@@ -205,7 +209,7 @@ def test_each_result_is_judged_once(bench: TargetBench, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(room, "judgement_of", noted)
     run(bench, replace(probe("a", 0, speed=17.0), state=up("a")))
-    assert judged == [("qwen", 17.0), ("qwen", None)]
+    assert judged == [("qwen2.5-14b", 17.0), ("qwen2.5-14b", None)]
 
 
 def test_a_skipped_probe_leaves_the_judgement_as_it_was(bench: TargetBench) -> None:
@@ -295,7 +299,7 @@ def test_a_status_tells_what_the_target_is(bench: TargetBench) -> None:
     bench.targets.check_status("a")
     info, state = bench.view.get(info_key("a")), bench.view.get(target_key("a"))
     assert info is not None
-    assert (info.backend, info.model) == ("llama_cpp", "qwen")
+    assert (info.backend, info.model) == ("llama_cpp", "qwen2.5-14b")
     assert state is not None
     assert state.up
 

@@ -1,6 +1,7 @@
 """The FAQ's figures as judgements: tiers at their bounds, scenarios, hardware, ceilings."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -8,7 +9,9 @@ from hypothesis import strategies as st
 
 from exporter.settings import Thresholds, load_profiles
 from exporter.tiers import (
+    NOTHING,
     TIERS,
+    Expected,
     TargetFacts,
     Weights,
     active_parameters_in,
@@ -25,12 +28,17 @@ from exporter.tiers import (
 
 PROFILES = load_profiles(None)
 FAQ = Thresholds(excellent=20, good=15, acceptable=10)
+HERE = "ryzen-ai-max-395"
 # Qwen2.5-14B-Instruct: 14,770,033,664 parameters, 29,540,067,328 bytes in BF16, an untied input embedding of 1.557 GB.
 QWEN = Weights(
-    bytes=29_540_067_328, streamed_bytes=27_983_000_000, parameters=14_770_033_664, kv_bytes_per_token=196_608
+    bytes=29_540_067_328,
+    streamed_bytes=27_983_000_000,
+    parameters=14_770_033_664,
+    kv_bytes_per_token=196_608,
+    experts=False,
 )
 # As a server's own API tells it: nothing of what one token reads.
-WHOLE = replace(QWEN, streamed_bytes=None)
+WHOLE = replace(QWEN, streamed_bytes=None, parameters=None, experts=None)
 STRIX_HALO = TargetFacts(
     "vllm",
     model="Qwen/Qwen2.5-14B-Instruct",
@@ -40,7 +48,6 @@ STRIX_HALO = TargetFacts(
     gfx_target="gfx1151",
     compute_units=40,
     memory_bandwidth=256e9,
-    gpus=1,
 )
 
 
@@ -110,15 +117,45 @@ def test_the_faqs_scenarios_are_recognised(known: TargetFacts, scenario: str | N
 )
 def test_the_faqs_bands(scenario: str, low: float, high: float) -> None:
     """The built-in file holds the FAQ's expectation of each scenario."""
-    assert expected_of(scenario, STRIX_HALO, PROFILES) == (low, high)
+    assert expected_of(scenario, STRIX_HALO, PROFILES, hardware=HERE) == Expected(low, high, "faq")
 
 
-def test_a_model_of_another_size_has_no_band() -> None:
-    """The FAQ's bands are about 14B models: a 72B or a 0.5B one is not measured against them."""
-    assert expected_of("vllm-fp16", TargetFacts("vllm", model="Qwen2.5-72B-Instruct"), PROFILES) == (None, None)
-    assert expected_of("vllm-fp16", TargetFacts("vllm", model="Qwen2.5-0.5B"), PROFILES) == (None, None)
-    assert expected_of("vllm-fp16", TargetFacts("vllm", model="some-model"), PROFILES) == (8, 12)
-    assert expected_of("no-such", STRIX_HALO, PROFILES) == (None, None)
+@pytest.mark.parametrize(
+    ("known", "hardware"),
+    [
+        (TargetFacts("vllm", model="Qwen2.5-72B-Instruct"), HERE),
+        (TargetFacts("vllm", model="Qwen2.5-0.5B"), HERE),
+        (TargetFacts("vllm", model="some-model"), HERE),
+        (TargetFacts("vllm", model="made-up-14B"), HERE),
+        (STRIX_HALO, "radeon-rx-7900-xtx"),
+        (STRIX_HALO, None),
+    ],
+)
+def test_the_faqs_bands_hold_for_its_own_machine_and_size(known: TargetFacts, hardware: str | None) -> None:
+    """Another size, a size that nobody states, a model that may be a mixture, other hardware: no band without a ceiling."""
+    assert expected_of("vllm-fp16", known, PROFILES, hardware=hardware) == NOTHING
+    assert expected_of("no-such", STRIX_HALO, PROFILES, hardware=HERE) == NOTHING
+
+
+@pytest.mark.parametrize(
+    ("scenario", "ceiling", "expected"),
+    [
+        ("vllm-fp16", 9.15, Expected(8, 9.15, "faq")),
+        ("vllm-fp16", 30.0, Expected(8, 12, "faq")),
+        ("vllm-fp16-aiter", 9.0, Expected(0.6 * 9.0, 0.95 * 9.0, "ceiling")),
+        (None, 9.0, Expected(0.6 * 9.0, 0.95 * 9.0, "ceiling")),
+    ],
+)
+def test_no_band_reaches_above_the_ceiling(scenario: str | None, ceiling: float, expected: Expected) -> None:
+    """A band's max is cut there; a band that lies above it as a whole, or none, becomes the ceiling's share."""
+    assert expected_of(scenario, STRIX_HALO, PROFILES, hardware=HERE, ceiling=ceiling) == expected
+
+
+def test_the_band_of_a_mixture_is_a_lower_share() -> None:
+    """Mixtures of experts reach less of their ceiling than dense models do."""
+    known = replace(STRIX_HALO, weights=replace(QWEN, experts=True))
+    expected = expected_of("vllm-fp16", known, PROFILES, hardware=HERE, ceiling=100.0)
+    assert expected == Expected(40.0, 85.0, "ceiling")
 
 
 @pytest.mark.parametrize(
@@ -137,7 +174,14 @@ def test_hardware_is_told_by_target_and_compute_units(
     gfx_target: str | None, compute_units: int | None, profile: str | None
 ) -> None:
     """One PCI id covers several products, so the number of compute units decides."""
-    assert hardware_of(gfx_target, compute_units, PROFILES) == profile
+    known = TargetFacts("vllm", gfx_target=gfx_target, compute_units=compute_units)
+    assert hardware_of(known, PROFILES) == profile
+
+
+def test_another_makers_hardware_is_told_by_its_name() -> None:
+    """As its driver says it; of an AMD GPU a name alone says nothing."""
+    assert hardware_of(TargetFacts("vllm", gpu_name="NVIDIA GeForce RTX 3090"), PROFILES) == "geforce-rtx-3090"
+    assert hardware_of(TargetFacts("vllm", gpu_name="AMD Radeon RX 7900 XTX"), PROFILES) is None
 
 
 @pytest.mark.parametrize(
@@ -160,8 +204,8 @@ def test_a_name_may_state_its_size(name: str, parameters: float | None, active: 
 
 def test_the_faqs_ceiling() -> None:
     """The FAQ's own example: 28 GB of weights and 2 GB of cache at 128 GB/s allow 4.3 tokens per second."""
-    known = TargetFacts("vllm", weights=Weights(bytes=28e9, kv_bytes_per_token=2e9))
-    ceiling = ceiling_of(known, 1, 128e9, PROFILES)
+    known = TargetFacts("vllm", weights=Weights(bytes=28e9, kv_bytes_per_token=2e9, experts=False))
+    ceiling, _ = ceiling_of(known, 1, 128e9, PROFILES)
     assert ceiling == pytest.approx(4.27, abs=0.005)
 
 
@@ -170,7 +214,9 @@ def test_an_honest_ceiling_for_a_14b_in_bf16_on_strix_halo() -> None:
     judgement = judge(8.0, bounds=FAQ, known=STRIX_HALO, profiles=PROFILES, context_tokens=100)
     assert judgement.ceiling_tokens_per_second == pytest.approx(9.14, abs=0.02)
     assert judgement.efficiency == pytest.approx(8.0 / 9.14, abs=0.01)
-    assert (judgement.tier, judgement.expected_min, judgement.expected_max) == ("poor", 8, 12)
+    assert (judgement.tier, judgement.expected_min, judgement.limit) == ("poor", 8, "memory_bandwidth")
+    assert judgement.expected_max == judgement.ceiling_tokens_per_second
+    assert judgement.no_ceiling == ""
 
 
 def test_a_long_context_lowers_the_ceiling() -> None:
@@ -182,35 +228,101 @@ def test_a_long_context_lowers_the_ceiling() -> None:
 
 
 @pytest.mark.parametrize(
-    "known",
+    ("known", "why"),
     [
-        replace(STRIX_HALO, gpus=2),
-        replace(STRIX_HALO, offloaded=True),
-        replace(STRIX_HALO, weights=Weights()),
-        replace(STRIX_HALO, model="mixtral-8x7b", weights=WHOLE),
-        replace(STRIX_HALO, model="gpt-oss-120b", weights=WHOLE),
-        replace(STRIX_HALO, weights=replace(WHOLE, experts=True)),
+        (replace(STRIX_HALO, gpu_words="2 GPUs may serve", memory_bandwidth=None, gfx_target=None), "2 GPUs may serve"),
+        (replace(STRIX_HALO, offloaded=True), "not all of its work is done on the GPU"),
+        (replace(STRIX_HALO, offload="n_cpu_moe 36"), "(n_cpu_moe 36)"),
+        (replace(STRIX_HALO, speculative="draft-mtp"), "it drafts tokens (draft-mtp)"),
+        (replace(STRIX_HALO, weights=Weights()), "the size of Qwen/Qwen2.5-14B-Instruct isn't known"),
+        (
+            replace(STRIX_HALO, weights=Weights(), weights_words="its file can't be read: x"),
+            "its file can't be read: x",
+        ),
+        (replace(STRIX_HALO, model="qwen3-a-mixture-8x7b", weights=WHOLE), "nothing says how much of it a token reads"),
+        (replace(STRIX_HALO, model="made-up-14B", weights=WHOLE), "is dense or a mixture of experts"),
+        (replace(STRIX_HALO, weights=replace(WHOLE, experts=True)), "is a mixture of experts"),
     ],
 )
-def test_no_ceiling_where_it_would_be_a_guess(known: TargetFacts) -> None:
-    """Several GPUs, an offloaded model, an unknown size and a mixture of experts of unknown active size have none."""
+def test_no_ceiling_where_it_would_be_a_guess(known: TargetFacts, why: str) -> None:
+    """An unknown GPU, offload, drafting, an unknown size and a model that may be a mixture have none, and the reason is told."""
     judgement = judge(8.0, bounds=FAQ, known=known, profiles=PROFILES)
     assert judgement.ceiling_tokens_per_second is None
     assert judgement.efficiency is None
+    assert why in judgement.no_ceiling
+
+
+@pytest.mark.parametrize(
+    ("model", "is_mixture", "share"),
+    [
+        ("Qwen3-30B-A3B-Instruct", True, 0.1),
+        ("gpt-oss:20b", True, 3.6 / 20.9),
+        ("openai/gpt-oss-120b", True, 5.1 / 116.8),
+        ("zai-org/GLM-4.5-Air", True, 12 / 106),
+        ("mistralai/Mixtral-8x7B-Instruct-v0.1", True, 12.9 / 46.7),
+        ("deepseek-ai/DeepSeek-R1", True, 37 / 671),
+        ("deepseek-r1:14b", False, 1.0),
+        ("deepseek-ai/DeepSeek-R1-Distill-Qwen-14B", False, 1.0),
+        ("deepseek-r1:latest", None, 0.0),
+        ("GLM-4.7-Flash", True, 0.1),
+        ("glm-5-nano", None, 0.0),
+        ("llama3.1:8b", False, 1.0),
+        ("Qwen/Qwen2.5-14B-Instruct", False, 1.0),
+        ("qwen3-coder-480b", None, 0.0),
+        (None, None, 0.0),
+    ],
+)
+def test_dense_and_mixture_are_facts(model: str | None, is_mixture: bool | None, share: float) -> None:  # noqa: FBT001 - a table
+    """By the name's own statement or the tables with their sizes; what neither knows may be either, and has no ceiling."""
+    known = TargetFacts("vllm", model=model, weights=Weights(bytes=100.0))
+    assert is_mixture_of_experts(known, PROFILES) is is_mixture
+    assert (bytes_per_token(known, 0, PROFILES) or 0.0) == pytest.approx(100.0 * share)
+
+
+def test_a_size_that_the_server_states_overrules_the_name() -> None:
+    """An 8B that bears the name of a mixture of 671B is a distilled model."""
+    known = TargetFacts("ollama", model="deepseek-r1:latest", weights=Weights(bytes=100.0, parameters=8.0e9))
+    assert is_mixture_of_experts(known, PROFILES) is False
 
 
 def test_a_mixture_of_experts_that_states_its_active_size_has_a_ceiling() -> None:
     """Only the active share of the weights is read for a token."""
     known = replace(STRIX_HALO, model="Qwen3-30B-A3B", weights=Weights(bytes=60e9, parameters=30e9))
     assert is_mixture_of_experts(known, PROFILES)
-    assert ceiling_of(known, 0, 256e9, PROFILES) == pytest.approx(256e9 / 6e9)
+    assert ceiling_of(known, 0, 256e9, PROFILES)[0] == pytest.approx(256e9 / 6e9)
 
 
-def test_a_speed_beyond_the_ceiling_shows_that_there_was_none() -> None:
-    """A model that beats its roofline by far was not read whole for each token: no ceiling is claimed for it."""
-    judgement = judge(48.5, bounds=FAQ, known=STRIX_HALO, profiles=PROFILES)
+@pytest.mark.parametrize("speed", [9.2, 48.5])
+def test_a_speed_beyond_the_ceiling_shows_that_there_was_none(speed: float) -> None:
+    """What beats its roofline was not read whole for each token: no ceiling is claimed for it, and no efficiency above 1."""
+    judgement = judge(speed, bounds=FAQ, known=STRIX_HALO, profiles=PROFILES)
     assert judgement.ceiling_tokens_per_second is None
-    assert judgement.tier == "excellent"
+    assert judgement.efficiency is None
+    assert "one of these facts is wrong" in judgement.no_ceiling
+
+
+@pytest.mark.parametrize(
+    ("speed", "changes", "limit"),
+    [
+        (8.3, {"users": 2.0}, "memory_bandwidth"),
+        (5.0, {"users": 2.0, "throttled": True}, "users"),
+        (5.0, {"throttled": True}, "throttling"),
+        (5.0, {"offload": "gpu_layers 20", "throttled": True}, "offload"),
+        (5.0, {"offload": "none", "throttled": False}, "unknown"),
+    ],
+)
+def test_what_limits_a_speed(speed: float, changes: dict[str, Any], limit: str) -> None:
+    """The memory from three quarters of the ceiling on; below that the first cause that is known."""
+    judgement = judge(speed, bounds=FAQ, known=replace(STRIX_HALO, **changes), profiles=PROFILES)
+    assert judgement.limit == limit
+
+
+def test_aiter_without_effect_is_no_aiter() -> None:
+    """A server that has it switched on where it can't work is judged as one without."""
+    known = replace(STRIX_HALO, aiter=True)
+    assert scenario_of(known, PROFILES) == "vllm-fp16-aiter"
+    assert scenario_of(replace(known, aiter_usable=False), PROFILES) == "vllm-fp16"
+    assert scenario_of(replace(known, aiter_usable=True), PROFILES) == "vllm-fp16-aiter"
 
 
 def test_without_a_speed_there_is_no_tier_but_the_thresholds_stand() -> None:
@@ -241,3 +353,5 @@ def test_what_the_user_names_wins() -> None:
     assert judgement.tier == "acceptable"
     assert (judgement.expected_min, judgement.expected_max) == (5, 8)
     assert judgement.ceiling_tokens_per_second == pytest.approx(288e9 / 27_983_000_000)
+    read = judge(8.0, bounds=bounds, known=STRIX_HALO, profiles=PROFILES, hardware="radeon-rx-7600")
+    assert read.ceiling_tokens_per_second == judgement.ceiling_tokens_per_second

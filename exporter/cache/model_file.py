@@ -8,6 +8,7 @@ import os
 import re
 import stat
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from exporter.cache.facts import WeightFacts, printable
@@ -38,6 +39,32 @@ def read_model(path: str) -> WeightFacts | Unreadable:
         return Unreadable(f"{printable(name)}: {error.strerror or error}")
     except ValueError as error:  # WeightsError is one; a path with a zero in it another
         return Unreadable(f"{printable(path)}: {error}")
+
+
+class Models:
+    """Models by path, each read again only when its file or folder has changed. For one thread."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, tuple[tuple[int, ...], WeightFacts | Unreadable]] = {}
+
+    def read(self, paths: Iterable[str]) -> tuple[tuple[str, WeightFacts | Unreadable], ...]:
+        """The weights at these paths, in their order; what was read of others is forgotten."""
+        known: dict[str, tuple[tuple[int, ...], WeightFacts | Unreadable]] = {}
+        for path in dict.fromkeys(paths):
+            mark = _mark(path)
+            before = self._known.get(path)
+            known[path] = before if before and mark and before[0] == mark else (mark, read_model(path))
+        self._known = known
+        return tuple((path, facts) for path, (_, facts) in known.items())
+
+
+def _mark(path: str) -> tuple[int, ...]:
+    """What changes when a file is replaced or written to; empty where there is none."""
+    try:
+        seen = os.stat(path)
+    except (OSError, ValueError):
+        return ()
+    return seen.st_dev, seen.st_ino, seen.st_size, seen.st_mtime_ns
 
 
 def _read_gguf(path: str) -> WeightFacts:

@@ -24,12 +24,18 @@ class CandidateUrl:
 
 @dataclass(frozen=True, slots=True)
 class Devices:
-    """Which GPU devices the container was given. ``privileged`` implies all of them, with no device listed."""
+    """Which GPU devices the container was given. ``privileged`` implies all of them, with no device listed.
+
+    ``render_nodes`` are names in ``/dev/dri`` where it was given these and not the whole folder; ``nvidia`` that it was given
+    NVIDIA's devices.
+    """
 
     kfd: bool = False
     dri: bool = False
     privileged: bool = False
     cdi: bool = False
+    nvidia: bool = False
+    render_nodes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ come from any engine and miss anything; what it does not say is None.
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from posixpath import basename
 from typing import Any, Final
 
 from exporter.backends import BACKENDS
@@ -199,13 +200,30 @@ def _is_true(value: str) -> bool:
 def _devices(inspect: Mapping[str, Any]) -> Devices:
     host = mapping(inspect, "HostConfig")
     paths = [text(device, "PathOnHost") for device in items(host, "Devices")]
-    requested = [device for request in items(host, "DeviceRequests") for device in words(request, "DeviceIDs")]
+    requests = items(host, "DeviceRequests")
+    requested = [device for request in requests for device in words(request, "DeviceIDs")]
+    whole = host.get("Privileged") is True or "/dev/dri" in paths
+    named = sorted({basename(path) for path in paths if path.startswith("/dev/dri/renderD")})
+    by_driver = any(
+        text(request, "Driver") == "nvidia" or (not text(request, "Driver") and _asks_for_gpu(request))
+        for request in requests
+    )
     return Devices(
         kfd="/dev/kfd" in paths,
         dri=any(path == "/dev/dri" or path.startswith("/dev/dri/") for path in paths),
         privileged=host.get("Privileged") is True,
         cdi=text(host, "Runtime") == "amd" or any(name.startswith("amd.com/gpu") for name in [*requested, *paths]),
+        nvidia=text(host, "Runtime") == "nvidia"
+        or by_driver
+        or any(name.startswith(("nvidia.com/gpu", "/dev/nvidia")) for name in [*requested, *paths]),
+        render_nodes=() if whole else tuple(named),
     )
+
+
+def _asks_for_gpu(request: object) -> bool:
+    """Whether a device request is that of ``--gpus``: by capability, without a driver's name."""
+    wanted = request.get("Capabilities") if isinstance(request, Mapping) else None
+    return isinstance(wanted, list) and any(isinstance(each, list) and "gpu" in each for each in wanted)
 
 
 def _is_running(inspect: Mapping[str, Any]) -> bool:

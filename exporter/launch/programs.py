@@ -17,6 +17,7 @@ Name = str
 """The name of a ``Program`` in ``exporter.backends``."""
 Setting = Literal[
     "all_experts_on_cpu",
+    "cache_ram",
     "cache_type_k",
     "cache_type_v",
     "config_file",
@@ -92,6 +93,7 @@ class ServerProgram:
 _NO_SWITCH: Final = Switch()
 _LLAMA: Final[Mapping[Setting, Switch]] = {
     "all_experts_on_cpu": _switch("cmoe cpu-moe", "LLAMA_ARG_CPU_MOE"),
+    "cache_ram": _switch("cram cache-ram", "LLAMA_ARG_CACHE_RAM"),
     "cache_type_k": _switch("ctk cache-type-k", "LLAMA_ARG_CACHE_TYPE_K"),
     "cache_type_v": _switch("ctv cache-type-v", "LLAMA_ARG_CACHE_TYPE_V"),
     "config_file": _switch("models-preset", "LLAMA_ARG_MODELS_PRESET"),

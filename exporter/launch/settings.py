@@ -107,6 +107,8 @@ class LaunchSettings:
     aiter: bool | None = None
     aiter_architectures: tuple[str, ...] = ()
     sleep_idle_seconds: int | None = None
+    prompt_cache: bool | None = None
+    """Whether llama-server keeps replaced prompts in the machine's memory, where the command line says it."""
 
     @property
     def kv_cache(self) -> str | None:
@@ -238,6 +240,7 @@ def _settings(given: _Arguments, *, complete: bool, positionals: bool) -> Launch
         aiter=_aiter(given, complete=complete),
         aiter_architectures=tuple(_GFX.findall(given.environment.get(AITER_ARCHITECTURES, ""))),
         sleep_idle_seconds=given.count("sleep_idle_seconds"),
+        prompt_cache=None if (cache_ram := given.number("cache_ram")) is None else cache_ram != 0,
     )
 
 

@@ -14,6 +14,7 @@ from exporter.settings.values import (
     Amount,
     BcryptHash,
     Duration,
+    Gpus,
     Interval,
     KeyFile,
     Listen,
@@ -91,7 +92,8 @@ OWN_OPTIONS: Final = frozenset({"num_predict", "temperature", "seed"})
 class Target(Section):
     """One inference server to probe. ``model`` None is the one that is served; ``tiers`` None are those of the profiles.
 
-    ``options`` are the runner options of an Ollama's clients, which a probe then repeats. ``server_metrics`` reads the
+    ``gpu`` names the GPU that serves, by PCI address or render node, several with commas. ``options`` are the runner options of
+    an Ollama's clients, which a probe then repeats. ``server_metrics`` reads the
     ``/metrics`` of llama-server at each status check: each read resets the rates that another reader gets there.
     """
 
@@ -104,6 +106,7 @@ class Target(Section):
     tls: Tls = Tls()
     hardware: Name = "auto"
     scenario: Name = "auto"
+    gpu: Gpus = "auto"
     tiers: Thresholds | None = None
     budget: Budget = Budget()
     options: dict[Name, Annotated[int | float | bool | str, BeforeValidator(option_value)]] = Field(
@@ -215,6 +218,7 @@ class Host(Section):
     """Where the facts of the machine are read, and the oldest ROCm release that is supported (``load`` fills it in)."""
 
     sysfs: Path = Path("/sys")
+    proc: Path = Path("/proc")
     rocm: Path = Path("/opt/rocm")
     minimum_rocm: Release | None = None
     interval: Interval = 60.0
@@ -297,12 +301,16 @@ class Band(Section):
 
 
 class Scenario(Section):
-    """A way to run a model, the conditions by which it is recognised, and the speed that it should reach."""
+    """A way to run a model, the conditions by which it is recognised, and the speed that it should reach.
+
+    ``hardware`` is the id of the only hardware that ``expected`` is about; None for all.
+    """
 
     backend: BackendChoice
     aiter: bool | None = None
     quantization: Name | None = None
     kv_cache: Name | None = None
+    hardware: Name | None = None
     expected: Band
 
 
@@ -349,6 +357,48 @@ class Rocm(Section):
     minimum: Release
 
 
+class ShareBand(Section):
+    """The shares of the ceiling that a set-up should reach."""
+
+    min: Share
+    max: Share
+
+    @model_validator(mode="after")
+    def _in_order(self) -> "ShareBand":
+        if self.min > self.max:
+            raise ValueError(f"min ({self.min:g}) is more than max ({self.max:g})")
+        return self
+
+
+class CeilingShares(Section):
+    """What to expect of the ceiling, and the share from which on the memory is what limits a speed."""
+
+    dense: ShareBand
+    mixture: ShareBand
+    at_ceiling: Share
+
+
+class Mixture(Section):
+    """A mixture of experts: its parameters, and those that one token uses."""
+
+    total: Amount
+    active: Amount
+    source: str
+
+    @model_validator(mode="after")
+    def _in_order(self) -> "Mixture":
+        if self.active > self.total:
+            raise ValueError(f"active ({self.active:g}) is more than total ({self.total:g})")
+        return self
+
+
+class Dense(Section):
+    """A family of dense models; ``sizes`` in 10⁹ parameters, empty for all."""
+
+    sizes: tuple[Amount, ...] = ()
+    source: str
+
+
 class Profiles(Section):
     """The figures that speeds are judged by: ``profiles.yaml``, with a user's file over it. Scenarios: first match wins."""
 
@@ -358,7 +408,9 @@ class Profiles(Section):
     success_criteria: SuccessCriteria
     hardware: dict[Name, Hardware]
     rocm: Rocm
-    mixture_of_experts: tuple[Name, ...]
+    ceiling_shares: CeilingShares
+    mixture_of_experts: dict[Name, Mixture]
+    dense: dict[Name, Dense]
 
 
 class WebTls(Section):

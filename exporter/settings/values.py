@@ -239,6 +239,22 @@ def _at_least(least: float, text: str) -> AfterValidator:
     return AfterValidator(check)
 
 
+_GPU: Final = re.compile(
+    r"(?:[0-9a-f]{4}:)?[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]|(?:/dev/dri/)?renderD\d{1,4}|/dev/dri/by-path/pci-[0-9a-f:.]+-render",
+    re.IGNORECASE,
+)
+
+
+def _check_gpus(text: str) -> str:
+    """``auto``, or PCI addresses and render nodes with commas."""
+    names = [name.strip() for name in text.split(",")]
+    if text != "auto" and not all(_GPU.fullmatch(name) for name in names):
+        raise ValueError(
+            "must be auto, a PCI address (0000:c1:00.0) or a render node (renderD128), several with commas"
+        )
+    return ",".join(names)
+
+
 def auto_or_bool(value: object) -> object:
     """``auto`` in a file is None in the models; anything else must be true or false."""
     if value == "auto":
@@ -330,6 +346,7 @@ Amount = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Release = Annotated[str, AfterValidator(_check_release)]
 BcryptHash = Annotated[str, AfterValidator(_check_bcrypt)]
 Name = Annotated[str, AfterValidator(_check_name)]
+Gpus = Annotated[str, AfterValidator(_check_gpus)]
 Url = Annotated[str, AfterValidator(check_url)]
 Listen = Annotated[str, AfterValidator(_check_listen)]
 PathPattern = NewType("PathPattern", str)

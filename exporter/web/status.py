@@ -20,7 +20,10 @@ from exporter.snapshot import (
     COLLECTOR,
     CONTAINERS,
     GPU,
+    GPU_NAMES,
     GPU_SENSORS,
+    MACHINE,
+    PROCESSES,
     ROCM,
     TargetInfo,
     View,
@@ -74,6 +77,13 @@ IN_WORDS: Final[Mapping[str, str]] = {
     "empty": "the answer had no text",
     "server_error": "the server reported an error inside the stream",
     "too_large": "the answer was too large",
+}
+
+
+LIMIT_WORDS: Final[Mapping[str | None, str]] = {
+    "users": "others used it meanwhile",
+    "offload": "a part of the work isn't done on the GPU",
+    "throttling": "the GPU is too hot and lowers its clocks",
 }
 
 
@@ -221,11 +231,16 @@ def _why_no_speed(record: Record) -> str:
 def _why(record: Record, judgement: Judgement, tier: str) -> str:
     speed = (record.figures and record.figures.tokens_per_second) or 0.0
     low, high = judgement.expected_min, judgement.expected_max
-    scenario, band = judgement.scenario or "this setup", f"{band_text(low, high)} tokens/s"
+    scenario = judgement.scenario if judgement.scenario and judgement.expected_source != "ceiling" else "this setup"
+    band = f"{band_text(low, high)} tokens/s"
+    held = f"; {LIMIT_WORDS[judgement.limit]}" if judgement.limit in LIMIT_WORDS else ""
+    ceiling = judgement.ceiling_tokens_per_second
+    if tier == "poor" and judgement.limit == "memory_bandwidth" and ceiling is not None:
+        return f"{speed:.3g} of at most {ceiling:.3g} tokens/s that the memory allows: a smaller or quantized model is the way to more"
     if low is not None and speed < low:
-        return f"slower than {scenario} should be: {band}"
+        return f"slower than {scenario} should be: {band}{held}"
     if tier == "poor":
-        limit = f"below {judgement.thresholds.acceptable:g} tokens/s, the least that is acceptable"
+        limit = f"below {judgement.thresholds.acceptable:g} tokens/s, the least that is acceptable{held}"
         return f"{limit}, yet what {scenario} is known to reach: {band}" if low is not None else limit
     if high is not None and speed > high:
         return f"faster than expected of {scenario}: {band}"
@@ -244,6 +259,9 @@ def host_json(view: View) -> dict[str, Any]:
         "rocm": as_json(view.get(ROCM)),
         "gpus": as_json(view.get(GPU)),
         "sensors": as_json(view.get(GPU_SENSORS)),
+        "gpu_names": as_json(view.get(GPU_NAMES)),
+        "machine": as_json(view.get(MACHINE)),
+        "processes": as_json(view.get(PROCESSES)),
         "containers": as_json(view.get(CONTAINERS)),
         "caches": [_cache_json(record.facts) for _, record in sorted(view.of(CACHE).items())],
         "collectors": {names[0]: as_json(run) for names, run in sorted(view.of(COLLECTOR).items())},

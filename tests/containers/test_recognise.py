@@ -74,7 +74,10 @@ def test_podman_s_document() -> None:
     assert facts.model == "unsloth/gemma-3-27b-it-GGUF:Q4_K_M"
     assert facts.image == "docker.io/kyuz0/amd-strix-halo-toolboxes:vulkan-radv"
     assert facts.urls == (CandidateUrl("http://127.0.0.1:8088", "published_port"),)
-    assert (facts.devices, facts.cache_source) == (Devices(dri=True), "/home/user/.cache/llama.cpp")
+    assert (facts.devices, facts.cache_source) == (
+        Devices(dri=True, render_nodes=("renderD128",)),
+        "/home/user/.cache/llama.cpp",
+    )
     assert facts.started_at_seconds == pytest.approx(1795161601.123456)
 
 
