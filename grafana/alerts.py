@@ -22,6 +22,8 @@ COUNTS: Final = "target_module_result:llm_probes:increase_recent"
 OK_WEEK: Final = "target_module:llm_probes_ok:increase_7d"
 CLOCK_NOW: Final = "target_module:llm_probe_clock_error:ratio"
 CLOCK: Final = "target_module:llm_probe_clock_error:ratio_median"
+CEILING: Final = "llm_decode_ceiling_tokens_per_second"
+CEILING_SHARE: Final = "target_model:llm_probe_tokens_per_second:ceiling_share"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +42,8 @@ class Alert:
 
     ``{{ $value }}`` in a text is ``value``. ``board`` and ``panel`` name where to look; ``variables`` are the labels that
     the link carries. ``means`` and ``look`` go into the runbook. While an alert without ``exporter_answers`` fires, no
-    exporter can serve the runbook: it then says in words where the runbook is.
+    exporter can serve the runbook: it then says in words where the runbook is. ``detail`` is a template that asks for more
+    series: only Prometheus can do that, and adds it to the description.
     """
 
     name: str
@@ -60,6 +63,7 @@ class Alert:
     match: str = ""
     gates: tuple[str, ...] = ()
     exporter_answers: bool = True
+    detail: str = ""
 
 
 def _by_interval(expression: str, windows: tuple[str, ...]) -> str:
@@ -109,6 +113,12 @@ RECORDINGS: Final = (
         "The same over 1 hour (6 for slow modules): the side of today in comparisons with the past.",
     ),
     Recording(
+        CEILING_SHARE,
+        f"max by (@target, model) (\n{RECENT} / on (@module) group_left () {CEILING}\n)",
+        "The share of what its memory allows that a server reaches with a model, by its fastest module: from 0.75 on the memory is "
+        "the limit, and nothing is wrong with the set-up.",
+    ),
+    Recording(
         TTFT_LONG,
         f"(\n{_long(f'quantile_over_time(0.5, {TTFT}[W])')}\n)\n"
         f"and on (@module, model) last_over_time({TTFT}[3m])\n"
@@ -156,6 +166,18 @@ _SPEED_GATES_TEXT: Final = (
     "after a model load, for modules that run several streams at once, while the measurement's own error is above 10 %, and "
     "where the server does not count its tokens, so that the speed is an estimate."
 )
+_ONE_SERVER: Final = "max by (@target, model) (\n" + "\n".join((RECENT, *_SPEED_GATES)) + "\n)"
+_ACCEPTABLE: Final = f'max by (@target) ({BOUND}{{tier="acceptable"}})'
+_LOW_CEILING: Final = f"(max by (@target) ({CEILING}) < {_ACCEPTABLE})"
+
+
+def _ask(series: str) -> str:
+    """A template that asks for a series of the server that an alert is about."""
+    labels = ("job", "instance", "target")
+    wanted = ",".join(f"{label}=%q" for label in labels)
+    return f'with printf "{series}{{{wanted}}}" ' + " ".join(f"$labels.{label}" for label in labels) + " | query"
+
+
 _NOT_SKIPPING: Final = f'unless on (@module) (sum by (@module) ({COUNTS}{{result=~"skipped_.*|yielded"}}) > 0)'
 _PROBE_LABELS: Final = ("job", "instance", "target", "module")
 _TARGET_LABELS: Final = ("job", "instance", "target")
@@ -181,36 +203,81 @@ ALERTS: Final = (
         description=(
             _WHO
             + ' decodes {{ $value | printf "%.1f" }} tokens per second with {{ $labels.model }} (median of the last '
-            "{{ $labels.module }} probes). That is below the tier acceptable."
+            "probes). That is below the tier acceptable, and its memory is not the limit as far as is known."
         ),
-        value=RECENT,
+        detail="{{ "
+        + _ask("llm_limit_info")
+        + ' }} What limits it, as far as is known: {{ . | first | label "limit" }}.{{ end }}',
+        value=_ONE_SERVER,
         op="<",
-        match="on (@module) group_left ()",
-        bound=f'{BOUND}{{tier="acceptable"}}',
-        gates=_SPEED_GATES,
+        match="on (@target) group_left ()",
+        bound=_ACCEPTABLE,
+        gates=(f"unless on (@target, model) ({CEILING_SHARE} > 0.75 and on (@target) {_LOW_CEILING})",),
         hold="5m",
         keep="5m",
         board="llm-target",
         panel="Decode speed",
-        variables=_PROBE_LABELS,
+        variables=_TARGET_LABELS,
         means=(
-            "The median decode speed of one stream is below the lower bound of the tier acceptable, which is 10 tokens per "
-            "second unless the target's configuration says otherwise. Exactly the bound is not below it. "
+            "The median decode speed of one stream, by the fastest module, is below the lower bound of the tier acceptable, which is "
+            "10 tokens per second unless the target's configuration says otherwise. Exactly the bound is not below it. A server that "
+            "reaches 75 % of a ceiling which is itself below the bound has LLMThroughputAtCeiling instead. "
             + _SPEED_GATES_TEXT
         ),
         look=(
             (
-                "*Is it below the expected band too?* Then something is wrong; otherwise this set-up can't do better. The panel "
-                "shows the band that the recognised scenario should reach."
+                "`llm_limit_info` names what limits it, as far as is known: `offload` (`llm_target_setting_info` says what is kept off "
+                "the GPU), `throttling` (heat), `users`, `unknown`."
             ),
             (
-                "vLLM on ROCm without AITER reaches about 6 to 12 tok/s with a 14B FP16 model on a Ryzen AI Max+ 395. Start it with "
-                "`VLLM_ROCM_USE_AITER=1`, then see the Compare dashboard: 2× is the minimum, 3× is excellent."
+                "*How far from the ceiling?* `llm_decode_efficiency_ratio` below 0.5 says that something other than memory limits "
+                "decoding. Without a ceiling the status page says in words why there is none."
             ),
-            "A quantized model reads fewer bytes for each token: AWQ or a Q4 GGUF reaches 20 to 40 tok/s on the same machine.",
-            "Is the GPU used at all, throttled, hot, or short of memory? The Machine dashboard shows it beside the speed.",
+            'Is the GPU used at all? `llm_target_setting_info{setting="compute"}` says what computes; `cpu` is the usual fault.',
+            (
+                'Is AITER on, and does it work? `llm_target_setting_info{setting="aiter"}`: `off` on an Instinct MI300 or MI350 costs '
+                "much of vLLM's speed, and `VLLM_ROCM_USE_AITER=1` switches it on there. `no_effect` says that it isn't built for the "
+                "GPU: on a Ryzen AI Max (gfx1151) it changes nothing or ends the engine, so leave it off."
+            ),
+            "A quantized model reads fewer bytes for each token: AWQ or a Q4 GGUF has about a quarter of the bytes of BF16.",
+            "Is the GPU throttled, hot, or short of memory? The Machine dashboard shows it beside the speed.",
             "Did the model, the image or the ROCm version change when the speed fell? Each change is an annotation.",
             "A model that can never reach the bound needs tiers of its own: `targets[].tiers`.",
+        ),
+    ),
+    Alert(
+        name="LLMThroughputAtCeiling",
+        severity="info",
+        summary="An LLM server is as fast as its memory allows, which is too slow to use",
+        description=(
+            _WHO + " decodes at {{ $value | humanizePercentage }} of the most that its memory's bandwidth allows with "
+            "{{ $labels.model }}, and that is below the tier acceptable. A smaller or a quantized model is the way: half the bytes "
+            "for each token allow twice the speed."
+        ),
+        detail=(
+            "{{ "
+            + _ask(CEILING)
+            + ' }} The ceiling is {{ . | first | value | printf "%.1f" }} tokens per second.{{ end }}'
+        ),
+        value=CEILING_SHARE,
+        op=">",
+        bound="0.75",
+        gates=(f"and on (@target) {_LOW_CEILING}", f"and on (@target, model) ({_ONE_SERVER})"),
+        hold="30m",
+        keep="30m",
+        board="llm-target",
+        panel="Decode speed",
+        variables=_TARGET_LABELS,
+        means=(
+            "Nothing is wrong with the set-up: each token reads the model's active weights once, and the memory gives no more. A 14B "
+            "in BF16 reads 28 GB a token, so that 256 GB/s allow 9.2 tokens per second. Stands in place of LLMThroughputPoor. "
+            + _SPEED_GATES_TEXT
+        ),
+        look=(
+            "A quantized model: Q4 or AWQ has about a quarter of the bytes of BF16, FP8 and Q8 half. An FP8 KV cache changes little.",
+            "A mixture of experts reads only its active weights: gpt-oss-20b and Qwen3-30B-A3B decode several times as fast as a 14B.",
+            "Speculative decoding gives several tokens for one read of the weights.",
+            "If this speed is fine for its use, give the target bounds of its own: `targets[].tiers`.",
         ),
     ),
     Alert(
@@ -219,22 +286,22 @@ ALERTS: Final = (
         summary="An LLM server is slower than its set-up should be",
         description=(
             _WHO
-            + ' decodes {{ $value | printf "%.1f" }} tokens per second with {{ $labels.model }}, below what its scenario '
-            "{{ $labels.scenario }} should reach."
+            + ' decodes {{ $value | printf "%.1f" }} tokens per second with {{ $labels.model }}, below what its set-up should '
+            "reach{{ with $labels.scenario }} (scenario {{ . }}){{ end }}."
         ),
-        value=RECENT,
+        value=_ONE_SERVER,
         op="<",
-        match="on (@module) group_left (scenario)",
-        bound='llm_expected_tokens_per_second{bound="min"}',
-        gates=_SPEED_GATES,
+        match="on (@target) group_left (scenario)",
+        bound='min by (@target, scenario) (llm_expected_tokens_per_second{bound="min"})',
         hold="30m",
         keep="10m",
         board="llm-target",
         panel="Decode speed",
-        variables=_PROBE_LABELS,
+        variables=_TARGET_LABELS,
         means=(
-            "The median decode speed is below the band that was measured for this kind of server, model format and hardware "
-            "class. " + _SPEED_GATES_TEXT
+            "The median decode speed, by the fastest module, is below the band of this set-up. `source` of "
+            "`llm_expected_tokens_per_second` says what the band is: `faq`, which was measured on a Ryzen AI Max+ 395 with a 14B, or "
+            "`ceiling`, a share of what the memory allows. " + _SPEED_GATES_TEXT
         ),
         look=(
             (
@@ -741,8 +808,9 @@ ALERTS: Final = (
         panel="ROCm versions",
         variables=_HOST_LABELS,
         means=(
-            "AMD's minimum for this hardware is ROCm 7.0 on the host (`host.minimum_rocm`). The host brings the kernel driver, a "
-            "container its own user space. A machine without ROCm has no such series and never alerts."
+            "AMD's minimum for current hardware is ROCm 7.0 on the host (`host.minimum_rocm`). The host brings the kernel driver, a "
+            "container its own user space. A machine without ROCm, with a GPU that no release from 7 on supports, or whose servers all "
+            "compute with something else (Vulkan) has no such series and never alerts."
         ),
         look=(
             "Update ROCm on the host, or the container's image; the panel lists each version and where it was read.",
@@ -770,12 +838,12 @@ ALERTS: Final = (
     Alert(
         name="LLMGPUThrottling",
         severity="info",
-        summary="A GPU throttles",
+        summary="A GPU is too hot and lowers its clocks",
         description=(
-            "GPU {{ $labels.gpu }} of {{ $labels.instance }} was throttled for {{ $value | humanizePercentage }} of the last "
-            "quarter of an hour."
+            "GPU {{ $labels.gpu }} of {{ $labels.instance }} was throttled by heat for {{ $value | humanizePercentage }} of the "
+            "last quarter of an hour."
         ),
-        value="avg_over_time(amdgpu_throttled[15m])",
+        value='avg_over_time(amdgpu_throttled{reason="thermal"}[15m])',
         op=">",
         bound="0.5",
         hold="10m",
@@ -784,8 +852,8 @@ ALERTS: Final = (
         panel="Throttled",
         variables=_HOST_LABELS,
         means=(
-            "The GPU lowers its clock. At full load a power limit normally does that. It explains a lower speed, and is no fault by "
-            "itself."
+            "Heat lowers the GPU's clocks. A power limit does so at full load on every healthy GPU, so only heat alerts; the panel shows "
+            "all reasons. Bits that some firmwares set at rest are left out where the temperature says otherwise."
         ),
         look=(
             "Check temperature and power on the Machine dashboard, then fans, dust and the power profile of the board.",
@@ -813,6 +881,6 @@ INHIBITIONS: Final = (
         _TARGET_LABELS,
     ),
     Inhibition("LLMProbeFailing", _SPEED_ALERTS, _PROBE_LABELS),
-    Inhibition("LLMThroughputPoor", "LLMThroughputBelowExpected|LLMThroughputRegressed|LLMTierDropped", _PROBE_LABELS),
+    Inhibition("LLMThroughputPoor", "LLMThroughputBelowExpected|LLMThroughputRegressed|LLMTierDropped", _TARGET_LABELS),
     Inhibition("LLMModelCacheDiskFull", "LLMModelCacheDiskFilling", ("job", "instance", "mountpoint")),
 )

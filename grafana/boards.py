@@ -413,6 +413,17 @@ def _target() -> dict[str, Any]:
                        override("byName", "Quantization", custom__width=95)],
             no_value="The server has not said what it is",
         ),
+        table(
+            "How it was started", "Launch settings that decide speed, as far as its command line and environment can be read, and the GPU that "
+            "serves it. Metric: llm_target_setting_info.",
+            [query(f"max by (job, instance, target, setting, value) ({server('llm_target_setting_info')})", table=True)], (12, 6),
+            columns={"target": "Target", "setting": "Setting", "value": "Value"},
+            no_value="Its command line can't be read",
+        ),
+        state_timeline("What limits it", "What holds the speed down, as far as it is known: memory_bandwidth is the best that this model can do "
+                       "on this memory. Metric: llm_limit_info.",
+                       [query(probe("llm_limit_info"), "{{target}} {{module}} {{limit}}")], (12, 6), values({"1": ("limit", "blue")}),
+                       no_value="No speed to explain"),
         row("Where the time goes"),
         timeseries(
             "Phases of the last probe",
@@ -698,20 +709,53 @@ def _machine() -> dict[str, Any]:
             links=[_series_link("Open this target", "llm-target", "job", "instance", "target")],
         ),
         state_timeline(
-            "Throttled", "The GPU lowers its clock: heat or a power limit. At full load that may be normal. Metric: amdgpu_throttled.",
-            [query(host("amdgpu_throttled"), gpu)], (12, 8), values({"0": ("no", "green"), "1": ("throttled", "orange")}),
+            "Throttled", "What lowers the GPU's clocks, above half of the time. A power limit at full load is normal; heat is not. Metric: "
+            "amdgpu_throttled.",
+            [query(f"{host('amdgpu_throttled')} > bool 0.5", gpu + " {{reason}}")], (12, 8), values({"0": ("no", "green"), "1": ("throttled", "orange")}),
             no_value="This GPU doesn't tell",
         ),
         timeseries("Temperature", "Metric: amdgpu_temperature_celsius.",
                    [query(host("amdgpu_temperature_celsius"), "{{instance}} {{sensor}}")], (12, 8), unit="celsius"),
         timeseries("Clock", "Metric: amdgpu_clock_hertz.", [query(host("amdgpu_clock_hertz"), "{{instance}} {{domain}}")], (12, 8), unit="hertz"),
-        timeseries("Power", "Of the GPU, or of the whole socket where they share a sensor. Metric: amdgpu_power_watts.",
-                   [query(host("amdgpu_power_watts"), "{{instance}} {{scope}}")], (8, 8), unit="watt"),
+        timeseries("Power", "Of the GPU, or of the whole socket where they share a sensor, and the limit that is set. Metrics: "
+                   "amdgpu_power_watts, amdgpu_power_cap_watts.",
+                   [query(host("amdgpu_power_watts"), "{{instance}} {{scope}}"), query(host("amdgpu_power_cap_watts"), "{{instance}} limit")], (8, 8), unit="watt"),
         timeseries("GPU busy", "Metric: amdgpu_busy_ratio.", [query(host("amdgpu_busy_ratio"), gpu)], (8, 8), unit="percentunit", maximum=1),
         timeseries("Memory in use", "VRAM, and system memory that the GPU uses (gtt), of their totals. Metrics: amdgpu_memory_used_bytes, "
                    "amdgpu_memory_total_bytes.",
                    [query(f"{host('amdgpu_memory_used_bytes')} / on (job, instance, gpu, kind) {host('amdgpu_memory_total_bytes')}", "{{instance}} {{kind}}")],
                    (8, 8), unit="percentunit", maximum=1),
+        row("What else decides how fast it is"),
+        table(
+            "Kernel, BIOS and power profile", "Metrics: host_kernel_info, host_bios_info, host_power_profile_info.",
+            [
+                query(f"max by (job, instance, release) ({host('host_kernel_info')})", table=True),
+                query(f"max by (job, instance, version) ({host('host_bios_info')})", table=True),
+                query(f"max by (job, instance, platform_profile, governor, tuned, gpu_performance_level) ({host('host_power_profile_info')})", table=True),
+            ],
+            (12, 7),
+            columns={"instance": "Instance", "release": "Kernel", "version": "BIOS", "platform_profile": "Platform profile", "governor": "Governor",
+                     "tuned": "tuned", "gpu_performance_level": "GPU level"},
+            no_value="Nothing of it can be read",
+        ),
+        table(
+            "Kernel parameters", "Those that decide how much memory a GPU may use and how fast it is. Metric: host_kernel_parameter_info.",
+            [query(f"max by (job, instance, parameter, value) ({host('host_kernel_parameter_info')})", table=True)], (12, 7),
+            columns={"instance": "Instance", "parameter": "Parameter", "value": "Value"},
+            no_value="None of them is set",
+        ),
+        table(
+            "Firmware", "Of each GPU by block, and its BIOS. Metrics: amdgpu_firmware_info, amdgpu_vbios_info.",
+            [
+                query(f"max by (job, instance, gpu, block, version) ({host('amdgpu_firmware_info')})", table=True),
+                query(f'max by (job, instance, gpu, block, version) (label_replace({host("amdgpu_vbios_info")}, "block", "vbios", "", ""))', table=True),
+            ],
+            (12, 7),
+            columns={"instance": "Instance", "gpu": "GPU", "block": "Block", "version": "Version"},
+            no_value="Nothing of it can be read",
+        ),
+        state_timeline("Asleep", "A GPU that sleeps isn't woken to be read. Metric: amdgpu_suspended.", [query(host("amdgpu_suspended"), gpu)], (12, 7),
+                       values({"0": ("awake", "green"), "1": ("asleep", "blue")}), no_value="No AMD GPU found"),
     ]  # fmt: skip
     return dashboard(
         "llm-machine",

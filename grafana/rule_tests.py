@@ -37,7 +37,7 @@ CONCURRENCY: Final = f"llm_probe_concurrency{{{PROBE}}}"
 TARGET_UP: Final = f"llm_target_up{{{SERVER}}}"
 LOADING: Final = f"llm_target_loading{{{SERVER}}}"
 RUNNING: Final = f"llm_server_requests_running{{{SERVER}}}"
-EXPECTED: Final = f'llm_expected_tokens_per_second{{{PROBE},bound="min",scenario="vllm-fp16-aiter"}}'
+EXPECTED: Final = f'llm_expected_tokens_per_second{{{PROBE},bound="min",scenario="vllm-fp16-aiter",source="faq"}}'
 RELOAD: Final = f"llm_probe_exporter_config_last_reload_successful{{{HOST}}}"
 COLLECTOR: Final = f'llm_probe_exporter_collector_success{{{HOST},collector="cache"}}'
 DELAY: Final = f"llm_probe_exporter_schedule_delay_seconds{{{HOST}}}"
@@ -46,7 +46,10 @@ SIZE: Final = f"llm_model_cache_filesystem_size_bytes{{{DISK}}}"
 INCOMPLETE: Final = f"llm_model_cache_incomplete_bytes{{{CACHE}}}"
 SHARED: Final = f'llm_model_cache_shared{{{CACHE},container="vllm"}}'
 ROCM: Final = f'rocm_version_supported{{{HOST},scope="host",container=""}}'
-THROTTLED: Final = f'amdgpu_throttled{{{HOST},gpu="0000:c5:00.0"}}'
+THROTTLED: Final = f'amdgpu_throttled{{{HOST},gpu="0000:c5:00.0",reason="thermal"}}'
+POWER_LIMITED: Final = f'amdgpu_throttled{{{HOST},gpu="0000:c5:00.0",reason="power"}}'
+CEILING: Final = f"llm_decode_ceiling_tokens_per_second{{{PROBE}}}"
+LIMITED: Final = f'llm_limit_info{{{PROBE},limit="unknown"}}'
 
 
 def total(result: str) -> str:
@@ -90,6 +93,9 @@ HEALTHY: Final[Mapping[str, str]] = {
     SHARED: "1",
     ROCM: "1",
     THROTTLED: "0",
+    POWER_LIMITED: "1",
+    CEILING: "30",
+    LIMITED: "1",
 }
 
 
@@ -116,6 +122,7 @@ _HOST_L: Final = {"job": "llm-probe-exporter", "instance": "box:9937"}
 _SERVER_L: Final = _HOST_L | {"target": "vllm"}
 _PROBE_L: Final = _SERVER_L | {"module": "default"}
 _MODEL_L: Final = _PROBE_L | {"model": "qwen"}
+_ONE_L: Final = _SERVER_L | {"model": "qwen"}
 _DAY: Final = 24 * 60
 
 
@@ -135,6 +142,12 @@ def _missing(name: str, series: str, **other: str | None) -> Case:
     return Case(name, "is silent without its data", {series: None, **other}, {end: ()})
 
 
+_SLOW: Final = {SPEED: "6.4", EXPECTED: "5"}
+# What a second module of the same server needs to count.
+_SECOND: Final = {
+    each.replace("default", "prefill"): HEALTHY[each]
+    for each in (INTERVAL, total("ok"), CONCURRENCY, bound("acceptable"), LAST_RUN)
+}
 CASES: Final[tuple[Case, ...]] = (
     Case("", "a healthy world is silent", {}, {"1m": (), "60m": (), "200m": ()}, minutes=200),
     # LLMThroughputPoor: 24 falls to 6.4 at 30 minutes; the median of eleven samples turns five minutes later.
@@ -143,10 +156,10 @@ CASES: Final[tuple[Case, ...]] = (
         "fires when the speed falls from 24 to 6.4, at the edge of its for",
         {SPEED: "24 6.4@30", EXPECTED: "5"},
         **_edge("LLMThroughputPoor", "35m"),
-        labels=_MODEL_L,
+        labels=_ONE_L,
         description=(
-            "vllm on box:9937 decodes 6.4 tokens per second with qwen (median of the last default probes). That is below the "
-            "tier acceptable."
+            "vllm on box:9937 decodes 6.4 tokens per second with qwen (median of the last probes). That is below the tier "
+            "acceptable, and its memory is not the limit as far as is known. What limits it, as far as is known: unknown."
         ),
     ),
     Case("LLMThroughputPoor", "is silent at exactly 10", {SPEED: "10.0", EXPECTED: "5"}, {"60m": ()}),
@@ -202,15 +215,66 @@ CASES: Final[tuple[Case, ...]] = (
     ),
     _missing("LLMThroughputPoor", SPEED),
     _missing("LLMThroughputPoor", bound("acceptable"), **{SPEED: "6.4", EXPECTED: "5"}),
+    Case(
+        "LLMThroughputPoor",
+        "is one alert for a server, whatever number of its modules is slow",
+        {**_SLOW, **_SECOND, SPEED.replace("default", "prefill"): "5"},
+        {"60m": ("LLMThroughputPoor",)},
+        labels=_ONE_L,
+        description=(
+            "vllm on box:9937 decodes 6.4 tokens per second with qwen (median of the last probes). That is below the tier "
+            "acceptable, and its memory is not the limit as far as is known. What limits it, as far as is known: unknown."
+        ),
+    ),
+    Case(
+        "LLMThroughputPoor",
+        "fires for a server that is far below a low ceiling",
+        {**_SLOW, CEILING: "9.15"},
+        {"60m": ("LLMThroughputPoor",)},
+    ),
+    Case(
+        "LLMThroughputPoor",
+        "fires below the bound where no ceiling is known",
+        {**_SLOW, CEILING: None},
+        {"60m": ("LLMThroughputPoor",)},
+    ),
+    # LLMThroughputAtCeiling: a 14B in BF16 at its best on 256 GB/s.
+    Case(
+        "LLMThroughputAtCeiling",
+        "stands in place of LLMThroughputPoor where the memory is the limit",
+        {SPEED: "8.3", EXPECTED: "5.5", CEILING: "9.15"},
+        {"20m": (), "60m": ("LLMThroughputAtCeiling",)},
+        pending={"20m": True},
+        labels=_ONE_L,
+        description=(
+            "vllm on box:9937 decodes at 90.71% of the most that its memory's bandwidth allows with qwen, and that is below the tier "
+            "acceptable. A smaller or a quantized model is the way: half the bytes for each token allow twice the speed. The ceiling "
+            "is 9.2 tokens per second."
+        ),
+    ),
+    Case(
+        "LLMThroughputAtCeiling",
+        "is silent where the ceiling would allow an acceptable speed",
+        {SPEED: "9", EXPECTED: "5.5", CEILING: "11"},
+        {"60m": ("LLMThroughputPoor",)},
+    ),
+    Case(
+        "LLMThroughputAtCeiling",
+        "is silent while users keep the server busy",
+        {SPEED: "8.3", EXPECTED: "5.5", CEILING: "9.15", RUNNING: "3"},
+        {"60m": ()},
+    ),
+    _missing("LLMThroughputAtCeiling", SPEED, **{CEILING: "9.15"}),
     # LLMThroughputBelowExpected
     Case(
         "LLMThroughputBelowExpected",
         "fires below the scenario's band, at the edge of its for",
         {SPEED: "24 11@30"},
         **_edge("LLMThroughputBelowExpected", "35m"),
-        labels=_MODEL_L | {"scenario": "vllm-fp16-aiter"},
+        labels=_ONE_L | {"scenario": "vllm-fp16-aiter"},
         description=(
-            "vllm on box:9937 decodes 11.0 tokens per second with qwen, below what its scenario vllm-fp16-aiter should reach."
+            "vllm on box:9937 decodes 11.0 tokens per second with qwen, below what its set-up should reach "
+            "(scenario vllm-fp16-aiter)."
         ),
     ),
     Case("LLMThroughputBelowExpected", "is silent at exactly the band's bound", {SPEED: "12"}, {"90m": ()}),
@@ -611,8 +675,8 @@ CASES: Final[tuple[Case, ...]] = (
         {THROTTLED: "0 1@30"},
         {"47m": (), "48m": ("LLMGPUThrottling",)},
         pending={"47m": True},
-        labels=_HOST_L | {"gpu": "0000:c5:00.0"},
-        description="GPU 0000:c5:00.0 of box:9937 was throttled for 100% of the last quarter of an hour.",
+        labels=_HOST_L | {"gpu": "0000:c5:00.0", "reason": "thermal"},
+        description="GPU 0000:c5:00.0 of box:9937 was throttled by heat for 100% of the last quarter of an hour.",
     ),
     _missing("LLMGPUThrottling", THROTTLED),
 )

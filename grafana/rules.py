@@ -132,7 +132,9 @@ def alerting_rules(settings: Settings) -> dict[str, Any]:
         rule["for"] = settings.duration(alert.hold)
         if alert.keep != "0s":
             rule["keep_firing_for"] = settings.duration(alert.keep)
-        rule |= {"labels": _labels(alert), "annotations": _annotations(alert, settings)}
+        annotations = _annotations(alert, settings)
+        annotations["description"] += alert.detail
+        rule |= {"labels": _labels(alert), "annotations": annotations}
         rules.append(rule)
     return {"groups": [{"name": "llm-probe-alerts", "interval": settings.duration("30s"), "rules": rules}]}
 

@@ -313,7 +313,11 @@ def _module(history: History, server: Server, probe: Mapping[str, str], shape: S
         history.put("llm_performance_tier_threshold_tokens_per_second", bound, {**probe, "tier": tier})
     scenario, low, high = server.scenario(age)
     for bound_name, value in {"min": low, "max": high}.items():
-        history.put("llm_expected_tokens_per_second", value, {**probe, "bound": bound_name, "scenario": scenario})
+        history.put(
+            "llm_expected_tokens_per_second",
+            value,
+            {**probe, "bound": bound_name, "scenario": scenario, "source": "faq"},
+        )
     history.put("llm_decode_ceiling_tokens_per_second", server.ceiling, probe)
     if result not in ("ok", "skipped_busy"):
         return
@@ -365,6 +369,8 @@ def _success(
     for tier in (*TIERS, "poor"):
         history.put("llm_performance_tier", float(_tier(speed) == tier), {**probe, "tier": tier})
     history.put("llm_decode_efficiency_ratio", speed / server.ceiling, probe)
+    limit = "memory_bandwidth" if speed >= 0.75 * server.ceiling else "unknown"
+    history.put("llm_limit_info", 1.0, {**probe, "limit": limit})
     _observe(history, "llm_probe_time_to_first_token_seconds", [ttft] if runs else [], labels)
     gaps = [dice.gauss(1 / speed, 0.06 / speed) * dice.choice((1,) * 30 + (1.6,)) for _ in range(tokens)]
     _observe(history, "llm_probe_inter_token_seconds", gaps if runs else [], labels)
@@ -420,7 +426,17 @@ def _machine(history: History, host: str) -> None:
         history.put("amdgpu_temperature_celsius", heat + extra + dice.uniform(-0.6, 0.6), card | {"sensor": sensor})
     history.put("amdgpu_clock_hertz", (2.9e9 - 1.2e9 * hot) * dice.uniform(0.97, 1), card | {"domain": "sclk"})
     history.put("amdgpu_clock_hertz", 1.0e9, card | {"domain": "mclk"})
-    history.put("amdgpu_throttled", float(hot > 0.4), card)
+    history.put("amdgpu_throttled", float(hot > 0.4), {**card, "reason": "thermal"})
+    history.put("amdgpu_suspended", 0.0, card)
+    history.put("amdgpu_power_cap_watts", power, card)
+    history.put("amdgpu_firmware_info", 1.0, {**card, "block": "smc", "version": "0x5d5c00"})
+    history.put("amdgpu_vbios_info", 1.0, {**card, "version": "113-EXAMPLE-001"})
+    machine = {key: card[key] for key in ("job", "instance")}
+    history.put("host_kernel_info", 1.0, {**machine, "release": "6.18.4"})
+    history.put("host_kernel_parameter_info", 1.0, {**machine, "parameter": "iommu", "value": "pt"})
+    profile = {"platform_profile": "performance", "governor": "powersave", "tuned": "", "gpu_performance_level": "auto"}
+    history.put("host_power_profile_info", 1.0, machine | profile)
+    history.put("host_bios_info", 1.0, {**machine, "version": "3.04"})
 
 
 _MODELS: Final = {
