@@ -417,6 +417,31 @@ def discover(*, config: Path | None, as_json: bool) -> None:
 
 
 @main.command()
+@click.option("--markdown", is_flag=True, help="Print a table to paste into an issue.")
+@CONFIG
+@AS_JSON
+def machine(*, markdown: bool, config: Path | None, as_json: bool) -> None:
+    """Show what is known of this machine.
+
+    Its kernel, firmware, power profile, ROCm, GPUs and servers, what follows from them, and why the rest is unknown. Needs no
+    root. Nothing private is printed: no host name, user name, path, key or serial number.
+    """
+    from exporter import machine_report
+    from exporter.oneshot import read_findings
+    from exporter.settings import load
+
+    with _wrong_settings():
+        settings = load(config, os.environ)
+    found = read_findings(settings)
+    if as_json:
+        _print_json(machine_report.machine_json(found))
+    elif markdown:
+        click.echo(machine_report.machine_markdown(found))
+    else:
+        _print_rows(machine_report.machine_rows(found))
+
+
+@main.command()
 @click.option(
     "--verify", is_flag=True, help="Read every file that is named by its hash, and name those that are corrupt."
 )

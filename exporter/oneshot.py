@@ -3,12 +3,14 @@
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from exporter import report
+from exporter.address import address_of
 from exporter.cache.facts import CacheFacts, CacheFolder
 from exporter.cache.folders import find_compile_caches, folders_of, own_home
 from exporter.cache.model_file import Models
@@ -20,15 +22,19 @@ from exporter.discovery import OtherAddress, Survey, container_candidates, local
 from exporter.host.gpu import read_gpus, sample_gpus
 from exporter.host.gpu_links import read_links, read_render_nodes
 from exporter.host.gpu_memory import read_process_memory
+from exporter.host.machine import read_machine as read_facts
 from exporter.host.other_gpus import read_other_gpus
 from exporter.host.process import read_processes
+from exporter.host.rocm import read_rocm
+from exporter.machine_report import Findings, Server
 from exporter.probe.http.cancellation import Cancellation
-from exporter.probe.result import ProbeResult
+from exporter.probe.result import Identity, ProbeResult
 from exporter.probe.run import Prober
 from exporter.probe.status import identify
 from exporter.report import Report
 from exporter.settings import (
     Problem,
+    Profiles,
     Settings,
     SettingsError,
     Target,
@@ -43,7 +49,7 @@ from exporter.snapshot import GpuNames, ModelFiles, ServerProcesses
 from exporter.target_facts import Machine, behind, info_of, judged_figures, judgement_of, paths_of, target_facts_of
 
 # Somebody waits at a prompt: an engine that doesn't answer by then is left out.
-ENGINE_SECONDS = 2.0
+ENGINE_SECONDS = 1.2
 
 
 class Session:
@@ -137,11 +143,12 @@ def read_engine(settings: Settings, gfx_targets: Sequence[str] = ()) -> EngineRe
     return Engine(settings.docker.host, timeout_seconds=ENGINE_SECONDS).read(gfx_targets)
 
 
-def read_machine(settings: Settings) -> Machine:
+def read_machine(settings: Settings, *, containers: bool = True) -> Machine:
     """The GPUs, the containers and the server processes of this machine, which tell what to expect of a server on it."""
     sysfs, proc = settings.host.sysfs, settings.host.proc
     gpus = read_gpus(sysfs).gpus
-    engine = read_engine(settings, [gpu.gfx_target for gpu in gpus if gpu.gfx_target])
+    targets = [gpu.gfx_target for gpu in gpus if gpu.gfx_target]
+    engine = read_engine(settings, targets) if containers else EngineReading(available=False)
     links, reading = read_links(sysfs), read_processes(proc)
     memory = tuple((each.pid, read_process_memory(each.pids, proc, sysfs, links)) for each in reading.processes)
     return Machine(
@@ -151,6 +158,47 @@ def read_machine(settings: Settings) -> Machine:
         processes=ServerProcesses(reading, memory),
         samples=sample_gpus(sysfs),
     )
+
+
+def read_findings(settings: Settings) -> Findings:
+    """All that is known of this machine and its servers, by files and the container engine; asks no server."""
+    host, profiles = settings.host, load_profiles(settings.profiles_file)
+    with ThreadPoolExecutor(2) as pool:
+        # The engine may take as long as it is given; all else is read meanwhile.
+        asked = pool.submit(read_engine, settings)
+        rocm = pool.submit(read_rocm, host.rocm, sysfs=host.sysfs)
+        facts = read_facts(sysfs=host.sysfs, proc=host.proc)
+        machine = read_machine(settings, containers=False)
+        engine = asked.result()
+    machine = replace(machine, containers=engine.containers)
+    servers = tuple(_servers_of(settings, machine, profiles))
+    return Findings(machine, facts, rocm.result(), engine, servers)
+
+
+def _servers_of(settings: Settings, machine: Machine, profiles: Profiles) -> Iterator[Server]:
+    """The servers that were seen to run, containers first; a process in one of them is not another."""
+    places: list[tuple[str, str, int | None, str]] = [
+        (each.urls[0].url, each.backend, address_of(each.urls[0].url)[1], each.image)
+        for each in machine.containers
+        if each.running and each.backend and each.urls
+    ]
+    inside = {each.id for each in machine.containers}
+    places += [
+        (f"http://127.0.0.1:{each.port}", each.launch.backend, each.port, "")
+        for each in machine.processes.reading.processes
+        if each.port and each.container not in inside
+    ]
+    models = Models()
+    for url, backend, port, image in places:
+        configured = (target for target in settings.targets if address_of(target.url) == address_of(url))
+        target = next(configured, None) or Target(url=url, name=f"{backend}:{port}")
+        setup = behind(url, machine)
+        identity = Identity(backend, model=next((each.model for each in setup.launches if each.model), None))
+        with_model = replace(machine, models=ModelFiles(models.read(paths_of(url, identity, machine))))
+        known = target_facts_of(target, identity, with_model)
+        info = info_of(target, identity, known, with_model, profiles)
+        judgement = judgement_of(target, known, None, profiles)
+        yield Server(info, judgement, port, image, known.weights.bytes)
 
 
 def look_around(settings: Settings) -> tuple[Survey, str]:

@@ -24,7 +24,7 @@ ORDER = (
     {"target_facts"},
     {"metrics"},
     {"web"},
-    {"allocator", "demo", "on_demand", "report", "systemd"},
+    {"allocator", "demo", "machine_report", "on_demand", "report", "systemd"},
     {"targets", "collectors"},
     {"daemon"},
     {"oneshot"},

@@ -30,6 +30,7 @@ COMMANDS = {
     "probe": ["URL", "--backend", "--model", "--count", "--module", "--api-key-file", "--min-tier", "--json"],
     "compare": ["BASELINE CANDIDATE", "--json"],
     "discover": ["--json"],
+    "machine": ["--json", "--markdown"],
     "cache": ["--json", "--verify"],
     "check-config": ["FILE"],
     "healthcheck": ["--url"],

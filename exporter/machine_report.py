@@ -1,0 +1,256 @@
+"""What is known of this machine and its servers, as plain data, as lines and as Markdown to paste into an issue. Pure.
+
+Nothing private is in it: no host name, user name, path, key or serial number, and of an image's name no registry.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from exporter.advice import AdviceFacts, advise
+from exporter.containers.facts import EngineReading
+from exporter.containers.servers import repository_of
+from exporter.host.gpu import GpuFacts, GpuSample
+from exporter.host.machine import GpuSettings, MachineFacts
+from exporter.host.rocm import RocmFacts
+from exporter.snapshot import TargetInfo
+from exporter.target_facts import Machine
+from exporter.text import printable
+from exporter.tiers import Judgement
+
+GIB: Final = 1 << 30
+_PATH: Final = re.compile(r"(?<![\w.])~?/[^\s:;,)]+")
+_FIRMWARE_SHOWN: Final = ("mes", "mec", "sdma", "smc", "vcn", "pm")
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """One inference server of this machine: a process or a container, with what follows from its facts."""
+
+    info: TargetInfo
+    judgement: Judgement
+    port: int | None = None
+    image: str = ""
+    model_bytes: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """All that was read."""
+
+    machine: Machine
+    facts: MachineFacts
+    rocm: RocmFacts
+    engine: EngineReading
+    servers: tuple[Server, ...] = ()
+
+
+def machine_json(found: Findings) -> dict[str, Any]:
+    """As ``machine --json`` prints it; null where it isn't known, with the reason under ``unknown``."""
+    facts, rocm = found.facts, found.rocm
+    return {
+        "kernel": facts.kernel_release,
+        "kernel_parameters": dict(facts.parameters),
+        "bios": {"version": facts.bios_version, "date": facts.bios_date},
+        "memory_bytes": facts.memory_bytes,
+        "power_profile": {
+            "platform_profile": facts.power.platform_profile,
+            "governor": facts.power.governor,
+            "driver": facts.power.driver,
+            "energy_preference": facts.power.energy_preference,
+            "tuned": facts.power.tuned,
+        },
+        "rocm": {"version": rocm.version, "source": rocm.source},
+        "amdgpu_driver": {"version": rocm.driver.version, "source": rocm.driver.source} if rocm.driver else None,
+        "gpus": [_gpu_json(gpu, found) for gpu in found.machine.gpus],
+        "other_gpus": [
+            {"name": each.title, "vendor": each.vendor, "driver": each.driver, "address": each.address}
+            for each in found.machine.names.others
+        ],
+        "containers": [
+            {"image": _image(each.image), "running": each.running, "rocm": each.rocm.raw if each.rocm else None}
+            for each in found.engine.containers
+        ],
+        "servers": [_server_json(each) for each in found.servers],
+        "advice": [each.sentence for each in _advice(found)],
+        "unknown": [{"what": what, "why": why} for what, why in _unknown(found)],
+    }
+
+
+def _gpu_json(gpu: GpuFacts, found: Findings) -> dict[str, Any]:
+    sample = next((each for each in found.machine.samples if each.address == gpu.address), GpuSample(gpu.address))
+    settings = _settings_of(gpu, found)
+    return {
+        "address": gpu.address,
+        "name": gpu.name,
+        "gfx_target": gpu.gfx_target,
+        "compute_units": gpu.compute_units,
+        "unified_memory": gpu.unified_memory,
+        "vram_bytes": gpu.vram_total_bytes,
+        "gtt_bytes": gpu.gtt_total_bytes,
+        "memory_pool_bytes": gpu.memory_pool_bytes,
+        "bandwidth_bytes_per_second": gpu.bandwidth_bytes_per_second,
+        "bandwidth_source": gpu.bandwidth_source,
+        "asleep": sample.suspended,
+        "throttled": dict(sample.throttling),
+        "temperatures_celsius": dict(sample.temperatures),
+        "power_cap_watts": settings.power_cap_watts,
+        "power_cap_default_watts": settings.power_cap_default_watts,
+        "performance_level": settings.performance_level,
+        "vbios": settings.vbios_version,
+        "firmware": dict(settings.firmware),
+    }
+
+
+def _server_json(server: Server) -> dict[str, Any]:
+    info, judgement = server.info, server.judgement
+    return {
+        "backend": info.backend,
+        "port": server.port,
+        "image": _image(server.image) or None,
+        "model": _public(info.model) or None,
+        "quantization": info.quantization or None,
+        "weights_bytes": server.model_bytes,
+        "hardware": info.hardware or None,
+        "gpu": info.gpu_words or None,
+        "settings": dict(info.settings),
+        "ceiling_tokens_per_second": judgement.ceiling_tokens_per_second,
+        "no_ceiling": _public(judgement.no_ceiling) or None,
+        "unknown": [_public(why) for why in info.unknown],
+    }
+
+
+def _settings_of(gpu: GpuFacts, found: Findings) -> GpuSettings:
+    return next((each for each in found.facts.gpus if each.address == gpu.address), GpuSettings(gpu.address))
+
+
+def _advice(found: Findings) -> tuple[Any, ...]:
+    sizes = [server.model_bytes for server in found.servers if server.model_bytes]
+    driver = found.rocm.driver
+    return advise(
+        AdviceFacts(found.facts, found.machine.gpus, max(sizes, default=None), driver.source if driver else None)
+    )
+
+
+def _public(text: str) -> str:
+    """A text without what looks like a path: of a file's only its name is left."""
+    return printable(_PATH.sub(lambda path: path[0].rstrip("/").rpartition("/")[2], text))
+
+
+def _image(reference: str) -> str:
+    """An image's name and tag without its registry, which may be a private host."""
+    if not reference:
+        return ""
+    tag = reference.rpartition("/")[2].partition("@")[0].partition(":")[2]
+    return printable(f"{repository_of(reference)}:{tag}" if tag else repository_of(reference))
+
+
+def _unknown(found: Findings) -> Iterator[tuple[str, str]]:
+    """What isn't known, and why."""
+    yield from _unknown_of_gpus(found)
+    yield from _unknown_of_machine(found)
+    for server in found.servers:
+        if server.judgement.no_ceiling:
+            yield f"ceiling of the {server.info.backend} server", _public(server.judgement.no_ceiling)
+        for why in server.info.unknown:
+            yield f"of the {server.info.backend} server", _public(why)
+
+
+def _unknown_of_gpus(found: Findings) -> Iterator[tuple[str, str]]:
+    if not found.machine.gpus and not found.machine.names.others:
+        yield "GPU", "none can be seen: is the sysfs of the machine visible here, and a driver loaded?"
+    for gpu in found.machine.gpus:
+        if gpu.gfx_target is None:
+            yield f"gfx target of {gpu.name}", "KFD is hidden, and ip_discovery can't be read"
+        if gpu.bandwidth_bytes_per_second is None:
+            yield f"memory bandwidth of {gpu.name}", "neither its memory bank nor a data sheet tells it"
+
+
+def _unknown_of_machine(found: Findings) -> Iterator[tuple[str, str]]:
+    facts = found.facts
+    if found.rocm.version is None:
+        yield (
+            "ROCm of the host",
+            _public(found.rocm.problems[0]) if found.rocm.problems else "none is installed in the usual places",
+        )
+    if facts.power.tuned is None:
+        yield "tuned profile", "tuned isn't installed or has no active profile"
+    if facts.bios_version is None:
+        yield "BIOS version", "the machine's DMI table can't be seen here"
+    if not found.engine.available:
+        yield "containers", _public(found.engine.problem or "the engine doesn't answer")
+    if hidden := found.machine.processes.reading.hidden:
+        yield "other server processes", hidden
+
+
+# For people ---------------------------------------------------------------------------------------------------------------
+
+
+def machine_rows(found: Findings) -> list[tuple[str, str]]:
+    """As lines of a table: what, and how it is."""
+    document = machine_json(found)
+    rows = [*_machine_rows(document)]
+    for gpu in document["gpus"]:
+        rows.append(("GPU", _gpu_text(gpu)))
+        if firmware := [f"{name} {gpu['firmware'][name]}" for name in _FIRMWARE_SHOWN if name in gpu["firmware"]]:
+            rows.append(("firmware", ", ".join(firmware)))
+    rows += [
+        ("other GPU", f"{each['name']} ({each['address']}), driver {each['driver']}") for each in document["other_gpus"]
+    ]
+    rows += [("server", _server_text(server)) for server in document["servers"]]
+    rows += [("advice", sentence) for sentence in document["advice"]]
+    rows += [("unknown", f"{each['what']}: {each['why']}") for each in document["unknown"]]
+    return rows
+
+
+def _machine_rows(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    parameters = ", ".join(f"{name}={value}" for name, value in document["kernel_parameters"].items())
+    power = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in document["power_profile"].items() if value)
+    bios, rocm, driver = document["bios"], document["rocm"], document["amdgpu_driver"]
+    found = {
+        "kernel": document["kernel"],
+        "parameters": parameters,
+        "BIOS": " of ".join(filter(None, (bios["version"], bios["date"]))),
+        "memory": f"{document['memory_bytes'] / GIB:.1f} GiB" if document["memory_bytes"] else "",
+        "power": power,
+        "ROCm": rocm["version"] or "",
+        "amdgpu driver": f"{driver['version']} ({driver['source']})" if driver else "",
+    }
+    yield from ((name, text) for name, text in found.items() if text)
+
+
+def _gpu_text(gpu: Mapping[str, Any]) -> str:
+    size, width, cap = gpu["memory_pool_bytes"], gpu["bandwidth_bytes_per_second"], gpu["power_cap_watts"]
+    parts = (
+        f"{gpu['name']} ({gpu['address']})",
+        gpu["gfx_target"],
+        f"{gpu['compute_units']} CUs" if gpu["compute_units"] else None,
+        f"{size / GIB:.1f} GiB for models" if size else None,
+        f"{width / 1e9:.0f} GB/s ({gpu['bandwidth_source']})" if width else None,
+        f"power limit {cap:g} W" if cap else None,
+        f"level {gpu['performance_level']}" if gpu["performance_level"] else None,
+        "asleep" if gpu["asleep"] else None,
+    )
+    return ", ".join(filter(None, parts))
+
+
+def _server_text(server: Mapping[str, Any]) -> str:
+    ceiling = server["ceiling_tokens_per_second"]
+    parts = (
+        server["backend"] + (f" at port {server['port']}" if server["port"] else ""),
+        server["image"],
+        server["model"] and f"{server['model']}" + (f" ({server['quantization']})" if server["quantization"] else ""),
+        f"{server['weights_bytes'] / 1e9:.1f} GB" if server["weights_bytes"] else None,
+        server["gpu"],
+        ", ".join(f"{name} {value}" for name, value in server["settings"].items() if name != "gpu"),
+        f"ceiling {ceiling:.1f} tok/s" if ceiling else None,
+    )
+    return "; ".join(filter(None, parts))
+
+
+def machine_markdown(found: Findings) -> str:
+    """As a table to paste into an issue."""
+    lines = ["| what | |", "|---|---|"]
+    lines += [f"| {what} | {text.replace('|', chr(92) + '|')} |" for what, text in machine_rows(found)]
+    return "\n".join(lines)
