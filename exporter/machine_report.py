@@ -25,7 +25,7 @@ _FIRMWARE_SHOWN: Final = ("mes", "mec", "sdma", "smc", "vcn", "pm")
 
 
 @dataclass(frozen=True, slots=True)
-class Server:
+class ServerReport:
     """One inference server of this machine: a process or a container, with what follows from its facts."""
 
     info: TargetInfo
@@ -43,7 +43,7 @@ class Findings:
     facts: MachineFacts
     rocm: RocmFacts
     engine: EngineReading
-    servers: tuple[Server, ...] = ()
+    servers: tuple[ServerReport, ...] = ()
 
 
 def machine_json(found: Findings) -> dict[str, Any]:
@@ -103,7 +103,7 @@ def _gpu_json(gpu: GpuFacts, found: Findings) -> dict[str, Any]:
     }
 
 
-def _server_json(server: Server) -> dict[str, Any]:
+def _server_json(server: ServerReport) -> dict[str, Any]:
     info, judgement = server.info, server.judgement
     return {
         "backend": info.backend,

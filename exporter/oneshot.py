@@ -26,7 +26,7 @@ from exporter.host.machine import read_machine as read_facts
 from exporter.host.other_gpus import read_other_gpus
 from exporter.host.process import read_processes
 from exporter.host.rocm import read_rocm
-from exporter.machine_report import Findings, Server
+from exporter.machine_report import Findings, ServerReport
 from exporter.probe.http.cancellation import Cancellation
 from exporter.probe.result import Identity, ProbeResult
 from exporter.probe.run import Prober
@@ -175,7 +175,7 @@ def read_findings(settings: Settings) -> Findings:
     return Findings(machine, facts, rocm.result(), engine, servers)
 
 
-def _servers_of(settings: Settings, machine: Machine, profiles: Profiles) -> Iterator[Server]:
+def _servers_of(settings: Settings, machine: Machine, profiles: Profiles) -> Iterator[ServerReport]:
     """The servers that were seen to run, containers first; a process in one of them is not another."""
     places: list[tuple[str, str, int | None, str]] = [
         (each.urls[0].url, each.backend, address_of(each.urls[0].url)[1], each.image)
@@ -198,7 +198,7 @@ def _servers_of(settings: Settings, machine: Machine, profiles: Profiles) -> Ite
         known = target_facts_of(target, identity, with_model)
         info = info_of(target, identity, known, with_model, profiles)
         judgement = judgement_of(target, known, None, profiles)
-        yield Server(info, judgement, port, image, known.weights.bytes)
+        yield ServerReport(info, judgement, port, image, known.weights.bytes)
 
 
 def look_around(settings: Settings) -> tuple[Survey, str]:

@@ -207,7 +207,7 @@ def test_on_demand_probes_reach_only_what_is_allowed(tmp_path: Path) -> None:
 
 
 def test_the_machine_stands_beside_the_speed(tmp_path: Path) -> None:
-    """With a GPU in sysfs, its facts, the energy of a token and what the memory allows are exported for a local server."""
+    """With a GPU in sysfs, its facts and the energy of a token are exported for a local server; no ceiling is guessed."""
     machine = Path(__file__).parent / "fixtures" / "host" / "sys" / "radeon-880m"
     model = {
         "id": "exact",
@@ -239,8 +239,7 @@ def test_the_machine_stands_beside_the_speed(tmp_path: Path) -> None:
     assert speed
     joules = value(samples, "llm_probe_energy_joules_per_token", target="exact")
     assert joules == pytest.approx(9.087 / speed)
-    ceiling = value(samples, "llm_decode_ceiling_tokens_per_second", target="exact")
-    assert ceiling
-    assert ceiling == pytest.approx(128e9 / 5e9)
-    assert value(samples, "llm_decode_efficiency_ratio", target="exact") == pytest.approx(speed / ceiling)
+    # Its file is not here, and its size alone does not tell what one token reads of it.
+    assert value(samples, "llm_decode_ceiling_tokens_per_second", target="exact") is None
+    assert value(samples, "llm_decode_efficiency_ratio", target="exact") is None
     assert value(samples, "amdgpu_memory_bandwidth_bytes_per_second") == 128e9

@@ -117,7 +117,7 @@ class EngineConnection:
         """What is at ``path``: its stat comes in a header, before a byte of it is read."""
         try:
             with self.open(f"/containers/{identifier}/archive", {"path": path}) as response:
-                stat = stat_of(response.headers.get("X-Docker-Container-Path-ArchiveStat", ""))
+                stat = stat_of(response.headers.get("X-Docker-Container-Path-Stat", ""))
                 if stat is None or not stat.is_file or stat.size > LARGEST_FILE:
                     return stat, None
                 # A tar archive rounds up to 10 KiB; extended headers may come before the file.

@@ -24,7 +24,7 @@ class ArchiveStat:
 
 
 def stat_of(header: str) -> ArchiveStat | None:
-    """Read ``X-Docker-Container-Path-ArchiveStat``."""
+    """Read ``X-Docker-Container-Path-Stat``."""
     try:
         stat = mapping(json.loads(base64.b64decode(header, validate=True)))
     except (ValueError, RecursionError):

@@ -30,7 +30,7 @@ from exporter.probe.dialects.dialect import (
     unusable,
     wants_key,
 )
-from exporter.probe.dialects.residency import KOBOLD_PERF, Residency, kobold_load, residency_of
+from exporter.probe.dialects.residency import KOBOLD_PERF, ModelResidency, kobold_load, residency_of
 from exporter.probe.dialects.texts import texts_of
 from exporter.probe.result import Identity
 from exporter.probe.stream import Event
@@ -110,7 +110,7 @@ def status_by_models(backend: str, query: StatusQuery) -> ServerStatus:
         entry = {**resident[model], **entry}
     # A model of a cloud that the target names is in nobody's memory here, and asking it loads nothing.
     known = memory is not None and model is not None and model not in remote
-    told = memory or Residency({})
+    told = memory or ModelResidency({})
     return ServerStatus(
         identity_of(backend, model, entry),
         model=model,

@@ -22,7 +22,7 @@ _KOBOLD_EMPTY: Final = "koboldcpp/inactive"
 
 
 @dataclass(frozen=True, slots=True)
-class Residency:
+class ModelResidency:
     """The models in memory by name, each with what the server says of it; ``remote`` are those of a cloud.
 
     ``running`` and ``waiting`` are requests, ``activity`` a text that is another one after a request; None where not told.
@@ -35,7 +35,7 @@ class Residency:
     activity: str | None = None
 
 
-def residency_of(get: Get, entries: Entries) -> Residency | None:
+def residency_of(get: Get, entries: Entries) -> ModelResidency | None:
     """What is in memory, by the list of models and one more read; None where the server can't tell."""
     owners = {text_of(each.get("owned_by")) for each in entries}
     for owner, read in _BY_OWNER.items():
@@ -45,26 +45,26 @@ def residency_of(get: Get, entries: Entries) -> Residency | None:
         return _local_ai(get)
     states = {each["id"]: text_of(member(each, "status", "value")) for each in entries}
     if any(states.values()):
-        return Residency({each["id"]: each for each in entries if states[each["id"]] == "loaded"})
+        return ModelResidency({each["id"]: each for each in entries if states[each["id"]] == "loaded"})
     return None
 
 
-def _llama_swap(get: Get, _: Entries) -> Residency | None:
+def _llama_swap(get: Get, _: Entries) -> ModelResidency | None:
     return _named(json_of(get("/running")), "running", "model", "ready")
 
 
-def _lm_studio(get: Get, _: Entries) -> Residency | None:
+def _lm_studio(get: Get, _: Entries) -> ModelResidency | None:
     return _named(json_of(get("/api/v0/models")), "data", "id", "loaded")
 
 
-def _named(value: Any, key: str, name: str, state: str) -> Residency | None:
+def _named(value: Any, key: str, name: str, state: str) -> ModelResidency | None:
     if member(value, key) is None:
         return None
     found = [each for each in listed(value, key) if each.get("state") == state and text_of(each.get(name))]
-    return Residency({each[name]: each for each in found})
+    return ModelResidency({each[name]: each for each in found})
 
 
-def _lemonade(get: Get, entries: Entries) -> Residency | None:
+def _lemonade(get: Get, entries: Entries) -> ModelResidency | None:
     health = json_of(get("/v1/health"))
     remote = frozenset(each["id"] for each in entries if each.get("recipe") == "cloud" or each.get("cloud_provider"))
     if not isinstance(member(health, "all_models_loaded"), list):
@@ -76,31 +76,31 @@ def _lemonade(get: Get, entries: Entries) -> Residency | None:
     }
     busy = [each.get("is_busy") for each in found.values()]
     told = all(isinstance(each, bool) for each in busy)
-    return Residency(found, remote, running=float(sum(map(bool, busy))) if told else None)
+    return ModelResidency(found, remote, running=float(sum(map(bool, busy))) if told else None)
 
 
-def _docker(get: Get, _: Entries) -> Residency | None:
+def _docker(get: Get, _: Entries) -> ModelResidency | None:
     running = json_of(get("/api/ps"))
     if not isinstance(member(running, "models"), list):
         return None
     found = {each["name"]: each for each in listed(running, "models") if text_of(each.get("name"))}
     ends = sorted((name, str(each.get("expires_at"))) for name, each in found.items())
-    return Residency(found, activity=repr(ends))
+    return ModelResidency(found, activity=repr(ends))
 
 
-def _local_ai(get: Get) -> Residency | None:
+def _local_ai(get: Get) -> ModelResidency | None:
     state = json_of(get("/system"))
     if not isinstance(member(state, "loaded_models"), list):
         return None
-    return Residency({each["id"]: each for each in listed(state, "loaded_models") if text_of(each.get("id"))})
+    return ModelResidency({each["id"]: each for each in listed(state, "loaded_models") if text_of(each.get("id"))})
 
 
-def _koboldcpp(get: Get, entries: Entries) -> Residency | None:
+def _koboldcpp(get: Get, entries: Entries) -> ModelResidency | None:
     current = entries[0]["id"]
     perf = json_of(get(KOBOLD_PERF))
     running, waiting = kobold_load(perf)
     answers = count_of(member(perf, "total_gens"))
-    return Residency(
+    return ModelResidency(
         {} if current == _KOBOLD_EMPTY else {current: entries[0]},
         running=running,
         waiting=waiting,
