@@ -468,8 +468,8 @@ def _kind_of(response: httpx.Response) -> str:
 def _opening(pieces: Iterator[bytes]) -> bytes:
     """So much of a body that its beginning tells server-sent events from JSON."""
     found = b""
-    while len(found.lstrip()) < _LONGEST_FIELD and (piece := next(pieces, None)) is not None:
-        found += piece
+    while len(found) < _LONGEST_FIELD and (piece := next(pieces, None)) is not None:
+        found = (found + piece).lstrip()
     return found
 
 
@@ -477,7 +477,7 @@ def _is_stream(response: httpx.Response, framing: Framing, opening: bytes) -> bo
     """Whether an answer is a stream: by its type, or where that is JSON (some proxies say so) by its beginning."""
     if response.status_code != 200 or not is_readable(response.headers):
         return False
-    events = framing == "sse" and _SSE_START.match(opening.lstrip()) is not None
+    events = framing == "sse" and _SSE_START.match(opening) is not None
     return events or _kind_of(response) in _STREAM_TYPES[framing] | _SLOPPY_TYPES
 
 

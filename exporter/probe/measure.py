@@ -246,9 +246,6 @@ def _count(timeline: Timeline, usage: Usage) -> _Count:
         return _Count(running, exact=True)
     ones = tuple(float(n) for n in range(1, len(chunks) + 1))
     if usage.output is None:
-        # Cut off by the length that was asked for, with a chunk for each token of it: then the chunks are the tokens.
-        if finish_reason == "length" and len(chunks) == timeline.max_tokens:
-            return _Count(ones, exact=True)
         words = tuple(accumulate(map(_words, chunks)))
         return _Count(words if words[-1] > _WORDS_PER_CHUNK * len(chunks) else ones, exact=False)
     tokens = _visible(usage.output, usage.reasoning, chunks)

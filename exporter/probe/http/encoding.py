@@ -40,11 +40,11 @@ def decoded(pieces: Iterable[bytes], headers: Mapping[str, str], limit_bytes: in
                 plain = decoder.decompress(waiting, _PIECE_BYTES)
             except zlib.error as exc:
                 raise ProbeFailure("protocol", f"the answer says that it is {name}, and is not: {exc}") from exc
+            waiting = decoder.unconsumed_tail
+            if decoder.eof:  # another member may follow, as in a file that was appended to
+                waiting, decoder = decoder.unused_data, zlib.decompressobj(_WINDOWS[name])
             left -= len(plain)
             if left < 0:
                 raise ProbeFailure("too_large", f"the answer unpacks to more than {limit_bytes} bytes")
             if plain:
                 yield plain
-            waiting = decoder.unconsumed_tail
-            if not plain and not waiting:
-                break
