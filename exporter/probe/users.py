@@ -1,0 +1,104 @@
+"""What users get from a server, by two readings of its own histograms: no probe is needed for it. Pure.
+
+vLLM (and SGLang, under other names) sums up the seconds between tokens and the seconds to first tokens. Both sums move while an
+answer runs, so the figures are those of answers that run now as well. What our own probes took is a part of the sums, and is
+taken out by what the probes themselves measured.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from exporter.probe.exposition import Sample, total
+from exporter.probe.timeline import Timeline
+
+LEAST_TOKENS: Final = 8
+"""So many tokens of users must lie between two readings for a speed."""
+LEAST_SHARE: Final = 0.2
+"""Where less than this share of a sum is the users', what is left of it after ours is mostly the error of ours."""
+_GAPS: Final = ("vllm:inter_token_latency_seconds_sum", "vllm:time_per_output_token_seconds_sum")
+PREFIXES: Final = (
+    "vllm:inter_token_latency_seconds_sum",
+    "vllm:time_per_output_token_seconds_sum",
+    "vllm:time_to_first_token_seconds_",
+    "vllm:generation_tokens_total",
+)
+"""What to read of an exposition."""
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """Sums since a server's start, or what ours are of them: requests that got a first token and the seconds until then, all
+    tokens, and the seconds between tokens of one answer.
+    """
+
+    requests: float = 0.0
+    first_token_seconds: float = 0.0
+    tokens: float = 0.0
+    gap_seconds: float = 0.0
+
+    def __add__(self, other: "Served") -> "Served":
+        return Served(
+            self.requests + other.requests,
+            self.first_token_seconds + other.first_token_seconds,
+            self.tokens + other.tokens,
+            self.gap_seconds + other.gap_seconds,
+        )
+
+    def __sub__(self, other: "Served") -> "Served":
+        return Served(
+            self.requests - other.requests,
+            self.first_token_seconds - other.first_token_seconds,
+            self.tokens - other.tokens,
+            self.gap_seconds - other.gap_seconds,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class UserFigures:
+    """What one user got, in the mean over the answers between two readings; None where no user was served, or too little."""
+
+    tokens_per_second: float | None = None
+    ttft_seconds: float | None = None
+
+
+def served_of(samples: tuple[Sample, ...]) -> Served | None:
+    """The sums that a vLLM has by now; None where it has no such histograms (``--disable-log-stats``)."""
+    requests = total(samples, "vllm:time_to_first_token_seconds_count")
+    first = total(samples, "vllm:time_to_first_token_seconds_sum")
+    tokens = total(samples, "vllm:generation_tokens_total")
+    gaps = total(samples, *_GAPS)
+    if requests is None or first is None or tokens is None or gaps is None:
+        return None
+    return Served(requests, first, tokens, gaps)
+
+
+def ours_of(timelines: Sequence[Timeline], output_tokens: Sequence[int]) -> Served:
+    """What the streams of a probe added to a server's sums, with how many tokens each generated.
+
+    A stream without a first token added nothing, as far as is known.
+    """
+    found = Served()
+    for timeline, tokens in zip(timelines, output_tokens, strict=True):
+        if timeline.sent_ns is not None and timeline.chunks:
+            first, last = timeline.chunks[0].at_ns, timeline.chunks[-1].at_ns
+            found += Served(1.0, (first - timeline.sent_ns) / 1e9, tokens, (last - first) / 1e9)
+    return found
+
+
+def users_between(before: Served, after: Served, ours: Served) -> UserFigures:
+    """What users got between two readings of one run of a server, ``ours`` being what probes added between them.
+
+    A reading taken while a probe runs belongs to neither side: readings are taken between probes.
+    """
+    whole = after - before
+    theirs = whole - ours
+    if min(whole.requests, whole.first_token_seconds, whole.tokens, whole.gap_seconds) < 0:
+        return UserFigures()  # a counter fell: the server was started anew
+    following = theirs.tokens - theirs.requests
+    speed = ttft = None
+    if following >= LEAST_TOKENS and theirs.gap_seconds > LEAST_SHARE * whole.gap_seconds > 0:
+        speed = following / theirs.gap_seconds
+    if theirs.requests >= 1 and theirs.first_token_seconds > LEAST_SHARE * whole.first_token_seconds > 0:
+        ttft = theirs.first_token_seconds / theirs.requests
+    return UserFigures(speed, ttft)
