@@ -2,10 +2,8 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +13,8 @@ from urllib.request import urlopen
 import pytest
 
 from exporter.demo import SimulatedServers, Simulation
+from tests.ports import free_port
+from tests.waiting import eventually
 
 FAST: Final = Simulation("fast", "simulated-14b", 400.0, 0.02, "", wavers=0.0)
 NOT_LOADED: Final = {
@@ -49,24 +49,19 @@ class Running:
 
     def wait_for_probe(self) -> None:
         """Return when a scrape has the speed of the first probe."""
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline:
-            try:
-                with urlopen(f"{self.url}/metrics") as answer:
-                    if b"\nllm_probe_tokens_per_second{" in answer.read():
-                        return
-            except OSError:
-                pass
-            time.sleep(0.1)
-        raise AssertionError(self.said.read_text(encoding="utf-8")[-2000:])
+
+        def has_a_speed() -> bool:
+            with urlopen(f"{self.url}/metrics") as answer:
+                return b"\nllm_probe_tokens_per_second{" in answer.read()
+
+        eventually(has_a_speed, f"a first probe; the daemon's log is {self.said}", every=0.1)
 
 
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """A daemon with one target, on a machine without a container engine, after its first probe."""
     folder = tmp_path_factory.mktemp("imports")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        listen = f"127.0.0.1:{free.getsockname()[1]}"
+    listen = f"127.0.0.1:{free_port()}"
     with SimulatedServers((FAST,)) as servers, (folder / "said").open("w") as said:
         (folder / "config.yml").write_text(f"targets: [{{name: one, url: {servers.urls[0][1]}}}]\n")
         command = [sys.executable, "-X", "importtime", "-m", "exporter", "serve", "--listen", listen]

@@ -4,7 +4,6 @@ import base64
 import html
 import json
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -25,6 +24,7 @@ from exporter.daemon import Daemon
 from exporter.probe.result import Identity
 from exporter.probe.secret import hide, without_key
 from exporter.settings import SettingsError, load
+from tests.ports import free_port
 from tests.waiting import eventually
 
 # Made up for this test. The characters are those that JSON, HTML and URLs write in ways of their own.
@@ -191,9 +191,7 @@ def serving(folder: Path, echo: EchoServer) -> Iterator[tuple[str, subprocess.Po
         "probe_endpoint": {"allow": [place]},
     }
     config.write_text(json.dumps(settings))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        listen = f"127.0.0.1:{free.getsockname()[1]}"
+    listen = f"127.0.0.1:{free_port()}"
     command = [sys.executable, "-m", "exporter", "serve", "--log-level", "debug"]
     arguments = ["--config", str(config), "--listen", listen]
     with log.open("wb") as said, subprocess.Popen([*command, *arguments], stdout=said, stderr=said) as process:

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from typing import TypeVar
+from urllib.error import HTTPError
 
 T = TypeVar("T")
 
@@ -19,6 +20,9 @@ def eventually(look: Callable[[], T | None], what: str, *, seconds: float = 60.0
             if value := look():
                 return value
             seen = value
+        except HTTPError as error:
+            error.close()  # it holds a connection
+            seen = error
         except OSError as error:
             seen = error
         if time.monotonic() > until:

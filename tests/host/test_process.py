@@ -27,6 +27,7 @@ from exporter.host.process import (
 )
 from exporter.launch.settings import LaunchSettings
 from tests.host.proc_tree import LLAMA, SOCKET, ProcTree
+from tests.waiting import eventually
 
 ID = "0123456789ab" * 5 + "0123"
 
@@ -396,9 +397,7 @@ def running(words: list[str], environment: dict[str, str], ready: Callable[[int]
     """A Python program that calls itself something else; given once ``ready``."""
     process = subprocess.Popen(words, executable=sys.executable, env={**os.environ, **environment})
     try:
-        deadline = time.monotonic() + 30
-        while not ready(process.pid) and time.monotonic() < deadline:
-            time.sleep(0.02)
+        eventually(lambda: ready(process.pid), f"the program {words[0]} is ready")
         yield process.pid
     finally:
         process.kill()
