@@ -19,11 +19,13 @@ import yaml
 
 from tests.cache.build import Hub, gguf_header, sparse_gguf
 from tests.cache.shapes import Q8_0, Tensors, qwen3_30b_a3b, qwen25_14b
-from tests.real.daemon import Samples, free_port, labels_of, running_daemon, scrape, value, wait_for
+from tests.ports import free_port
+from tests.real.daemon import Samples, labels_of, running_daemon, scrape, value
 from tests.servers.llama_cpp import SimulatedLlamaServer
 from tests.servers.ollama import SimulatedOllama, stored
 from tests.servers.simulated import Simulated
-from tests.servers.vllm import Vllm
+from tests.servers.vllm import SimulatedVllm
+from tests.waiting import eventually
 
 ROOT: Final = Path(__file__).parents[1]
 STRIX_HALO: Final = ROOT / "tests" / "fixtures" / "host" / "sys" / "radeon-8060s"
@@ -128,7 +130,7 @@ def vllm(folder: Path, *, mixture: bool, speed: float) -> Scene:
     _, tensors = qwen3_30b_a3b() if mixture else qwen25_14b()
     into_hub(folder / "hub", name, tensors, QWEN3_CONFIG if mixture else QWEN2_CONFIG)
     caches = f"[{{name: huggingface, kind: huggingface, path: {folder / 'hub'}}}]"
-    return Scene(Vllm(tokens_per_second=speed, model=name), caches)
+    return Scene(SimulatedVllm(tokens_per_second=speed, model=name), caches)
 
 
 def llama_server(folder: Path, *, mixture: bool, speed: float) -> Scene:
@@ -164,7 +166,7 @@ cache: {{paths: {scene.caches}}}
         )
         with running_daemon("--config", config, port=port, log=folder / "log"):
             name = "llm_decode_efficiency_ratio"
-            wait_for(lambda: value(scrape(port), name, target="it") is not None, what="a ceiling and a speed")
+            eventually(lambda: value(scrape(port), name, target="it") is not None, "a ceiling and a speed")
             return scrape(port)
 
 
