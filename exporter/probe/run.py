@@ -519,7 +519,8 @@ class Run:
             try:
                 return Stream(client.stream(connection, request, self._dialect.read, deadlines, seen), None, about)
             except ProbeFailure as exc:
-                return Stream(exc.timeline, exc.settled(), about)
+                # A read that the interruption ended may look like a connection that broke.
+                return Stream(exc.timeline, interruption.failure or exc.settled(), about)
             except Cancelled:
                 prober.cancellation.check()
                 return Stream(seen.timeline, interruption.failure, about)

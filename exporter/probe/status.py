@@ -249,6 +249,8 @@ class StatusTracker:
         known = self._up and not self._doubtful and self.last and self.last.identity.backend == self.dialect.name
         last = self.last if known else None
         self._doubtful = False
+        if self._refused:
+            self._sleeps = None  # it was down: it may have been started with a timer
         hints = self.hints if self.hints.sleeps is not None else replace(self.hints, sleeps=self._sleeps)
         return self.dialect.status(StatusQuery(get, self.target.model, last, thorough, self._wall(), hints))
 

@@ -498,7 +498,10 @@ class SimulatedLlamaServer(Simulated):
 
     def _entry(self, name: str) -> dict[str, Any]:
         status = self.router[name]
-        entry = {"id": name, "aliases": [], "object": "model", "owned_by": "llamacpp", "status": {"value": status}}
+        idle = self.sleep_idle_seconds
+        args = ["llama-server", "--alias", name, *([] if idle is None else ["--sleep-idle-seconds", f"{idle:g}"])]
+        state = {"value": status, "args": args}
+        entry = {"id": name, "aliases": [], "object": "model", "owned_by": "llamacpp", "status": state}
         if status in {"loaded", "sleeping"}:
             entry["meta"] = {"n_ctx": CONTEXT, "n_params": 2_756_864, "size": 2_941_952, "ftype": "Q8_0"}
         return entry
