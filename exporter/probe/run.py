@@ -299,7 +299,8 @@ class Run:
         queued = self._was_queued(outcome, measured, queue_seconds, after)
         if outcome.timelines:
             prober.pace.ran(self._name, self._module, abandoned, self._due, outcome.busy_seconds)
-            prober.pace.lone(self._name, paused=self._pauses and not self._used)
+            alone = self._pauses and not self._used and not self._status.activity_is_free
+            prober.pace.lone(self._name, paused=alone)
         if failure and failure.retry_after_seconds:
             prober.pace.hold_until(prober.monotonic() + failure.retry_after_seconds)
         if result in {"no_model", "http_4xx"}:
