@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from exporter.probe.exposition import Sample, total
+from exporter.probe.exposition import MetricSample, total
 from exporter.probe.timeline import Timeline
 
 LEAST_TOKENS: Final = 8
@@ -62,7 +62,7 @@ class UserFigures:
     ttft_seconds: float | None = None
 
 
-def served_of(samples: tuple[Sample, ...]) -> Served | None:
+def served_of(samples: tuple[MetricSample, ...]) -> Served | None:
     """The sums that a vLLM has by now; None where it has no such histograms (``--disable-log-stats``)."""
     requests = total(samples, "vllm:time_to_first_token_seconds_count")
     first = total(samples, "vllm:time_to_first_token_seconds_sum")
