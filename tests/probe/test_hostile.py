@@ -165,7 +165,7 @@ MEASURED = set(
     "probe_tokens probe_token_count_exact probe_end_to_end_tokens_per_second probe_ttft_seconds"
     " probe_time_to_first_answer_seconds probe_clock_error_seconds probe_stream_buffered".split()
 )
-SPEED = {"probe_tokens_per_second", "performance_tier"}
+SPEED = {"probe_tokens_per_second", "performance_tier", "limit_info"}
 ESTIMATE = {"probe_tokens_per_second"}
 """A speed whose tokens were estimated, which has no tier."""
 BY_COUNT = {"probe_tokens", "probe_token_count_exact"}
