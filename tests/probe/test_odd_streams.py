@@ -2,6 +2,7 @@
 
 import gzip
 import zlib
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +12,7 @@ from exporter.probe.client import Deadlines, Request, stream, words_in
 from exporter.probe.dialects import DIALECTS
 from exporter.probe.dialects.texts import Texts, texts_of
 from exporter.probe.failure import ProbeFailure
+from exporter.probe.http.encoding import decoded
 from exporter.probe.http.transport import Connection
 from exporter.probe.measure import measure, why_no_speed
 from exporter.probe.result import Measurements
@@ -56,12 +58,19 @@ def paced(events: list[bytes]) -> Answer:
 
 
 def follow(answer: Answer, *, backend: str = "openai", max_tokens: int | None = 64) -> Timeline:
-    """What the client sees of an answer, over a real socket."""
+    """What the client sees of an answer, over a real socket, with its chunks set at one pace: when a busy machine reads them is
+    no part of these tests.
+    """
     with ExactServer({"/chat": answer}) as server:
         request = Request("/chat", b"{}", max_tokens=max_tokens)
         timeline = stream(Connection(server.url), request, DIALECTS[backend].read, DEADLINES)
-    # How late a busy machine reads is no part of these tests.
-    return replace(timeline, chunks=tuple(replace(each, late_ns=0) for each in timeline.chunks))
+    assert timeline.sent_ns is not None
+    first = timeline.sent_ns + 50_000_000
+    even = (first + number * 20_000_000 for number in range(len(timeline.chunks)))
+    return replace(
+        timeline,
+        chunks=tuple(replace(each, at_ns=at, late_ns=0) for each, at in zip(timeline.chunks, even, strict=True)),
+    )
 
 
 def pace(timeline: Timeline, tokens: float = 1) -> object:
@@ -290,6 +299,22 @@ def test_a_stream_that_is_packed_is_read(encoding: str) -> None:
     found = measure(timeline)
     assert (found.output_tokens, found.token_count_exact, found.stream_buffered) == (16, True, False)
     assert found.tokens_per_second == pace(timeline)
+
+
+def test_each_event_is_unpacked_as_soon_as_its_bytes_are_there() -> None:
+    """Nothing is held back until more comes."""
+    packer, events = zlib.compressobj(wbits=31), words(4)
+    packed = [packer.compress(each) + packer.flush(zlib.Z_SYNC_FLUSH) for each in events]
+    unpacked: list[bytes] = []
+
+    def coming() -> Iterator[bytes]:
+        for number, each in enumerate(packed):
+            assert b"".join(unpacked) == b"".join(events[:number])
+            yield each
+
+    for each in decoded(coming(), {"content-encoding": "gzip"}, 10_000):
+        unpacked.append(each)  # noqa: PERF402 - one by one: what comes next looks at it
+    assert b"".join(unpacked) == b"".join(events)
 
 
 def test_a_packed_answer_may_have_several_parts() -> None:
