@@ -92,11 +92,17 @@ class Stream:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a probe went: its streams, the failure that decides if there is one, and how long it ran."""
+    """How a probe went: its streams, the failure that decides if there is one, and how long it ran.
+
+    ``spent`` are the prompt and output tokens of each stream. ``cut`` says that it ended for users, and that of its streams
+    only what came before them is left.
+    """
 
     streams: tuple[Stream, ...] = ()
     failure: ProbeFailure | None = None
     busy_seconds: float = 0.0
+    spent: tuple[tuple[int, int], ...] = ()
+    cut: bool = False
 
     @property
     def timelines(self) -> tuple[Timeline, ...]:
@@ -290,7 +296,7 @@ class Run:
         self._answered = next((each.model for each in outcome.timelines if each.model), None)
         prober.tracker.answered = short_name(self._answered) or prober.tracker.answered
         self._state = self._state and prober.tracker.named(self._state)
-        spent = [_spent(each) for each in outcome.streams]
+        spent = outcome.spent
         prompt, output = (sum(each[kind] for each in spent) for kind in (0, 1))
         prober.server.count(output)
         after = self._look_back(outcome)
@@ -530,14 +536,16 @@ class Run:
         with prober.server.streaming(len(requests)), interruption:
             streams = _at_once(run, chats, requests, progress)
         busy = prober.monotonic() - started
-        if interruption.failure and interruption.failure.result == "yielded":
+        spent = tuple(map(_spent, streams))
+        cut = interruption.failure is not None and interruption.failure.result == "yielded"
+        if cut:
             streams = tuple(_undisturbed(each, interruption.clean_until_ns) for each in streams)
         elif interruption.seen is not None:
             self._others = max(self._others or 0.0, interruption.seen)
         for number, stream in enumerate(streams, start=1):
             self._say(f"stream {number}: {_course_of(stream)}")
         self._asked_keep_alive = chats[0].keep_alive_seconds
-        return Outcome(streams, next((each.failure for each in streams if each.failure), None), busy)
+        return Outcome(streams, next((each.failure for each in streams if each.failure), None), busy, spent, cut)
 
     def _chat_request(self, rejected: frozenset[str]) -> ChatRequest:
         """A fresh prompt, cut to what the model's context holds, for as short an answer as the precision allows."""
@@ -605,7 +613,8 @@ class Run:
         prober.tracker.probed(after)
         if after is None:
             return None
-        if after.running is not None and not (outcome.failure and outcome.failure.result in ABANDONED):
+        abandoned = outcome.failure is not None and outcome.failure.result in ABANDONED
+        if after.running is not None and not abandoned and not outcome.cut:
             grown = self._queue_growth(after)
             ended = max(grown[0] - len(outcome.streams), 0.0) if grown else 0.0
             self._others = max(self._others or 0.0, ended, sum(filter(None, without_ours(after, 0))))

@@ -129,6 +129,7 @@ class StatusTracker:
         self._probed_activity: str | None = None
         self._touched: tuple[float, str | None] | None = None
         self._sleeps: bool | None = None
+        self._noticed = ""
         self._server = server
         self._monotonic = monotonic
         self._wall = wall
@@ -277,6 +278,7 @@ class StatusTracker:
                 self._sleeps = self._touched = self._probed_activity = None
                 status = replace(status, own_task=None)
             self._learn_of_sleep(status, thorough=thorough)
+            self._log_notice(status.notice)
         self._up = status is not None
         if not checked.up:
             self.answered = None
@@ -284,6 +286,12 @@ class StatusTracker:
             self._refused, self.last = False, status
         elif checked.failure and checked.failure.result == "connect":
             self._refused = True
+
+    def _log_notice(self, notice: str) -> None:
+        """Log once what a person should know of probes of this server."""
+        if notice and notice != self._noticed:
+            log.info("%s: %s", self.target.name, hide(notice, self.key))
+            self._noticed = notice
 
     def _learn_of_sleep(self, status: ServerStatus, *, thorough: bool) -> None:
         """A server that slept has a sleep timer; one that stayed awake for an hour without any use has none.
