@@ -12,7 +12,7 @@ from typing import Any, Final, Literal
 
 from exporter.backends import name_of
 from exporter.discovery import Survey
-from exporter.probe.result import Measurements, ProbeResult
+from exporter.probe.result import NOT_AN_ANSWER, Measurements, ProbeResult
 from exporter.settings import Criterion, SuccessCriteria, Thresholds
 from exporter.snapshot import TargetInfo
 from exporter.text import ERROR_CHARACTERS, band_text, finite, no_speed_text, printable, seconds_text, speed_text
@@ -190,15 +190,19 @@ class Comparison:
 
 def side_of(name: str, report: Report, bounds: Thresholds) -> ComparisonSide:
     """One side of a comparison out of a report; ValueError where it has no speed to compare, or is no report."""
+    runs = report.get("runs") or [report]
+    if not isinstance(runs, list) or not all(isinstance(run, Mapping) for run in runs):
+        raise ValueError("has runs that are no list of probes")
+    if wrong := next((run for run in (report, *runs) if run.get("result") in NOT_AN_ANSWER), None):
+        raise ValueError(
+            f"has answers that are none, so that its speed says nothing: {_text(wrong.get('error')) or ''}"
+        )
     speed = _number(report.get("tokens_per_second"))
     if speed is None:
         why = _text(report.get("error")) or (
             no_speed_text(cold_start=False, stream_buffered=True) if report.get("stream_buffered") else ""
         )
         raise ValueError("has no speed to compare" + (f": {why}" if why else ""))
-    runs = report.get("runs") or [report]
-    if not isinstance(runs, list) or not all(isinstance(run, Mapping) for run in runs):
-        raise ValueError("has runs that are no list of probes")
     speeds = tuple(run_speed for run in runs if (run_speed := _number(run.get("tokens_per_second"))) is not None)
     return ComparisonSide(
         name, speed, speeds, tier_of(speed, bounds), _text(report.get("model")), _text(report.get("module"))
@@ -360,6 +364,7 @@ def rows_of(report: Report) -> list[tuple[str, str]]:
 
     streams = report.get("concurrency") or 1
     rows = [
+        ("answer", "fine") if report["success"] else None,
         figure("speed", "tokens_per_second", speed_text, " for each stream" if streams > 1 else ""),
         figure(f"speed of {streams} streams", "aggregate_tokens_per_second", speed_text) if streams > 1 else None,
         ("tier", report["tier"]) if report.get("tier") else None,

@@ -26,7 +26,7 @@ from exporter.discovery import (
 from exporter.history.record import Plan
 from exporter.host.energy import PowerMeter
 from exporter.probe.http.cancellation import Cancellation
-from exporter.probe.result import SKIPPED, Measurements, ProbeResult, TargetState
+from exporter.probe.result import NOT_AN_ANSWER, SKIPPED, Measurements, ProbeResult, TargetState
 from exporter.probe.run import Prober
 from exporter.probe.server import Servers
 from exporter.probe.status import identify
@@ -339,7 +339,9 @@ def _state_of(view: View, name: str) -> str:
 
 def _log_result(result: ProbeResult) -> None:
     speed, ttft = result.measurements.tokens_per_second, result.measurements.ttft_seconds
-    figures = [speed_text(speed) if speed else "", f"TTFT {seconds_text(ttft)}" if ttft else "", result.error]
+    # What an answer says, even what it repeats, is no business of a log.
+    error = "see the status page" if result.result in NOT_AN_ANSWER else result.error
+    figures = [speed_text(speed) if speed else "", f"TTFT {seconds_text(ttft)}" if ttft else "", error]
     level = logging.INFO if result.result == "ok" or result.result in SKIPPED else logging.WARNING
     told = ", ".join(each for each in figures if each)
     log.log(level, "probe of %s by %s: %s%s", result.target, result.module, result.result, told and f": {told}")

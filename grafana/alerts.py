@@ -185,6 +185,8 @@ _HOST_LABELS: Final = ("job", "instance")
 _WHO: Final = "{{ $labels.target }} on {{ $labels.instance }}"
 _PROBE: Final = "{{ $labels.module }} probe of " + _WHO
 _CONFIG_RESULTS: Final = "auth|no_model|http_4xx"
+_NO_TEXT: Final = "degenerate|foreign_answer"
+_NO_ANSWER: Final = f"{_NO_TEXT}|wrong_answer"
 
 
 def _lost(tier: str) -> str:
@@ -194,6 +196,37 @@ def _lost(tier: str) -> str:
         f"  and on (@module, model) ({LONG} offset 1d >= on (@module) group_left () {bound})\n)"
     )
 
+
+# What the field knows of answers that are none: which part was at fault, what made it go away, and where that is told.
+_KNOWN_FAULTS: Final = (
+    (
+        "*Is it the length of the prompt?* Compare the depths `short` and `deep` of the canary. llama.cpp built for HIP gave wrong "
+        "logits on gfx1151 for each prompt that is longer than its micro-batch of 512, while a Vulkan build on the same GPU was right "
+        "(ggml-org/llama.cpp#28211). With `-b 6144 -ub 6144`, so that the prompt is not "
+        "split, the fault went away in ggml-org/llama.cpp#26239."
+    ),
+    (
+        "*Was the server, its image or ROCm updated?* Go back one version to see. Updates brought it in "
+        "ggml-org/llama.cpp#26209 (`/` for ever on gfx1151) and "
+        "ollama/ollama#17895; ROCm 7.1.1 had it and 7.0 had not in "
+        "ggml-org/llama.cpp#19307."
+    ),
+    (
+        "*vLLM with AITER?* Switch off one kernel at a time: `VLLM_ROCM_USE_AITER_CUSTOM_AR=0` alone was enough in "
+        "ROCm/aiter#4855, `VLLM_ROCM_USE_AITER_MLA=0` is the one to try in "
+        "ROCm/aiter#1455, and "
+        "vllm-project/vllm#51580 names an image whose AITER fused-MoE path gives NaN."
+    ),
+    (
+        "*An answer of another request?* Start llama-server with `--parallel 1` to see whether its slots are mixed up: "
+        "ggml-org/llama.cpp#25992, "
+        "ggml-org/llama.cpp#28056."
+    ),
+    (
+        "*Only after minutes of use?* In ggml-org/llama.cpp#23577 a restart helps until the "
+        "next time. Flash attention and a quantized KV cache are the next switches to change, one at a time."
+    ),
+)
 
 ALERTS: Final = (
     Alert(
@@ -407,6 +440,34 @@ ALERTS: Final = (
         ),
     ),
     Alert(
+        name="LLMAnswersDegenerate",
+        severity="critical",
+        summary="An LLM server answers with nonsense",
+        description=(
+            "The newest answer to the "
+            + _PROBE
+            + " is nonsense or belongs to another request, however fast it came. The status page and /api/v1/probes say what repeats."
+        ),
+        value=f'sum by (@module) ({COUNTS}{{result=~"{_NO_TEXT}"}})',
+        op=">",
+        bound="0.5",
+        gates=(
+            f'and on (@module) (llm_probe_success == 0 or on (@module) (sum by (@module) ({COUNTS}{{result=~"{_NO_TEXT}"}}) > 2.5))',
+        ),
+        hold="2m",
+        keep="5m",
+        board="llm-target",
+        panel="Results of probes",
+        variables=_PROBE_LABELS,
+        means=(
+            "The text of an answer is one thing repeated, reserved tokens, broken characters or white space (result `degenerate`), or it "
+            "holds a made-up name from another request of this exporter (`foreign_answer`): requests are mixed up, and users may get each "
+            "other's answers. Such a probe has no speed. It fires when the newest answer is so, or three lately were. A name of another "
+            "request is kept as a hash, and no answer is kept."
+        ),
+        look=_KNOWN_FAULTS,
+    ),
+    Alert(
         name="LLMProbeFailing",
         severity="critical",
         summary="Probes of an LLM server fail",
@@ -416,7 +477,7 @@ ALERTS: Final = (
             + ' failed {{ $value | printf "%.0f" }} times lately and the newest one failed too, although the server answers its '
             "health check."
         ),
-        value=f'sum by (@module) ({COUNTS}{{result!~"ok|skipped_.*|yielded|loading|{_CONFIG_RESULTS}"}})',
+        value=f'sum by (@module) ({COUNTS}{{result!~"ok|skipped_.*|yielded|loading|{_CONFIG_RESULTS}|{_NO_ANSWER}"}})',
         op=">",
         bound="2.5",
         gates=(
@@ -430,7 +491,8 @@ ALERTS: Final = (
         variables=_PROBE_LABELS,
         means=(
             "At least three probes failed recently, and the last one that ran failed. Skipped probes and probes of a server that is "
-            "loading its model don't count. LLMProbeMisconfigured covers errors of configuration, LLMTargetDown a server that is down."
+            "loading its model don't count. LLMProbeMisconfigured covers errors of configuration, LLMTargetDown a server that is "
+            "down, LLMAnswersDegenerate and LLMAnswersWrong answers that are none."
         ),
         look=(
             (

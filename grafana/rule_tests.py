@@ -79,6 +79,7 @@ HEALTHY: Final[Mapping[str, str]] = {
     total("ok"): "count",
     total("timeout_total"): "0",
     total("auth"): "0",
+    total("degenerate"): "0",
     total("loading"): "0",
     total("skipped_busy"): "0",
     bound("excellent"): "20",
@@ -391,6 +392,31 @@ CASES: Final[tuple[Case, ...]] = (
         step=5,
     ),
     _missing("LLMTTFTRegressed", TTFT),
+    # LLMAnswersDegenerate: the first one is counted at 31 minutes.
+    Case(
+        "LLMAnswersDegenerate",
+        "fires when the answers become nonsense, at the edge of its for, and LLMProbeFailing does not",
+        {SUCCESS: "1 0@30", SPEED: "24 gone@30", TTFT: "0.4 gone@30", total("degenerate"): "0 count@30"},
+        **_edge("LLMAnswersDegenerate", "30m"),
+        labels=_PROBE_L,
+        description=(
+            "The newest answer to the default probe of vllm on box:9937 is nonsense or belongs to another request, however fast it "
+            "came. The status page and /api/v1/probes say what repeats."
+        ),
+    ),
+    Case(
+        "LLMAnswersDegenerate",
+        "forgives two of them between good ones",
+        {total("degenerate"): "0 count@30 flat@32", SUCCESS: "1 0@30 1@31"},
+        {"35m": (), "40m": ()},
+    ),
+    Case(
+        "LLMAnswersDegenerate",
+        "sees nonsense that comes now and then",
+        {total("degenerate"): "0 half@30"},
+        {"60m": ("LLMAnswersDegenerate",)},
+    ),
+    _missing("LLMAnswersDegenerate", total("degenerate"), **{SUCCESS: "0"}),
     # LLMProbeFailing: the third failure comes at 32 minutes.
     Case(
         "LLMProbeFailing",
@@ -693,7 +719,13 @@ def _values(value: str, minutes: int, step: int) -> str:
     last = 0.0
     for (shape, start), following in zip(pieces, ends, strict=True):
         count = following - start
-        rise = {"up": 60.0 * step, "count": 1.0 * step, "quarter": 0.25 * step, "slow": 0.1 * step}.get(shape)
+        rise = {
+            "up": 60.0 * step,
+            "count": 1.0 * step,
+            "half": 0.5 * step,
+            "quarter": 0.25 * step,
+            "slow": 0.1 * step,
+        }.get(shape)
         if shape == "gone":
             text.append(f"stale _x{count - 1}" if count > 1 else "stale")
         elif rise is not None:

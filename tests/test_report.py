@@ -236,6 +236,13 @@ def test_a_comparison_turned_round_says_the_opposite(one: list[float], other: li
         ({"tokens_per_second": True}, "has no speed to compare"),
         ({"tokens_per_second": float("nan")}, "has no speed to compare"),
         ({"tokens_per_second": "12"}, "has no speed to compare"),
+        (
+            {
+                "tokens_per_second": 40,
+                "runs": [{"tokens_per_second": 40}, {"result": "degenerate", "error": "it repeats"}],
+            },
+            "answers that are none, so that its speed says nothing: it repeats",
+        ),
         ({"tokens_per_second": 12, "runs": "many"}, "has runs that are no list of probes"),
         ({"tokens_per_second": 12, "runs": [12]}, "has runs that are no list of probes"),
     ],
@@ -262,6 +269,7 @@ def test_a_report_in_rows() -> None:
     """What a person sees of a good probe."""
     assert server_text(report(17.5)) == "vLLM 0.32.0, Qwen2.5-14B-Instruct (awq)"
     assert rows_of(report(17.5)) == [
+        ("answer", "fine"),
         ("speed", "17.5 tok/s"),
         ("tier", "good"),
         ("expected", "12–20 tok/s for vllm-fp16-aiter: within"),

@@ -31,6 +31,7 @@ LINE_LIMIT: Final = 1024 * 1024
 STREAM_LIMIT: Final = 8 * 1024 * 1024
 ERROR_LIMIT: Final = 64 * 1024
 CHUNKS_LIMIT: Final = 65_536
+TEXT_LIMIT: Final = 65_536
 _TLS_ALERT: Final = b"\x15\x03"
 _HTTP2: Final = re.compile(rb"\x00..\x04[\x00\x01]\x00\x00\x00\x00|PRI \* HTTP/2", re.DOTALL)
 """How a server begins that speaks HTTP/2 alone: with its settings."""
@@ -120,6 +121,16 @@ class Progress:
         self._chunks = 0
         self.complete = False
         self.timeline: Timeline | None = None
+        self.said: list[tuple[Kind, str]] = []
+        """The text, until it is judged: no part of the timeline, which is published. At most ``TEXT_LIMIT`` characters."""
+        self._characters = 0
+
+    def hear(self, delta: Delta) -> None:
+        """Keep the text of an event."""
+        for kind, text in (("reasoning", delta.reasoning), ("answer", delta.answer)):
+            if kept := text[: TEXT_LIMIT - self._characters]:
+                self.said.append((kind, kept))  # type: ignore[arg-type]  # both are kinds
+                self._characters += len(kept)
 
     def note(self, at_ns: int) -> None:
         """Note a chunk with text."""
@@ -283,6 +294,7 @@ class _Notes:
             self.finish_reason = delta.finish_reason
             self._went_on = self._went_on or self.complete
             self.complete = False
+            self._progress.hear(delta)
             self._take_text("answer" if delta.answer else "reasoning", text, delta.output_tokens)
         elif delta.blank or delta.unread:
             self._take_blank(delta)

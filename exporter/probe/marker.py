@@ -41,6 +41,11 @@ def marker_of(seed: int) -> str:
     return (name + draw.choice(_ENDINGS)).capitalize()
 
 
+def markers_in(text: str) -> tuple[str, ...]:
+    """The words in a prompt that look like markers: those are its own."""
+    return tuple(_MARKER.findall(text[:_JUDGED_CHARACTERS]))
+
+
 def remember(known: Markers, words: Iterable[str]) -> Markers:
     """The markers with these words besides, the latest ``REMEMBERED`` of them. To be called before the request is sent."""
     return Markers((*known.hashes, *map(_hash, words))[-REMEMBERED:])

@@ -1,12 +1,15 @@
-"""The text that a probe sends: ordinary English of about so many tokens, which begins with fresh random words.
+"""The text that a probe sends: ordinary English of about so many tokens, which begins with a marker and fresh random words.
 
 Ordinary, because tokenizers and speculative decoding are made for it; fresh at its beginning, because a server keeps what it
-computed for a prompt and answers the same beginning from memory. Pure: the same number gives the same text.
+computed for a prompt and answers the same beginning from memory. The request names the marker (a made-up name), so that the answer
+holds it too: in the answer to another request it shows that requests mix. Pure: the same number gives the same text.
 """
 
 import random
 import re
 from typing import Final
+
+from exporter.probe.marker import marker_of
 
 OPENING_WORDS: Final = 6
 # Common words, so that nearly every tokenizer has one token for each.
@@ -55,14 +58,15 @@ _WHERE: Final = (
     "after the last train had left",
     "while the others were asleep",
 )
-_REQUEST: Final = "Please tell me what happened next, in one long and calm story."
+_REQUEST: Final = "Please tell me what happened next to {marker}, in one long and calm story."
 
 
 def compose(tokens: int, seed: int) -> str:
     """A prompt of about so many tokens by ``estimate`` (at least some 25: the opening and the request)."""
     draw = random.Random(seed)
-    opening = ", ".join(draw.sample(_WORDS, OPENING_WORDS)).capitalize() + "."
-    sentences = [opening, _REQUEST]
+    marker = marker_of(seed)
+    opening = ", ".join((marker, *draw.sample(_WORDS, OPENING_WORDS))) + "."
+    sentences = [opening, _REQUEST.format(marker=marker)]
     left = tokens - sum(map(estimate, sentences))
     while left > 1:
         words = _sentence(draw).split()[: left - 1]

@@ -32,10 +32,17 @@ Result = Literal[
     "empty",
     "server_error",
     "too_large",
+    "degenerate",
+    "wrong_answer",
+    "foreign_answer",
 ]
 RESULTS: Final[tuple[Result, ...]] = get_args(Result)
 SKIPPED: Final[frozenset[Result]] = frozenset({"skipped_busy", "skipped_unloaded", "skipped_unable", "yielded"})
 """Results that say nothing of the target's speed or health: what was known before stays."""
+
+
+NOT_AN_ANSWER: Final[frozenset[Result]] = frozenset({"degenerate", "wrong_answer", "foreign_answer"})
+"""Results of probes that a server answered at full speed, with a text that is no answer."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,12 +22,14 @@ from threading import Lock
 from typing import Any, Final
 
 from exporter.probe import client
+from exporter.probe.checks import Said, judge_answers, said_of
 from exporter.probe.client import Deadlines, Progress, Request
 from exporter.probe.dialects.dialect import ChatRequest, Dialect, ServerStatus, rejected_fields, short_name
 from exporter.probe.dialects.keep_alive import after_failure, after_probe, nearly_over, seconds_to_ask
 from exporter.probe.failure import Cancelled, ProbeFailure, context_exceeded, one_line, wants_template
 from exporter.probe.http.cancellation import Cancellation
 from exporter.probe.interruption import Interruption
+from exporter.probe.marker import markers_in
 from exporter.probe.measure import combine, measure, why_no_speed
 from exporter.probe.politeness import (
     ABANDONED,
@@ -76,6 +78,8 @@ SHORT_PROMPT: Final = 1024
 # Tokens per second at which a CPU still works through a prompt.
 SLOWEST_PREFILL: Final = 50.0
 _PHASES: Final = ("resolve", "connect", "tls", "queue", "first_token", "decode", "total")
+FORCING: Final = frozenset({"ignore_eos", "min_tokens"})
+"""Fields that keep a model from ending its answer: none of them where the answer is judged."""
 _NOT_LOADED: Final = b"model is not loaded"
 # What Ollama and llama-server say of a model that generates no text.
 _NO_CHAT: Final = (b"does not support chat", b"does not support logits", b"does not support completions")
@@ -267,6 +271,8 @@ class Run:
         self._asked_keep_alive: float | None = None
         self._answered: str | None = None
         """The model that the answers named."""
+        self._said: tuple[Said, ...] = ()
+        """What the streams said, until it is judged."""
         self._lines: list[str] = []
 
     def result(self) -> ProbeResult | None:
@@ -291,7 +297,7 @@ class Run:
         """The result of a probe that was not skipped, and what the prober learns from it."""
         prober = self._prober
         abandoned = outcome.failure.result if outcome.failure else "ok"
-        failure = self._or_busy(outcome)
+        failure = self._judged(self._or_busy(outcome))
         result: Result = failure.result if failure else "ok"
         self._answered = next((each.model for each in outcome.timelines if each.model), None)
         prober.tracker.answered = short_name(self._answered) or prober.tracker.answered
@@ -334,6 +340,11 @@ class Run:
             busy_seconds=outcome.busy_seconds,
             timelines=outcome.timelines,
         )
+
+    def _judged(self, failure: ProbeFailure | None) -> ProbeFailure | None:
+        """The failure of the probe, or of its answers."""
+        said, self._said = self._said, ()
+        return judge_answers(failure, said, self._prober.server.markers, self._module.expect)
 
     @property
     def _interval(self) -> float:
@@ -532,6 +543,7 @@ class Run:
                 prober.cancellation.check()
                 return Stream(seen.timeline, interruption.failure, about)
 
+        prober.server.remember(marker for chat in chats for marker in markers_in(chat.prompt))
         started = prober.monotonic()
         with prober.server.streaming(len(requests)), interruption:
             streams = _at_once(run, chats, requests, progress)
@@ -544,6 +556,10 @@ class Run:
             self._others = max(self._others or 0.0, interruption.seen)
         for number, stream in enumerate(streams, start=1):
             self._say(f"stream {number}: {_course_of(stream)}")
+        self._said = tuple(
+            said_of(chat.prompt, request, seen, stream.timeline)
+            for chat, request, seen, stream in zip(chats, requests, progress, streams, strict=True)
+        )
         self._asked_keep_alive = chats[0].keep_alive_seconds
         return Outcome(streams, next((each.failure for each in streams if each.failure), None), busy, spent, cut)
 
@@ -556,15 +572,17 @@ class Run:
             tokens = max(room, 1)
             self._say(f"the prompt is cut to {tokens} tokens: the context holds {context}")
         kept = None if prober.by_hand else status.keep_alive
+        judged = module.expect is not None
+        whole = judged or prober.by_hand
         return ChatRequest(
             model=status.model,
-            prompt=compose(round(tokens / prober.prompt_factor), prober.draw.getrandbits(64)),
-            max_tokens=module.max_tokens if prober.by_hand else short_length(module, prober.speeds.get(self._name)),
+            prompt=module.prompt or compose(round(tokens / prober.prompt_factor), prober.draw.getrandbits(64)),
+            max_tokens=module.max_tokens if whole else short_length(module, prober.speeds.get(self._name)),
             salt=f"{prober.draw.getrandbits(128):032x}",
             # Streams that run at once need a slot each.
             status=replace(status, slot=None) if module.concurrency > 1 else status,
             may_load=module.when_unloaded == "load",
-            rejected=rejected,
+            rejected=rejected | FORCING if judged else rejected,
             keep_alive_seconds=seconds_to_ask(kept, prober.wall(), prober.took_seconds) if kept else None,
             options=prober.target.options,
             fields=module.request,

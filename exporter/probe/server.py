@@ -2,13 +2,14 @@
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from weakref import WeakValueDictionary
 
 from exporter.address import Address, address_of
 from exporter.probe.http.cancellation import Cancellation
+from exporter.probe.marker import Markers, remember
 
 
 @dataclass(eq=False)
@@ -21,6 +22,8 @@ class Server:
     """Streams of ours that run now."""
     generated: int = 0
     """Tokens that probes have made it generate."""
+    markers: Markers = field(default_factory=Markers)
+    """The words of our requests to it, hashed; replaced whole."""
 
     @contextmanager
     def in_turn(self, seconds: float, cancellation: Cancellation) -> Iterator[bool]:
@@ -47,6 +50,11 @@ class Server:
         """Note that a probe has made it generate so many tokens."""
         with self._lock:
             self.generated += tokens
+
+    def remember(self, words: Iterable[str]) -> None:
+        """Keep these words of requests that are about to be sent: in the answer to another one they are foreign."""
+        with self._lock:
+            self.markers = remember(self.markers, words)
 
     def _wait(self, seconds: float, cancellation: Cancellation) -> bool:
         until = time.monotonic() + seconds

@@ -30,6 +30,7 @@ from exporter.settings.values import (
     check_distinct,
     check_header,
     check_header_value,
+    check_pattern,
     format_duration,
     json_value,
     name_from_url,
@@ -148,6 +149,7 @@ OWN_FIELDS: Final = frozenset(
 
 HeaderName = Annotated[str, AfterValidator(check_header)]
 JsonValue = Annotated[Any, BeforeValidator(json_value)]
+Question = Annotated[str, Field(min_length=1, max_length=65_536)]
 
 
 class Module(Section):
@@ -156,6 +158,7 @@ class Module(Section):
     ``when_idle`` None (``auto``) pauses on servers that unload models which nobody uses, and probes on others. ``request``
     are fields for the body of its requests, ``headers`` headers for them; a header that holds a secret is read from a file
     that ``header_files`` names.
+    ``prompt`` is a question of the user's own, sent as it is; ``expect`` a regular expression that the answer has to match.
     """
 
     interval: Interval = 60.0
@@ -167,6 +170,8 @@ class Module(Section):
     max_skips: int = Field(default=30, ge=1, le=100_000)
     when_unloaded: Literal["skip", "load"] = "skip"
     when_idle: Annotated[Literal["pause", "probe"] | None, BeforeValidator(auto_or_text)] = None
+    prompt: Question | None = None
+    expect: Annotated[str, Field(min_length=1, max_length=1024), AfterValidator(check_pattern)] | None = None
     request: dict[Name, JsonValue] = Field(default_factory=dict)
     headers: dict[HeaderName, Annotated[str, AfterValidator(check_header_value)]] = Field(default_factory=dict)
     header_files: dict[HeaderName, KeyFile] = Field(default_factory=dict)

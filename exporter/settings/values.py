@@ -266,6 +266,15 @@ def auto_or_bool(value: object) -> object:
     raise ValueError(f"must be auto, true or false, not {kind_of(value)}")
 
 
+def check_pattern(text: str) -> str:
+    """A regular expression as it is; ValueError where it is none."""
+    try:
+        re.compile(text)
+    except re.error as exc:
+        raise ValueError(f"is not a regular expression: {exc}") from None
+    return text
+
+
 def auto_or_text(value: object) -> object:
     """``auto`` in a file is None in the models; anything else stays what it is."""
     return None if value == "auto" else value

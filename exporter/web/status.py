@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from exporter.cache.facts import CacheFacts
 from exporter.history.record import Record
-from exporter.probe.result import RESULTS, SKIPPED, Measurements, ProbeResult, TargetState
+from exporter.probe.result import NOT_AN_ANSWER, RESULTS, SKIPPED, Measurements, ProbeResult, TargetState
 from exporter.probe.timeline import Timeline
 from exporter.settings import Thresholds
 from exporter.snapshot import (
@@ -42,16 +42,17 @@ class Verdict(IntEnum):
 
     down = 0
     failing = 1
-    poor = 2
-    unmeasured = 3
-    loading = 4
-    acceptable = 5
-    good = 6
-    excellent = 7
-    busy = 8
-    unloaded = 9
-    unable = 10
-    waiting = 11
+    wrong = 2
+    poor = 3
+    unmeasured = 4
+    loading = 5
+    acceptable = 6
+    good = 7
+    excellent = 8
+    busy = 9
+    unloaded = 10
+    unable = 11
+    waiting = 12
 
 
 IN_WORDS: Final[Mapping[str, str]] = {
@@ -77,6 +78,9 @@ IN_WORDS: Final[Mapping[str, str]] = {
     "empty": "the answer had no text",
     "server_error": "the server reported an error inside the stream",
     "too_large": "the answer was too large",
+    "degenerate": "the answer is nonsense, however fast it came",
+    "wrong_answer": "the answer is wrong",
+    "foreign_answer": "the answer belongs to another request",
 }
 
 
@@ -148,7 +152,7 @@ def target_of(view: View, target: str, modules: list[str], now: float) -> Target
     )
     # Speed is judged by the first module: a long prompt or many streams at once are not what the tiers are made for.
     worst = min(probes, key=lambda probe: probe.verdict)
-    if worst is not probes[0] and worst.verdict <= Verdict.failing:
+    if worst is not probes[0] and worst.verdict <= Verdict.wrong:
         return TargetStatus(target, worst.verdict, f"{worst.record.module}: {worst.reason}", info, state, probes)
     return TargetStatus(target, probes[0].verdict, probes[0].reason, info, state, probes)
 
@@ -193,6 +197,8 @@ def _judge(
 def _failure(ran: ProbeResult, state: TargetState | None) -> Verdict:
     if ran.result == "loading":
         return Verdict.loading
+    if ran.result in NOT_AN_ANSWER:
+        return Verdict.wrong
     return Verdict.down if state is not None and not state.up else Verdict.failing
 
 

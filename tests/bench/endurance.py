@@ -42,6 +42,7 @@ ROTATING_NAMES: Final = 5
 """So many times more targets come and go than are there at once."""
 HEAD: Final = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 TEXT: Final = b'data: {"model":"%b","choices":[{"index":0,"delta":{"content":" word"}}]}\n\n'
+WORDS: Final = b"lamp boat moon road tree lake bird coat door fire gate hill king leaf milk nest".split()
 FINISH: Final = b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"length"}]}\n\n'
 USAGE: Final = b'data: {"choices":[],"usage":{"prompt_tokens":64,"completion_tokens":%d}}\n\n'
 DONE: Final = b"data: [DONE]\n\n"
@@ -66,6 +67,11 @@ def whole(status: int, body: bytes = b"", *headers: bytes, kind: bytes = b"appli
     """A whole answer."""
     lines = [b"HTTP/1.1 %d X" % status, b"Content-Type: " + kind, b"Content-Length: %d" % len(body), *headers]
     return b"\r\n".join([*lines, b"", body])
+
+
+def varied(text: bytes, number: int) -> bytes:
+    """A chunk with another word: one word again and again is no answer."""
+    return text.replace(b" word", b" " + WORDS[number % len(WORDS)])
 
 
 def piece(data: bytes) -> bytes:
@@ -188,13 +194,14 @@ class FaultServer:
         writer.write(HEAD)
         end = FINISH + USAGE % TOKENS + DONE
         if kind == "bytes":
-            for byte in text * TOKENS + end:
+            for byte in b"".join(varied(text, number) for number in range(TOKENS)) + end:
                 writer.write(piece(bytes([byte])))
             writer.write(piece(b""))
             await writer.drain()
             return
         for number in range(TOKENS):
-            writer.write(piece(text.replace(b"\n", b"\r\n") if kind == "crlf" else text))
+            said = varied(text, number)
+            writer.write(piece(said.replace(b"\n", b"\r\n") if kind == "crlf" else said))
             await writer.drain()
             await asyncio.sleep(pause)
             if number < TOKENS // 2:

@@ -95,7 +95,7 @@ class LoadServers:
                 return
             last = time.monotonic()
             first = first or last
-            _event(writer, {"index": 0, "delta": {"content": " word"}}, token + 1)
+            _event(writer, {"index": 0, "delta": {"content": f" word{token}"}}, token + 1)
             if token in {0, TOKENS - 1}:
                 unsure = max(unsure, time.monotonic() - last)
         _event(writer, {"index": 0, "delta": {}, "finish_reason": "length"}, TOKENS)

@@ -31,7 +31,7 @@ from exporter.settings import Discovery, Docker, Host, Module, Settings, Target
 from tests.ports import free_port
 from tests.real.daemon import Samples, running_daemon, scrape, value
 from tests.servers.certificates import make_certificate
-from tests.servers.exact import Answer, ExactServer, chat, event, head, piece, plain, stream_head, streamed
+from tests.servers.exact import WORDS, Answer, ExactServer, chat, event, head, piece, plain, stream_head, streamed
 from tests.servers.hostile import RawServer
 from tests.waiting import eventually
 
@@ -51,6 +51,11 @@ def listing(model: str = "exact") -> Answer:
 def text(words: str = " word") -> bytes:
     """A chunk with text."""
     return event({"choices": [{"delta": {"content": words}, "finish_reason": None}]})
+
+
+def varied(chunk: bytes, number: int) -> bytes:
+    """A chunk with another word, so that many of them are an answer."""
+    return chunk.replace(b" word", WORDS[number % len(WORDS)].encode())
 
 
 def usage(prompt: Any, output: Any) -> bytes:
@@ -85,7 +90,7 @@ def said(*events: bytes, **how: Any) -> Callable[[Path], Server]:
 
 def paced(*ends: bytes, first: bytes = text(), rest: bytes | None = None, **how: Any) -> Callable[[Path], Server]:
     """A server that sends 16 chunks of text at 50 a second, then the end."""
-    chunks = [(0.05 + n / 50, first if n == 0 or rest is None else rest) for n in range(TOKENS)]
+    chunks = [(0.05 + n / 50, varied(first if n == 0 or rest is None else rest, n)) for n in range(TOKENS)]
     answer = streamed([*chunks, *((chunks[-1][0], end) for end in ends)], texts=range(TOKENS), **how)
     return asked(answer)
 
@@ -298,7 +303,9 @@ ROWS: dict[str, FaultRow] = {
         asked(streamed([(0, text()), *((n / 100, b": ping\n\n") for n in range(ENDLESS))])), "timeout_stalled", "1 s"
     ),
     "tokens for ever": breaks(
-        asked(streamed([(n / 50, text()) for n in range(ENDLESS)])), "timeout_total", "the request has run for"
+        asked(streamed([(n / 50, varied(text(), n)) for n in range(ENDLESS)])),
+        "timeout_total",
+        "the request has run for",
     ),
     "an error inside the stream": breaks(paced(event({"error": {"message": "GPU\nhang"}})), "server_error", "GPU hang"),
     "bad JSON": breaks(paced(b"data: {nonsense\n\n"), "protocol", "is not of this API"),
@@ -329,7 +336,7 @@ ROWS: dict[str, FaultRow] = {
             streamed(
                 [
                     (0.05 + n / 50, bytes([byte]))
-                    for n, chunk in enumerate([*[text()] * TOKENS, b"".join(END)])
+                    for n, chunk in enumerate([*(varied(text(), n) for n in range(TOKENS)), b"".join(END)])
                     for byte in chunk
                 ]
             )
@@ -343,7 +350,7 @@ ROWS: dict[str, FaultRow] = {
         values={"output": TOKENS},
     ),
     "U+2028 in the text": well(
-        paced(*END, first=text().replace(b"word", "a\u2028b\u2029c\x85d".encode())),
+        paced(*END, first=text().replace(b" word", " word a\u2028b\u2029c\x85d".encode())),
         SPEED | PREFILL,
         values={"output": TOKENS, "probe_token_count_exact": 1},
     ),
@@ -657,7 +664,7 @@ FLOODS: dict[str, tuple[Callable[[], RawServer], str, set[str]]] = {
         {"too_large", "timeout_first_token"},
     ),
     "10 million tiny events with text": (
-        lambda: flood(streaming(text() * 10_000, 1000)),
+        lambda: flood(streaming(b"".join(varied(text(), n) for n in range(10_000)), 1000)),
         "openai",
         {"too_large", "timeout_total"},
     ),

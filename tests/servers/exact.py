@@ -35,6 +35,11 @@ Route = "Answer | Sequence[Answer]"
 
 _SO_TIMESTAMPNS: Final = 35
 _SPIN_NS: Final = 100_000
+WORDS: Final = tuple(
+    f" {word}"
+    for word in "lamp boat moon road tree lake bird coat door fire gate hill king leaf milk nest wind salt".split()
+)
+"""What a healthy answer is made of: words of one length, in an order that repeats late."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +139,7 @@ def chat(
     done: bool = True,
     prompt_tokens: int = 20,
     model: str = "exact",
-    word: str = " word",
+    word: str | None = None,
     rest_after: float = 0.001,
     whole: bool = True,
     end: End = "keep",
@@ -142,7 +147,7 @@ def chat(
     """An OpenAI chat stream: ``tokens`` tokens, the first ``reasoning`` of them as reasoning, ``per_chunk`` at a time.
 
     The first chunk comes ``ttft`` seconds after the request, then ``tokens_per_second``. ``role_first`` sends the role at
-    once, long before; ``running`` puts a running usage into each chunk, ``usage`` a final one behind the finish, which comes
+    once, long before; ``word`` is said again and again instead of ``WORDS``; ``running`` puts a running usage into each chunk, ``usage`` a final one behind the finish, which comes
     ``rest_after`` seconds after the last text: about a millisecond with llama-server.
     """
 
@@ -164,7 +169,10 @@ def chat(
         at = ttft + sent / tokens_per_second
         sent += many
         texts.append(len(events))
-        delta = {"reasoning_content" if thinking else "content": word * many}
+        text = (
+            "".join(WORDS[number % len(WORDS)] for number in range(sent - many, sent)) if word is None else word * many
+        )
+        delta = {"reasoning_content" if thinking else "content": text}
         events.append((at, chunk(delta, count=sent if running else None)))
     at += rest_after
     if finish is not None:
