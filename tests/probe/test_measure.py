@@ -75,7 +75,7 @@ def test_what_is_measured_is_what_the_script_says(script: Script) -> None:
 
 @given(
     script=SCRIPTS,
-    each=st.integers(1, 8),
+    each=st.integers(1, 2),  # of one word a chunk: more tokens don't fit its text, and give no speed
     letters=st.lists(st.integers(3, 7), min_size=1, max_size=9),
 )
 def test_equal_chunks_are_counted_right_by_the_final_usage(script: Script, each: int, letters: list[int]) -> None:
