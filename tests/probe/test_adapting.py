@@ -50,7 +50,7 @@ class Picky(Simulated):
 
     def _stream(self, prompt: int, *, plain: bool) -> Any:
         for number in range(self.tokens):
-            text = {"text": " word"} if plain else {"delta": {"content": " word"}}
+            text = {"text": f" word{number}"} if plain else {"delta": {"content": f" word{number}"}}
             finish = "length" if number == self.tokens - 1 else None
             chunk = {"model": "m", "choices": [{"index": 0, **text, "finish_reason": finish}]}
             yield b"data: " + json.dumps(chunk).encode() + b"\n\n"
