@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from tests.servers.queue import Queue, ticks
-from tests.servers.simulated import DONE, Answer, Asked, Simulated, sse, words_of
+from tests.servers.simulated import DONE, Answer, Asked, Simulated, sse, word, words_of
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class OpenAIServer(Simulated):
                 last = reason if number == most and shape.finish == "last" else None
                 event = {
                     **chunk,
-                    "choices": [{"index": 0, "delta": {"content": f" word{number}"}, "finish_reason": last}],
+                    "choices": [{"index": 0, "delta": {"content": f" {word(number)}"}, "finish_reason": last}],
                 }
                 with self.lock:
                     self.generated[model] += 1

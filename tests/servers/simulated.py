@@ -94,6 +94,11 @@ def sse(value: Any) -> bytes:
 DONE = b"data: [DONE]\n\n"
 
 
+def word(number: int) -> str:
+    """Another word of letters alone for each number: a tokenizer makes one token of it, and several of a word with digits."""
+    return "word" + "".join(chr(ord("a") + int(digit)) for digit in str(number))
+
+
 def words_of(body: Any) -> list[str]:
     """The prompt of a chat or a completion, as words; a word stands for a token."""
     messages = body.get("messages") or [{"content": body.get("prompt") or ""}]
