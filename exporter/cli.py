@@ -145,7 +145,10 @@ def _demo_settings(servers: SimulatedServers) -> Settings:
     ]
     return settings.Settings(
         targets=tuple(targets),
-        modules={"default": settings.Module(interval=DEMO_SECONDS)},
+        modules={
+            "default": settings.Module(interval=DEMO_SECONDS),
+            "canary": settings.Module(interval=6 * DEMO_SECONDS, max_tokens=512, depth=2048),
+        },
         discovery=settings.Discovery(local=False, docker=False),
     )
 

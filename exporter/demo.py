@@ -9,6 +9,7 @@ import asyncio
 import json
 import math
 import random
+import re
 import socket
 import threading
 import time
@@ -27,6 +28,9 @@ WORDS: Final = tuple(
     "the lamp turned slowly over dark water while a small boat came home with nets full of light".split()
 )
 MOST_TOKENS: Final = 4096
+PREFILL_TOKENS_PER_SECOND: Final = 1200.0
+_TOLD: Final = re.compile(r"\w+ keeps an? [\w ]+ in the cellar\.")
+"""The fact that a canary asks for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +73,7 @@ def build_app(simulation: Simulation) -> Starlette:
         if not body.get("stream"):
             error = {"message": "this simulated server only streams", "type": "invalid_request_error"}
             return JSONResponse({"error": error}, status_code=400)
-        return StreamingResponse(_stream(simulation, len(prompt.split()), wanted), media_type="text/event-stream")
+        return StreamingResponse(_stream(simulation, prompt, wanted), media_type="text/event-stream")
 
     return Starlette(
         routes=[
@@ -85,20 +89,29 @@ def pace_at(simulation: Simulation, seconds: float) -> float:
     return simulation.tokens_per_second * (1 + simulation.wavers * math.sin(seconds / 300))
 
 
-async def _stream(simulation: Simulation, prompt_tokens: int, wanted: int) -> AsyncIterator[bytes]:
+def words_for(prompt: str, wanted: int) -> tuple[str, ...]:
+    """What is said: what the prompt tells of a cellar, if it asks for that, else words without meaning, so many."""
+    told = _TOLD.search(prompt)
+    words = told[0].split() if told else [WORDS[number % len(WORDS)] for number in range(wanted)]
+    return tuple(words[:wanted])
+
+
+async def _stream(simulation: Simulation, prompt: str, wanted: int) -> AsyncIterator[bytes]:
+    prompt_tokens, words = len(prompt.split()), words_for(prompt, wanted)
     pace = pace_at(simulation, time.time()) * random.uniform(1 - simulation.wavers / 3, 1 + simulation.wavers / 3)
     clock = asyncio.get_running_loop().time
-    due = clock() + simulation.ttft_seconds * random.uniform(0.95, 1.05)
+    prefill = prompt_tokens / PREFILL_TOKENS_PER_SECOND
+    due = clock() + prefill + simulation.ttft_seconds * random.uniform(0.95, 1.05)
     yield _event(simulation, [{"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}])
-    for number in range(wanted):
+    for number, word in enumerate(words):
         await asyncio.sleep(due - clock())
         due += 1 / pace
-        delta = {"content": f"{WORDS[number % len(WORDS)]} "}
+        delta = {"content": f"{word} "}
         yield _event(
             simulation, [{"index": 0, "delta": delta, "finish_reason": None}], _usage(prompt_tokens, number + 1)
         )
-    yield _event(simulation, [{"index": 0, "delta": {}, "finish_reason": "length"}])
-    yield _event(simulation, [], _usage(prompt_tokens, wanted))
+    yield _event(simulation, [{"index": 0, "delta": {}, "finish_reason": "length" if len(words) == wanted else "stop"}])
+    yield _event(simulation, [], _usage(prompt_tokens, len(words)))
     yield b"data: [DONE]\n\n"
 
 

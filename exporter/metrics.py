@@ -29,7 +29,7 @@ from exporter.host.gpu import GpuFacts, GpuReading, GpuSample
 from exporter.host.machine import GpuSettings, MachineFacts
 from exporter.host.rocm import RocmFacts
 from exporter.host.rocm_minimum import meets_minimum
-from exporter.probe.result import RESULTS, Measurements, TargetState
+from exporter.probe.result import CHECKS, RESULTS, Measurements, TargetState
 from exporter.rocm_version import RocmVersion, parse_version
 from exporter.snapshot import (
     CACHE,
@@ -242,6 +242,15 @@ def _tokens(record: Record) -> Samples:
 
 def _results(record: Record) -> Samples:
     return [((result,), count) for result, count in zip(RESULTS, record.totals.results, strict=True)]
+
+
+def _correct(record: Record) -> Samples:
+    checks = record.ran.checks if record.ran else ()
+    return [((each.depth,), each.verdict == "right") for each in checks if each.verdict != "undecided"]
+
+
+def _checks(record: Record) -> Samples:
+    return [(each, count) for each, count in zip(CHECKS, record.totals.checks, strict=True) if record.plan.canary]
 
 
 def _spent(record: Record) -> Samples:
@@ -677,6 +686,29 @@ HOW_GOOD: Final = (
     ),
 )
 
+ANSWERS: Final = (
+    _record(
+        "llm_answer_correct",
+        "1 where the canary's fact was recalled, by depth short and deep; absent where the model does not know it even when asked"
+        " shortly.",
+        _correct,
+        "depth",
+    ),
+    _record_counter(
+        "llm_answer_checks_total",
+        "Answers that a canary judged, by verdict: right, wrong, degenerate, foreign, undecided.",
+        _checks,
+        "depth",
+        "verdict",
+    ),
+    _record(
+        "llm_answer_fingerprint_distance",
+        "How far the model's first-token log-probabilities are from those it had, in units of their own noise; above 6 is another"
+        " model, quantization or kernel.",
+        lambda r: _one(r.fingerprint.distance) if r.fingerprint else (),
+    ),
+)
+
 ROCM_AND_GPU: Final = (
     _gauge(
         RELEASES,
@@ -948,6 +980,7 @@ SECTIONS: Final[Mapping[str, tuple[Family, ...]]] = {
     "One probe": ONE_PROBE,
     "What the target is": THE_TARGET,
     "How good that is": HOW_GOOD,
+    "Whether the answers are right": ANSWERS,
     "ROCm and GPU": ROCM_AND_GPU,
     "The machine": THE_MACHINE,
     "Model cache": MODEL_CACHE,

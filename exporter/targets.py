@@ -25,6 +25,7 @@ from exporter.discovery import (
 )
 from exporter.history.record import Plan
 from exporter.host.energy import PowerMeter
+from exporter.probe.fingerprint_memory import Fingerprints
 from exporter.probe.http.cancellation import Cancellation
 from exporter.probe.result import NOT_AN_ANSWER, SKIPPED, Measurements, ProbeResult, TargetState
 from exporter.probe.run import Prober
@@ -234,14 +235,17 @@ class Targets:
         before = self._watched.get(target.name)
         if before and before.target == target:
             return before
-        prober = Prober(target, server=self._servers.at(target.url), cancellation=self._cancellation)
+        server = self._servers.at(target.url)
+        prober = Prober(target, server=server, cancellation=self._cancellation, fingerprints=Fingerprints())
         return Watched(prober, dict(before.watts) if before else {})
 
     def _announce(self, watched: Watched) -> None:
         """Publish what is known before the first probe: the plan, the thresholds, the identity as configured."""
         for name in watched.target.modules:
             module = self._settings.modules[name]
-            self._snapshot.publish(plan_key(watched.target.name, name), Plan(module.interval, module.concurrency))
+            self._snapshot.publish(
+                plan_key(watched.target.name, name), Plan(module.interval, module.concurrency, module.depth is not None)
+            )
         self._publish(watched)
 
     # What is published -----------------------------------------------------------------------------------------------
@@ -280,6 +284,8 @@ class Targets:
         known = target_facts_of(target, identity, machine, state)
         yield info_key(target.name), info_of(target, identity, known, machine, profiles)
         for module in target.modules:
+            if (record := view.records.get((target.name, module))) and record.plan.canary:
+                continue  # the tiers are about short prompts
             figures, watts = _figures(view, target.name, module, result), watched.watts.get(module)
             judgement = judgement_of(target, known, figures, profiles, decode_watts=watts)
             yield judgement_key(target.name, module), judgement

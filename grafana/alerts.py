@@ -457,7 +457,7 @@ ALERTS: Final = (
         hold="2m",
         keep="5m",
         board="llm-target",
-        panel="Results of probes",
+        panel="Answers",
         variables=_PROBE_LABELS,
         means=(
             "The text of an answer is one thing repeated, reserved tokens, broken characters or white space (result `degenerate`), or it "
@@ -466,6 +466,62 @@ ALERTS: Final = (
             "request is kept as a hash, and no answer is kept."
         ),
         look=_KNOWN_FAULTS,
+    ),
+    Alert(
+        name="LLMAnswersWrong",
+        severity="warning",
+        summary="An LLM server's answers are wrong",
+        description=(
+            "The last two answers to the "
+            + _PROBE
+            + " were wrong, though the server answers as fast as ever. The status page says which."
+        ),
+        value=f'sum by (@module) ({COUNTS}{{result="wrong_answer"}})',
+        op=">",
+        bound="1.5",
+        gates=("and on (@module) (llm_probe_success == 0)",),
+        hold="1m",
+        keep="5m",
+        board="llm-target",
+        panel="Answers",
+        variables=_PROBE_LABELS,
+        means=(
+            "The canary plants a fact at the beginning of a prompt and asks for it at the end. The model recalled it in a short prompt and "
+            "not in a long one, twice with other facts each time; or a module's own `expect` was not met. A model that recalls nothing even "
+            "in the short prompt is `undecided`, and never wrong. Two in the recent window, and the newest one is wrong."
+        ),
+        look=(
+            "Does it happen at a smaller `depth` too? Set `modules.canary.depth` to 600, 1024, 4096 and see where it begins.",
+            *_KNOWN_FAULTS,
+        ),
+    ),
+    Alert(
+        name="LLMModelChangedSilently",
+        severity="info",
+        summary="Another model answers under the same name",
+        description=(
+            "The first-token log-probabilities of "
+            + _WHO
+            + ' are {{ $value | printf "%.0f" }} times their noise away from what they were: its answers changed, though its name did not.'
+        ),
+        value="llm_answer_fingerprint_distance",
+        op=">",
+        bound="6",
+        hold="0s",
+        keep="0s",
+        board="llm-target",
+        panel="Fingerprint of the model",
+        variables=_PROBE_LABELS,
+        means=(
+            "Once an hour the exporter reads the log-probabilities of one token after each of a few fixed prompts. Their distance from the "
+            "mean of earlier readings is in units of their own noise; above 6, it was read three times. Another model, quantization, KV "
+            "cache type or kernel is behind the same name and version. After a day of readings the new ones are what the next are compared "
+            "with. A server without log-probabilities has no such series."
+        ),
+        look=(
+            "Was a model file replaced, or the server started with other switches? See the annotations of the Target dashboard.",
+            "If nothing was changed on purpose, treat it as a fault: compare the canary's verdicts and the speed before and after.",
+        ),
     ),
     Alert(
         name="LLMProbeFailing",

@@ -360,6 +360,11 @@ def _target() -> dict[str, Any]:
              [query(measured("llm_probe_tokens_per_second"), instant=True)], (4, 4), unit=TOKENS_PER_SECOND, decimals=1, no_value="not measured"),
         stat("First token", "Metric: llm_probe_ttft_seconds.", [query(measured("llm_probe_ttft_seconds"), instant=True)], (4, 4),
              unit="s", decimals=2, no_value="not measured"),
+        stat("At depth", "Decode and prefill speed behind the canary's long prompt. Metrics: llm_probe_tokens_per_second, "
+             "llm_probe_prefill_tokens_per_second.",
+             [query(expand(f"{measured(metric)} and on (@module) {probe('llm_answer_correct', depth='deep')}"), name, instant=True)
+              for metric, name in (("llm_probe_tokens_per_second", "decode"), ("llm_probe_prefill_tokens_per_second", "prefill"))],
+             (4, 4), unit=TOKENS_PER_SECOND, decimals=1, names=True, no_value="no canary yet"),
         stat("Expected", "The band that the recognised scenario should reach. Metric: llm_expected_tokens_per_second.",
              [query(probe("llm_expected_tokens_per_second", bound=bound), bound, instant=True) for bound in ("min", "max")], (4, 4), unit=TOKENS_PER_SECOND, names=True,
              no_value="no scenario recognised"),
@@ -443,7 +448,9 @@ def _target() -> dict[str, Any]:
             (8, 9), unit="s",
         ),
         timeseries(
-            "Prefill speed", "Uncached prompt tokens per second. Metric: llm_probe_prefill_tokens_per_second.",
+            "Prefill speed",
+            "Uncached prompt tokens per second, by module: the canary's prompt is long enough to tell. Metric: "
+            "llm_probe_prefill_tokens_per_second.",
             [query(measured("llm_probe_prefill_tokens_per_second"), "{{module}}")], (8, 8), unit=TOKENS_PER_SECOND,
         ),
         timeseries(
@@ -461,6 +468,23 @@ def _target() -> dict[str, Any]:
         timeseries(
             "Energy per token", "GPU power during decode ÷ speed, where the GPU is local. Metric: llm_probe_energy_joules_per_token.",
             [query(measured("llm_probe_energy_joules_per_token"), "energy")], (8, 8), unit="suffix:J/tok", no_value="No local power sensor",
+        ),
+        row("Are the answers right?"),
+        state_timeline(
+            "Answers",
+            "The canary's last verdict: the fact was recalled in the short and in the deep prompt. Absent where the model does not know it "
+            "even when asked shortly. Metric: llm_answer_correct.",
+            [query(probe("llm_answer_correct"), "{{module}} {{depth}}")], (8, 8), values({"0": ("wrong", "red"), "1": ("right", "green")}),
+        ),
+        timeseries(
+            "Verdicts", "Answers that a canary judged, by depth and verdict. Metric: llm_answer_checks_total.",
+            [query(f"sum by (depth, verdict) (increase({probe('llm_answer_checks_total')}[$__rate_interval])) > 0", "{{depth}} {{verdict}}")], (8, 8),
+        ),
+        timeseries(
+            "Fingerprint of the model",
+            "How far its first-token log-probabilities are from those it had, in units of their own noise; above 6 is another model, "
+            "quantization or kernel. Metric: llm_answer_fingerprint_distance.",
+            [query(probe("llm_answer_fingerprint_distance"), "{{module}}")], (8, 8), no_value="This server gives no log-probabilities",
         ),
         row("What users get meanwhile"),
         timeseries(

@@ -31,6 +31,7 @@ LAST_RUN: Final = f"llm_probe_last_run_timestamp_seconds{{{PROBE}}}"
 CLOCK: Final = f"llm_probe_clock_error_seconds{{{PROBE}}}"
 DECODE: Final = f'llm_probe_phase_seconds{{{PROBE},phase="decode"}}'
 COLD: Final = f"llm_probe_cold_start{{{PROBE}}}"
+FINGERPRINT: Final = f"llm_answer_fingerprint_distance{{{PROBE}}}"
 BUFFERED: Final = f"llm_probe_stream_buffered{{{PROBE}}}"
 EXACT: Final = f"llm_probe_token_count_exact{{{PROBE}}}"
 CONCURRENCY: Final = f"llm_probe_concurrency{{{PROBE}}}"
@@ -80,6 +81,8 @@ HEALTHY: Final[Mapping[str, str]] = {
     total("timeout_total"): "0",
     total("auth"): "0",
     total("degenerate"): "0",
+    total("wrong_answer"): "0",
+    FINGERPRINT: "0.8",
     total("loading"): "0",
     total("skipped_busy"): "0",
     bound("excellent"): "20",
@@ -417,6 +420,45 @@ CASES: Final[tuple[Case, ...]] = (
         {"60m": ("LLMAnswersDegenerate",)},
     ),
     _missing("LLMAnswersDegenerate", total("degenerate"), **{SUCCESS: "0"}),
+    # LLMAnswersWrong: the second one is counted at 31 minutes.
+    Case(
+        "LLMAnswersWrong",
+        "fires after two wrong answers, at the edge of its for",
+        {SUCCESS: "1 0@30", SPEED: "24 gone@30", TTFT: "0.4 gone@30", total("wrong_answer"): "0 count@30"},
+        **_edge("LLMAnswersWrong", "31m"),
+        labels=_PROBE_L,
+        description=(
+            "The last two answers to the default probe of vllm on box:9937 were wrong, though the server answers as fast as ever. The "
+            "status page says which."
+        ),
+    ),
+    Case(
+        "LLMAnswersWrong",
+        "forgives one wrong answer",
+        {total("wrong_answer"): "0 count@30 flat@31", SUCCESS: "1 0@30 1@31"},
+        {"35m": (), "40m": ()},
+    ),
+    Case(
+        "LLMAnswersWrong",
+        "sees a canary that runs every ten minutes",
+        {INTERVAL: "600", total("ok"): "slow flat@30", total("wrong_answer"): "0 slow@30", SUCCESS: "1 0@30"},
+        {"35m": (), "65m": ("LLMAnswersWrong",)},
+    ),
+    _missing("LLMAnswersWrong", total("wrong_answer"), **{SUCCESS: "0"}),
+    # LLMModelChangedSilently
+    Case(
+        "LLMModelChangedSilently",
+        "fires when the distance is above 6",
+        {FINGERPRINT: "0.8 11.6@30"},
+        {"29m": (), "30m": ("LLMModelChangedSilently",)},
+        labels=_PROBE_L,
+        description=(
+            "The first-token log-probabilities of vllm on box:9937 are 12 times their noise away from what they were: its answers "
+            "changed, though its name did not."
+        ),
+    ),
+    Case("LLMModelChangedSilently", "is silent at exactly 6", {FINGERPRINT: "6"}, {"60m": ()}),
+    _missing("LLMModelChangedSilently", FINGERPRINT),
     # LLMProbeFailing: the third failure comes at 32 minutes.
     Case(
         "LLMProbeFailing",

@@ -4,6 +4,7 @@ The figures are invented; the shapes are those of a Strix Halo box with two cont
 """
 
 import math
+from dataclasses import replace
 
 from exporter.cache.facts import CacheFacts, FilesystemFacts, ModelFacts
 from exporter.containers.facts import ContainerFacts, EngineReading, ImageRocm
@@ -11,7 +12,7 @@ from exporter.history.record import Plan
 from exporter.host.gpu import GpuFacts, GpuReading, GpuSample
 from exporter.host.machine import GpuSettings, MachineFacts, PowerProfile
 from exporter.host.rocm import DriverFacts, RocmFacts
-from exporter.probe.result import Measurements, ProbeResult, Result, TargetState
+from exporter.probe.result import AnswerCheck, FingerprintReading, Measurements, ProbeResult, Result, TargetState
 from exporter.probe.timeline import Chunk, Timeline
 from exporter.settings import Thresholds
 from exporter.snapshot import (
@@ -187,6 +188,11 @@ def add_fine_servers(snapshot: Snapshot) -> None:
         "http://127.0.0.1:8001", "vllm", "0.11.2", QWEN, "none",
         "vllm-aiter", "rocm/vllm:rocm7.0_vllm_0.11.2", "vllm-fp16-aiter", "ryzen-ai-max-395",
     )  # fmt: skip
+    snapshot.publish(plan_key("vllm-aiter", "canary"), Plan(600, canary=True))
+    snapshot.publish(
+        probe_key("vllm-aiter", "canary"),
+        canary("vllm-aiter", 220, AnswerCheck("short", "right"), AnswerCheck("deep", "right")),
+    )
     state = up("vllm-aiter", good.url, requests_running=1.0, requests_waiting=0.0, kv_cache_usage=0.31)
     publish_run(snapshot, steady("vllm-aiter", 16.2), good, judged(16.2, "vllm-fp16-aiter", 12, 20, 19.4), state)
     prefill = [probe("vllm-aiter", 100 + 600 * i, module="prefill", speed=15.8, ttft=2.4, tokens=16) for i in range(12)]
@@ -201,7 +207,7 @@ def add_fine_servers(snapshot: Snapshot) -> None:
 
 
 def add_sick_servers(snapshot: Snapshot) -> None:
-    """One poor, one that fails, one that is down."""
+    """One poor, one that fails, one that answers nonsense, one that is down."""
     publish_run(
         snapshot,
         steady("vllm", 6.4, ttft=0.92),
@@ -230,6 +236,7 @@ def add_sick_servers(snapshot: Snapshot) -> None:
         judged(None, "text-generation-webui", 18, 22),
         up("webui", "http://192.168.1.20:5000"),
     )
+    add_garbled_server(snapshot)
     gone = [each for each in steady("transformers", 7.1) if each.at_seconds < NOW - 400]
     publish_run(
         snapshot,
@@ -238,6 +245,31 @@ def add_sick_servers(snapshot: Snapshot) -> None:
         judged(None, "transformers", 5, 8),
         up("transformers", "http://192.168.1.21:8000", up=False, model_resident=None, error="connection refused"),
     )
+
+
+def canary(target: str, ago: float, *checks: AnswerCheck, result: Result = "ok", distance: float = 0.7) -> ProbeResult:
+    """One canary, with the verdicts that are given."""
+    error = "; ".join(each.reason for each in checks if each.reason)
+    found = probe(target, ago, result, error=error, module="canary", speed=11.9, ttft=3.1, tokens=18)
+    if found.result == "ok":
+        deep = replace(found.measurements, prompt_tokens=2048, prefill_tokens_per_second=2048 / 3.1)
+        found = replace(found, measurements=deep)
+    return replace(found, checks=checks, fingerprint=FingerprintReading(distance))
+
+
+def add_garbled_server(snapshot: Snapshot) -> None:
+    """One whose short answers are right and whose long prompts bring nonsense, at the speed of good ones."""
+    repeats = AnswerCheck("deep", "degenerate", 'the answer repeats "/" to its end')
+    info = TargetInfo("http://127.0.0.1:8085", "llama_cpp", "b10729", "gemma-4-E2B-it-Q4_0.gguf", "Q4_0")
+    state = up("garbled", info.url)
+    publish_run(snapshot, steady("garbled", 41.0), info, judged(41.0, "llamacpp-q4", 20, 30), state)
+    snapshot.publish(plan_key("garbled", "canary"), Plan(600, canary=True))
+    for result in (
+        canary("garbled", 1240, AnswerCheck("short", "right"), AnswerCheck("deep", "right")),
+        canary("garbled", 640, AnswerCheck("short", "right"), repeats, result="degenerate", distance=9.4),
+        canary("garbled", 40, AnswerCheck("short", "right"), repeats, result="degenerate", distance=9.3),
+    ):
+        snapshot.publish(probe_key("garbled", "canary"), result)
 
 
 def add_quiet_servers(snapshot: Snapshot) -> None:

@@ -233,7 +233,7 @@ def test_probe_of_something_else_says_so(answering: ThreadingHTTPServer) -> None
         (["http://a", "--backend", "vlm"], 'not "vlm": did you mean vllm?'),
         (
             ["http://a", "--module", "defualt"],
-            "--module: there is no module 'defualt' (known: default, prefill, parallel)",
+            "--module: there is no module 'defualt' (known: default, prefill, parallel, canary)",
         ),
         (["http://a", "--api-key-file", "/nowhere"], "api_key_file: there is no such file"),
         (["http://a", "--config", "/nowhere.yml"], "/nowhere.yml: there is no such file"),
@@ -393,7 +393,10 @@ def test_check_config(tmp_path: Path) -> None:
     """A right file is said to be right; a wrong one gives all its errors and exit code 2; the environment counts."""
     config = tmp_path / "c.yml"
     config.write_text("targets: [{url: http://127.0.0.1:8000}]\n", encoding="utf-8")
-    assert run("check-config", config).stdout == f"{config} is valid: 1 target, modules default, prefill, parallel\n"
+    assert (
+        run("check-config", config).stdout
+        == f"{config} is valid: 1 target, modules default, prefill, parallel, canary\n"
+    )
     config.write_text("lisen: 1\ncache: {interval: 5}\n", encoding="utf-8")
     result = run("check-config", config, LLM_PROBE_LISTN="x")
     assert (result.exit_code, result.stdout) == (2, "")

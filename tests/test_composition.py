@@ -151,7 +151,7 @@ def test_a_container_that_comes_starts_a_search(files: Files, soon: list[str]) -
 def test_every_job_is_scheduled(files: Files) -> None:
     """Targets, collectors and the files of the authentication each have theirs, and a reload replaces them."""
     daemon = made(files)
-    assert set(daemon._schedule._jobs) == {"status:a", "probe:a:default", *COLLECTORS}
+    assert set(daemon._schedule._jobs) == {"status:a", "probe:a:default", "probe:a:canary", *COLLECTORS}
     files.values = {"targets": []}
     daemon.reload()
     assert set(daemon._schedule._jobs) == {*COLLECTORS}
@@ -162,6 +162,8 @@ def test_ready_when_every_target_was_probed(files: Files) -> None:
     daemon = made(files)
     assert daemon.ready() == (False, "Not probed yet: a")
     daemon._targets.publish(probe("a", 0, "skipped_busy"))
+    assert daemon.ready() == (False, "Not probed yet: a")
+    daemon._targets.publish(probe("a", 0, "skipped_busy", module="canary"))
     assert daemon.ready() == (True, "Every target was probed: 1")
 
 

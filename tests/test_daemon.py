@@ -25,7 +25,7 @@ def settings_of(tmp_path: Path, *targets: Target, **changes: object) -> Settings
     """Settings for a test: no discovery, no Docker, a machine without anything to read."""
     values: dict[str, object] = {
         "listen": f"127.0.0.1:{free_port()}",
-        "targets": targets,
+        "targets": tuple(each.model_copy(update={"modules": ("default",)}) for each in targets),
         "discovery": Discovery(local=False, docker=False),
         "docker": Docker(enabled=False),
         "host": Host(sysfs=tmp_path, rocm=tmp_path),
@@ -125,9 +125,9 @@ def test_a_failing_server_leaves_no_speed_and_no_tier(tmp_path: Path) -> None:
 def test_a_reload_keeps_the_counters_of_what_stays_and_drops_what_leaves(tmp_path: Path) -> None:
     """Targets that stay count on, targets that leave take their series with them, new ones appear."""
     with server() as real:
-        stays = Target(name="stays", url=real.url)
+        stays = Target(name="stays", url=real.url, modules=("default",))
         first = settings_of(tmp_path, stays, Target(name="leaves", url=real.url))
-        second = first.model_copy(update={"targets": (stays, Target(name="new", url=real.url))})
+        second = first.model_copy(update={"targets": (stays, Target(name="new", url=real.url, modules=("default",)))})
         now = [first]
         with running(lambda: now[0]) as (daemon, url):
             eventually(lambda: value(scrape(url), "llm_probes_total", target="stays", result="ok"), "a success")

@@ -60,7 +60,7 @@ def test_a_model_in_a_cache_gives_the_ceiling_of_its_server(tmp_path: Path) -> N
     port, config = free_port(), tmp_path / "config.yml"
     with vllm() as server:
         config.write_text(f"""
-targets: [{{name: tiny, url: "{server.url}"}}]
+targets: [{{name: tiny, url: "{server.url}", modules: [default]}}]
 modules: {{default: {{interval: 1s, max_tokens: 16}}}}
 discovery: {{local: false, docker: false}}
 docker: {{enabled: false}}

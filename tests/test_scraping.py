@@ -32,7 +32,7 @@ def settings_of(folder: Path, targets: list[Target], interval: str) -> Settings:
     """A daemon that does nothing but probe."""
     values: dict[str, object] = {
         "listen": f"127.0.0.1:{free_port()}",
-        "targets": tuple(targets),
+        "targets": tuple(each.model_copy(update={"modules": ("default",)}) for each in targets),
         "discovery": Discovery(local=False, docker=False),
         "docker": Docker(enabled=False),
         "host": Host(sysfs=folder, rocm=folder),

@@ -187,7 +187,9 @@ def serving(folder: Path, echo: EchoServer) -> Iterator[tuple[str, subprocess.Po
         "host": {"sysfs": str(folder), "rocm": str(folder)},
         "cache": {"paths": []},
         "modules": {"default": {"interval": "1s", "max_tokens": 8}},
-        "targets": [{"name": way, "url": f"{place}/{way}", "api_key_file": str(key)} for way in ECHOES],
+        "targets": [
+            {"name": way, "url": f"{place}/{way}", "api_key_file": str(key), "modules": ["default"]} for way in ECHOES
+        ],
         "probe_endpoint": {"allow": [place]},
     }
     config.write_text(json.dumps(settings))

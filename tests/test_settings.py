@@ -132,7 +132,7 @@ def test_what_the_documented_file_spells_out_are_the_defaults(tmp_path: Path) ->
     assert silent == spelled.model_copy(
         update={
             "targets": (),
-            "modules": {name: spelled.modules[name] for name in ("default", "prefill", "parallel")},
+            "modules": {name: spelled.modules[name] for name in ("default", "prefill", "parallel", "canary")},
             "docker": Docker(),  # looks for the socket that the documented value names, and for others
         }
     )

@@ -176,10 +176,15 @@ def test_the_jobs_are_a_status_check_and_a_probe_for_each_module() -> None:
         "probe:a:prefill": (300, False),
         "status:b": (10, False),
         "probe:b:default": (10, False),
+        "probe:b:canary": (600, False),
         "discovery": (120, True),
     }
     bench.use({"name": "a", "url": URL}, modules={"default": {"interval": "5m"}})
-    assert {job.name: job.every for job in bench.targets.jobs()} == {"status:a": 30, "probe:a:default": 300}
+    assert {job.name: job.every for job in bench.targets.jobs()} == {
+        "status:a": 30,
+        "probe:a:default": 300,
+        "probe:a:canary": 600,
+    }
 
 
 def test_a_result_is_published_with_its_judgement(bench: TargetBench) -> None:
@@ -389,7 +394,7 @@ def test_what_will_be_probed_is_logged(bench: TargetBench, caplog: pytest.LogCap
     """At the start a person reads which servers are probed how often, and where others are looked for."""
     caplog.set_level(logging.INFO, "exporter.targets")
     bench.targets.log_plan()
-    assert caplog.messages == [f"target a at {URL}: modules default every 60 s"]
+    assert caplog.messages == [f"target a at {URL}: modules default every 60 s, canary every 600 s"]
     bench.use(discovery={"local": True, "docker": False})
     bench.targets.log_plan()
     assert "8080" in caplog.messages[-1]

@@ -10,7 +10,15 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
-from exporter.probe.result import RESULTS, SKIPPED, Measurements, ProbeResult
+from exporter.probe.result import (
+    CHECKS,
+    RESULTS,
+    SKIPPED,
+    AnswerCheck,
+    FingerprintReading,
+    Measurements,
+    ProbeResult,
+)
 from exporter.probe.timeline import Timeline
 from exporter.text import ERROR_CHARACTERS, finite, label, printable
 
@@ -35,6 +43,8 @@ class Plan:
 
     interval_seconds: float
     concurrency: int = 1
+    canary: bool = False
+    """Whether it asks if the answers are right."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +84,8 @@ class Totals:
     busy_seconds: float = 0.0
     last_run_seconds: float | None = None
     last_success_seconds: float | None = None
+    checks: tuple[int, ...] = (0,) * len(CHECKS)
+    """Parallel to ``CHECKS``."""
 
 
 class Point(NamedTuple):
@@ -130,6 +142,8 @@ class Record:
     histograms: tuple[ModelHistograms, ...] = ()
     recent: tuple[ProbeResult, ...] = ()
     history: SpeedHistory = SpeedHistory()
+    fingerprint: FingerprintReading | None = None
+    """The last one that was taken."""
 
     @property
     def success(self) -> bool | None:
@@ -162,6 +176,7 @@ def fold(record: Record, result: ProbeResult) -> Record:
         last=result,
         totals=_counted(record.totals, result),
         recent=_recent((result, *record.recent)),
+        fingerprint=result.fingerprint or record.fingerprint,
     )
     if result.result in SKIPPED:
         return changed
@@ -179,6 +194,7 @@ def trimmed(result: ProbeResult) -> ProbeResult:
         result,
         model=None if result.model is None else label(result.model),
         error=printable(result.error, ERROR_CHARACTERS),
+        checks=tuple(replace(each, reason=printable(each.reason, ERROR_CHARACTERS)) for each in result.checks),
         log=tuple(printable(line, ERROR_CHARACTERS) for line in result.log[:LOG_LINES]),
         measurements=replace(result.measurements, gaps=()),
         timelines=tuple(_marks(timeline) for timeline in result.timelines),
@@ -205,7 +221,13 @@ def _counted(totals: Totals, result: ProbeResult) -> Totals:
         busy_seconds=totals.busy_seconds + _amount(result.busy_seconds),
         last_run_seconds=result.at_seconds if ran else totals.last_run_seconds,
         last_success_seconds=result.at_seconds if result.result == "ok" else totals.last_success_seconds,
+        checks=_checked(totals.checks, result.checks),
     )
+
+
+def _checked(counts: tuple[int, ...], checks: tuple[AnswerCheck, ...]) -> tuple[int, ...]:
+    found = [(each.depth, each.verdict) for each in checks]
+    return tuple(count + found.count(each) for each, count in zip(CHECKS, counts, strict=True))
 
 
 def _amount(value: float) -> float:

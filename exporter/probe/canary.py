@@ -181,7 +181,7 @@ def _facts_in(text: str) -> list[tuple[str, str]]:
 def _question(marker: str, fact: tuple[str, str], notes: str) -> Question:
     told = f"{marker} keeps a {' '.join(fact)} in the cellar. Remember that."
     between = f" Here are some notes.\n\n{notes}\n\nThat was the last note." if notes else ""
-    asked = f"What does {marker} keep in the cellar? Answer with one short sentence."
+    asked = f"What does {marker} keep in the cellar? Answer with one whole sentence that begins with {marker}."
     return Question(f"{told}{between} {asked}", marker, fact)
 
 

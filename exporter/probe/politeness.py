@@ -38,7 +38,7 @@ Standing = Literal["idle", "busy", "unknown"]
 
 def is_heavy(module: Module) -> bool:
     """True for probes that only an idle server gets: several streams, or a long prompt, which goes on after a client left."""
-    return module.prompt_tokens >= LONG_PROMPT_TOKENS or module.concurrency > 1
+    return max(module.prompt_tokens, module.depth or 0) >= LONG_PROMPT_TOKENS or module.concurrency > 1
 
 
 def standing_of(status: ServerStatus) -> Standing:

@@ -4,8 +4,10 @@
 """
 
 from dataclasses import dataclass
+from itertools import product
 from typing import Final, Literal, get_args
 
+from exporter.probe.answer import Verdict as AnswerVerdict
 from exporter.probe.timeline import Timeline
 
 Result = Literal[
@@ -110,6 +112,31 @@ class Measurements:
     """(phase, seconds) in the order resolve, connect, tls, queue, first_token, decode, total; only those that happened."""
 
 
+Depth = Literal["short", "deep"]
+CHECKS: Final[tuple[tuple[Depth, AnswerVerdict], ...]] = tuple(product(get_args(Depth), get_args(AnswerVerdict)))
+"""All verdicts at all depths."""
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerCheck:
+    """The verdict on one answer of a canary, and its reason in a clause."""
+
+    depth: Depth
+    verdict: AnswerVerdict
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class FingerprintReading:
+    """How far a model's first tokens are from those it had, in units of their noise; None while it is being learned.
+
+    ``stepped`` is True once for a step: then another model, quantization or kernel answers.
+    """
+
+    distance: float | None = None
+    stepped: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class ProbeResult:
     """One probe: its result, what was measured, and what it cost. A failed, skipped or yielded one has no measurements of speed."""
@@ -137,6 +164,10 @@ class ProbeResult:
     prompt_tokens_spent: int = 0
     output_tokens_spent: int = 0
     busy_seconds: float = 0.0
+    checks: tuple[AnswerCheck, ...] = ()
+    """The verdicts of a canary, by depth."""
+    fingerprint: FingerprintReading | None = None
+    """Where one was taken."""
     state: TargetState | None = None
     timelines: tuple[Timeline, ...] = ()
     log: tuple[str, ...] = ()

@@ -27,6 +27,7 @@ from exporter.probe.client import Deadlines, Progress, Request
 from exporter.probe.dialects.dialect import ChatRequest, Dialect, ServerStatus, rejected_fields, short_name
 from exporter.probe.dialects.keep_alive import after_failure, after_probe, nearly_over, seconds_to_ask
 from exporter.probe.failure import Cancelled, ProbeFailure, context_exceeded, one_line, wants_template
+from exporter.probe.fingerprint_memory import Fingerprints
 from exporter.probe.http.cancellation import Cancellation
 from exporter.probe.interruption import Interruption
 from exporter.probe.marker import markers_in
@@ -128,6 +129,7 @@ class Prober:
         draw: random.Random | None = None,
         permit: Callable[[str], bool] | None = None,
         by_hand: bool = False,
+        fingerprints: Fingerprints | None = None,
     ) -> None:
         self.target = target
         self.server = server or Server()
@@ -150,12 +152,16 @@ class Prober:
         """Tokens that the server counts for each token of our estimate."""
         self.by_hand = by_hand
         """Whether a person asked for it now: then it has its whole length, and is a use of the server like any other."""
+        self.fingerprints = fingerprints
+        """What is known of the models' first tokens; None where nobody keeps it."""
         self.took_seconds = 0.0
         """How long the streams of the last probe ran, without a wait in the server's queue."""
         self.speeds: dict[str, float] = {}
         """The last speed by module, tokens per second."""
         self.ttfts: dict[str, deque[float]] = {}
         """The last TTFTs by module, seconds, of probes that did not wait behind others."""
+        self.depths: dict[str, tuple[tuple[str | None, ...], int]] = {}
+        """What was served, and how deep a canary may ask it, by module: a deeper question took too long, or did not fit; tokens."""
         self._checking = Lock()
 
     def interval_seconds(self, name: str, module: Module) -> float:
@@ -207,7 +213,9 @@ class Prober:
 
     def probe(self, name: str, module: Module) -> ProbeResult | None:
         """Send one probe, or skip it and say why. None when it was cancelled, or other probes of the server took its time."""
-        run = Run(self, name, module)
+        from exporter.probe.canary_run import CanaryRun  # noqa: PLC0415 - a canary is a kind of Run, and imports it
+
+        run = CanaryRun(self, name, module, module.depth) if module.depth else Run(self, name, module)
         try:
             return run.result()
         except Cancelled:
@@ -467,7 +475,12 @@ class Run:
         return not status.waiting and not status.conversation and (status.slots is None or status.slot is not None)
 
     def _send(self) -> ProbeResult:
-        """Send the streams; once more without the fields that the server rejects, if it does."""
+        """Send the streams, and end with what they brought."""
+        found = self._exchange()
+        return self.end(found) if isinstance(found, Outcome) else found
+
+    def _exchange(self) -> Outcome | ProbeResult:
+        """Send the streams; once more without the fields that the server rejects, if it does. A result where it can't answer."""
         dialect, status, prober = self._dialect, self._status, self._prober
         version = (dialect.name, status.identity.backend_version)
         known = prober.rejected.get(version, frozenset())
@@ -485,7 +498,7 @@ class Run:
                 outcome = self._stream(known | more)
                 if outcome.failure is None:
                     prober.rejected = {version: known | more}
-        return self.end(outcome)
+        return outcome
 
     def _adapted(self, outcome: Outcome, rejected: frozenset[str]) -> Outcome:
         """Send once more, where the server refused a chat since the model has no template, or the prompt since it is too long."""

@@ -102,7 +102,7 @@ class Target(Section):
     name: Name = Field(default_factory=_default_name)
     backend: BackendChoice = "auto"
     model: Name | None = None
-    modules: Annotated[tuple[Name, ...], AfterValidator(check_distinct)] = ("default",)
+    modules: Annotated[tuple[Name, ...], AfterValidator(check_distinct)] = ("default", "canary")
     api_key_file: KeyFile | None = None
     tls: Tls = Tls()
     hardware: Name = "auto"
@@ -159,6 +159,7 @@ class Module(Section):
     are fields for the body of its requests, ``headers`` headers for them; a header that holds a secret is read from a file
     that ``header_files`` names.
     ``prompt`` is a question of the user's own, sent as it is; ``expect`` a regular expression that the answer has to match.
+    ``depth`` makes the module a canary: a fact is asked for in a short prompt, and in one of so many tokens.
     """
 
     interval: Interval = 60.0
@@ -172,6 +173,7 @@ class Module(Section):
     when_idle: Annotated[Literal["pause", "probe"] | None, BeforeValidator(auto_or_text)] = None
     prompt: Question | None = None
     expect: Annotated[str, Field(min_length=1, max_length=1024), AfterValidator(check_pattern)] | None = None
+    depth: int | None = Field(default=None, ge=600, le=131072)
     request: dict[Name, JsonValue] = Field(default_factory=dict)
     headers: dict[HeaderName, Annotated[str, AfterValidator(check_header_value)]] = Field(default_factory=dict)
     header_files: dict[HeaderName, KeyFile] = Field(default_factory=dict)
@@ -188,11 +190,20 @@ class Module(Section):
             raise ValueError(f"headers and header_files both set {', '.join(sorted(twice))}")
         return self
 
+    @model_validator(mode="after")
+    def _canary_asks_its_own_question(self) -> "Module":
+        given = [name for name in ("prompt", "expect") if getattr(self, name) is not None]
+        given += ["concurrency"] if self.concurrency > 1 else []
+        if self.depth is not None and given:
+            raise ValueError(f"depth contradicts {', '.join(given)}: a canary asks one question of its own at a time")
+        return self
+
 
 BUILT_IN_MODULES: Final[Mapping[str, Mapping[str, object]]] = {
     "default": {},
     "prefill": {"interval": 600.0, "max_tokens": 16, "prompt_tokens": 2048},
     "parallel": {"interval": 600.0, "concurrency": 4},
+    "canary": {"interval": 600.0, "max_tokens": 512, "depth": 2048, "timeouts": {"total": 300.0}},
 }
 
 

@@ -222,7 +222,9 @@ class _SharedRendering:
 def _render_alone(result: ProbeResult, content_type: str) -> bytes:
     """A probe of an address that isn't configured, without counters: they would begin at 0 with every call."""
     alone = Snapshot()
-    alone.publish(plan_key(result.target, result.module), Plan(result.interval_seconds, result.concurrency))
+    alone.publish(
+        plan_key(result.target, result.module), Plan(result.interval_seconds, result.concurrency, bool(result.checks))
+    )
     alone.publish(probe_key(result.target, result.module), result)
     return render_probe(alone.view(), result.target, result.module, content_type, totals=False)
 

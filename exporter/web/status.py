@@ -49,10 +49,12 @@ class Verdict(IntEnum):
     acceptable = 6
     good = 7
     excellent = 8
-    busy = 9
-    unloaded = 10
-    unable = 11
-    waiting = 12
+    right = 9
+    undecided = 10
+    busy = 11
+    unloaded = 12
+    unable = 13
+    waiting = 14
 
 
 IN_WORDS: Final[Mapping[str, str]] = {
@@ -131,6 +133,11 @@ class TargetStatus:
     probes: tuple[ProbeStatus, ...]
     """The module that judges its speed first."""
 
+    @property
+    def at_depth(self) -> Measurements | None:
+        """What the canary's long prompt measured, if it has run."""
+        return next((each.figures for each in self.probes if each.record.plan.canary and each.record.figures), None)
+
 
 def targets_of(view: View, now: float) -> tuple[TargetStatus, ...]:
     """Every configured target, the worst first, then by name."""
@@ -187,6 +194,8 @@ def _judge(
         verdict = _not_run(record)
     elif failed(ran):
         verdict = _failure(ran, state), _said(ran)
+    elif ran.checks:
+        verdict = _checked(ran)
     elif judgement is None or tier is None:
         verdict = Verdict.unmeasured, _why_no_speed(record)
     else:
@@ -200,6 +209,14 @@ def _failure(ran: ProbeResult, state: TargetState | None) -> Verdict:
     if ran.result in NOT_AN_ANSWER:
         return Verdict.wrong
     return Verdict.down if state is not None and not state.up else Verdict.failing
+
+
+def _checked(ran: ProbeResult) -> tuple[Verdict, str]:
+    """What a canary found that is fine."""
+    right = [check.depth for check in ran.checks if check.verdict == "right"]
+    if right:
+        return Verdict.right, f"the answer is right, asked {' and '.join(right)}"
+    return Verdict.undecided, "whether its answers are right is not known: it does not answer the short question"
 
 
 def _not_run(record: Record) -> tuple[Verdict, str]:
@@ -312,6 +329,8 @@ def _probe_json(probe: ProbeStatus) -> dict[str, Any]:
         "next_run_timestamp_seconds": finite(probe.next_run_seconds),
         "stale": probe.stale,
         "probes_total": dict(zip(RESULTS, totals.results, strict=True)),
+        "answer_correct": {check.depth: check.verdict for check in record.ran.checks} if record.ran else {},
+        "answer_fingerprint_distance": finite(record.fingerprint.distance) if record.fingerprint else None,
         "consumed_tokens_total": {"prompt": totals.prompt_tokens, "output": totals.output_tokens},
         "busy_seconds_total": totals.busy_seconds,
     }

@@ -261,11 +261,11 @@ class EndurancePlan:
             "modules: {default: {interval: 1s, max_tokens: 12, timeouts: {connect: 500ms, first_token: 500ms, stalled: 500ms, total: 1500ms}}}",
             "targets:",
             *(
-                f"- {{name: t{number}, url: '{url}', backend: {'auto' if number % 10 == 0 else 'openai'}}}"
+                f"- {{name: t{number}, url: '{url}', backend: {'auto' if number % 10 == 0 else 'openai'}, modules: [default]}}"
                 for number, url in enumerate(plain + special)
             ),
             *(
-                f"- {{name: {name}, url: 'http://{self.address(self.targets + int(name[1:]))}:{self.port}', backend: openai}}"
+                f"- {{name: {name}, url: 'http://{self.address(self.targets + int(name[1:]))}:{self.port}', backend: openai, modules: [default]}}"
                 for name in self.names(turn)
             ),
         ]

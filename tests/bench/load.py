@@ -120,7 +120,10 @@ def configuration(targets: int) -> str:
         "cache: {paths: []}",
         f"modules: {{default: {{interval: {INTERVAL_SECONDS}s, max_tokens: {TOKENS}}}}}",
         "targets:",
-        *(f"- {{name: t{number}, url: 'http://{address(number)}:{PORT}'}}" for number in range(targets)),
+        *(
+            f"- {{name: t{number}, url: 'http://{address(number)}:{PORT}', modules: [default]}}"
+            for number in range(targets)
+        ),
     ]
     return "\n".join(lines) + "\n"
 

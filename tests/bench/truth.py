@@ -213,7 +213,7 @@ def served() -> Iterator[None]:
 def configuration(ports: list[str], cache: Path) -> str:
     """Settings with a target for each port and a cache that is scanned all the time."""
     targets = "".join(
-        f"  - {{name: other-{port}, url: 'http://127.0.0.1:{port}', backend: openai, budget: {{share: 100%}}}}\n"
+        f"  - {{name: other-{port}, url: 'http://127.0.0.1:{port}', backend: openai, modules: [default], budget: {{share: 100%}}}}\n"
         for port in ports
     )
     return (

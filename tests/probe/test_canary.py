@@ -57,7 +57,9 @@ def test_a_fact_stands_once_and_before_everything_else(seed: int) -> None:
     assert canary.short.marker != canary.deep.marker
     for each in (canary.short, canary.deep):
         assert each.prompt.startswith(f"{each.marker} keeps a {' '.join(each.fact)} in the cellar.")
-        assert each.prompt.endswith(f"What does {each.marker} keep in the cellar? Answer with one short sentence.")
+        assert each.prompt.endswith(
+            f"What does {each.marker} keep in the cellar? Answer with one whole sentence that begins with {each.marker}."
+        )
         assert all(len(re.findall(rf"\b{word}\b", each.prompt)) == 1 for word in each.fact)
 
 

@@ -366,7 +366,7 @@ def settings_of(folder: Path, port: int, targets: Iterable[Target], **module: An
     """Settings of a daemon that does nothing but probe."""
     values: dict[str, Any] = {
         "listen": f"127.0.0.1:{port}",
-        "targets": tuple(targets),
+        "targets": tuple(each.model_copy(update={"modules": ("default",)}) for each in targets),
         "discovery": Discovery(local=False, docker=False),
         "docker": Docker(enabled=False),
         "host": Host(sysfs=folder, rocm=folder),
@@ -712,7 +712,8 @@ def test_floods_are_bounded_in_memory(tmp_path: Path) -> None:
         ]
         for name, (serve, backend, _) in FLOODS.items():
             server = stack.enter_context(serve())
-            lines.append(f"- {json.dumps({'name': name, 'url': server.url, 'backend': backend})}")
+            target = {"name": name, "url": server.url, "backend": backend, "modules": ["default"]}
+            lines.append(f"- {json.dumps(target)}")
         config, log = tmp_path / "config.yml", tmp_path / "log"
         config.write_text("\n".join(lines) + "\n")
         with running_daemon("--config", config, port=port, log=log) as process:

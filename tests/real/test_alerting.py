@@ -145,7 +145,8 @@ def daemon_config(folder: Path, servers: dict[str, Any]) -> Path:
     """Each server is probed every three seconds: a twentieth of a minute."""
     path = folder / "config.yml"
     targets = [
-        f"  - {{name: {name}, url: '{server.url}', budget: {{share: 100%}}}}" for name, server in servers.items()
+        f"  - {{name: {name}, url: '{server.url}', modules: [default], budget: {{share: 100%}}}}"
+        for name, server in servers.items()
     ]
     lines = [
         "discovery: {local: false, docker: false}",

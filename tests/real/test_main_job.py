@@ -41,7 +41,7 @@ def config(tmp_path: Path, port: int, *more: str, target_keys: str = "") -> Path
         "discovery: {local: false, docker: false}",
         "docker: {enabled: false}",
         "modules: {default: {interval: 2s, max_tokens: 64}}",
-        f"targets: [{{name: llama, url: 'http://127.0.0.1:{port}'{target_keys}}}]",
+        f"targets: [{{name: llama, url: 'http://127.0.0.1:{port}', modules: [default]{target_keys}}}]",
         *more,
     ]
     path.write_text("\n".join(lines) + "\n")
@@ -187,7 +187,7 @@ def test_sighup_swaps_what_is_valid_and_refuses_what_is_not(binary: Path, model:
         eventually(lambda: value(scrape(own), successful) == 0, what="the broken file is refused")
         assert "targets[0].nam" in log.read_text()
         before = ok_probes(scrape(own))
-        more = f"targets: [{{name: second, url: 'http://127.0.0.1:{server}'}}, {{name: llama,"
+        more = f"targets: [{{name: second, url: 'http://127.0.0.1:{server}', modules: [default]}}, {{name: llama,"
         path.write_text(good.replace("targets: [{name: llama,", more))
         daemon.send_signal(signal.SIGHUP)
         eventually(lambda: value(scrape(own), successful) == 1, what="the good file is taken")

@@ -53,7 +53,7 @@ def nginx(folder: Path, upstream: str) -> Iterator[tuple[str, str]]:
 @contextmanager
 def probing(folder: Path, **urls: str) -> Iterator[Daemon]:
     """A daemon with these targets that probes when it is told to."""
-    targets = [{"name": name, "url": url, "backend": "openai"} for name, url in urls.items()]
+    targets = [{"name": name, "url": url, "backend": "openai", "modules": ["default"]} for name, url in urls.items()]
     settings = Settings.model_validate(
         {
             "listen": f"127.0.0.1:{free_port()}",

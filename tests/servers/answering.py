@@ -27,6 +27,8 @@ class AnsweringServer(Simulated):
         self.logprobs = logprobs
         self.pace = 1 / tokens_per_second
         self.model = "answering"
+        self.context: int | None = None
+        """Tokens that a prompt may have."""
 
     def use(self, fault: Fault | None) -> None:
         """From the next request on it has this fault, or none."""
@@ -39,6 +41,9 @@ class AnsweringServer(Simulated):
         if asked.path != PATH:
             return as_json({"error": {"message": "no such path"}}, 404)
         prompt = asked.body["messages"][-1]["content"]
+        if self.context is not None and len(words_of(asked.body)) > self.context:
+            message = f"This model's maximum context length is {self.context} tokens. Please reduce the length of the messages."
+            return as_json({"error": {"message": message, "type": "BadRequestError"}}, 400)
         if asked.body.get("logprobs"):
             return self._logprobs(prompt)
         with self.lock:

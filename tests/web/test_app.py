@@ -173,7 +173,10 @@ def test_status_as_json(client: TestClient) -> None:
     assert targets["transformers"]["verdict"] == "down"
     assert targets["transformers"]["reason"] == "connection refused"
     assert targets["transformers"]["probes"][0]["tokens_per_second"] is None
-    assert len(targets["vllm-aiter"]["probes"]) == 2
+    assert len(targets["vllm-aiter"]["probes"]) == 3
+    assert targets["garbled"]["verdict"] == "wrong"
+    assert targets["garbled"]["probes"][1]["answer_correct"] == {"short": "right", "deep": "degenerate"}
+    assert targets["garbled"]["probes"][1]["tokens_per_second"] is None
     assert status["verdicts"]["poor"] == 1
     assert status["host"]["caches"][0]["models"][1]["complete"] is False
     assert status["host"]["rocm"]["release"] == "7.2"
@@ -207,7 +210,7 @@ def test_service_discovery(client: TestClient) -> None:
             "__meta_llm_probe_backend": "vllm",
         },
     } in groups
-    assert len(groups) == 12
+    assert len(groups) == 15
 
 
 @pytest.mark.parametrize("path", ["/-/healthy", "/-/ready"])

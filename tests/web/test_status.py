@@ -92,9 +92,9 @@ def test_the_worst_comes_first() -> None:
     """Targets are sorted by verdict, then by name, and counted in the same order."""
     targets = targets_of(publish_all(Snapshot()).view(), NOW)
     assert [target.verdict for target in targets] == sorted(target.verdict for target in targets)
-    assert [target.target for target in targets[:3]] == ["transformers", "webui", "vllm"]
+    assert [target.target for target in targets[:3]] == ["transformers", "webui", "garbled"]
     assert list(counted(targets)) == [
-        verdict.name for verdict in Verdict if verdict not in {Verdict.unable, Verdict.wrong}
+        verdict.name for verdict in Verdict if verdict not in {Verdict.unable, Verdict.right, Verdict.undecided}
     ]
 
 
