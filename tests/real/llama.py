@@ -57,7 +57,11 @@ def wait_until_ready(port: int, seconds: float = 60.0) -> None:
     """Return once the server's health check is 200."""
 
     def ready() -> bool:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2):
-            return True
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2):
+                return True
+        except urllib.error.HTTPError as exc:
+            exc.close()  # it loads its model: 503
+            return False
 
     eventually(ready, f"llama-server answers on port {port}", seconds=seconds)

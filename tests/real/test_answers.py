@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 import threading
+import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -32,9 +33,13 @@ from exporter.probe.marker import Markers
 from exporter.probe.prompt import compose
 from exporter.probe.stream import Event
 from tests.ports import free_port
+from tests.probe.faults import FAULTS
+from tests.real.answering_proxy import AnsweringProxy
 from tests.real.conftest import need
+from tests.real.daemon import running_daemon, scrape, value
 from tests.real.llama import MAKE_MODEL, llama_server, running_llama
 from tests.servers import make_tiny_gguf
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.real
 
@@ -227,3 +232,95 @@ def test_another_model_under_the_same_name_is_found(
         print(f"{swap.__name__}, {'swapped' if number % 2 else 'as it was'}: distance {distance:.1f}, steps {stepped}")
         assert stepped == number % 2
         assert (distance > STEP_DISTANCE) == bool(number % 2)
+
+
+# Through a whole daemon ------------------------------------------------------------------------------------------------
+
+FAULT: Final = {each.name: each for each in FAULTS}
+
+
+@contextmanager
+def watching(folder: Path, url: str) -> Iterator[int]:
+    """A daemon that probes this address often; gives its port."""
+    port, config = free_port(), folder / "config.yml"
+    config.write_text(f"""
+targets: [{{name: llama, url: '{url}', budget: {{share: 100%}}}}]
+modules: {{default: {{interval: 1s, max_tokens: 64}}, canary: {{interval: 2s, max_tokens: 128}}}}
+discovery: {{local: false, docker: false}}
+docker: {{enabled: false}}
+cache: {{paths: []}}
+host: {{sysfs: {folder}, rocm: {folder}}}
+""")
+    with running_daemon("--config", config, port=port, log=folder / "log"):
+        yield port
+
+
+@pytest.mark.parametrize(
+    ("fault", "named"),
+    [
+        ("slashes", ("default", "degenerate")),
+        ("one-token-30-times", ("default", "degenerate")),
+        ("other-slots-answer", ("default", "foreign_answer")),
+        ("wrong-logits-above-micro-batch", ("canary", "degenerate")),
+        ("fast-and-wrong-kernel", ("canary", "wrong_answer")),
+    ],
+)
+def test_a_proxy_that_spoils_the_answers_is_named(
+    binary: Path, models: Path, tmp_path: Path, fault: str, named: tuple[str, str]
+) -> None:
+    """Repeats, swaps, garbles or spoils long prompts only: named by the first probe that began since, and over after it.
+
+    A probe is at most one interval away: a minute of the module default, ten of the canary.
+    """
+    upstream, (module, result) = free_port(), named
+    with (
+        running_llama(binary, make(models, "tiny", *MODELS["tiny"]), upstream, *ROOM),
+        AnsweringProxy(upstream) as proxy,
+        watching(tmp_path, proxy.url) as port,
+    ):
+
+        def seen(name: str, **labels: str) -> float | None:
+            return value(scrape(port), name, target="llama", **labels)
+
+        def good() -> bool:
+            return all(seen("llm_probe_success", module=each) == 1 for each in ("default", "canary"))
+
+        eventually(lambda: seen("llm_answer_correct", module="canary", depth="deep") == 1 and good(), "right answers")
+        eventually(lambda: seen("llm_probe_tokens_per_second", module="default"), "a speed")
+        proxy.use(FAULT[fault])
+        changed = time.time()
+        eventually(lambda: seen("llm_probes_total", module=module, result=result), result, seconds=30)
+        eventually(lambda: seen("llm_probe_success", module=module) == 0, "the failure")
+        assert seen("llm_probe_tokens_per_second", module=module) is None
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/v1/probes?target=llama", timeout=10) as answer:
+            probes = [each for each in json.load(answer)["probes"] if each["module"] == module]
+        since = [each["result"] for each in probes if each["timestamp_seconds"] > changed]
+        assert set(since) <= {result}  # one that was due before may have waited for its turn
+        proxy.use(None)
+        eventually(good, "right answers again")
+    print(f"{fault}: {result} by {module}, in each of {len(since)} probes since it began")
+
+
+def test_a_random_model_raises_nothing(binary: Path, models: Path, tmp_path: Path) -> None:
+    """Odd as its answers are: no verdict but undecided, no failed probe, and figures at depth all the same."""
+    upstream = free_port()
+    with (
+        running_llama(binary, make(models, "tiny", *MODELS["tiny"]), upstream, *ROOM),
+        watching(tmp_path, f"http://127.0.0.1:{upstream}") as port,
+    ):
+
+        def counted(**labels: str) -> float:
+            return value(scrape(port), "llm_answer_checks_total", target="llama", **labels) or 0.0
+
+        eventually(lambda: counted(depth="deep", verdict="undecided") >= 5, "five canaries", seconds=60)
+        samples = scrape(port)
+        bad = ("right", "wrong", "degenerate", "foreign")
+        assert {
+            each: counted(depth="deep", verdict=each) + counted(depth="short", verdict=each) for each in bad
+        } == dict.fromkeys(bad, 0.0)
+        for name in ("llm_probe_prefill_tokens_per_second", "llm_probe_tokens_per_second"):
+            assert value(samples, name, target="llama", module="canary"), name
+        assert (
+            value(samples, "llm_answer_fingerprint_distance", target="llama") is None
+            or (value(samples, "llm_answer_fingerprint_distance", target="llama") or 0.0) < STEP_DISTANCE
+        )
