@@ -89,29 +89,31 @@ def pace_at(simulation: Simulation, seconds: float) -> float:
     return simulation.tokens_per_second * (1 + simulation.wavers * math.sin(seconds / 300))
 
 
-def words_for(prompt: str, wanted: int) -> tuple[str, ...]:
+def tokens_for(prompt: str, wanted: int) -> tuple[str, ...]:
     """What is said: what the prompt tells of a cellar, if it asks for that, else words without meaning, so many."""
     told = _TOLD.search(prompt)
-    words = told[0].split() if told else [WORDS[number % len(WORDS)] for number in range(wanted)]
-    return tuple(words[:wanted])
+    tokens = re.findall(r"\S{1,5}\s?", told[0]) if told else [f"{WORDS[each % len(WORDS)]} " for each in range(wanted)]
+    return tuple(tokens[:wanted])
 
 
 async def _stream(simulation: Simulation, prompt: str, wanted: int) -> AsyncIterator[bytes]:
-    prompt_tokens, words = len(prompt.split()), words_for(prompt, wanted)
+    prompt_tokens, tokens = len(prompt.split()), tokens_for(prompt, wanted)
     pace = pace_at(simulation, time.time()) * random.uniform(1 - simulation.wavers / 3, 1 + simulation.wavers / 3)
     clock = asyncio.get_running_loop().time
     prefill = prompt_tokens / PREFILL_TOKENS_PER_SECOND
     due = clock() + prefill + simulation.ttft_seconds * random.uniform(0.95, 1.05)
     yield _event(simulation, [{"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}])
-    for number, word in enumerate(words):
+    for number, token in enumerate(tokens):
         await asyncio.sleep(due - clock())
         due += 1 / pace
-        delta = {"content": f"{word} "}
+        delta = {"content": token}
         yield _event(
             simulation, [{"index": 0, "delta": delta, "finish_reason": None}], _usage(prompt_tokens, number + 1)
         )
-    yield _event(simulation, [{"index": 0, "delta": {}, "finish_reason": "length" if len(words) == wanted else "stop"}])
-    yield _event(simulation, [], _usage(prompt_tokens, len(words)))
+    yield _event(
+        simulation, [{"index": 0, "delta": {}, "finish_reason": "length" if len(tokens) == wanted else "stop"}]
+    )
+    yield _event(simulation, [], _usage(prompt_tokens, len(tokens)))
     yield b"data: [DONE]\n\n"
 
 
