@@ -41,6 +41,8 @@ class Found:
     identity: Identity
     container: str | None
     last_seen: float
+    notice: str = ""
+    """What a person should know of probes of this server."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +134,7 @@ def _ask_in_turn(
             continue
         answer = ask(url)
         if answer.identity is not None:
-            return Found(candidate.name, url, candidate.why, answer.identity, candidate.container, now)
+            return Found(candidate.name, url, candidate.why, answer.identity, candidate.container, now, answer.notice)
         refusals.append(OtherAddress(url, answer.why_not, answer.listening, now))
     return refusals
 

@@ -11,7 +11,7 @@ from statistics import median
 from typing import Any, Final, Literal
 
 from exporter.backends import name_of
-from exporter.discovery import Survey
+from exporter.discovery import Found, Survey
 from exporter.probe.result import NOT_AN_ANSWER, Measurements, ProbeResult
 from exporter.settings import Criterion, SuccessCriteria, Thresholds
 from exporter.snapshot import TargetInfo
@@ -60,6 +60,7 @@ def report_of(result: ProbeResult, url: str, judgement: Judgement, info: TargetI
         "queued": result.queued,
         "queue_seconds": finite(result.queue_seconds),
         "beside_users": finite(result.beside_users),
+        "notice": _text(result.state.notice) or None if result.state else None,
         "tier": judgement.tier,
         "scenario": judgement.scenario,
         "expected": {"min": judgement.expected_min, "max": judgement.expected_max, "source": judgement.expected_source}
@@ -302,6 +303,7 @@ def survey_json(configured: Iterable[tuple[str, str]], found: Survey, engine_pro
                 "backend": each.identity.backend,
                 "backend_version": each.identity.backend_version,
                 "model": each.identity.model,
+                "notice": each.notice or None,
             }
             for each in found.found
         ],
@@ -315,10 +317,16 @@ def survey_rows(configured: Iterable[tuple[str, str]], found: Survey) -> list[tu
     silent = [each.url for each in found.seen if not each.listening]
     return [
         *(("would be probed", f"{url}  {name}, as configured") for name, url in configured),
-        *(("would be probed", f"{each.url}  {server_text(asdict(each.identity))}: {each.why}") for each in found.found),
+        *(("would be probed", f"{each.url}  {_found_text(each)}") for each in found.found),
         *(("would not", f"{each.url}  {_text(each.why_not)}") for each in found.seen if each.listening),
         *([("nothing listens", ", ".join(silent))] if silent else []),
     ]
+
+
+def _found_text(found: Found) -> str:
+    """A server that was found: what it is, why it was looked for there, and what to know of probes of it."""
+    known = f"{server_text(asdict(found.identity))}: {found.why}"
+    return f"{known}. Note: {_text(found.notice)}" if found.notice else known
 
 
 # Rows
@@ -382,6 +390,7 @@ def rows_of(report: Report) -> list[tuple[str, str]]:
         _phases_row(report),
         _error_row(report),
         figure("loading the model", "model_load_seconds", seconds_text),
+        ("note", report["notice"]) if report.get("notice") else None,
     ]
     return [row for row in rows if row is not None]
 

@@ -78,7 +78,9 @@ def test_a_probe_gives_way_to_a_user(kind: str, speed: float, result: str) -> No
         assert found.result == result
         assert found.interval_seconds >= 60
         if result == "ok":
-            assert found.measurements.tokens_per_second == pytest.approx(speed, rel=0.15)
+            # KoboldCpp counts no tokens, so its speed is an estimate.
+            assert found.measurements.token_count_exact == (kind != "koboldcpp")
+            assert kind == "koboldcpp" or found.measurements.tokens_per_second == pytest.approx(speed, rel=0.15)
             assert found.beside_users in {None, 0.0}
         else:
             assert found.measurements.tokens_per_second is None
