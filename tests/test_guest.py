@@ -1,0 +1,128 @@
+"""The whole daemon as a guest: a real file, real sockets, its /metrics and its page, and what the servers say it cost them."""
+
+import json
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from exporter.discovery import ServerCandidate, Survey, survey
+from exporter.probe.status import identify
+from exporter.report import survey_rows
+from tests.ports import free_port
+from tests.real.daemon import running_daemon, scrape, value
+from tests.servers.koboldcpp import SimulatedKoboldCpp
+from tests.servers.litellm import SimulatedLiteLLM
+from tests.servers.nobody import SimulatedNobody
+from tests.servers.ollama import DEFAULT_KEEP_ALIVE, SimulatedOllama
+from tests.servers.simulated import Simulated
+from tests.servers.text_generation_webui import SimulatedTextGenerationWebui
+from tests.servers.user import User
+from tests.servers.vllm import SimulatedVllm
+from tests.waiting import eventually
+
+
+@contextmanager
+def watching(tmp_path: Path, module: str = "", **servers: Simulated) -> Iterator[int]:
+    """A daemon that probes these servers each second; gives its port."""
+    port, config = free_port(), tmp_path / "config.yml"
+    targets = ", ".join(
+        f'{{name: {name}, url: "{server.url}", budget: {{share: 1}}}}' for name, server in servers.items()
+    )
+    config.write_text(f"""
+targets: [{targets}]
+modules: {{default: {{interval: 1s, max_tokens: 16, prompt_tokens: 48{module}}}}}
+discovery: {{local: false, docker: false}}
+docker: {{enabled: false}}
+cache: {{paths: []}}
+""")
+    with running_daemon("--config", config, port=port, log=tmp_path / "log") as process:
+        yield port
+        process.terminate()
+        process.wait(20)
+
+
+def results(port: int, target: str, result: str) -> float:
+    """How many probes of a target ended so."""
+    return value(scrape(port), "llm_probes_total", target=target, result=result) or 0
+
+
+def page(port: int) -> str:
+    """The page."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=10) as answer:
+        text: str = answer.read().decode()
+        return text
+
+
+def test_nothing_is_paid_and_no_stranger_posted_to(tmp_path: Path) -> None:
+    """A LiteLLM and a NAS as targets: three rounds of probes, no call, the reason in words on the page."""
+    with SimulatedLiteLLM() as proxy, SimulatedNobody("nas") as nas:
+        with watching(tmp_path, proxy=proxy, nas=nas) as port:
+            eventually(lambda: results(port, "proxy", "no_model") >= 3, what="three probes of LiteLLM")
+            eventually(lambda: results(port, "nas", "auth") >= 3, what="three probes of the NAS")
+            shown = page(port)
+        assert (+proxy.costs, +nas.costs) == ({}, {})
+    assert "name one of: local, gpt-4o" in shown
+    assert "api_key_file" in shown
+
+
+def test_a_paused_server_is_neither_failing_nor_stale(tmp_path: Path) -> None:
+    """A KoboldCpp that nobody uses is probed once; the page says since when it is paused, and keeps its speed."""
+    with SimulatedKoboldCpp() as server, watching(tmp_path, quiet=server) as port:
+        eventually(lambda: results(port, "quiet", "skipped_unloaded") >= 4, what="four pauses")
+        shown, samples = page(port), scrape(port)
+        assert results(port, "quiet", "ok") == 1
+    assert "paused: nobody used koboldcpp/qwen3-8b since" in shown
+    assert "stale" not in shown.partition("<main")[2].lower()
+    assert value(samples, "llm_target_up", target="quiet") == 1
+    assert value(samples, "llm_probe_tokens_per_second", target="quiet")
+
+
+def test_an_ollama_gets_its_time_back_at_the_end(tmp_path: Path) -> None:
+    """SIGTERM: the daemon ends, and later requests that name no keep-alive get the model's full time again."""
+    with SimulatedOllama() as server:
+        server.use("small")
+        time.sleep(2)
+        with watching(tmp_path, ollama=server) as port:
+            eventually(lambda: results(port, "ollama", "ok") >= 3, what="three probes")
+            assert server.memory["small:latest"].keep_alive < DEFAULT_KEEP_ALIVE - 2
+        server.idle()
+        held = server.memory["small:latest"].keep_alive
+        assert DEFAULT_KEEP_ALIVE - 5 < held <= DEFAULT_KEEP_ALIVE
+        assert (server.costs["load"], server.costs["reload"]) == (1, 0)
+
+
+def test_a_probe_beside_users_has_a_mark_and_no_tier(tmp_path: Path) -> None:
+    """With max_skips 1 every other probe runs beside the user: it is marked, feeds no histogram and has no tier."""
+    with (
+        SimulatedVllm(tokens_per_second=200) as server,
+        User(server.url, tokens=2000),
+        watching(tmp_path, ", max_skips: 1", shared=server) as port,
+    ):
+        eventually(lambda: results(port, "shared", "ok") >= 2, what="two probes beside a user")
+        samples, shown = scrape(port), page(port)
+    assert value(samples, "llm_probe_beside_users", target="shared") == 1
+    assert not value(samples, "llm_probe_ttft_seconds_count", target="shared")
+    tiers = {own for (name, own), there in samples.items() if name == "llm_performance_tier" and there}
+    assert not any(("target", "shared") in own for own in tiers)
+    assert "Measured beside 1 request of users" in shown
+
+
+def test_a_notice_reaches_probe_discover_page_and_log(tmp_path: Path) -> None:
+    """A server that can't tell whether it is busy: all four say so, the log once."""
+    with SimulatedTextGenerationWebui() as server:
+        with watching(tmp_path, ", when_idle: probe", webui=server) as port:
+            eventually(lambda: results(port, "webui", "ok") >= 3, what="three probes")
+            shown = page(port)
+        command = [sys.executable, "-m", "exporter", "probe", server.url, "--json"]
+        told = json.loads(subprocess.run(command, capture_output=True, check=True, text=True, timeout=60).stdout)
+        candidate = ServerCandidate("webui", (server.url,), "a test")
+        found = survey_rows((), survey([candidate], (), Survey(), identify, time.time()))
+    notice = "text-generation-webui can't tell whether it is busy"
+    assert notice in shown.replace("&#39;", "'")
+    assert notice in told["notice"]
+    assert any(notice in text for _, text in found)
+    assert (tmp_path / "log").read_text().count(notice) == 1
