@@ -132,6 +132,11 @@ class Progress:
                 self.said.append((kind, kept))  # type: ignore[arg-type]  # both are kinds
                 self._characters += len(kept)
 
+    @property
+    def begun(self) -> bool:
+        """Whether text has come."""
+        return self._chunks > 0
+
     def note(self, at_ns: int) -> None:
         """Note a chunk with text."""
         self._first_ns = self._first_ns or at_ns

@@ -1,7 +1,8 @@
 """A probe gives way: while its streams run, it looks for users, and for a server that was told to end.
 
 From 1.5 s after it was sent, once a second, a read that costs the server nothing tells whether requests of others run or wait. If
-they do, the streams end at once. If nothing has come for long, one connect tells whether the server still listens: a server
+they do, the streams end at once. A read before the first token is repeated right after it: llama-server answers in the middle of
+a prompt without having seen who has come since. If nothing has come for long, one connect tells whether the server still listens: a server
 that was told to end waits for our stream, and refuses new connections meanwhile.
 """
 
@@ -57,9 +58,11 @@ class Interruption:
     def _watch(self) -> None:
         started = time.monotonic()
         next_read = started + FIRST_READ_SECONDS
+        early = False
         while not self._over.wait(_STEP_SECONDS):
-            if self._yields and time.monotonic() >= next_read:
-                next_read = time.monotonic() + READ_EVERY_SECONDS
+            begun = any(each.begun for each in self._progress)
+            if self._yields and (time.monotonic() >= next_read or (early and begun)):
+                next_read, early = time.monotonic() + READ_EVERY_SECONDS, not begun
                 if self._sees_users():
                     self._end(ProbeFailure("yielded", f"given up for {self.seen:.0f} request(s) of users"))
                     return

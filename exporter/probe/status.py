@@ -37,6 +37,7 @@ from exporter.settings import Target
 log = logging.getLogger(__name__)
 
 READ_BYTES: Final = 2 * 1024 * 1024
+BESIDE_SECONDS: Final = 2.5
 NOT_KNOWN: Final = "Something answers, but it is not a server type that I know. If it is one, set `backend:`"
 WANTS_KEY: Final = (
     "Something answers and wants a key. If it is an inference server, add it to targets with its api_key_file"
@@ -158,8 +159,8 @@ class StatusTracker:
         return checked
 
     def read_now(self, connection: Connection, headers: Headers) -> Get:
-        """Reads beside a probe that runs, each bounded by a second."""
-        return _reader(connection, headers, 1.0)
+        """Reads beside a probe that runs, each bounded by some seconds: llama-server answers them between two steps only."""
+        return _reader(connection, headers, BESIDE_SECONDS)
 
     def connection(self) -> tuple[Connection, Headers]:
         """Where to connect and with which headers; the key is read anew each time, since it may change on the disk."""

@@ -104,7 +104,8 @@ class LlamaCpp(Dialect):
     def others(self, get: Get, status: ServerStatus, ours: int) -> float | None:
         """By the slots; where there is only one, which is ours, by ``/metrics``: it alone tells that somebody waits."""
         model = f"?model={quote(str(status.model), safe='')}&autoload=false" if status.router else ""
-        slots = _slots(get(f"/slots{model}"))
+        # Each read waits for the server's current step, so the slots are left out where they can't tell.
+        slots = _slots(get(f"/slots{model}")) if status.slots is None or status.slots > ours else None
         busy = None if slots is None else sum(each.get("is_processing") is True for each in slots) - ours
         if busy or (slots is not None and len(slots) > ours):
             return None if busy is None else float(max(busy, 0))
