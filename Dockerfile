@@ -11,6 +11,7 @@ RUN /build/bin/pip install --require-hashes --only-binary=:all: --requirement de
     && /build/bin/pip --python /opt/llm-probe-exporter/bin/python install \
         --require-hashes --only-binary=:all: --requirement deploy/requirements.lock
 COPY . .
+RUN mkdir /state
 RUN /build/bin/pip wheel --no-deps --no-build-isolation --wheel-dir /wheels . \
     && /build/bin/pip --python /opt/llm-probe-exporter/bin/python install --no-deps --no-index /wheels/*.whl
 
@@ -24,7 +25,10 @@ LABEL org.opencontainers.image.title="llm-probe-exporter" \
       org.opencontainers.image.revision="${REVISION}"
 COPY --from=build /opt/llm-probe-exporter /opt/llm-probe-exporter
 # In a container the loopback is the container's own: listen on all of its addresses, publish the port on the host's loopback.
-ENV PATH=/opt/llm-probe-exporter/bin:${PATH} PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 LLM_PROBE_LISTEN=0.0.0.0:9937
+# The history of changes and speeds; a volume keeps it. Empty, and of the user that writes it.
+COPY --from=build --chown=65532:65532 /state /var/lib/llm-probe-exporter
+ENV PATH=/opt/llm-probe-exporter/bin:${PATH} PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 LLM_PROBE_LISTEN=0.0.0.0:9937 \
+    STATE_DIRECTORY=/var/lib/llm-probe-exporter
 EXPOSE 9937
 USER 65532:65532
 STOPSIGNAL SIGTERM

@@ -150,6 +150,7 @@ def _demo_settings(servers: SimulatedServers) -> Settings:
             "canary": settings.Module(interval=6 * DEMO_SECONDS, max_tokens=512, depth=2048),
         },
         discovery=settings.Discovery(local=False, docker=False),
+        history=settings.HistoryFile(path="none"),
     )
 
 

@@ -6,6 +6,7 @@ in uvicorn's thread, and one thread follows the container engine's events.
 
 import gc
 import logging
+import os
 import signal
 import sys
 import threading
@@ -15,6 +16,9 @@ from typing import Final
 
 from exporter import allocator, systemd
 from exporter.collectors import Collectors
+from exporter.history.folder import history_file
+from exporter.history.store import Store
+from exporter.ledgers import Ledgers
 from exporter.metrics import Exposition
 from exporter.on_demand import OnDemand, permit_of, refusal_of
 from exporter.probe.http.cancellation import Cancellation
@@ -59,6 +63,7 @@ class Daemon:
         self._servers = Servers()
         self._on_demand = OnDemand(self._probe_once)
         self._exposition = Exposition()
+        self._ledgers = Ledgers(_store_of(self._settings))
         self.snapshot = Snapshot(watch=self._exposition.prepare)
         self._targets = Targets(
             self.snapshot,
@@ -69,6 +74,7 @@ class Daemon:
             own_port=self._port,
             changed=self._follow,
             models_changed=lambda: self._schedule.run_soon("models"),
+            ledgers=self._ledgers,
         )
         self._collectors = Collectors(
             self.snapshot, self._settings, changed=self._machine_changed, run_soon=self._schedule.run_soon
@@ -88,6 +94,7 @@ class Daemon:
         # packets that wait longer are merged by the kernel, and lose their own arrival times.
         sys.setswitchinterval(SWITCH_SECONDS)
         bound = listen(self._host, self._port)
+        self._ledgers.start()
         self._apply(self._settings, self._profiles)
         app = self._auth.guard(build_app(self.snapshot, self._exposition.render, self))
         self._web = WebServer(app, bound, tls=self._auth.context)
@@ -132,6 +139,7 @@ class Daemon:
         self._collectors.stop()
         if self._web is not None:
             self._web.stop()
+        self._ledgers.close()
 
     # What clients may ask for (exporter.web.app.Actions) -----------------------------------------------------------------
 
@@ -149,6 +157,8 @@ class Daemon:
                 self._publish_exporter()
                 return errors
             self._loaded, self._loaded_at = True, time.time()
+            if settings.history != self._settings.history:
+                log.warning("history is used as it was at the start: restart to apply the changed setting")
             was_closed = self._auth.rules.closed
             self._auth.use(settings.web_config_file, rules)
             self._apply(settings, profiles)
@@ -239,5 +249,11 @@ class Daemon:
             schedule_delay_seconds=self._schedule.delay_seconds,
             targets_by_state=self._targets.states(),
             minimum_rocm=self._settings.host.minimum_rocm or self._profiles.rocm.minimum,
+            history_bytes=self._ledgers.bytes,
         )
         self.snapshot.publish(EXPORTER, state)
+
+
+def _store_of(settings: Settings) -> Store:
+    path = history_file(str(settings.history.path), os.environ)
+    return Store(path, keep_seconds=settings.history.keep)

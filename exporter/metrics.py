@@ -974,6 +974,12 @@ ITSELF: Final = (
         "How late the last job started.",
         lambda s: _one(s.schedule_delay_seconds),
     ),
+    _gauge(
+        DAEMON,
+        "llm_probe_exporter_history_bytes",
+        "Size of the history of changes and speeds: of its file, or of what is kept in memory where there is none.",
+        lambda s: _one(s.history_bytes),
+    ),
 )
 
 SECTIONS: Final[Mapping[str, tuple[Family, ...]]] = {

@@ -14,6 +14,7 @@ from typing import Any, Final, Generic, TypeVar
 from exporter.cache.facts import CacheFacts, WeightFacts
 from exporter.cache.model_file import Unreadable
 from exporter.containers.facts import EngineReading
+from exporter.history.change import Ledger
 from exporter.history.record import Plan, Record, fold, planned, without_model
 from exporter.host.gpu import GpuReading, GpuSample
 from exporter.host.gpu_links import GpuLink
@@ -72,7 +73,7 @@ class CollectorRun:
 class ExporterState:
     """The daemon's own state; Unix time and seconds, ``targets_by_state`` as (state, number) pairs.
 
-    ``minimum_rocm`` is the oldest release (``7.0``) that counts as supported.
+    ``minimum_rocm`` is the oldest release (``7.0``) that counts as supported, ``history_bytes`` the size of the history.
     """
 
     reload_successful: bool = True
@@ -80,6 +81,7 @@ class ExporterState:
     schedule_delay_seconds: float | None = None
     targets_by_state: tuple[tuple[str, int], ...] = ()
     minimum_rocm: str | None = None
+    history_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +139,7 @@ RECORD: Final = Kind("record", Record)
 TARGET: Final = Kind("target", TargetState)
 INFO: Final = Kind("info", TargetInfo)
 JUDGEMENT: Final = Kind("judgement", Judgement)
+LEDGER: Final = Kind("ledger", Ledger)
 CACHE: Final = Kind("cache", CacheRecord)
 COLLECTOR: Final = Kind("collector", CollectorRun)
 
@@ -151,10 +154,10 @@ PROCESSES: Final[Key[ServerProcesses, ServerProcesses]] = Key(Kind("processes", 
 MODEL_FILES: Final[Key[ModelFiles, ModelFiles]] = Key(Kind("model_files", ModelFiles))
 
 _KINDS: Final[tuple[Kind[Any], ...]] = (
-    *(RECORD, TARGET, INFO, JUDGEMENT, CACHE, COLLECTOR),
+    *(RECORD, TARGET, INFO, JUDGEMENT, LEDGER, CACHE, COLLECTOR),
     *(key.kind for key in (ROCM, GPU, GPU_SENSORS, GPU_NAMES, MACHINE, PROCESSES, MODEL_FILES, CONTAINERS, EXPORTER)),
 )
-_OF_A_TARGET: Final = (TARGET, INFO, JUDGEMENT)
+_OF_A_TARGET: Final = (TARGET, INFO, JUDGEMENT, LEDGER)
 
 
 def plan_key(target: str, module: str) -> Key[Plan, Record]:
@@ -180,6 +183,11 @@ def info_key(target: str) -> Key[TargetInfo, TargetInfo]:
 def judgement_key(target: str, module: str) -> Key[Judgement, Judgement]:
     """Thresholds from the start, the tier once a speed is known."""
     return Key(JUDGEMENT, (target, module))
+
+
+def ledger_key(target: str) -> Key[Ledger, Ledger]:
+    """What changed of a target, and what that did to its speed."""
+    return Key(LEDGER, (target,))
 
 
 def cache_key(name: str) -> Key[CacheFacts, CacheRecord]:

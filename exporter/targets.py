@@ -25,6 +25,7 @@ from exporter.discovery import (
 )
 from exporter.history.record import Plan
 from exporter.host.energy import PowerMeter
+from exporter.ledgers import Ledgers
 from exporter.probe.fingerprint_memory import Fingerprints
 from exporter.probe.http.cancellation import Cancellation
 from exporter.probe.result import NOT_AN_ANSWER, SKIPPED, Measurements, ProbeResult, TargetState
@@ -40,6 +41,7 @@ from exporter.snapshot import (
     View,
     info_key,
     judgement_key,
+    ledger_key,
     plan_key,
     probe_key,
     target_key,
@@ -56,6 +58,7 @@ from exporter.target_facts import (
     target_facts_of,
 )
 from exporter.text import seconds_text, speed_text
+from exporter.watched_facts import watched_facts
 
 log = logging.getLogger(__name__)
 
@@ -102,6 +105,7 @@ class Targets:
         own_port: int,
         changed: Callable[[], None],
         models_changed: Callable[[], object] = lambda: None,
+        ledgers: Ledgers | None = None,
     ) -> None:
         self._snapshot = snapshot
         self._settings = settings
@@ -111,6 +115,7 @@ class Targets:
         self._own_port = own_port
         self._changed = changed
         self._models_changed = models_changed
+        self._ledgers = ledgers or Ledgers()
         self._watched: dict[str, Watched] = {}
         self._survey = Survey()
         self._surveyed = False
@@ -147,6 +152,15 @@ class Targets:
         """Judge every target anew: facts of the machine have changed."""
         for watched in tuple(self._watched.values()):
             self._publish(watched)
+
+    def accept(self, name: str | None = None) -> tuple[str, ...]:
+        """Take the speeds of now for the usual ones, of one target or of all; the names of those."""
+        chosen = [each for each in tuple(self._watched.values()) if name in {None, each.target.name}]
+        for each in chosen:
+            with each.publishing:
+                ledger = self._ledgers.accept(each.target.name, time.time())
+                self._snapshot.publish(ledger_key(each.target.name), ledger)
+        return tuple(each.target.name for each in chosen)
 
     def give_back(self) -> None:
         """Undo what probes did to the time that models stay in memory; for the end of the program, bounded to some seconds."""
@@ -246,6 +260,7 @@ class Targets:
             self._snapshot.publish(
                 plan_key(watched.target.name, name), Plan(module.interval, module.concurrency, module.depth is not None)
             )
+        self._ledgers.retain(watched.target.name, watched.target.modules)
         self._publish(watched)
 
     # What is published -----------------------------------------------------------------------------------------------
@@ -282,7 +297,10 @@ class Targets:
         identity, machine = state.identity if state else None, machine_of(view)
         _tell(watched.prober, machine)
         known = target_facts_of(target, identity, machine, state)
-        yield info_key(target.name), info_of(target, identity, known, machine, profiles)
+        info = info_of(target, identity, known, machine, profiles)
+        yield info_key(target.name), info
+        facts = watched_facts(target, identity, info, known.weights, modules=self._settings.modules, view=view)
+        yield ledger_key(target.name), self._ledgers.observe(target.name, time.time(), facts, result)
         for module in target.modules:
             if (record := view.records.get((target.name, module))) and record.plan.canary:
                 continue  # the tiers are about short prompts

@@ -358,7 +358,7 @@ def add_host(snapshot: Snapshot) -> None:
     for number, name in enumerate(("cache", "containers", "gpu", "rocm")):
         snapshot.publish(collector_key(name), CollectorRun(name != "cache", 0.004 * (number + 1), NOW - 10 * number))
     states = (("failing", 1), ("fine", 4), ("waiting", 1))
-    snapshot.publish(EXPORTER, ExporterState(True, NOW - 7200, 0.0021, states, "7.0"))
+    snapshot.publish(EXPORTER, ExporterState(True, NOW - 7200, 0.0021, states, "7.0", 421_888))
 
 
 def containers() -> tuple[ContainerFacts, ...]:

@@ -14,6 +14,7 @@ import pytest
 from exporter import systemd
 from exporter.containers.facts import ContainerFacts
 from exporter.daemon import Daemon
+from exporter.history.store import open_reader
 from exporter.host.gpu import GpuFacts
 from exporter.settings import Settings, SettingsError
 from exporter.settings.errors import Problem
@@ -252,3 +253,40 @@ def test_signals_reload_and_end(
     daemon.run()
     assert len(followed) == 2
     assert caplog.text.count("the configuration is reloaded") == 1
+
+
+def test_the_history_is_kept_where_the_settings_say(files: Files, tmp_path: Path) -> None:
+    """A folder of the settings holds the file; a daemon that is gone has left it readable, and `none` leaves no file."""
+    folder = tmp_path / "state"
+    files.values = {"history": {"path": folder / "history.sqlite"}}
+    daemon = Daemon(files.load)
+    daemon._ledgers.start()
+    daemon._apply(daemon._settings, daemon._profiles)
+    daemon._targets.publish(probe("a", 0, speed=12.0))
+    daemon._ledgers.close()
+    assert open_reader(folder / "history.sqlite").series() == (("a", "default"),)
+    files.values = {"history": {"path": "none"}}
+    unkept = Daemon(files.load)
+    unkept._ledgers.start()
+    unkept._ledgers.close()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["state"]
+
+
+def test_a_changed_history_setting_needs_a_restart(files: Files, caplog: pytest.LogCaptureFixture) -> None:
+    """A reload says that the setting is not applied."""
+    daemon = made(files)
+    files.values = {"history": {"keep": "7d"}}
+    assert daemon.reload() == ()
+    assert "restart to apply" in caplog.text
+
+
+def test_a_folder_that_can_not_be_written_is_said_once(
+    files: Files, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The history is kept in memory then, and the log says why."""
+    (tmp_path / "file").write_text("")
+    files.values = {"history": {"path": tmp_path / "file" / "history.sqlite"}}
+    daemon = Daemon(files.load)
+    daemon._ledgers.start()
+    daemon._ledgers.close()
+    assert caplog.text.count("kept in memory only") == 1

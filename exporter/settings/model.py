@@ -16,6 +16,7 @@ from exporter.settings.values import (
     Duration,
     Gpus,
     Interval,
+    Keep,
     KeyFile,
     Listen,
     Name,
@@ -250,6 +251,13 @@ class Docker(Section):
     enabled: Annotated[bool | None, BeforeValidator(auto_or_bool)] = None
 
 
+class HistoryFile(Section):
+    """Where changes and speeds are kept over restarts (``auto``, ``none`` or a path), and for how long (seconds)."""
+
+    path: Path | Literal["auto", "none"] = "auto"
+    keep: Keep = 90 * 86400.0
+
+
 class ProbeEndpoint(Section):
     """Patterns of addresses that ``/probe`` may reach besides the configured targets."""
 
@@ -272,6 +280,7 @@ class Settings(BaseSettings):
     cache: Cache = Cache()
     host: Host = Host()
     docker: Docker = Docker()
+    history: HistoryFile = HistoryFile()
     probe_endpoint: ProbeEndpoint = ProbeEndpoint()
     profiles_file: ReadableFile | None = None
 

@@ -5,6 +5,7 @@ import math
 import os
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Final, NewType
 from urllib.parse import SplitResult, urlsplit
@@ -13,6 +14,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 
 MAX_NAME: Final = 128
 MAX_SECONDS: Final = 30 * 86400.0
+MAX_KEEP_SECONDS: Final = 3650 * 86400.0
 
 
 def quote(text: str, most: int = 60) -> str:
@@ -36,8 +38,8 @@ _DURATION = re.compile("".join(f"(?:(?P<{unit}>{_NUMBER}){unit})?" for unit in (
 _SECONDS: Final = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 
 
-def parse_duration(text: str) -> float:
-    """Seconds of ``500ms``, ``60s``, ``5m``, ``1h30m``, ``2d``; ValueError for anything else."""
+def parse_duration(text: str, most: float = MAX_SECONDS) -> float:
+    """Seconds of ``500ms``, ``60s``, ``5m``, ``1h30m``, ``2d``; ValueError for anything else, and above ``most`` seconds."""
     if re.fullmatch(_NUMBER, text, re.ASCII):
         number = text if len(text) < 12 else "60"
         raise ValueError(f"has no unit: write {number}s, {number}m or {number}h")
@@ -45,8 +47,8 @@ def parse_duration(text: str) -> float:
     if not text or match is None:
         raise ValueError(f"is not a duration: {quote(text)}; write it like 500ms, 60s, 5m or 1h30m")
     seconds = math.fsum(float(number) * _SECONDS[unit] for unit, number in match.groupdict().items() if number)
-    if seconds > MAX_SECONDS:
-        raise ValueError("is longer than 30 days")
+    if seconds > most:
+        raise ValueError(f"is longer than {most / 86400:.0f} days")
     return seconds
 
 
@@ -350,6 +352,12 @@ def auto_or_list(value: object) -> object:
 
 Duration = Annotated[float, _read(parse_duration, "60s"), _at_least(0.001, "1ms"), Field(allow_inf_nan=False)]
 Interval = Annotated[float, _read(parse_duration, "60s"), _at_least(1, "1s"), Field(allow_inf_nan=False)]
+Keep = Annotated[
+    float,
+    _read(partial(parse_duration, most=MAX_KEEP_SECONDS), "90d"),
+    _at_least(3600, "1h"),
+    Field(allow_inf_nan=False),
+]
 Share = Annotated[float, _read(parse_share, "5%"), Field(gt=0, le=1)]
 Amount = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Release = Annotated[str, AfterValidator(_check_release)]

@@ -53,6 +53,7 @@ def test_what_is_mounted_is_there_and_read_only() -> None:
                 assert mode == "ro", source
             elif not source.startswith("/"):
                 assert source in DOCUMENT["volumes"]
+    assert "history:/var/lib/llm-probe-exporter" in SERVICES["exporter"]["volumes"]
     # The engine's socket goes to the proxy alone, which has no network.
     assert [name for name in SERVICES if ":/var/run/docker.sock" in str(SERVICES[name].get("volumes"))] == [
         "docker-proxy"

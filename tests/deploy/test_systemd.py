@@ -40,6 +40,7 @@ def test_the_unit_is_read_as_meant() -> None:
         "Type": "notify", "NotifyAccess": "main", "WatchdogSec": "60", "Restart": "on-failure",
         "RestartPreventExitStatus": "2", "DynamicUser": "yes", "LimitCORE": "0", "ProtectSystem": "strict",
         "ProtectHome": "yes", "PrivateDevices": "yes", "CapabilityBoundingSet": "",
+        "StateDirectory": "llm-probe-exporter", "StateDirectoryMode": "0700",
     }  # fmt: skip
     assert {key: service[key] for key in expected} == expected
     assert parser["Install"]["WantedBy"] == "multi-user.target"

@@ -1,0 +1,128 @@
+"""The ledgers of all targets: fed with facts and results, kept in the store, and there again after a restart."""
+
+import logging
+import threading
+from collections.abc import Collection, Mapping
+
+from exporter.history import change
+from exporter.history.change import Entry, Ledger
+from exporter.history.sample import Sample
+from exporter.history.store import HistoryError, Store
+from exporter.probe.result import SKIPPED, ProbeResult
+from exporter.text import finite
+
+log = logging.getLogger(__name__)
+
+
+class Ledgers:
+    """What changed of each target, and what each change cost. Thread-safe; ``start`` before anything else.
+
+    Without a store nothing outlives the process. For one target the caller keeps the order of what it observes.
+    """
+
+    def __init__(self, store: Store | None = None) -> None:
+        self._store = store
+        self._ledgers: dict[str, Ledger] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def bytes(self) -> int | None:
+        """The size of the history; None before it was measured."""
+        return (self._store.status.bytes or None) if self._store else None
+
+    def start(self) -> None:
+        """Open the store and take up the ledgers that it holds; the store says why where it can't keep a file."""
+        if self._store is None:
+            return
+        self._store.start()
+        try:
+            kept = self._store.reader.ledgers()
+        except HistoryError as exc:
+            log.warning("what changed before this start is not known: %s", exc)
+            return
+        with self._lock:
+            self._ledgers |= kept
+        path = self._store.status.path
+        if path is not None:
+            log.info("the history is kept in %s", path)
+
+    def close(self) -> None:
+        """Write what waits, and end."""
+        if self._store is not None and not self._store.close():
+            log.warning("the history could not be written in time")
+
+    def of(self, target: str) -> Ledger:
+        """What is known of a target now."""
+        with self._lock:
+            return self._ledgers.get(target) or Ledger(target)
+
+    def observe(
+        self, target: str, at_seconds: float, facts: Mapping[str, str | None], result: ProbeResult | None = None
+    ) -> Ledger:
+        """The ledger of a target after its facts were read (Unix time) and, where there is one, after a probe's result."""
+        with self._lock:
+            before = self._ledgers.get(target) or Ledger(target)
+            after = change.observe_facts(before, at_seconds, facts)
+            sample = None if result is None else sample_of(result)
+            if result is not None and sample is not None:
+                after = change.observe(after, result.module, sample)
+            self._keep(before, after)
+        if self._store is not None and result is not None and sample is not None:
+            self._store.add(target, result.module, sample)
+        return after
+
+    def retain(self, target: str, modules: Collection[str]) -> None:
+        """Forget the speeds of a target by modules that no longer probe it."""
+        with self._lock:
+            before = self._ledgers.get(target)
+            if before is not None and not before.watches.keys() <= set(modules):
+                self._keep(before, change.retain(before, modules))
+
+    def accept(self, target: str, at_seconds: float) -> Ledger:
+        """The speeds of now are the usual ones for this target: the ledger in which no drop stands."""
+        with self._lock:
+            before = self._ledgers.get(target) or Ledger(target)
+            self._keep(before, change.accept(before, at_seconds))
+            return self._ledgers.get(target) or before
+
+    def entries(self, since: float = 0.0, target: str | None = None) -> tuple[Entry, ...]:
+        """Changes and unexplained steps since a time (Unix), of one target or of all, newest first: kept ones and new ones."""
+        found: dict[tuple[str, float, bool], Entry] = {}
+        if self._store is not None:
+            try:
+                for each in self._store.reader.entries(since, target):
+                    found[_key_of(each)] = each
+            except HistoryError as exc:
+                log.warning("older changes are not told: %s", exc)
+        with self._lock:
+            ledgers = [each for name, each in self._ledgers.items() if target in {None, name}]
+        found |= {_key_of(each): each for ledger in ledgers for each in ledger.entries if each.at_seconds >= since}
+        return tuple(sorted(found.values(), key=lambda each: each.at_seconds, reverse=True))
+
+    def _keep(self, before: Ledger, after: Ledger) -> None:
+        if after is before:
+            return
+        self._ledgers[after.target] = after
+        if self._store is not None:
+            self._store.save(after)
+
+
+def _key_of(entry: Entry) -> tuple[str, float, bool]:
+    return entry.target, entry.at_seconds, bool(entry.differences)
+
+
+def sample_of(result: ProbeResult) -> Sample | None:
+    """A probe as the history keeps it; None for one that was skipped. An estimated speed is none."""
+    if result.result in SKIPPED:
+        return None
+    measured, ok = result.measurements, result.result == "ok"
+    counted = ok and measured.token_count_exact is not False
+    return Sample(
+        result.at_seconds,
+        tokens_per_second=finite(measured.tokens_per_second) if counted else None,
+        ttft_seconds=finite(measured.ttft_seconds) if ok else None,
+        prefill_tokens_per_second=finite(measured.prefill_tokens_per_second) if ok else None,
+        ok=ok,
+        cold_start=result.cold_start,
+        beside_users=bool(result.beside_users),
+    )
