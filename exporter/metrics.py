@@ -24,7 +24,10 @@ from prometheus_client.utils import floatToGoString
 import exporter
 from exporter.cache.facts import CacheFacts, filesystems
 from exporter.containers.facts import EngineReading
+from exporter.history.change import Ledger
 from exporter.history.record import INTER_TOKEN_BOUNDS, TTFT_BOUNDS, Histogram, ModelHistograms, Record
+from exporter.history.shift import Shift
+from exporter.history.words import after_text, before_text, differences_of, facts_text
 from exporter.host.gpu import GpuFacts, GpuReading, GpuSample
 from exporter.host.machine import GpuSettings, MachineFacts
 from exporter.host.rocm import RocmFacts
@@ -40,6 +43,7 @@ from exporter.snapshot import (
     GPU_SENSORS,
     INFO,
     JUDGEMENT,
+    LEDGER,
     MACHINE,
     PROCESSES,
     RECORD,
@@ -124,6 +128,7 @@ PROBES: Final = Source(
 )
 TARGETS: Final = _by(TARGET, "target")
 INFOS: Final = _by(INFO, "target")
+LEDGERS: Final = _by(LEDGER, "target")
 _OWN: Final = "exposition"
 COLLECTORS: Final = Source(
     (COLLECTOR,),
@@ -154,7 +159,7 @@ SHARING: Final = Source(
     lambda view, _: (view.get(CONTAINERS), *view.of(CACHE).values()),
 )
 
-_OF_A_TARGET: Final = (PROBES, TARGETS, INFOS)
+_OF_A_TARGET: Final = (PROBES, TARGETS, INFOS, LEDGERS)
 
 
 # What follows reads a sample or two from an observation; a row of the table stays one line.
@@ -299,6 +304,53 @@ def _expected(judgement: Judgement) -> Samples:
 
 def _limit(_record: Record, judgement: Judgement) -> Samples:
     return [((judgement.limit,), 1)] if judgement.limit else ()
+
+
+def _last_change(ledger: Ledger) -> Samples:
+    return _one(ledger.changes[-1].at_seconds) if ledger.changes else ()
+
+
+def _last_differences(ledger: Ledger) -> Samples:
+    last = ledger.changes[-1].differences if ledger.changes else ()
+    return [((each.fact, each.before, each.after), 1) for each in last]
+
+
+def _since_change(read: Callable[[Shift], Iterable[tuple[Names, float | None]]]) -> Callable[[Ledger], Samples]:
+    """Of each module's shift since the newest change."""
+
+    def samples(ledger: Ledger) -> Samples:
+        last = ledger.changes[-1].at_seconds if ledger.changes else None
+        shifts = [shift for shift in ledger.shifts if last in shift.changes]
+        return [((shift.module, *own), value) for shift in shifts for own, value in read(shift)]
+
+    return samples
+
+
+def _unexplained(read: Callable[[Shift], float]) -> Callable[[Ledger], Samples]:
+    """Of each module's newest step that no fact explains."""
+
+    def samples(ledger: Ledger) -> Samples:
+        newest = {shift.module: shift for shift in ledger.shifts if not shift.explained}
+        return [((module,), read(shift)) for module, shift in newest.items()]
+
+    return samples
+
+
+def _slowdowns(ledger: Ledger) -> Samples:
+    found = [(shift, differences_of(shift, ledger.changes)) for shift in ledger.standing]
+    return [
+        (
+            (
+                shift.module,
+                "change" if shift.explained else "unexplained",
+                facts_text(differences),
+                before_text(differences),
+                after_text(differences),
+            ),
+            shift.speed.ratio,
+        )
+        for shift, differences in reversed(found)  # of two with the same labels the newest counts
+    ]
 
 
 def _gpu(name: str, text: str, read: Callable[[GpuFacts], Samples], *labels: str) -> Family:
@@ -709,6 +761,65 @@ ANSWERS: Final = (
     ),
 )
 
+WHAT_CHANGED: Final = (
+    _gauge(
+        LEDGERS,
+        "llm_last_change_timestamp_seconds",
+        "Unix time at which facts of this target or its machine were last seen to change.",
+        _last_change,
+    ),
+    _gauge(
+        LEDGERS,
+        "llm_last_change_info",
+        "That change: one series for each fact in it; always 1.",
+        _last_differences,
+        *("what", "before", "after"),
+    ),
+    _gauge(
+        LEDGERS,
+        "llm_last_change_speed_ratio",
+        "Median decode speed since the last change / before it; absent until 3 good probes lie on both sides.",
+        _since_change(lambda shift: [((), shift.speed.ratio)]),
+        "module",
+    ),
+    _gauge(
+        LEDGERS,
+        "llm_last_change_speed_ratio_bound",
+        "The interval that this ratio lies in, by bound min and max. Where it includes 1, the difference is noise.",
+        _since_change(lambda shift: [(("min",), shift.speed.min), (("max",), shift.speed.max)]),
+        *("module", "bound"),
+    ),
+    _gauge(
+        LEDGERS,
+        "llm_last_change_ttft_ratio",
+        "Median TTFT since the last change / before it.",
+        _since_change(lambda shift: [((), shift.ttft.ratio if shift.ttft else None)]),
+        "module",
+    ),
+    _gauge(
+        LEDGERS,
+        "llm_unexplained_change_timestamp_seconds",
+        "Unix time of the last step in decode speed that no watched fact explains.",
+        _unexplained(lambda shift: shift.since_seconds),
+        "module",
+    ),
+    _gauge(
+        LEDGERS,
+        "llm_unexplained_change_speed_ratio",
+        "Median decode speed since that step / before it.",
+        _unexplained(lambda shift: shift.speed.ratio),
+        "module",
+    ),
+    _gauge(
+        LEDGERS,
+        "llm_slowdown_speed_ratio",
+        "Decode speed since / before, for each drop beyond the noise that is neither over nor accepted; cause is change or"
+        " unexplained.",
+        _slowdowns,
+        *("module", "cause", "what", "before", "after"),
+    ),
+)
+
 ROCM_AND_GPU: Final = (
     _gauge(
         RELEASES,
@@ -987,6 +1098,7 @@ SECTIONS: Final[Mapping[str, tuple[Family, ...]]] = {
     "What the target is": THE_TARGET,
     "How good that is": HOW_GOOD,
     "Whether the answers are right": ANSWERS,
+    "What changed, and what it cost": WHAT_CHANGED,
     "ROCm and GPU": ROCM_AND_GPU,
     "The machine": THE_MACHINE,
     "Model cache": MODEL_CACHE,

@@ -65,6 +65,7 @@ PURE = (
     "history/shift.py",
     "history/steps.py",
     "history/watch.py",
+    "history/words.py",
     "host/gpu_metrics.py",
     "host/products.py",
     "host/throttling.py",

@@ -16,6 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 
 from exporter import metrics
 from exporter.cache.facts import CacheFacts, FilesystemFacts, ModelFacts
+from exporter.history.change import Ledger, accept, observe_facts
 from exporter.history.record import Plan
 from exporter.host.gpu import GpuFacts, GpuReading, GpuSample
 from exporter.metrics import (
@@ -42,6 +43,7 @@ from exporter.snapshot import (
     collector_key,
     info_key,
     judgement_key,
+    ledger_key,
     plan_key,
     probe_key,
     target_key,
@@ -49,7 +51,7 @@ from exporter.snapshot import (
 from exporter.text import label
 from exporter.tiers import TIERS, Judgement
 from tests.library import LibraryCollector
-from tests.scenes import probe, publish_all
+from tests.scenes import NOW, fed, probe, publish_all
 
 GOLDEN = Path(__file__).parent / "golden" / "metrics.txt"
 LIMITS = Thresholds(excellent=20, good=15, acceptable=10)
@@ -419,6 +421,45 @@ def test_any_snapshot_renders(snapshot: Snapshot) -> None:
     families: list[Metric] = list(parse_openmetrics(in_openmetrics))  # type: ignore[no-untyped-call]
     assert sum(len(family.samples) for family in families) == len(found)
     assert (text, in_openmetrics) == by_library(snapshot)
+
+
+def with_ledger(ledger: Ledger) -> View:
+    snapshot = planned()
+    snapshot.publish(ledger_key("a"), ledger)
+    return snapshot.view()
+
+
+def test_a_change_is_told_with_what_it_cost() -> None:
+    """What, before, after, the ratio and its interval come with the third probe since; the drop stands until it is accepted."""
+    ledger = fed(observe_facts(Ledger("a"), NOW - 9000, {"image": "A", "kernel": "1"}), 12.0, 0.4, 8000, 4000)
+    ledger = observe_facts(ledger, NOW - 4000, {"image": "B", "kernel": "1"})
+    waiting = fed(ledger, 6.0, 0.8, 3900, 3780)
+    assert value_of(with_ledger(waiting), "llm_last_change_info", target="a", what="image", before="A", after="B") == 1
+    assert value_of(with_ledger(waiting), "llm_last_change_timestamp_seconds", target="a") == NOW - 4000
+    assert "llm_last_change_speed_ratio" not in names_in(with_ledger(waiting))
+    view = with_ledger(found := fed(ledger, 6.0, 0.8, 3900, 3700))
+    of = {"target": "a", "module": "default"}
+    assert value_of(view, "llm_last_change_speed_ratio", **of) == pytest.approx(0.5, rel=0.02)
+    assert value_of(view, "llm_last_change_ttft_ratio", **of) == pytest.approx(2.0)
+    assert (value_of(view, "llm_last_change_speed_ratio_bound", bound="max", **of) or 1.0) < 1
+    drop = {**of, "cause": "change", "what": "image", "before": "A", "after": "B"}
+    assert value_of(view, "llm_slowdown_speed_ratio", **drop) == pytest.approx(0.5, rel=0.02)
+    assert "llm_slowdown_speed_ratio" not in names_in(with_ledger(accept(found, NOW)))
+    back = fed(observe_facts(found, NOW - 3000, {"image": "A"}), 12.0, 0.4, 2900, 2600)
+    assert "llm_slowdown_speed_ratio" not in names_in(with_ledger(back))
+
+
+def test_a_step_that_nothing_explains_is_told_as_such() -> None:
+    """It has no facts, its own time and its own ratio."""
+    ledger = observe_facts(Ledger("a"), NOW - 20000, {"image": "A"})
+    view = with_ledger(fed(fed(ledger, 12.0, 0.4, 12000, 6000), 9.0, 0.4, 6000, 3000))
+    of = {"target": "a", "module": "default"}
+    assert value_of(view, "llm_unexplained_change_speed_ratio", **of) == pytest.approx(0.75, rel=0.02)
+    at = value_of(view, "llm_unexplained_change_timestamp_seconds", **of)
+    assert at == pytest.approx(NOW - 6000, abs=300)
+    drop = {**of, "cause": "unexplained", "what": "", "before": "", "after": ""}
+    assert value_of(view, "llm_slowdown_speed_ratio", **drop) == pytest.approx(0.75, rel=0.02)
+    assert "llm_last_change_info" not in names_in(view)
 
 
 if __name__ == "__main__":
