@@ -11,11 +11,10 @@ from typing import Final, Literal
 Severity = Literal["critical", "warning", "info"]
 
 SPEED: Final = "llm_probe_tokens_per_second"
+SLOWDOWN: Final = "llm_slowdown_speed_ratio"
 TTFT: Final = "llm_probe_ttft_seconds"
 BOUND: Final = "llm_performance_tier_threshold_tokens_per_second"
 RECENT: Final = f"target_module:{SPEED}:median_recent"
-LONG: Final = f"target_module:{SPEED}:median_long"
-WEEK: Final = f"target_module:{SPEED}:median_7d"
 TTFT_LONG: Final = f"target_module:{TTFT}:median_long"
 TTFT_WEEK: Final = f"target_module:{TTFT}:median_7d"
 COUNTS: Final = "target_module_result:llm_probes:increase_recent"
@@ -108,11 +107,6 @@ RECORDINGS: Final = (
         "no recent speed, however long its gauge stays. (2.5, since increase() extrapolates.)",
     ),
     Recording(
-        LONG,
-        f"(\n{_long(f'quantile_over_time(0.5, {SPEED}[W])')}\n)\nand on (@module, model) {RECENT}",
-        "The same over 1 hour (6 for slow modules): the side of today in comparisons with the past.",
-    ),
-    Recording(
         CEILING_SHARE,
         f"max by (@target, model) (\n{RECENT} / on (@module) group_left () {CEILING}\n)",
         "The share of what its memory allows that a server reaches with a model, by its fastest module: from 0.75 on the memory is "
@@ -123,7 +117,8 @@ RECORDINGS: Final = (
         f"(\n{_long(f'quantile_over_time(0.5, {TTFT}[W])')}\n)\n"
         f"and on (@module, model) last_over_time({TTFT}[3m])\n"
         f'and on (@module) ({COUNTS}{{result="ok"}} > 2.5)',
-        "Median time to first token over 1 hour (6 for slow modules), with the same gates.",
+        "Median time to first token over 1 hour (6 for slow modules), with the same gates: the side of today in comparisons with "
+        "the past.",
     ),
     Recording(
         CLOCK_NOW,
@@ -136,15 +131,9 @@ RECORDINGS: Final = (
         "Its median: one probe that was read late says nothing about the others.",
     ),
     Recording(
-        WEEK,
-        f"quantile_over_time(0.5, {LONG}[7d] offset 1h)",
-        "What is normal for this target, module and model. A new model has no past and so no baseline.",
-        slow=True,
-    ),
-    Recording(
         TTFT_WEEK,
         f"quantile_over_time(0.5, {TTFT_LONG}[7d] offset 1h)",
-        "The same for the time to first token.",
+        "What is normal for this target, module and model. A new model has no past and so no baseline.",
         slow=True,
     ),
     Recording(
@@ -187,14 +176,6 @@ _PROBE: Final = "{{ $labels.module }} probe of " + _WHO
 _CONFIG_RESULTS: Final = "auth|no_model|http_4xx"
 _NO_TEXT: Final = "degenerate|foreign_answer"
 _NO_ANSWER: Final = f"{_NO_TEXT}|wrong_answer"
-
-
-def _lost(tier: str) -> str:
-    bound = f'{BOUND}{{tier="{tier}"}}'
-    return (
-        f"(\n  {LONG} < on (@module) group_left (tier) (0.95 * {bound})\n"
-        f"  and on (@module, model) ({LONG} offset 1d >= on (@module) group_left () {bound})\n)"
-    )
 
 
 # What the field knows of answers that are none: which part was at fault, what made it go away, and where that is told.
@@ -349,58 +330,63 @@ ALERTS: Final = (
         ),
     ),
     Alert(
-        name="LLMTierDropped",
+        name="LLMSlowerSinceChange",
         severity="warning",
-        summary="An LLM server lost a performance tier since yesterday",
+        summary="An LLM server is slower since something changed",
         description=(
-            _WHO + " no longer reaches the tier {{ $labels.tier }}, which it reached a day ago: now "
-            '{{ $value | printf "%.1f" }} tokens per second with {{ $labels.model }} (median of an hour).'
+            "The "
+            + _PROBE
+            + " measures {{ $value | humanizePercentage }} of the decode speed from before a change: {{ $labels.what }} changed "
+            "from {{ $labels.before }} to {{ $labels.after }}."
         ),
-        value=f"{_lost('acceptable')}\nor on (@module, model)\n{_lost('good')}\nor on (@module, model)\n{_lost('excellent')}",
-        op=">",
-        bound="0",
-        gates=_SPEED_GATES,
-        hold="30m",
-        keep="30m",
+        value=f'{SLOWDOWN}{{cause="change"}}',
+        op="<",
+        bound="1",
+        hold="1m",
+        keep="0s",
         board="llm-target",
-        panel="Decode speed",
+        panel="Speed since the last change",
         variables=_PROBE_LABELS,
         means=(
-            "A day ago the hour's median was at or above the lower bound of a tier; now it is more than 5 % below it. The margin "
-            "keeps a server at the border from flapping. A model that was not probed a day ago is not compared. "
-            + _SPEED_GATES_TEXT
+            "A watched fact changed (image, version, model, weights, ROCm, driver, kernel, launch setting …), and the good probes "
+            "since are slower than those before, beyond the noise of both: the median of 3, 5, 10, 30 or more probes against up to "
+            "60. Cold starts, probes beside users and estimated speeds don't count. Of changes within ten minutes, or with too few "
+            "probes between them, all are named. The alert ends when the speed is back, or when the new level is accepted: "
+            "`llm-probe-exporter changes --accept`, or 30 days."
         ),
         look=(
-            "What changed since yesterday: model, image, backend version, ROCm, driver? The Overview's annotations show it.",
-            "Set the Compare dashboard's baseline period to 1 day.",
-            "Is the GPU hotter, throttled, or shared with something else now?",
+            "`llm-probe-exporter changes` lists the change with the speeds before and since, and the interval of the ratio.",
+            "Undo the change, or one of several: the exporter finds the recovery by itself.",
+            "`llm-probe-exporter compare TARGET@yesterday TARGET@1h` compares two times and names every fact that differs.",
+            "If the new level is what you want (a better quantization, another model), accept it.",
         ),
     ),
     Alert(
-        name="LLMThroughputRegressed",
+        name="LLMSlowerUnexplained",
         severity="warning",
-        summary="An LLM server is much slower than it was all week",
+        summary="An LLM server is slower, and nothing that is watched changed",
         description=(
-            _WHO + " decodes at {{ $value | humanizePercentage }} of its median of seven days with {{ $labels.model }} "
-            "({{ $labels.module }} probe)."
+            "The "
+            + _PROBE
+            + " measures {{ $value | humanizePercentage }} of the decode speed from before. Nothing that is watched changed."
         ),
-        value=f"{LONG} / on (@module, model) {WEEK}",
+        value=f'{SLOWDOWN}{{cause="unexplained"}}',
         op="<",
-        bound="0.7",
-        gates=(f"and on (@module) ({OK_WEEK} > 200)", *_SPEED_GATES),
-        hold="30m",
-        keep="1h",
+        bound="1",
+        hold="1m",
+        keep="0s",
         board="llm-target",
-        panel="Decode speed",
+        panel="Speed since the last change",
         variables=_PROBE_LABELS,
         means=(
-            "The hour's median is below 0.7 of the median of the seven days before, which rest on more than 200 successful "
-            "probes. Prometheus must keep seven days of data. A slow decline lowers the baseline too: "
-            "LLMThroughputBelowExpected reports that. " + _SPEED_GATES_TEXT
+            "The decode speed fell in one step that no watched fact explains. A CUSUM over the good probes finds it, usually in 8 to "
+            "15 probes, and the comparison of the medians before and since confirms it. The alert ends when the speed is back, or "
+            "when the new level is accepted: `llm-probe-exporter changes --accept`, or 30 days."
         ),
         look=(
-            "As for LLMTierDropped: find the change, then compare the two periods.",
-            "A tier may still be met: a drop from 40 to 25 tok/s is a regression too.",
+            "The Machine dashboard at that time: heat, power, clocks, memory, other programs on the GPU.",
+            "Did something change that is not watched: an update of a library in the same image, a BIOS setting, a power supply?",
+            "If the new level is usual from now on, accept it: `llm-probe-exporter changes --accept`.",
         ),
     ),
     Alert(
@@ -989,7 +975,7 @@ class Inhibition:
     equal: tuple[str, ...]
 
 
-_SPEED_ALERTS: Final = "LLMThroughput.*|LLMTierDropped|LLMTTFTRegressed"
+_SPEED_ALERTS: Final = "LLMThroughput.*|LLMSlower.*|LLMTTFTRegressed"
 INHIBITIONS: Final = (
     Inhibition("LLMProbeExporterAbsent", "LLM.*", ("job",)),
     Inhibition("LLMProbeExporterDown", "LLM.*", ("job", "instance")),
@@ -999,6 +985,8 @@ INHIBITIONS: Final = (
         _TARGET_LABELS,
     ),
     Inhibition("LLMProbeFailing", _SPEED_ALERTS, _PROBE_LABELS),
-    Inhibition("LLMThroughputPoor", "LLMThroughputBelowExpected|LLMThroughputRegressed|LLMTierDropped", _TARGET_LABELS),
+    Inhibition("LLMThroughputPoor", "LLMThroughputBelowExpected", _TARGET_LABELS),
+    # The one that names the cause.
+    Inhibition("LLMSlowerSinceChange", "LLMThroughput.*", _TARGET_LABELS),
     Inhibition("LLMModelCacheDiskFull", "LLMModelCacheDiskFilling", ("job", "instance", "mountpoint")),
 )

@@ -165,25 +165,37 @@ def _host_variables() -> list[dict[str, Any]]:
     ]
 
 
-def _changed(series: str, labels: str) -> str:
-    """Above 0 for two minutes after a combination of labels first appears beside an older one of the same thing."""
+def _changed(series: str, labels: str, *, new: bool = False) -> str:
+    """Above 0 for two minutes after a combination of labels first appears beside an older one of the same thing.
+
+    ``new`` also where there was none before: what has no series until something happens.
+    """
     by = labels.replace(" ", "").split(",")
     same = ", ".join(label for label in by if label in ("job", "instance", "target", "container", "scope"))
     now = f"count by ({labels}) ({series})"
     before = f"count by ({labels}) ({series} offset 2m)"
+    if new:
+        return f"{now} unless {before}"
     older = f"count by ({same}) ({series} offset 10m)"
     return f"({now} unless {before}) and on ({same}) {older}"
 
 
 def _annotations() -> list[dict[str, Any]]:
-    info = server("llm_target_info")
+    changes, slower = server("llm_last_change_info"), probe("llm_slowdown_speed_ratio")
     return [
         annotation(
-            "Model or server changed",
-            _changed(info, "job, instance, target, backend_version, model, quantization, image, scenario"),
+            "Something changed",
+            _changed(changes, "job, instance, target, what, before, after", new=True),
             "blue",
-            "{{target}} on {{instance}} changed",
-            "now {{model}} {{quantization}}, version {{backend_version}}, image {{image}}, scenario {{scenario}}",
+            "{{target}} on {{instance}}: {{what}} changed",
+            "{{what}} changed from {{before}} to {{after}}",
+        ),
+        annotation(
+            "Slower",
+            _changed(slower, "job, instance, target, module, cause, what, before, after", new=True),
+            "red",
+            "{{target}} on {{instance}} is slower",
+            "by the {{module}} probe; {{cause}}: {{what}} {{before}} {{after}}",
         ),
         annotation(
             "ROCm changed",
@@ -429,6 +441,33 @@ def _target() -> dict[str, Any]:
                        "on this memory. Metric: llm_limit_info.",
                        [query(probe("llm_limit_info"), "{{target}} {{module}} {{limit}}")], (12, 6), values({"1": ("limit", "blue")}),
                        no_value="No speed to explain"),
+        row("What changed"),
+        table(
+            "Last change", "What was last seen to change on the target and its machine. Metric: llm_last_change_info.",
+            [query(f"max by (job, instance, target, what, before, after) ({server('llm_last_change_info')})", table=True)], (12, 6),
+            columns={"target": "Target", "what": "What", "before": "Before", "after": "After"},
+            no_value="Nothing has changed",
+        ),
+        timeseries(
+            "Speed since the last change",
+            "Median decode speed since the last change ÷ before it, with the interval that it lies in: where that includes 100 %, the "
+            "difference is noise. Steps that no fact explains apart. Metrics: llm_last_change_speed_ratio, "
+            "llm_last_change_speed_ratio_bound, llm_last_change_ttft_ratio, llm_unexplained_change_speed_ratio, "
+            "llm_slowdown_speed_ratio.",
+            [
+                query(probe("llm_last_change_speed_ratio"), "speed"),
+                query(probe("llm_last_change_speed_ratio_bound"), "speed {{bound}}"),
+                query(probe("llm_last_change_ttft_ratio"), "TTFT"),
+                query(probe("llm_unexplained_change_speed_ratio"), "unexplained"),
+                query(probe("llm_slowdown_speed_ratio"), "slower: {{cause}} {{what}}"),
+            ],
+            (9, 6), unit="percentunit", no_value="Too few probes on both sides of a change",
+        ),
+        stat("Since then", "Time since the last change, and since the last step that no fact explains. Metrics: "
+             "llm_last_change_timestamp_seconds, llm_unexplained_change_timestamp_seconds.",
+             [query(f"time() - {server('llm_last_change_timestamp_seconds')}", "change", instant=True),
+              query(f"time() - {probe('llm_unexplained_change_timestamp_seconds')}", "unexplained step", instant=True)],
+             (3, 6), unit="s", names=True, no_value="no change"),
         row("Where the time goes"),
         timeseries(
             "Phases of the last probe",
@@ -977,8 +1016,10 @@ def _exporter() -> dict[str, Any]:
         row("What it costs"),
         timeseries("CPU", "Seconds of CPU per second. Metric: process_cpu_seconds_total.",
                    [query(f"rate({host('process_cpu_seconds_total')}[$__rate_interval])", "{{instance}}")], (8, 8), unit="percentunit"),
-        timeseries("Memory", "Metrics: process_resident_memory_bytes.",
-                   [query(host("process_resident_memory_bytes"), "{{instance}}")], (8, 8), unit="bytes"),
+        timeseries("Memory, and the history", "Memory in use, and the size of the history of changes and speeds. Metrics: "
+                   "process_resident_memory_bytes, llm_probe_exporter_history_bytes.",
+                   [query(host("process_resident_memory_bytes"), "{{instance}}"),
+                    query(host("llm_probe_exporter_history_bytes"), "history {{instance}}")], (8, 8), unit="bytes"),
         timeseries("Open files", "Of those that the process may open. Metrics: process_open_fds, process_max_fds.",
                    [query(f"{host('process_open_fds')} / on (job, instance) {host('process_max_fds')}", "{{instance}}")], (8, 8),
                    unit="percentunit", maximum=1, no_value="This system doesn't tell"),

@@ -113,14 +113,14 @@ def test_a_cause_silences_its_consequences_of_the_same_server_only(tmp_path: Pat
             [
                 here | {"alertname": "LLMTargetDown"},
                 here | {"alertname": "LLMProbeFailing", "module": "default"},
-                here | {"alertname": "LLMTierDropped", "module": "default"},
+                here | {"alertname": "LLMSlowerSinceChange", "module": "default"},
                 here | {"alertname": "LLMModelCacheDiskFull"},
                 there | {"alertname": "LLMThroughputPoor", "module": "default"},
-                there | {"alertname": "LLMThroughputRegressed", "module": "default"},
+                there | {"alertname": "LLMThroughputBelowExpected", "module": "default"},
                 there | {"alertname": "LLMTTFTRegressed", "module": "prefill"},
             ],
         )
-        assert quiet == {"LLMProbeFailing", "LLMTierDropped", "LLMThroughputRegressed"}
+        assert quiet == {"LLMProbeFailing", "LLMSlowerSinceChange", "LLMThroughputBelowExpected"}
 
 
 @pytest.fixture

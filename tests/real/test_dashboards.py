@@ -33,7 +33,7 @@ CHOSEN = {
 }
 INTERVALS = {"__rate_interval": "4m", "__range": "4h", "__interval": "1m"}
 QUIET = {
-    "LLMTierDropped", "LLMThroughputRegressed", "LLMTTFTRegressed", "LLMNeverProbed", "LLMProbeExporterAbsent",
+    "LLMSlowerSinceChange", "LLMSlowerUnexplained", "LLMTTFTRegressed", "LLMNeverProbed", "LLMProbeExporterAbsent",
     "LLMModelDownloadStuck", "LLMModelCacheDiskFilling", "LLMThroughputAtCeiling",
 }  # fmt: skip
 """Rules that have no row where all is well, or that need days of history."""

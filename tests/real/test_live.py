@@ -79,7 +79,7 @@ class Live:
 
 
 def past(folder: Path, instance: str, end: float) -> str:
-    """The made-up days before: ``fast`` at 24 tok/s with its first token after 0.1 s, a download that did not go on, and a file
+    """The made-up days before: ``fast`` with its first token after 0.1 s, a download that did not go on, and a file
     system that fills.
     """
     probe = {"target": "fast", "module": "default"}
@@ -88,7 +88,6 @@ def past(folder: Path, instance: str, end: float) -> str:
     free = disk.f_bavail * disk.f_frsize
     at = [end - 80 * 60 + 30 * number for number in range(160)]
     series: list[tuple[str, Mapping[str, str], list[float]]] = [
-        ("target_module:llm_probe_tokens_per_second:median_long", recorded, [24.0] * len(at)),
         ("target_module:llm_probe_ttft_seconds:median_long", recorded, [0.1] * len(at)),
         ("llm_probes_total", probe | {"result": "ok"}, [10.0 * number for number in range(len(at))]),
         ("llm_model_cache_incomplete_bytes", {"cache": "hub"}, [STUCK] * len(at)),
