@@ -26,6 +26,8 @@ from exporter.backends import CONFIGURABLE
 from exporter.text import count_text
 
 if TYPE_CHECKING:
+    from urllib.request import OpenerDirector
+
     from exporter.cache.verify import Blob, Checked
     from exporter.demo import SimulatedServers
     from exporter.oneshot import Session
@@ -421,6 +423,61 @@ def discover(*, config: Path | None, as_json: bool) -> None:
 
 
 @main.command()
+@click.option("--target", "-t", metavar="TARGET", help="Only what changed on this target.")
+@click.option(
+    "--since", default="7d", show_default=True, metavar="DURATION", help="How far to look back, like 12h or 30d."
+)
+@click.option("--accept", is_flag=True, help="Take the speeds of now for the usual ones: no drop stands any more.")
+@click.option("--url", metavar="URL", help="The daemon.  [default: where LLM_PROBE_LISTEN or the configuration says]")
+@CONFIG
+@AS_JSON
+def changes(
+    *, target: str | None, since: str, accept: bool, url: str | None, config: Path | None, as_json: bool
+) -> None:
+    """Show what changed, and what it did to the speed.
+
+    Newest first: each change of a server or its machine, with the speed since and before. Asks the running daemon; where none
+    answers on this machine, reads the file that it has left. --accept ends the alerts on what is slower now.
+    """
+    from exporter.ledger_access import AccessError, DaemonAccess, FileAccess
+    from exporter.settings import MAX_KEEP_SECONDS, load, parse_duration
+
+    try:
+        seconds = parse_duration(since, MAX_KEEP_SECONDS)
+    except ValueError as exc:
+        raise click.BadParameter(f"it {exc}", param_hint="--since") from None
+    with _wrong_settings():
+        settings = load(config, os.environ)
+    environ = {**os.environ, **({"LLM_PROBE_CONFIG": str(config)} if config else {})}
+    own, certificate = (url, None) if url else _own_url(environ)
+    daemon = DaemonAccess(own.rstrip("/"), _opener_for(own, certificate))
+    try:
+        access = daemon if url or daemon.answers else FileAccess(settings.history, os.environ)
+        if accept:
+            accepted = access.accept(target, time.time())
+            click.echo(f"accepted the present speed of {', '.join(accepted) or 'no target'} ({access.name})")
+            return
+        found = access.changes(time.time() - seconds, target)
+    except AccessError as exc:
+        _fail(str(exc))
+    if as_json:
+        _print_json({"source": access.name, "changes": found})
+        return
+    _say(access.name)
+    if not found:
+        click.echo(f"nothing changed in the last {since}")
+        return
+    from exporter.history.told import entry_rows
+
+    rows = [row for each in found for row in entry_rows(each, _local_time(each["timestamp_seconds"]))]
+    _print_rows(rows, ("TIME", "TARGET", "WHAT CHANGED", "SPEED SINCE"))
+
+
+def _local_time(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds).astimezone().strftime("%Y-%m-%d %H:%M")
+
+
+@main.command()
 @click.option("--markdown", is_flag=True, help="Print a table to paste into an issue.")
 @CONFIG
 @AS_JSON
@@ -535,21 +592,11 @@ def healthcheck(url: str | None) -> None:
 
     For the health check of a container: exits with 0 where the daemon lives and its scheduler runs, else with 1.
     """
-    import ssl
     from urllib.error import HTTPError
-    from urllib.request import HTTPSHandler, ProxyHandler, build_opener
 
     own, certificate = (url, None) if url else _own_url(os.environ)
     address = own.rstrip("/") + "/-/healthy"
-    if not address.startswith(("http://", "https://")):
-        raise click.BadParameter("write it like http://127.0.0.1:9937", param_hint="--url")
-    tls = ssl.create_default_context()
-    tls.check_hostname, tls.verify_mode = False, ssl.CERT_NONE  # its certificate is for others, who know it by a name
-    if certificate is not None:
-        with contextlib.suppress(OSError, ValueError):
-            tls.load_cert_chain(*certificate, password="")
-    # No proxy: what is asked for is the daemon of this container.
-    opener = build_opener(ProxyHandler({}), HTTPSHandler(context=tls))
+    opener = _opener_for(address, certificate)
     try:
         with opener.open(address, timeout=HEALTH_SECONDS) as answer:
             click.echo(answer.read(1000).decode("utf-8", "replace").strip())
@@ -561,6 +608,21 @@ def healthcheck(url: str | None) -> None:
         if certificate is not None and not isinstance(reason, ConnectionRefusedError | TimeoutError):
             _fail(f"{address}: it requires a client certificate and does not accept its own: {reason}")
         _fail(f"{address}: {getattr(reason, 'strerror', None) or reason}")
+
+
+def _opener_for(address: str, certificate: tuple[Path, Path] | None) -> OpenerDirector:
+    """What asks the daemon: by no proxy, since it is here, and whatever name its certificate has."""
+    import ssl
+    from urllib.request import HTTPSHandler, ProxyHandler, build_opener
+
+    if not address.startswith(("http://", "https://")):
+        raise click.BadParameter("write it like http://127.0.0.1:9937", param_hint="--url")
+    tls = ssl.create_default_context()
+    tls.check_hostname, tls.verify_mode = False, ssl.CERT_NONE  # its certificate is for others, who know it by a name
+    if certificate is not None:
+        with contextlib.suppress(OSError, ValueError):
+            tls.load_cert_chain(*certificate, password="")
+    return build_opener(ProxyHandler({}), HTTPSHandler(context=tls))
 
 
 def _own_url(environ: Mapping[str, str]) -> tuple[str, tuple[Path, Path] | None]:

@@ -16,6 +16,7 @@ from typing import Final
 
 from exporter import allocator, systemd
 from exporter.collectors import Collectors
+from exporter.history.change import Entry
 from exporter.history.folder import history_file
 from exporter.history.store import Store
 from exporter.ledgers import Ledgers
@@ -183,6 +184,16 @@ class Daemon:
         permit = permit_of(target.url, self._settings.probe_endpoint.allow)
         server = self._servers.at(target.url)
         return Prober(target, server=server, cancellation=self._cancellation, permit=permit).probe(name, module)
+
+    def changes(self, since: float, target: str | None) -> tuple[Entry, ...]:
+        """What changed since a time, newest first."""
+        return self._ledgers.entries(since, target)
+
+    def accept(self, target: str | None) -> tuple[str, ...]:
+        """Take the speeds of now for the usual ones."""
+        accepted = self._targets.accept(target)
+        log.info("accepted the present speed of %s", ", ".join(accepted) or "no target")
+        return accepted
 
     def healthy(self) -> tuple[bool, str]:
         """Whether the scheduler beats."""

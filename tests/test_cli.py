@@ -31,6 +31,7 @@ COMMANDS = {
     "compare": ["BASELINE CANDIDATE", "--json"],
     "discover": ["--json"],
     "machine": ["--json", "--markdown"],
+    "changes": ["--target", "--since", "--accept", "--json"],
     "cache": ["--json", "--verify"],
     "check-config": ["FILE"],
     "healthcheck": ["--url"],

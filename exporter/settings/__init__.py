@@ -35,6 +35,7 @@ from exporter.settings.model import (
     WebTls,
 )
 from exporter.settings.values import (
+    MAX_KEEP_SECONDS,
     check_url,
     format_duration,
     name_from_url,
@@ -45,6 +46,7 @@ from exporter.settings.values import (
 
 __all__ = [
     "BUILT_IN_MODULES",
+    "MAX_KEEP_SECONDS",
     "BackendChoice",
     "Band",
     "Budget",

@@ -22,11 +22,14 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 import exporter
+from exporter.history.change import Entry
 from exporter.history.record import Plan
+from exporter.history.told import entry_json
 from exporter.metrics import TEXT, render_probe
 from exporter.probe.result import ProbeResult
+from exporter.settings import MAX_KEEP_SECONDS, parse_duration
 from exporter.snapshot import EXPORTER, Snapshot, View, info_key, plan_key, probe_key
-from exporter.text import printable
+from exporter.text import finite, printable
 from exporter.web import page, status
 from exporter.web.negotiate import accepts_gzip, choose_format, compress
 from exporter.web.runbook import render_runbook
@@ -67,6 +70,12 @@ class Actions(Protocol):
     def probe(self, target: str, module: str) -> ProbeResult | Refused:
         """One probe of an allowed address that isn't configured, shared by all that ask; may take as long as a probe."""
 
+    def changes(self, since: float, target: str | None) -> tuple[Entry, ...]:
+        """What changed since a time (Unix), of one target or of all, newest first; may read a file."""
+
+    def accept(self, target: str | None) -> tuple[str, ...]:
+        """Take the speeds of now for the usual ones, of one target or of all; the names of those."""
+
     def healthy(self) -> tuple[bool, str]:
         """Whether the process and its scheduler live, in words too; at once."""
 
@@ -95,6 +104,8 @@ def build_app(
         Route("/api/v1/status", site.status),
         Route("/api/v1/probes", site.probes),
         Route("/api/v1/targets", site.targets),
+        Route("/api/v1/changes", site.changes),
+        Route("/api/v1/changes/accept", site.accept, methods=["POST"]),
         Route("/-/healthy", site.healthy),
         Route("/-/ready", site.ready),
         Route("/-/reload", site.reload, methods=["POST"]),
@@ -183,6 +194,32 @@ class _Site:
         """
         view = self._snapshot.view()
         return _json([_discovered(view, target, module) for target, module in sorted(view.records)])
+
+    async def changes(self, request: Request) -> Response:
+        """``since`` is a Unix time or a duration that lies in the past (``7d``), ``target`` one of those that are configured."""
+        since = self._since(request.query_params.get("since", "30d"))
+        target = self._target(request)
+        found = await run_in_threadpool(self._actions.changes, since, target)
+        return _json({"changes": [status.as_json(entry_json(each)) for each in found]})
+
+    async def accept(self, request: Request) -> Response:
+        if _is_cross_site(request):
+            raise HTTPException(403, "a page of another site may not accept a speed")
+        accepted = await run_in_threadpool(self._actions.accept, self._target(request))
+        return _json({"accepted": [printable(each) for each in accepted]})
+
+    def _target(self, request: Request) -> str | None:
+        target = request.query_params.get("target")
+        if target is not None and target not in self._snapshot.view().targets:
+            raise HTTPException(404, f"{printable(target)} is not a target; /api/v1/targets lists them")
+        return target
+
+    def _since(self, text: str) -> float:
+        try:
+            number = finite(float(text)) if text.replace(".", "", 1).isdecimal() else None
+            return self._clock() - parse_duration(text, MAX_KEEP_SECONDS) if number is None else number
+        except ValueError as exc:
+            raise HTTPException(400, f"since {exc}, or a Unix time") from None
 
     async def healthy(self, _: Request) -> Response:
         return _verdict(*self._actions.healthy())

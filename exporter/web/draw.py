@@ -34,10 +34,11 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class Sparkline:
-    """Speed over time from 0 up: lines as SVG points, failures and the newest point by their position."""
+    """Speed over time from 0 up: lines as SVG points, failures, changes and the newest point by their position."""
 
     lines: tuple[str, ...]
     failures: tuple[float, ...]
+    changes: tuple[float, ...]
     newest: tuple[float, float] | None
     seconds: float
     low: float | None
@@ -74,8 +75,13 @@ def _span(name: str, begin: float, end: float) -> Span:
     return Span(name, begin, round(end - begin, 2))
 
 
-def sparkline_of(history: Iterable[Point], interval_seconds: float, now: float) -> Sparkline | None:
-    """The history as a line that breaks where a probe failed or none ran; None for fewer than two probes."""
+def sparkline_of(
+    history: Iterable[Point], interval_seconds: float, now: float, changes: Iterable[float] = ()
+) -> Sparkline | None:
+    """The history as a line that breaks where a probe failed or none ran; None for fewer than two probes.
+
+    ``changes`` are Unix times; those within the history are marked.
+    """
     points = [point for point in history if point.at_seconds <= now]
     if len(points) < 2:
         return None
@@ -102,6 +108,7 @@ def sparkline_of(history: Iterable[Point], interval_seconds: float, now: float) 
     return Sparkline(
         lines=tuple(" ".join(line if len(line) > 1 else line * 2) for line in lines if line),
         failures=tuple(round(100 * (point.at_seconds - begin) / seconds, 2) for point in points if not point.ok),
+        changes=tuple(round(100 * (at - begin) / seconds, 2) for at in changes if begin <= at <= now),
         newest=newest if points[-1].ok else None,
         seconds=seconds,
         low=min(speeds, default=None),

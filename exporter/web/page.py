@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import exporter
 from exporter.backends import name_of
 from exporter.cache.facts import CacheFacts, filesystems
+from exporter.history.change import Ledger
 from exporter.host.gpu import GpuFacts, GpuSample
 from exporter.snapshot import CACHE, COLLECTOR, CONTAINERS, EXPORTER, GPU, GPU_SENSORS, ROCM, View
 from exporter.text import age_text, band_text, bytes_text, count_text, rate_text, seconds_text, share_text
@@ -112,6 +113,11 @@ def as_instant(seconds: float) -> str:
         return ""
 
 
+def _change_times(ledger: Ledger | None) -> tuple[float, ...]:
+    """When something changed, or stepped for no known reason."""
+    return tuple(entry.at_seconds for entry in ledger.entries) if ledger else ()
+
+
 @functools.cache
 def _environment() -> "Environment":
     environment = new_environment()
@@ -122,6 +128,7 @@ def _environment() -> "Environment":
         "bytes": bytes_text,
         "share": share_text,
         "instant": as_instant,
+        "moment": lambda seconds: as_instant(seconds).replace("T", " ")[:16] + " UTC",
         "backend": name_of,
         "said": lambda result: status.IN_WORDS.get(result, result),
     }
@@ -130,6 +137,7 @@ def _environment() -> "Environment":
         "count_text": count_text,
         "bar_of": bar_of,
         "sparkline_of": sparkline_of,
+        "change_times": _change_times,
         "models_shown": MODELS_SHOWN,
         "skipped_in_words": SKIPPED_IN_WORDS,
     }

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from exporter.cache.facts import CacheFacts
+from exporter.history.change import Ledger
 from exporter.history.record import Record
+from exporter.history.told import ChangeLine, lines_of
 from exporter.probe.result import NOT_AN_ANSWER, RESULTS, SKIPPED, Measurements, ProbeResult, TargetState
 from exporter.probe.timeline import Timeline
 from exporter.settings import Thresholds
@@ -29,6 +31,7 @@ from exporter.snapshot import (
     View,
     info_key,
     judgement_key,
+    ledger_key,
     target_key,
 )
 from exporter.text import ERROR_CHARACTERS, band_text, count_text, finite, no_speed_text, printable
@@ -132,6 +135,9 @@ class TargetStatus:
     state: TargetState | None
     probes: tuple[ProbeStatus, ...]
     """The module that judges its speed first."""
+    ledger: Ledger | None = None
+    changes: tuple[ChangeLine, ...] = ()
+    """What to say of what changed."""
 
     @property
     def at_depth(self) -> Measurements | None:
@@ -158,10 +164,14 @@ def target_of(view: View, target: str, modules: list[str], now: float) -> Target
         for module in ordered
     )
     # Speed is judged by the first module: a long prompt or many streams at once are not what the tiers are made for.
+    ledger = view.get(ledger_key(target))
+    changes = lines_of(ledger, ordered[0], now) if ledger else ()
     worst = min(probes, key=lambda probe: probe.verdict)
     if worst is not probes[0] and worst.verdict <= Verdict.wrong:
-        return TargetStatus(target, worst.verdict, f"{worst.record.module}: {worst.reason}", info, state, probes)
-    return TargetStatus(target, probes[0].verdict, probes[0].reason, info, state, probes)
+        return TargetStatus(
+            target, worst.verdict, f"{worst.record.module}: {worst.reason}", info, state, probes, ledger, changes
+        )
+    return TargetStatus(target, probes[0].verdict, probes[0].reason, info, state, probes, ledger, changes)
 
 
 def probe_of(record: Record, judgement: Judgement | None, state: TargetState | None, now: float) -> ProbeStatus:
@@ -308,6 +318,7 @@ def target_json(status: TargetStatus) -> dict[str, Any]:
         "info": as_json(status.info),
         "state": as_json(status.state),
         "probes": [_probe_json(probe) for probe in status.probes],
+        "changes": [as_json(each) for each in status.changes],
     }
 
 

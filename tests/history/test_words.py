@@ -38,6 +38,6 @@ def test_labels_have_one_order() -> None:
 
 def test_an_effect_says_where_it_is_noise() -> None:
     """The percentage has a sign, and a difference within the noise says so."""
-    assert effect_text(Ratio(12.1, 6.4, 0.529, 0.5, 0.56, 60, 5)) == "6.4, before 12.1 tok/s (−47 %)"  # noqa: RUF001
+    assert effect_text(Ratio(12.1, 6.4, 0.529, 0.5, 0.56, 60, 5)) == "6.4, before 12.1 tok/s (\N{MINUS SIGN}47 %)"
     noise = effect_text(Ratio(12.0, 12.1, 1.008, 0.98, 1.03, 60, 5))
     assert noise == "12.1, before 12.0 tok/s (+1 %, within the noise)"

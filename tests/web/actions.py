@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from exporter.history.change import Entry
 from exporter.probe.result import ProbeResult
 from exporter.web.app import Refused
 
@@ -14,6 +15,7 @@ class StubActions:
     errors: tuple[str, ...] = ()
     fine: bool = True
     outcome: Callable[[str, str], ProbeResult | Refused] = lambda target, _: Refused(f"{target} is not allowed")
+    entries: tuple[Entry, ...] = ()
     asked: list[tuple[str, ...]] = field(default_factory=list)
 
     @property
@@ -28,6 +30,14 @@ class StubActions:
     def probe(self, target: str, module: str) -> ProbeResult | Refused:
         self.asked.append(("probe", target, module))
         return self.outcome(target, module)
+
+    def changes(self, since: float, target: str | None) -> tuple[Entry, ...]:
+        self.asked.append(("changes", f"{since:.0f}", target or ""))
+        return tuple(each for each in self.entries if target in {None, each.target})
+
+    def accept(self, target: str | None) -> tuple[str, ...]:
+        self.asked.append(("accept", target or ""))
+        return (target or "all",)
 
     def healthy(self) -> tuple[bool, str]:
         return self.fine, "the scheduler runs" if self.fine else "the scheduler stands still"

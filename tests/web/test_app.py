@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
+from exporter.history.change import Difference, Entry
 from exporter.history.record import Plan
 from exporter.metrics import OPENMETRICS, TEXT, Exposition
 from exporter.probe.result import ProbeResult
@@ -22,6 +23,7 @@ PATHS = (
     "/api/v1/status",
     "/api/v1/probes?target=vllm",
     "/api/v1/targets",
+    "/api/v1/changes",
     "/runbook",
     "/-/healthy",
     "/-/ready",
@@ -313,3 +315,27 @@ def test_json_never_holds_what_json_cannot(daemon: StubActions) -> None:
     text = client.get("/api/v1/status").text
     probe_status = json.loads(text, parse_constant=pytest.fail)["targets"][0]["probes"][0]
     assert probe_status["interval_seconds"] is None
+
+
+def test_changes_are_asked_for_by_time_and_target(client: TestClient, daemon: StubActions) -> None:
+    """A duration counts back from now, a number is a Unix time; the answer has what changed, before and after."""
+    difference = Difference("image", "A", "B")
+    daemon.entries = (Entry("vllm", NOW - 60, (difference,), ()), Entry("other", NOW - 90, (), ()))
+    answer = client.get("/api/v1/changes", params={"target": "vllm", "since": "2h"}).json()
+    (change,) = answer["changes"]
+    assert change["differences"] == [{"what": "image", "before": "A", "after": "B"}]
+    assert change["timestamp_seconds"] == NOW - 60
+    assert len(client.get("/api/v1/changes", params={"since": "100"}).json()["changes"]) == 2
+    assert daemon.asked == [("changes", f"{NOW - 7200:.0f}", "vllm"), ("changes", "100", "")]
+    assert client.get("/api/v1/changes", params={"since": "soon"}).status_code == 400
+    assert client.get("/api/v1/changes", params={"target": "nobody"}).status_code == 404
+
+
+def test_a_speed_is_accepted_by_post_alone(client: TestClient, daemon: StubActions) -> None:
+    """Of one target or of all; not by a page of another site."""
+    assert client.get("/api/v1/changes/accept").status_code == 405
+    assert client.post("/api/v1/changes/accept", headers={"origin": "http://evil.example"}).status_code == 403
+    assert client.post("/api/v1/changes/accept?target=nobody").status_code == 404
+    assert daemon.asked == []
+    assert client.post("/api/v1/changes/accept?target=vllm").json() == {"accepted": ["vllm"]}
+    assert client.post("/api/v1/changes/accept").json() == {"accepted": ["all"]}

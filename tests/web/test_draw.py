@@ -52,6 +52,13 @@ def test_the_line_breaks_where_a_probe_failed_or_none_ran() -> None:
     assert (line.low, line.high) == (20, 20)
 
 
+def test_changes_are_marked_where_they_were() -> None:
+    """Those before the first probe, and after now, are not on the line."""
+    line = sparkline_of([Point(100.0, 20.0, True), Point(200.0, 10.0, True)], 60, 300, (50.0, 150.0, 400.0))
+    assert line is not None
+    assert line.changes == (25.0,)
+
+
 @given(st.lists(st.builds(Point, st.floats(0, 1e6), st.none() | st.floats(0, 1e4), st.booleans()), max_size=30))
 def test_any_history_is_drawn_inside_its_box(history: list[Point]) -> None:
     """Whatever the clock did, every point lies in the box; fewer than two probes are no line."""

@@ -1,0 +1,127 @@
+"""What changed, for a person at a prompt: asked of the running daemon, or read from the file that it has left."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.error import HTTPError
+from urllib.parse import urlencode
+from urllib.request import OpenerDirector, Request
+
+from exporter.history.change import accept
+from exporter.history.folder import history_file
+from exporter.history.store import HistoryError, Store, open_reader
+from exporter.history.told import entry_json
+from exporter.settings import HistoryFile
+
+SECONDS = 10.0
+LARGEST = 64 << 20
+
+Changes = list[dict[str, Any]]
+
+
+class AccessError(Exception):
+    """Neither a daemon nor a file tells; the message says why, and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class DaemonAccess:
+    """The running daemon, by its URL. Calls raise AccessError."""
+
+    url: str
+    opener: OpenerDirector
+
+    @property
+    def name(self) -> str:
+        """What a person is told of where this comes from."""
+        return f"from the daemon at {self.url}"
+
+    @property
+    def answers(self) -> bool:
+        """Whether anything answers there."""
+        try:
+            with self.opener.open(f"{self.url}/-/healthy", timeout=SECONDS):
+                return True
+        except HTTPError as exc:
+            exc.close()
+            return True
+        except (OSError, ValueError):
+            return False
+
+    def changes(self, since: float, target: str | None) -> Changes:
+        """The entries since a time (Unix), newest first."""
+        found = self._asked("/api/v1/changes", "GET", since=f"{since:.0f}", target=target)
+        return list(found["changes"])
+
+    def accept(self, target: str | None, _: float) -> tuple[str, ...]:
+        """Take the speeds of now for the usual ones; the names of the targets."""
+        return tuple(self._asked("/api/v1/changes/accept", "POST", target=target)["accepted"])
+
+    def _asked(self, path: str, method: str, **query: str | None) -> Any:
+        asked = urlencode({name: value for name, value in query.items() if value is not None})
+        request = Request(f"{self.url}{path}{asked and f'?{asked}'}", method=method)  # noqa: S310 - http or https, checked
+        try:
+            with self.opener.open(request, timeout=SECONDS) as answer:
+                return json.loads(answer.read(LARGEST))
+        except HTTPError as exc:
+            with exc:
+                raise AccessError(_refused(self.url, path, exc)) from None
+        except (OSError, ValueError) as exc:
+            raise AccessError(f"{self.url}: {getattr(exc, 'reason', exc)}") from None
+
+
+def _refused(url: str, path: str, error: HTTPError) -> str:
+    if error.code in {401, 403}:
+        return (
+            f"{url} requires authentication ({error.code}), which this command can't give: "
+            f"use another client, such as curl -u USER {url}{path}"
+        )
+    try:
+        said = json.loads(error.read(4096))["error"]
+    except (OSError, ValueError, KeyError, TypeError):
+        said = "no exporter that knows changes answers there"
+    return f"{url}: {error.code} {said}"
+
+
+class FileAccess:
+    """The history's file, where no daemon runs. Raises AccessError where there is none."""
+
+    def __init__(self, settings: HistoryFile, environ: Mapping[str, str]) -> None:
+        path = history_file(str(settings.path), environ)
+        if path is None or not path.is_file():
+            where = f"there is no history at {path}" if path else "the history is kept in memory only"
+            raise AccessError(f"no daemon answers, and {where}; --url names a daemon elsewhere")
+        self._path = path
+
+    @property
+    def name(self) -> str:
+        """What a person is told of where this comes from."""
+        return f"no daemon answers; read from {self._path}"
+
+    def changes(self, since: float, target: str | None) -> Changes:
+        """The entries since a time (Unix), newest first."""
+        reader = open_reader(self._path)
+        try:
+            if target is not None and target not in reader.ledgers():
+                raise AccessError(f"there is no target {target} in {self._path}")
+            return [entry_json(each) for each in reader.entries(since, target)]
+        except HistoryError as exc:
+            raise AccessError(f"{self._path}: {exc}") from None
+
+    def accept(self, target: str | None, now: float) -> tuple[str, ...]:
+        """Take the speeds of now (Unix time) for the usual ones; the names of the targets."""
+        store = Store(self._path)
+        store.start()
+        try:
+            if store.status.path is None:
+                raise AccessError(f"{self._path} can't be written: {store.status.problem}")
+            chosen = {name: ledger for name, ledger in store.reader.ledgers().items() if target in {None, name}}
+            if target is not None and not chosen:
+                raise AccessError(f"there is no target {target} in {self._path}")
+            for ledger in chosen.values():
+                store.save(accept(ledger, now))
+        except HistoryError as exc:
+            raise AccessError(f"{self._path}: {exc}") from None
+        finally:
+            store.close()
+        return tuple(chosen)
