@@ -1,13 +1,14 @@
 """The ledgers of all targets: fed with facts and results, kept in the store, and there again after a restart."""
 
 import logging
+import math
 import threading
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 from exporter.history import change
 from exporter.history.change import Entry, Ledger
 from exporter.history.sample import Sample
-from exporter.history.store import HistoryError, Store
+from exporter.history.store import HistoryError, Reader, Store
 from exporter.probe.result import SKIPPED, ProbeResult
 from exporter.text import finite
 
@@ -36,7 +37,7 @@ class Ledgers:
             return
         self._store.start()
         try:
-            kept = self._store.reader.ledgers()
+            kept = {each.target: each for each in _caught_up(self._store.reader)}
         except HistoryError as exc:
             log.warning("what changed before this start is not known: %s", exc)
             return
@@ -105,6 +106,21 @@ class Ledgers:
         self._ledgers[after.target] = after
         if self._store is not None:
             self._store.save(after)
+
+
+def _caught_up(reader: Reader) -> Iterator[Ledger]:
+    """The kept ledgers with the probes that were kept after them: a ledger that says nothing new is written once an hour."""
+    ledgers = reader.ledgers()
+    for target, module in reader.series():
+        ledger = ledgers.get(target)
+        if ledger is None:
+            continue
+        watch = ledger.watches.get(module)
+        last = watch.last_at_seconds if watch and watch.last_at_seconds is not None else -math.inf
+        for sample in reader.samples(target, module, max(0.0, math.nextafter(last, math.inf)), math.inf):
+            ledger = change.observe(ledger, module, sample)
+        ledgers[target] = ledger
+    yield from ledgers.values()
 
 
 def _key_of(entry: Entry) -> tuple[str, float, bool]:

@@ -1,12 +1,13 @@
 """The ledgers of all targets over a real store: what feeds them, what a restart keeps, what a person accepts."""
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from exporter.history.store import Store
+from exporter.history.store import Store, open_reader
 from exporter.ledgers import Ledgers, sample_of
 from exporter.probe.result import ProbeResult
 from tests.scenes import NOW, probe
@@ -52,6 +53,27 @@ def test_a_restart_goes_on_where_it_ended(path: Path) -> None:
     third.close()
     assert (entry.differences[0].before, entry.differences[0].after) == ("vllm:0.11", "vllm:0.12")
     assert entry.shifts == (shift,)
+
+
+def test_a_killed_process_loses_no_probe_that_was_kept(path: Path) -> None:
+    """The ledger in the file is older than its probes; a start observes these again, each once and in their order."""
+    first = opened(path)
+    assert first._store is not None
+    feed(first, {**BEFORE}, 12.0, 1, NOW)
+    assert first._store.flush()
+    feed(first, {**BEFORE}, 12.0, 39, NOW + 60)
+    expected = first.of("vllm")
+    assert first._store.flush()
+    assert len(open_reader(path).ledgers()["vllm"].watches["default"].since) < 40
+    aside = path.with_name("killed.sqlite")
+    for end in ("", "-wal"):  # as the process leaves it that ends here
+        shutil.copy(f"{path}{end}", f"{aside}{end}")
+    first.close()
+    second = opened(aside)
+    assert second.of("vllm").watches["default"].since.speeds() == expected.watches["default"].since.speeds()
+    feed(second, {**AFTER}, 6.4, 3, NOW + 7200)
+    assert second.of("vllm").standing
+    second.close()
 
 
 def test_what_is_new_is_told_before_it_is_in_the_file(path: Path) -> None:
