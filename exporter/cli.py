@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from exporter.cache.verify import Blob, Checked
     from exporter.demo import SimulatedServers
+    from exporter.history.compare import Side
     from exporter.oneshot import Session
     from exporter.report import Report
     from exporter.settings import Settings, Target
@@ -288,6 +289,7 @@ def probe(
 @click.argument("candidate")
 @_count(5)
 @MODULE
+@click.option("--anyway", is_flag=True, help="Compare although model or module differ.")
 @CONFIG
 @AS_JSON
 def compare(
@@ -296,13 +298,15 @@ def compare(
     candidate: str,
     count: int,
     module: str,
+    anyway: bool,
     config: Path | None,
     as_json: bool,
 ) -> None:
     """Compare a baseline with a candidate.
 
-    Is it faster, and by enough? Each is the URL of a running server or a file saved from `probe --json`. Two URLs are probed
-    in turns. The verdict is by the success criteria of the profiles: reached by the speed or by the ratio. Exits with 0
+    Is it faster, and by enough? Each is the URL of a running server, a file saved from `probe --json`, or TARGET@TIME: what the
+    daemon's history has of a target, such as vllm@2h, vllm@yesterday, vllm@2026-11-20T12:00. Two URLs are probed in turns. Facts
+    that differ are named; another model or module is refused without --anyway. The verdict is by the success criteria of the profiles: reached by the speed or by the ratio. Exits with 0
     where one is reached, with 1 where none is, or where the difference is within the noise.
 
     \b
@@ -314,15 +318,23 @@ def compare(
 
     with _wrong_settings():
         session = Session(config, module)
-        reports = _reports_of(session, (baseline, candidate), count)
+        names = (baseline, candidate)
+        past = {name: _side_at(session, name, module) for name in names if _is_past(name)}
+        reports = iter(_reports_of(session, tuple(name for name in names if name not in past), count))
     bounds = session.profiles.tiers
     sides = []
-    for name, summary in zip((baseline, candidate), reports, strict=True):
+    for name in names:
         try:
-            sides.append(report.side_of(name, summary, bounds))
+            side = past.get(name)
+            sides.append(report.side_of_history(side, bounds) if side else report.side_of(name, next(reports), bounds))
         except ValueError as exc:
             _fail(f"{name}: {exc}")
     judged = report.compare(sides[0], sides[1], session.profiles.success_criteria)
+    if judged.unequal and not anyway:
+        for each in judged.unequal:
+            _say(f"not compared: the {each.fact} differs: {each.before} and {each.after}")
+        _say("--anyway compares all the same")
+        sys.exit(2)
     if as_json:
         _print_json(report.comparison_json(judged))
     else:
@@ -332,7 +344,29 @@ def compare(
     sys.exit(0 if judged.verdict in report.REACHED else 1)
 
 
-def _reports_of(session: Session, names: tuple[str, str], count: int) -> list[Report]:
+def _is_past(name: str) -> bool:
+    """Whether a name is TARGET@TIME, and no file."""
+    from exporter.history.compare import split_target_at
+
+    return split_target_at(name) is not None and not Path(name).exists()
+
+
+def _side_at(session: Session, name: str, module: str) -> Side:
+    """What the history has of TARGET@TIME."""
+    from exporter.history.compare import side_at
+    from exporter.history.store import HistoryError
+    from exporter.ledger_access import AccessError, FileAccess
+
+    # The default is not asked for: a target may have no such module.
+    asked = None if module == "default" else module
+    try:
+        reader = FileAccess(session.settings.history, os.environ).reader
+        return side_at(reader, name, time.time(), module=asked)
+    except (AccessError, HistoryError, ValueError) as exc:
+        _fail(f"{name}: {exc}")
+
+
+def _reports_of(session: Session, names: tuple[str, ...], count: int) -> list[Report]:
     """A report of each name: read from a file, or measured, in turns where both are URLs."""
     targets = [session.target(name) for name in names if _is_url(name)]
     saved = [None if _is_url(name) else _read_report(Path(name)) for name in names]
@@ -451,6 +485,7 @@ def changes(
     environ = {**os.environ, **({"LLM_PROBE_CONFIG": str(config)} if config else {})}
     own, certificate = (url, None) if url else _own_url(environ)
     daemon = DaemonAccess(own.rstrip("/"), _opener_for(own, certificate))
+    access: DaemonAccess | FileAccess | None = None
     try:
         access = daemon if url or daemon.answers else FileAccess(settings.history, os.environ)
         if accept:
@@ -459,7 +494,7 @@ def changes(
             return
         found = access.changes(time.time() - seconds, target)
     except AccessError as exc:
-        _fail(str(exc))
+        _fail(f"no daemon answers at {own}: {exc}" if access is None else str(exc))
     if as_json:
         _print_json({"source": access.name, "changes": found})
         return

@@ -10,7 +10,7 @@ from urllib.request import OpenerDirector, Request
 
 from exporter.history.change import accept
 from exporter.history.folder import history_file
-from exporter.history.store import HistoryError, Store, open_reader
+from exporter.history.store import HistoryError, Reader, Store, open_reader
 from exporter.history.told import entry_json
 from exporter.settings import HistoryFile
 
@@ -90,7 +90,7 @@ class FileAccess:
         path = history_file(str(settings.path), environ)
         if path is None or not path.is_file():
             where = f"there is no history at {path}" if path else "the history is kept in memory only"
-            raise AccessError(f"no daemon answers, and {where}; --url names a daemon elsewhere")
+            raise AccessError(where)
         self._path = path
 
     @property
@@ -98,9 +98,14 @@ class FileAccess:
         """What a person is told of where this comes from."""
         return f"no daemon answers; read from {self._path}"
 
+    @property
+    def reader(self) -> Reader:
+        """What the file holds."""
+        return open_reader(self._path)
+
     def changes(self, since: float, target: str | None) -> Changes:
         """The entries since a time (Unix), newest first."""
-        reader = open_reader(self._path)
+        reader = self.reader
         try:
             if target is not None and target not in reader.ledgers():
                 raise AccessError(f"there is no target {target} in {self._path}")

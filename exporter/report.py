@@ -6,12 +6,17 @@ measured is null, and within ``phase_seconds`` and ``tokens`` it is absent.
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from statistics import median
 from typing import Any, Final, Literal
 
 from exporter.backends import name_of
 from exporter.discovery import Found, Survey
+from exporter.history.change import Difference
+from exporter.history.compare import MODEL, Side, beside
+from exporter.history.ratio import LEAST_SAMPLES, Ratio
+from exporter.history.sample import Sample
+from exporter.history.words import in_order
 from exporter.probe.result import NOT_AN_ANSWER, Measurements, ProbeResult
 from exporter.settings import Criterion, SuccessCriteria, Thresholds
 from exporter.snapshot import TargetInfo
@@ -29,9 +34,6 @@ SPEEDS: Final = (
 )
 TIMES: Final = ("ttft_seconds", "time_to_first_answer_seconds", "clock_error_seconds")
 NESTED: Final = ("inter_token_seconds", "phase_seconds", "tokens")
-
-# Below this a difference between runs that don't overlap is taken for one: 1 in 20, as is customary.
-CHANCE: Final = 0.05
 
 
 def report_of(result: ProbeResult, url: str, judgement: Judgement, info: TargetInfo | None = None) -> dict[str, Any]:
@@ -149,19 +151,20 @@ def _spread(values: Iterable[float | None]) -> dict[str, float] | None:
 # Comparison
 
 
-Verdict = Literal["excellent", "good", "minimum", "below", "no_change", "slower"]
+Verdict = Literal["excellent", "good", "minimum", "below", "no_change", "slower", "too_few"]
 REACHED: Final = frozenset({"excellent", "good", "minimum"})
 
 
 @dataclass(frozen=True, slots=True)
 class Noise:
-    """Whether a difference is more than the runs differ among themselves; ``beyond`` is None where that can't be said.
+    """Whether a difference is more than noise, by the same test as the ledger; ``beyond`` is None where too few runs tell.
 
-    ``chance`` is how often runs of one and the same server would lie apart like these.
+    ``min`` and ``max`` are the interval that the ratio lies in.
     """
 
     beyond: bool | None
-    chance: float | None
+    min: float | None
+    max: float | None
     why: str
 
 
@@ -175,17 +178,27 @@ class ComparisonSide:
     tier: str
     model: str | None = None
     module: str | None = None
+    facts: Mapping[str, str] = field(default_factory=dict)
+    ttft: tuple[float, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """A baseline against a candidate."""
+    """A baseline against a candidate. ``ttft_ratio`` is None where too few runs tell.
+
+    ``differences`` are the facts that differ between the sides; ``unequal`` those of them that forbid the comparison: another
+    model, another module or shape of it.
+    """
 
     baseline: ComparisonSide
     candidate: ComparisonSide
     ratio: float
     noise: Noise
     verdict: Verdict
+    ttft_ratio: float | None = None
+    differences: tuple[Difference, ...] = ()
+    unequal: tuple[Difference, ...] = ()
     notes: tuple[str, ...] = ()
 
 
@@ -205,8 +218,48 @@ def side_of(name: str, report: Report, bounds: Thresholds) -> ComparisonSide:
         )
         raise ValueError("has no speed to compare" + (f": {why}" if why else ""))
     speeds = tuple(run_speed for run in runs if (run_speed := _number(run.get("tokens_per_second"))) is not None)
+    ttft = tuple(each for run in runs if (each := _number(run.get("ttft_seconds"))) is not None)
     return ComparisonSide(
-        name, speed, speeds, tier_of(speed, bounds), _text(report.get("model")), _text(report.get("module"))
+        name,
+        speed,
+        speeds,
+        tier_of(speed, bounds),
+        _text(report.get("model")),
+        _text(report.get("module")),
+        _facts_of(report),
+        ttft,
+    )
+
+
+_FACTS: Final = (
+    ("backend", "backend"),
+    ("backend_version", "backend version"),
+    ("model", MODEL),
+    ("quantization", "quantization"),
+)
+"""Keys of a report that are facts, by the names that the ledger gives them."""
+
+
+def _facts_of(report: Report) -> dict[str, str]:
+    return {fact: text for key, fact in _FACTS if (text := _text(report.get(key)))}
+
+
+def side_of_history(side: Side, bounds: Thresholds) -> ComparisonSide:
+    """One side of a comparison out of the history: the good probes that stand for a time, and the facts of then."""
+    speeds = tuple(each.tokens_per_second for each in side.samples if each.tokens_per_second is not None)
+    ttft = tuple(each.ttft_seconds for each in side.samples if each.ttft_seconds is not None)
+    hourly = ("single probes are no longer kept: each run is the median of an hour",) if side.hourly else ()
+    speed = median(speeds)
+    return ComparisonSide(
+        side.name,
+        speed,
+        speeds,
+        tier_of(speed, bounds),
+        side.facts.get(MODEL),
+        side.module,
+        side.facts,
+        ttft,
+        tuple(f"{side.name}: {note}" for note in (*side.notes, *hourly)),
     )
 
 
@@ -223,46 +276,46 @@ def _text(value: object) -> str | None:
 
 
 def compare(baseline: ComparisonSide, candidate: ComparisonSide, criteria: SuccessCriteria) -> Comparison:
-    """Judge a change: how many times as fast, beyond the noise or not, and the verdict by the success criteria."""
-    ratio = candidate.tokens_per_second / baseline.tokens_per_second
-    noise = noise_of(baseline.runs, candidate.runs)
-    notes = [
-        f"the two differ in their {name} too: {one} and {other}"
-        for name, one, other in (
-            ("model", baseline.model, candidate.model),
-            ("module", baseline.module, candidate.module),
+    """Judge a change: how many times as fast, beyond the noise or not, what differs, and the verdict by the success criteria."""
+    sides = beside(_as_side(baseline, candidate), _as_side(candidate, baseline))
+    noise = noise_of(sides.speed)
+    ratio = sides.speed.ratio if sides.speed else candidate.tokens_per_second / baseline.tokens_per_second
+    return Comparison(
+        baseline,
+        candidate,
+        ratio,
+        noise,
+        verdict_of(candidate.tokens_per_second, ratio, noise, criteria),
+        sides.ttft.ratio if sides.ttft else None,
+        in_order(sides.differences),
+        sides.unequal,
+        (*baseline.notes, *candidate.notes),
+    )
+
+
+def _as_side(side: ComparisonSide, other: ComparisonSide) -> Side:
+    """In the terms of the history. A side that doesn't say its module has the other's."""
+    samples = [Sample(0.0, tokens_per_second=speed) for speed in side.runs]
+    samples += [Sample(0.0, ttft_seconds=seconds) for seconds in side.ttft]
+    return Side(side.name, "", side.module or other.module or "", side.facts, tuple(samples))
+
+
+def noise_of(ratio: Ratio | None) -> Noise:
+    """What a ratio of runs says about noise, in words; None is one of too few runs."""
+    if ratio is None:
+        return Noise(
+            None, None, None, f"too few runs to tell: {LEAST_SAMPLES} of each are needed (--count {LEAST_SAMPLES})"
         )
-        if one and other and one != other
-    ]
-    verdict = verdict_of(candidate.tokens_per_second, ratio, noise, criteria)
-    return Comparison(baseline, candidate, ratio, noise, verdict, tuple(notes))
-
-
-def noise_of(one: Sequence[float], other: Sequence[float]) -> Noise:
-    """Whether every run of one side is faster than every run of the other, and how often chance alone does that.
-
-    Of all ways to deal the runs out to two sides of these sizes, two set them apart like this: the exact rank test at its
-    extreme, which needs no assumption on how speeds are distributed.
-    """
-    if len(one) < 2 or len(other) < 2:
-        return Noise(None, None, "the noise is not known: several runs of each are needed (--count)")
-    ranges = f"{_range(one)} and {_range(other)} tok/s"
-    if max(one) >= min(other) and max(other) >= min(one):
-        return Noise(beyond=False, chance=None, why=f"the runs overlap: {ranges}")
-    chance = 2 / math.comb(len(one) + len(other), len(one))
-    odds = f"{ranges}; chance alone gives that in 1 of {round(1 / chance)} cases"
-    if chance > CHANCE:
-        return Noise(None, chance, f"the runs don't overlap, but are too few to tell: {odds}")
-    return Noise(beyond=True, chance=chance, why=f"the runs don't overlap: {odds}")
-
-
-def _range(values: Sequence[float]) -> str:
-    return f"{min(values):.4g}–{max(values):.4g}"
+    between = f"the ratio lies between {ratio.min:.2f} and {ratio.max:.2f}"
+    beyond = ratio.beyond_noise
+    return Noise(beyond, ratio.min, ratio.max, f"{'beyond' if beyond else 'within'} the noise: {between}")
 
 
 def verdict_of(tokens_per_second: float, ratio: float, noise: Noise, criteria: SuccessCriteria) -> Verdict:
     """The best criterion that the speed or the ratio reaches; a change that is none reaches nothing, however fast it is."""
-    if noise.beyond is False or ratio == 1:
+    if noise.beyond is None:
+        return "too_few"
+    if not noise.beyond:
         return "no_change"
     if ratio < 1:
         return "slower"
@@ -458,6 +511,7 @@ VERDICTS: Final[Mapping[Verdict, str]] = {
     "below": "below the minimum: faster, but not by enough",
     "no_change": "no change: the difference is within the noise",
     "slower": "slower",
+    "too_few": "too few runs to tell",
 }
 
 
@@ -470,6 +524,8 @@ def comparison_rows(comparison: Comparison) -> list[tuple[str, str]]:
         ),
         ("ratio", f"{comparison.ratio:.2f}×"),
         ("noise", comparison.noise.why),
+        *([("time to first token", f"{comparison.ttft_ratio:.2f}×")] if comparison.ttft_ratio is not None else []),
+        *((f"{each.fact} differs", f"{each.before} and {each.after}") for each in comparison.differences),
         ("verdict", VERDICTS[comparison.verdict]),
     ]
 

@@ -28,7 +28,7 @@ COMMANDS = {
     "serve": ["--config", "--listen"],
     "demo": ["--listen"],
     "probe": ["URL", "--backend", "--model", "--count", "--module", "--api-key-file", "--min-tier", "--json"],
-    "compare": ["BASELINE CANDIDATE", "--json"],
+    "compare": ["BASELINE CANDIDATE", "--anyway", "--json"],
     "discover": ["--json"],
     "machine": ["--json", "--markdown"],
     "changes": ["--target", "--since", "--accept", "--json"],
@@ -287,9 +287,26 @@ def test_compare_of_saved_files(tmp_path: Path) -> None:
     assert re.search(r"^ratio +2\.53×$", result.stdout, re.MULTILINE)
     assert re.search(r"^verdict +good: worth it$", result.stdout, re.MULTILINE)
     judged = json.loads(run("compare", before, after, "--json").stdout)
-    assert set(judged) == {"baseline", "candidate", "ratio", "noise", "verdict", "notes"}
+    assert set(judged) == {
+        *("baseline", "candidate", "ratio", "noise", "verdict"),
+        *("ttft_ratio", "differences", "unequal", "notes"),
+    }
     assert (judged["verdict"], judged["noise"]["beyond"], judged["candidate"]["tier"]) == ("good", True, "good")
     assert run("compare", after, before).exit_code == 1
+
+
+def test_compare_refuses_unequal_things(tmp_path: Path) -> None:
+    """Another model is no comparison, unless a person wants it; too few runs are no success."""
+    before = save(tmp_path / "before.json", 6.3, 6.4, 6.4, 6.5, 6.6, model="a")
+    after = save(tmp_path / "after.json", 16.0, 16.1, 16.2, 16.3, 16.4, model="b")
+    refused = run("compare", before, after)
+    assert (refused.exit_code, refused.stdout) == (2, "")
+    assert "not compared: the model differs: a and b" in refused.stderr
+    assert run("compare", before, after, "--anyway").exit_code == 0
+    single = run("compare", save(tmp_path / "one.json", 6.4), save(tmp_path / "other.json", 25.0))
+    assert single.exit_code == 1
+    assert "too few runs to tell" in single.stdout
+    assert "success" not in single.stdout
 
 
 def test_compare_probes_urls(url: str, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from click.testing import CliRunner, Result
 
 from exporter.cli import main
 from exporter.history.change import Ledger, observe_facts
+from exporter.history.sample import Sample
 from exporter.history.store import Store, open_reader
 from tests.scenes import fed
 from tests.waiting import eventually
@@ -25,17 +26,20 @@ def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     store = Store(path, clock=lambda: now)
     store.start()
     store.save(ledger)
+    for number in range(130):
+        at = now - 8000 + 60 * number
+        store.add("vllm", "default", Sample(at, 12.0 if at < now - 900 else 6.0, 0.4))
     assert store.close()
     return path
 
 
-def run(path: Path, *arguments: str) -> Result:
-    """The command beside no daemon."""
+def run(path: Path, *arguments: str, command: str = "changes") -> Result:
+    """A command beside no daemon."""
     with socket.create_server(("127.0.0.1", 0)) as closed:
         listen = f"127.0.0.1:{closed.getsockname()[1]}"
     clean = {name: None for name in os.environ if name.startswith("LLM_PROBE_")}
     environ = {**clean, "LLM_PROBE_LISTEN": listen, "LLM_PROBE_HISTORY__PATH": str(path)}
-    return CliRunner().invoke(main, ["changes", *arguments], env=environ)
+    return CliRunner().invoke(main, [command, *arguments], env=environ)
 
 
 def test_the_file_says_what_changed(path: Path) -> None:
@@ -71,7 +75,7 @@ def test_what_is_not_there_is_said(path: Path, tmp_path: Path) -> None:
     assert run(path, "--target", "nobody", "--accept").exit_code == 1
     missing = run(tmp_path / "none.sqlite")
     assert missing.exit_code == 1
-    assert "no daemon answers, and there is no history at" in missing.stderr
+    assert "there is no history at" in missing.stderr
     assert "in memory only" in run(Path("none")).stderr
     assert run(path, "--since", "yesterday").exit_code == 2
     elsewhere = run(path, "--url", "http://127.0.0.1:1")
@@ -92,3 +96,30 @@ def test_a_file_that_a_daemon_writes_is_left_alone(path: Path) -> None:
         store.close()
     assert refused.exit_code == 1
     assert "another process writes it" in refused.stderr
+
+
+def test_two_times_are_compared(path: Path) -> None:
+    """The facts that differ between them are named, and the verdict is that of any comparison."""
+    result = run(path, "vllm@1h", "vllm@8m", command="compare")
+    assert result.exit_code == 1, result.stderr
+    assert "image differs" in result.stdout, result.stderr
+    assert "0.50×" in result.stdout
+    assert "slower" in result.stdout
+    found = json.loads(run(path, "vllm@8m", "vllm@1h", "--json", command="compare").stdout)
+    assert found["ratio"] == pytest.approx(2.0, rel=0.01)
+    assert found["verdict"] in {"minimum", "good"}
+    same = run(path, "vllm@1h", "vllm@90m", command="compare")
+    assert "within the noise" in same.stdout
+
+
+def test_a_time_that_the_history_does_not_have_is_said(path: Path, tmp_path: Path) -> None:
+    """An unknown target, a time long ago, a time that is none, and no history."""
+    for name, why in (
+        ("nobody@1h", "there is no history of nobody"),
+        ("vllm@20d", "there is no good probe"),
+        ("vllm@soon", "is not a time"),
+    ):
+        result = run(path, name, "vllm@8m", command="compare")
+        assert result.exit_code == 1
+        assert f"{name}: {why}" in result.stderr
+    assert "there is no history at" in run(tmp_path / "none", "vllm@1h", "vllm@2h", command="compare").stderr

@@ -1,6 +1,5 @@
 """Presenting: reports and their medians, comparisons at the edges of noise and criteria, words for a person."""
 
-import itertools
 import math
 from dataclasses import replace
 from statistics import median
@@ -11,8 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter.discovery import Found, OtherAddress, Survey
+from exporter.history.change import Difference
+from exporter.history.compare import Side
+from exporter.history.sample import Sample
 from exporter.probe.result import Identity, Measurements, ProbeResult, Result, TargetState
 from exporter.report import (
+    REACHED,
     ComparisonSide,
     Noise,
     below,
@@ -20,12 +23,12 @@ from exporter.report import (
     compare,
     comparison_rows,
     expected_text,
-    noise_of,
     percentile,
     report_of,
     rows_of,
     server_text,
     side_of,
+    side_of_history,
     survey_json,
     survey_rows,
     verdict_of,
@@ -38,7 +41,7 @@ PROFILES = load_profiles(None)
 CRITERIA = PROFILES.success_criteria
 BOUNDS = PROFILES.tiers
 JUDGEMENT = Judgement("good", Thresholds(excellent=20, good=15, acceptable=10), "vllm-fp16-aiter", 12.0, 20.0)
-UNKNOWN = Noise(None, None, "")
+APART = Noise(beyond=True, min=None, max=None, why="")
 URL = "http://127.0.0.1:8000"
 
 
@@ -170,61 +173,58 @@ def side(*speeds: float) -> ComparisonSide:
         (4.0, 2.5, "good"),
         (4.0, 2.99, "good"),
         (4.0, 3.0, "excellent"),
-        (50.0, 1.0, "no_change"),
         (50.0, 0.99, "slower"),
         (50.0, 1.01, "excellent"),
     ],
 )
 def test_verdicts_at_the_edges_of_the_success_criteria(speed: float, ratio: float, verdict: str) -> None:
     """12, 15 and 20 tok/s and 2, 2.5 and 3 times belong to the better verdict; speed or ratio is enough."""
-    assert verdict_of(speed, ratio, UNKNOWN, CRITERIA) == verdict
+    assert verdict_of(speed, ratio, APART, CRITERIA) == verdict
 
 
 def test_the_faqs_own_change_is_a_success() -> None:
     """From the 6.4 tok/s that were seen to 12, the FAQ's minimum, though that is a little less than twice."""
-    assert compare(side(6.4), side(12.0), CRITERIA).verdict == "minimum"
-    assert compare(side(6.4), side(19.2), CRITERIA).verdict == "excellent"
+    before = side(6.4, 6.41, 6.39, 6.4)
+    assert compare(before, side(12.0, 12.01, 12.02, 11.99), CRITERIA).verdict == "minimum"
+    assert compare(before, side(19.2, 19.21, 19.19, 19.2), CRITERIA).verdict == "excellent"
 
 
 def test_a_fast_server_that_did_not_change_is_no_success() -> None:
-    """Where the runs overlap, no speed makes the change a success."""
+    """Where the difference is noise, no speed makes the change a success."""
     judged = compare(side(30, 31, 32, 33), side(31, 32, 33, 34), CRITERIA)
     assert (judged.verdict, judged.noise.beyond) == ("no_change", False)
 
 
-def test_single_runs_leave_the_noise_unknown() -> None:
-    """One number of each side says nothing about how they vary."""
-    noise = noise_of([6.4], [16.0])
-    assert (noise.beyond, noise.chance) == (None, None)
-    assert "--count" in noise.why
+@pytest.mark.parametrize("runs", [1, 2])
+def test_too_few_runs_are_no_success(runs: int) -> None:
+    """Fewer than three of each say nothing about how they vary, however far they are apart."""
+    judged = compare(side(*[6.4] * runs), side(*[25.0] * 5), CRITERIA)
+    assert (judged.verdict, judged.noise.beyond) == ("too_few", None)
+    assert judged.verdict not in REACHED
+    assert "--count 3" in judged.noise.why
+    assert judged.ratio == pytest.approx(25 / 6.4)
 
 
-@pytest.mark.parametrize(
-    ("first", "second", "beyond"), [(2, 2, None), (3, 3, None), (3, 4, None), (3, 5, True), (4, 4, True), (5, 5, True)]
-)
-def test_it_takes_enough_runs_to_tell(*, first: int, second: int, beyond: bool | None) -> None:
-    """Runs that don't overlap prove a difference only where chance does that in fewer than 1 of 20 cases."""
-    noise = noise_of([6 + n / 10 for n in range(first)], [9 + n / 10 for n in range(second)])
-    assert noise.beyond is beyond
-
-
-@pytest.mark.parametrize(("first", "second"), [(2, 2), (3, 3), (4, 3)])
-def test_the_chance_is_that_of_dealing_the_runs_out_at_random(first: int, second: int) -> None:
-    """Counted over every way to deal the runs to two sides."""
-    runs = range(first + second)
-    deals = list(itertools.combinations(runs, first))
-    apart = sum(max(one) < min(set(runs) - set(one)) or min(one) > max(set(runs) - set(one)) for one in deals)
-    chance = noise_of(list(range(1, first + 1)), list(range(first + 1, first + second + 1))).chance
-    assert chance == pytest.approx(apart / len(deals))
+@pytest.mark.parametrize(("count", "beyond"), [(3, True), (5, True), (8, True)])
+def test_three_runs_that_all_agree_can_tell(count: int, *, beyond: bool) -> None:
+    """By the test of the ledger, which is stricter the fewer there are."""
+    one, other = [6 + n / 50 for n in range(count)], [9 + n / 50 for n in range(count)]
+    judged = compare(side(*one), side(*other), CRITERIA)
+    assert judged.noise.beyond is beyond
+    assert judged.noise.min is not None
+    assert judged.noise.max is not None
+    assert judged.noise.min < judged.ratio < judged.noise.max
 
 
 @given(st.lists(st.floats(1, 100), min_size=1, max_size=6), st.lists(st.floats(1, 100), min_size=1, max_size=6))
 def test_a_comparison_turned_round_says_the_opposite(one: list[float], other: list[float]) -> None:
-    """The ratio is inverted and the noise is the same, whichever side is the baseline."""
+    """The ratio is inverted, and never are both a success; how alike successive runs are is read from the baseline."""
     there, back = compare(side(*one), side(*other), CRITERIA), compare(side(*other), side(*one), CRITERIA)
     assert there.ratio * back.ratio == pytest.approx(1)
-    assert (there.noise.beyond, there.noise.chance) == (back.noise.beyond, back.noise.chance)
-    assert "slower" in {there.verdict, back.verdict} or there.verdict == back.verdict == "no_change"
+    assert (there.verdict == "too_few") == (back.verdict == "too_few")
+    assert not {there.verdict, back.verdict} <= {*REACHED, "below"}
+    for judged in (there, back):
+        assert (judged.verdict == "slower") <= (judged.ratio < 1)
 
 
 @pytest.mark.parametrize(
@@ -254,12 +254,31 @@ def test_a_report_that_cant_be_compared_says_why(content: dict[str, object], mes
 
 
 def test_a_comparison_of_different_models_says_so() -> None:
-    """A ratio of two models is not the effect of a change."""
+    """A ratio of two models is not the effect of a change; other facts are named and forbid nothing."""
     one = side_of("a", report(10.0), BOUNDS)
-    other = side_of("b", {**report(20.0), "model": "another"}, BOUNDS)
-    assert compare(one, other, CRITERIA).notes == (
-        "the two differ in their model too: Qwen2.5-14B-Instruct and another",
+    other = side_of("b", {**report(20.0), "model": "another", "backend_version": "9"}, BOUNDS)
+    judged = compare(one, other, CRITERIA)
+    assert judged.unequal == (Difference("model", "Qwen2.5-14B-Instruct", "another"),)
+    assert [each.fact for each in judged.differences] == ["model", "backend version"]
+    module = side_of("c", {**report(10.0), "module": "prefill"}, BOUNDS)
+    assert [each.fact for each in compare(one, module, CRITERIA).unequal] == ["module"]
+
+
+def test_a_time_of_the_past_is_a_side() -> None:
+    """Its speed is the median of the probes of then, its facts are those of then, its notes are told."""
+    samples = tuple(Sample(float(n), 12.0 + n / 100, 0.4) for n in range(5))
+    facts = {"model": "qwen", "image": "A"}
+    past = side_of_history(
+        Side("vllm@2d", "vllm", "default", facts, samples, hourly=True, notes=("it changed",)), BOUNDS
     )
+    assert (past.tokens_per_second, past.model, past.module) == (12.02, "qwen", "default")
+    assert [note.partition(":")[0] for note in past.notes] == ["vllm@2d", "vllm@2d"]
+    now = side_of_history(Side("vllm@1h", "vllm", "default", facts | {"image": "B"}, samples), BOUNDS)
+    judged = compare(past, now, CRITERIA)
+    assert judged.differences == (Difference("image", "A", "B"),)
+    assert judged.unequal == ()
+    assert judged.ttft_ratio == pytest.approx(1.0)
+    assert ("image differs", "A and B") in comparison_rows(judged)
 
 
 # Words
@@ -351,12 +370,14 @@ def test_tiers_below_a_wanted_one() -> None:
 
 def test_a_comparison_in_rows() -> None:
     """Speed, tier and name of each side, the ratio, how sure it is, and the verdict."""
-    rows = comparison_rows(compare(side(6.3, 6.4, 6.5, 6.6), side(16.0, 16.1, 16.2, 16.3), CRITERIA))
-    assert rows == [
-        ("baseline", "6.5 tok/s  poor  x  (median of 4 runs)"),
-        ("candidate", "16.1 tok/s  good  x  (median of 4 runs)"),
-        ("ratio", "2.50×"),
-        ("noise", "the runs don't overlap: 6.3–6.6 and 16–16.3 tok/s; chance alone gives that in 1 of 35 cases"),
+    judged = compare(side(6.4, 6.45, 6.5, 6.55, 6.6), side(16.0, 16.1, 16.2, 16.3, 16.4), CRITERIA)
+    assert judged.noise.min is not None
+    assert judged.noise.max is not None
+    assert comparison_rows(judged) == [
+        ("baseline", "6.5 tok/s  poor  x  (median of 5 runs)"),
+        ("candidate", "16.2 tok/s  good  x  (median of 5 runs)"),
+        ("ratio", "2.49×"),
+        ("noise", f"beyond the noise: the ratio lies between {judged.noise.min:.2f} and {judged.noise.max:.2f}"),
         ("verdict", "good: worth it"),
     ]
 
