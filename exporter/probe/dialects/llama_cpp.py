@@ -40,11 +40,13 @@ from exporter.probe.dialects.dialect import (
 from exporter.probe.dialects.openai import (
     CHAT,
     OPTIONAL,
+    V1_ONLY,
     chat_request,
     choose,
     identity_of,
     read_chat,
     read_chunk,
+    status_by_models,
 )
 from exporter.probe.exposition import parse, total
 from exporter.probe.result import Identity
@@ -76,6 +78,8 @@ class LlamaCpp(Dialect):
         reply = get("/props")
         if refused_without_key(reply):
             return wants_key(self.name, wanted)
+        if reply.status == 404:
+            return _status_by_v1(query)
         props = json_of(reply)
         if not isinstance(props, Mapping):
             raise unusable("/props", reply)
@@ -103,6 +107,8 @@ class LlamaCpp(Dialect):
 
     def others(self, get: Get, status: ServerStatus, ours: int) -> float | None:
         """By the slots; where there is only one, which is ours, by ``/metrics``: it alone tells that somebody waits."""
+        if status.notice == V1_ONLY:
+            return None
         model = f"?model={quote(str(status.model), safe='')}&autoload=false" if status.router else ""
         # Each read waits for the server's current step, so the slots are left out where they can't tell.
         slots = _slots(get(f"/slots{model}")) if status.slots is None or status.slots > ours else None
@@ -314,6 +320,16 @@ def _recent(loaded: list[str], uses: Mapping[str, str], last: ServerStatus | Non
     if not used:
         return last.recent if last.recent in loaded else None
     return used[0] if len(used) == 1 else None
+
+
+def _status_by_v1(query: StatusQuery) -> ServerStatus:
+    """What ``/v1`` alone tells, through a proxy that passes nothing else: the model, of a router also which are in memory."""
+    status = status_by_models("llama_cpp", query)
+    if status.key_refused:
+        return status
+    router = status.resident is not None
+    # Whether it sleeps when idle stands in /props only.
+    return replace(status, router=router, unloads=True if router else query.hints.sleeps, notice=V1_ONLY)
 
 
 def _names(entry: Mapping[str, Any]) -> list[Any]:

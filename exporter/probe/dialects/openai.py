@@ -39,6 +39,7 @@ from exporter.probe.timeline import Delta, Usage
 CHAT: Final = "/v1/chat/completions"
 COMPLETIONS: Final = "/v1/completions"
 NOTICE: Final = "this server can't tell whether it is busy"
+V1_ONLY: Final = "only /v1 of this server can be reached, as through a proxy that passes nothing else: it can't tell whether it is busy"
 GATEWAY: Final = "LiteLLM passes requests on to other servers: only a model that the target names is probed"
 # The date of creation that LiteLLM gives to every model in its list.
 LITELLM_CREATED: Final = 1677610602

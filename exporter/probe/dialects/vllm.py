@@ -21,7 +21,7 @@ from exporter.probe.dialects.dialect import (
     unusable,
     wants_key,
 )
-from exporter.probe.dialects.openai import CHAT, OPTIONAL, chat_request, identity_of, read_chat
+from exporter.probe.dialects.openai import CHAT, OPTIONAL, V1_ONLY, chat_request, identity_of, read_chat
 from exporter.probe.exposition import MetricSample, parse, total
 from exporter.probe.stream import Event
 from exporter.probe.timeline import Delta, ServerTimings
@@ -29,6 +29,9 @@ from exporter.probe.timeline import Delta, ServerTimings
 PREFIX: Final = b"vllm:"
 LOAD: Final = ("vllm:num_requests_running", "vllm:num_requests_waiting")
 NOTICE: Final = "this vLLM can't tell whether it is busy (--disable-log-stats)"
+UNREAD: Final = "this vLLM's /metrics can't be read: it can't tell whether it is busy"
+# What a proxy answers at paths that it doesn't pass on; vLLM itself has /health, open without the key.
+_HIDDEN: Final[frozenset[int]] = frozenset({401, 403, 404})
 METRICS: Final = (
     "vllm:engine_sleep_state",
     "vllm:num_requests_running",
@@ -59,9 +62,12 @@ class Vllm(Dialect):
         """Two reads; two more for the identity after a restart (there is no loading state: it answers when it is ready)."""
         get, last = query.get, query.last
         health = get("/health")
+        if health.status in _HIDDEN:
+            return _status_by_v1(query)
         if health.status != 200:
             raise unusable("/health", health)
-        samples = parse(get("/metrics").body.decode("utf-8", "replace"), *METRICS)
+        metrics = get("/metrics")
+        samples = parse(metrics.body.decode("utf-8", "replace"), *METRICS)
         started = _start_of(samples)
         unchanged = last is not None and started is not None and last.started == started and not last.error
         seen = last if last is not None and unchanged else _identify(get, query.wanted)
@@ -75,13 +81,15 @@ class Vllm(Dialect):
             waiting=total(samples, "vllm:num_requests_waiting"),
             served=None if generated is None else generated > 0,
             queue=_queue_of(samples),
-            notice="" if _tells_load(samples) else NOTICE,
+            notice="" if _tells_load(samples) else NOTICE if metrics.status == 200 else UNREAD,
             kv_cache_usage=_fullest(samples),
             generated_tokens=generated,
         )
 
-    def others(self, get: Get, status: ServerStatus, ours: int) -> float | None:  # noqa: ARG002 - the counts are the server's
+    def others(self, get: Get, status: ServerStatus, ours: int) -> float | None:
         """By ``/metrics``: what runs and waits, without ours."""
+        if status.running is None:
+            return None
         samples = parse(get("/metrics").body.decode("utf-8", "replace"), *LOAD)
         running, waiting = (total(samples, name) for name in LOAD)
         return None if running is None else max(running + (waiting or 0) - ours, 0.0)
@@ -143,6 +151,14 @@ def _identify(get: Get, wanted: str | None) -> ServerStatus:
     if refused_without_key(reply):
         return replace(wants_key("vllm", model), identity=identity)
     return ServerStatus(identity, model=model, unable=_why_unable(get))
+
+
+def _status_by_v1(query: StatusQuery) -> ServerStatus:
+    """What ``/v1`` alone tells: the model and its context, nothing of what runs."""
+    models = query.get("/v1/models")
+    if models.status != 200 and not refused_without_key(models):
+        raise unusable("/v1/models", models)
+    return replace(_identify(query.get, query.wanted), notice=V1_ONLY)
 
 
 def _why_unable(get: Get) -> str:
