@@ -2,8 +2,8 @@
 
 From 1.5 s after it was sent, once a second, a read that costs the server nothing tells whether requests of others run or wait. If
 they do, the streams end at once. A read before the first token is repeated right after it: llama-server answers in the middle of
-a prompt without having seen who has come since. If nothing has come for long, one connect tells whether the server still listens: a server
-that was told to end waits for our stream, and refuses new connections meanwhile.
+a prompt without having seen who has come since. If nothing has come for long, one connect tells whether the server still listens:
+a server that was told to end waits for our stream, and refuses new connections meanwhile.
 """
 
 import threading

@@ -24,7 +24,6 @@ _COSTS: Final = 5
 # A probe is as short as its precision allows.
 DECODE_SECONDS: Final = 2.5
 LEAST_TOKENS: Final = 16
-PROMPT_SECONDS: Final = 1.2
 # What was measured before a user came counts from so much undisturbed decode on.
 LEAST_DECODE_SECONDS: Final = 1.0
 # A wait in the server's queue below this is its scheduler's own step.
@@ -54,16 +53,6 @@ def short_length(module: Module, tokens_per_second: float | None) -> int:
     if tokens_per_second is None:
         return module.max_tokens
     return min(max(math.ceil(tokens_per_second * DECODE_SECONDS), LEAST_TOKENS), module.max_tokens)
-
-
-def shorter_prompt(module: Module, tokens: int, ttfts: Sequence[float]) -> int | None:
-    """Tokens of a shorter prompt where the last two took the server long; None where it may stay as it is.
-
-    A server works a prompt through to its end, whoever waits, so a probe can't give way before its first token.
-    """
-    if is_heavy(module) or tokens <= LEAST_TOKENS or len(ttfts) < 2 or min(ttfts[-2:]) <= PROMPT_SECONDS:
-        return None
-    return max(tokens // 2, LEAST_TOKENS)
 
 
 def is_late(ttft_seconds: float, earlier: Sequence[float]) -> bool:

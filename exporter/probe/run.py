@@ -44,7 +44,6 @@ from exporter.probe.politeness import (
     is_heavy,
     is_late,
     short_length,
-    shorter_prompt,
     standing_of,
 )
 from exporter.probe.prompt import compose, estimate
@@ -163,8 +162,6 @@ class Prober:
         """The last TTFTs by module, seconds, of probes that did not wait behind others."""
         self.depths: dict[str, tuple[tuple[str | None, ...], int]] = {}
         """What was served, and how deep a canary may ask it, by module: a deeper question took too long, or did not fit; tokens."""
-        self.brief: dict[str, tuple[tuple[str | None, ...], int]] = {}
-        """By module: what was served when its prompt took long, and how long prompts are since."""
         self._checking = Lock()
 
     def interval_seconds(self, name: str, module: Module) -> float:
@@ -606,13 +603,9 @@ class Run:
         )
 
     def _prompt_tokens(self) -> int:
-        """How long the prompt is to be: as the module says, as the model took it, or short on a server that is slow with it."""
-        most = [
-            tokens
-            for served, tokens in (self._prober.fits, self._prober.brief.get(self._name) or ((), 0))
-            if served == self._served
-        ]
-        return min([self._module.prompt_tokens, *most])
+        """How long the prompt is to be: as the module says, or as the model took it."""
+        served, most = self._prober.fits
+        return min(self._module.prompt_tokens, most) if served == self._served else self._module.prompt_tokens
 
     @property
     def _served(self) -> tuple[str | None, ...]:
@@ -715,13 +708,7 @@ class Run:
         if measured.tokens_per_second:
             prober.speeds[self._name] = measured.tokens_per_second
         if measured.ttft_seconds and not queued and not self._others:
-            ttfts = prober.ttfts.setdefault(self._name, deque(maxlen=TTFTS_KEPT))
-            ttfts.append(measured.ttft_seconds)
-            asked = self._prompt_tokens()
-            if not prober.by_hand and (shorter := shorter_prompt(self._module, asked, tuple(ttfts))) is not None:
-                prober.brief[self._name] = (self._served, shorter)
-                ttfts.clear()
-                self._say(f"prompts of {asked} tokens take this server long: from now on they have {shorter}")
+            prober.ttfts.setdefault(self._name, deque(maxlen=TTFTS_KEPT)).append(measured.ttft_seconds)
 
     def _measure(self, outcome: Outcome) -> Measurements:
         timelines = outcome.timelines

@@ -142,24 +142,6 @@ def test_the_length_follows_the_last_speed() -> None:
         assert [each["max_tokens"] for each in chats(server)] == [64, 16, 25, 50, 64, 64]
 
 
-def test_prompts_are_short_where_they_take_long() -> None:
-    """A prompt can't be given up: on a server that took 3 s for it a user waited as long. Twice long halves it, down to 16 tokens."""
-    with SimulatedVllm(prompt_tokens_per_second=20.0) as server:
-        one = prober(server)
-        lengths = [
-            probe(one, Module(max_tokens=16, prompt_tokens=64)).measurements.prompt_tokens or 0 for _ in range(7)
-        ]
-    assert lengths[1] == pytest.approx(64, rel=0.25)
-    assert lengths[2:4] == pytest.approx([32, 32], rel=0.25)
-    assert max(lengths[4:]) < 30
-    with SimulatedVllm() as server:
-        one = prober(server)
-        lengths = [
-            probe(one, Module(max_tokens=16, prompt_tokens=64)).measurements.prompt_tokens or 0 for _ in range(4)
-        ]
-    assert min(lengths) > 50
-
-
 def test_the_default_budget_is_a_tenth() -> None:
     """Probes that take 12 s of a minute run every two minutes."""
     assert Budget().share == 0.1

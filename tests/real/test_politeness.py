@@ -62,9 +62,9 @@ def prober(port: int) -> Prober:
     return Prober(Target(url=f"http://127.0.0.1:{port}", name="llama"))
 
 
-def probe(one: Prober) -> ProbeResult:
+def probe(one: Prober, module: Module = EVERY_SECOND) -> ProbeResult:
     """A probe that was not cancelled."""
-    result = one.probe("default", EVERY_SECOND)
+    result = one.probe("default", module)
     assert result is not None
     return result
 
@@ -142,35 +142,40 @@ def test_a_follow_up_finds_its_prompt_cache_after_probes(binary: Path, models: P
 
 
 def test_a_user_sent_into_a_probe_waits_two_seconds_at_most(binary: Path, models: Path) -> None:
-    """One slot, one thread, some 6 tokens a second: a user sent 0.5 s into a probe has his first token at most 2 s later than alone.
+    """One slot, some 6 tokens a second: a user sent 0.5 s into a probe has his first token at most 2 s later than alone.
 
-    The prompt of a probe can't be given up, so it has become short by then; on a machine that others use the median counts.
+    Prompts are worked through by two threads, since a GPU is far faster with a prompt than with an answer. A machine may be in
+    use, so the median counts, and what its own load adds to a user's TTFT without a probe is allowed on top.
     """
-    if os.getloadavg()[0] > (os.cpu_count() or 1):
-        pytest.skip("this machine does other things: what a user waits is not ours alone")
     model, port = models / "six.gguf", free_port()
-    command: list[str | Path] = [sys.executable, MAKE_MODEL, "--preset", "big", "--layers", "12", "--gguf", model]
+    command: list[str | Path] = [sys.executable, MAKE_MODEL, "--preset", "big", "--layers", "16", "--gguf", model]
     subprocess.run(command, check=True, capture_output=True)
-    module = Module(when_idle="probe")
-    with running_llama(binary, model, port):
-        one, url = prober(port), f"http://127.0.0.1:{port}"
-        # The first one is cold, two tell the speed, and each further two that the prompt takes long.
-        for _ in range(7):
-            one.probe("default", module)
-        alone, late, results = [], [], []
-        for turn in range(5):
-            with User(url, tokens=2, prompt=f"{turn} A story about {turn}") as user:
-                user.finished()
-            alone.append(user.ttft_seconds)
-            thread = threading.Thread(target=lambda: results.append(one.probe("default", module)))
-            thread.start()
-            time.sleep(0.5)
-            with User(url, tokens=2, prompt=f"{turn} Another story about {turn}") as user:
-                user.finished()
-            late.append(user.ttft_seconds)
-            thread.join()
-    assert statistics.median(late) - statistics.median(alone) <= 2.0, (alone, late)
-    assert all(each is not None and each.result in {"ok", "yielded"} for each in results)
+    try:
+        with running_llama(binary, model, port, "--threads-batch", "2"):
+            one, module = prober(port), Module(when_idle="probe")
+            # The first one is cold, and the second one tells the speed.
+            speeds = [probe(one, module).measurements.tokens_per_second for _ in range(3)]
+            alone, late, results = list[float](), list[float](), list[ProbeResult]()
+            for turn in range(7):
+                alone.append(user_ttft(port, f"{turn} A story about {turn}"))
+                thread = threading.Thread(target=lambda: results.append(probe(one, module)))
+                thread.start()
+                time.sleep(0.5)
+                late.append(user_ttft(port, f"{turn} Another story about {turn}"))
+                thread.join()
+    finally:
+        model.unlink()
+    print(f"a user's TTFT at {speeds[-1]} tok/s: alone {alone}, beside a probe {late}")
+    noise = max(alone) - statistics.median(alone)
+    assert statistics.median(late) - statistics.median(alone) <= 2.0 + noise, (alone, late)
+    assert {each.result for each in results} <= {"ok", "yielded"}
+
+
+def user_ttft(port: int, prompt: str) -> float:
+    """The TTFT of a user who asks for two tokens, in seconds."""
+    with User(f"http://127.0.0.1:{port}", tokens=2, prompt=prompt) as user:
+        user.finished()
+    return user.ttft_seconds
 
 
 @contextmanager
