@@ -31,13 +31,14 @@ CLOCK_STEP_SECONDS: Final = 2.0
 class Job:
     """Something to run every so many seconds. ``run`` is expected not to raise; if it does, the traceback is logged.
 
-    ``at_once`` runs it first as soon as it is added instead of at its phase.
+    ``at_once`` runs it first as soon as it is added instead of at its phase; ``after`` so many seconds later than that.
     """
 
     name: str
     every: float
     run: Callable[[], None]
     at_once: bool = False
+    after: float = 0.0
 
 
 def phase_of(name: str) -> float:
@@ -154,7 +155,7 @@ class Schedule:
 
     def _add(self, job: Job, total: int) -> None:
         spread = min(job.every, max(total * SPREAD_SECONDS_PER_JOB, 1.0))
-        first = time.time() + (0.0 if job.at_once else phase_of(job.name) * spread)
+        first = time.time() + job.after + (0.0 if job.at_once else phase_of(job.name) * spread)
         start = datetime.fromtimestamp(first, UTC)
         self._first[job.name] = first
         self._scheduler.add_job(

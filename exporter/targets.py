@@ -135,10 +135,15 @@ class Targets:
         settings = self._settings
         for name, watched in tuple(self._watched.items()):
             modules = watched.target.modules
-            intervals = [settings.modules[each].interval for each in modules]
-            yield Job(f"status:{name}", min(STATUS_SECONDS, *intervals), partial(self.check_status, name))
-            for module, interval in zip(modules, intervals, strict=True):
-                yield Job(f"probe:{name}:{module}", interval, partial(self.probe, name, module))
+            intervals = {each: settings.modules[each].interval for each in modules}
+            yield Job(f"status:{name}", min(STATUS_SECONDS, *intervals.values()), partial(self.check_status, name))
+            short = [interval for each, interval in intervals.items() if settings.modules[each].depth is None]
+            for module, interval in intervals.items():
+                # A canary may take a minute of a slow server: the speed is known before it.
+                after = (
+                    min(interval, 2 * min(short, default=0.0)) if settings.modules[module].depth is not None else 0.0
+                )
+                yield Job(f"probe:{name}:{module}", interval, partial(self.probe, name, module), after=after)
         if settings.discovery.local or settings.discovery.docker:
             yield Job("discovery", settings.discovery.interval, self.discover, at_once=True)
 

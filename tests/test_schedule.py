@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
@@ -85,6 +86,23 @@ def test_a_thread_ends_with_its_run(schedule: Schedule) -> None:
     schedule.replace(Job(f"job-{number}", 60.0, meet, at_once=True) for number in range(100))
     eventually(lambda: len(set(met)) == 100, "100 jobs at once")
     eventually(lambda: not set(met) & {thread.name for thread in threading.enumerate()}, "the end of their threads")
+
+
+def test_a_job_may_begin_later(schedule: Schedule) -> None:
+    """A job with ``after`` has its first run so many seconds after one without."""
+    times: dict[str, float] = {}
+
+    def note(name: str) -> None:
+        times.setdefault(name, time.monotonic())
+
+    schedule.replace(
+        [
+            Job("now", 60.0, partial(note, "now"), at_once=True),
+            Job("later", 60.0, partial(note, "later"), at_once=True, after=1.0),
+        ]
+    )
+    eventually(lambda: len(times) == 2, "both runs")
+    assert times["later"] - times["now"] > 0.8
 
 
 def test_replace_ends_what_is_missing_and_keeps_what_stays(schedule: Schedule) -> None:

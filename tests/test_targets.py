@@ -179,6 +179,7 @@ def test_the_jobs_are_a_status_check_and_a_probe_for_each_module() -> None:
         "probe:b:canary": (600, False),
         "discovery": (120, True),
     }
+    assert {job.name: job.after for job in bench.targets.jobs() if job.after} == {"probe:b:canary": 20}
     bench.use({"name": "a", "url": URL}, modules={"default": {"interval": "5m"}})
     assert {job.name: job.every for job in bench.targets.jobs()} == {
         "status:a": 30,
