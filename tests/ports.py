@@ -1,7 +1,12 @@
 """Ports of the loopback for servers that a test starts."""
 
+import random
 import socket
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from typing import Final
+
+PORTS: Final = range(20_000, 32_768)
+"""Below those that the system gives to outgoing connections: tests that run beside take one of these within milliseconds."""
 
 
 def free_port() -> int:
@@ -12,11 +17,15 @@ def free_port() -> int:
 
 def free_ports(count: int) -> list[int]:
     """So many different ports on which nothing listens now."""
+    candidates = random.SystemRandom().sample(PORTS, len(PORTS))
+    found: list[int] = []
     with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
+        while len(found) < count:
+            one = stack.enter_context(socket.socket())
+            with suppress(OSError):
+                one.bind(("127.0.0.1", candidates.pop()))
+                found.append(one.getsockname()[1])
+    return found
 
 
 def is_free(port: int) -> bool:

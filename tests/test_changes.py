@@ -35,7 +35,7 @@ def get(port: int, path: str) -> str:
 
 def good(samples: Samples) -> float:
     """How many probes were good since the daemon's start."""
-    return value(samples, "llm_probes_total", target="vllm", result="ok") or 0.0
+    return value(samples, "llm_probes_total", target="vllm", module="default", result="ok") or 0.0
 
 
 @pytest.fixture

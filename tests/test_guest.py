@@ -46,8 +46,8 @@ cache: {{paths: []}}
 
 
 def results(port: int, target: str, result: str) -> float:
-    """How many probes of a target ended so."""
-    return value(scrape(port), "llm_probes_total", target=target, result=result) or 0
+    """How many probes of a target by the default module ended so."""
+    return value(scrape(port), "llm_probes_total", target=target, module="default", result=result) or 0
 
 
 def page(port: int) -> str:
@@ -78,7 +78,7 @@ def test_a_paused_server_is_neither_failing_nor_stale(tmp_path: Path) -> None:
     assert "paused: nobody used koboldcpp/qwen3-8b since" in shown
     assert "stale" not in shown.partition("<main")[2].lower()
     assert value(samples, "llm_target_up", target="quiet") == 1
-    assert value(samples, "llm_probe_tokens_per_second", target="quiet")
+    assert value(samples, "llm_probe_tokens_per_second", target="quiet", module="default")
 
 
 def test_an_ollama_gets_its_time_back_at_the_end(tmp_path: Path) -> None:
@@ -99,13 +99,13 @@ def test_a_probe_beside_users_has_a_mark_and_no_tier(tmp_path: Path) -> None:
     """With max_skips 1 every other probe runs beside the user: it is marked, feeds no histogram and has no tier."""
     with (
         SimulatedVllm(tokens_per_second=200) as server,
-        User(server.url, tokens=2000),
+        User(server.url, tokens=6000),
         watching(tmp_path, ", max_skips: 1", shared=server) as port,
     ):
-        eventually(lambda: results(port, "shared", "ok") >= 2, what="two probes beside a user")
+        marked = {"target": "shared", "module": "default"}
+        eventually(lambda: value(scrape(port), "llm_probe_beside_users", **marked), what="a probe beside a user")
         samples, shown = scrape(port), page(port)
-    assert value(samples, "llm_probe_beside_users", target="shared") == 1
-    assert not value(samples, "llm_probe_ttft_seconds_count", target="shared")
+    assert not value(samples, "llm_probe_ttft_seconds_count", **marked)
     tiers = {own for (name, own), there in samples.items() if name == "llm_performance_tier" and there}
     assert not any(("target", "shared") in own for own in tiers)
     assert "Measured beside 1 request of users" in shown
