@@ -1,12 +1,13 @@
-"""The seven dashboards."""
+"""The eight dashboards."""
 
 from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any, Final
 
 from exporter.settings import load_profiles
-from grafana.alerts import BOUND
+from grafana.alerts import BOUND, COUNTS
 from grafana.panels import (
+    IDENTITY_COLORS,
     TIER_COLORS,
     TOKENS_PER_SECOND,
     annotation,
@@ -15,9 +16,11 @@ from grafana.panels import (
     dashboard,
     dashed,
     heatmap,
+    named,
     override,
     query,
     row,
+    shades,
     stat,
     state_timeline,
     table,
@@ -77,9 +80,10 @@ VERDICTS: Final[Mapping[str, tuple[str, str]]] = {
     "4": ("not probed", "#8e8e8e"),
     "5": ("loading", "blue"),
     "6": ("busy", "purple"),
-    "7": ("acceptable", TIER_COLORS["acceptable"]),
-    "8": ("good", TIER_COLORS["good"]),
-    "9": ("excellent", TIER_COLORS["excellent"]),
+    "7": ("unloaded", "#8e8e8e"),
+    "8": ("acceptable", TIER_COLORS["acceptable"]),
+    "9": ("good", TIER_COLORS["good"]),
+    "10": ("excellent", TIER_COLORS["excellent"]),
 }
 _CODE: Final = {name: int(code) for code, (name, _) in VERDICTS.items()}
 
@@ -88,12 +92,16 @@ def verdict() -> str:
     """What to think of each target and module now: a key of ``VERDICTS``. The first that applies wins."""
     interval = probe("llm_probe_interval_seconds")
     age = f"time() - {probe('llm_probe_last_success_timestamp_seconds')} > on (@module) 5 * {interval}"
-    skipped = f"increase({probe('llm_probes_total', result='skipped_busy')}[15m]) > 0"
+    skipped = {
+        result: f"increase({probe('llm_probes_total', result=result)}[15m]) > 0"
+        for result in ("skipped_busy", "skipped_unloaded")
+    }
     conditions = {
         "loading": f"on (@target) ({server('llm_target_loading')} == 1)",
         "down": f"on (@target) ({server('llm_target_up')} == 0)",
         "failing": f"on (@module) ({probe('llm_probe_success')} == 0)",
-        "busy": f"on (@module) ({age}) and on (@module) ({skipped})",
+        "busy": f"on (@module) ({age}) and on (@module) ({skipped['skipped_busy']})",
+        "unloaded": f"on (@module) ({age}) and on (@module) ({skipped['skipped_unloaded']})",
         "not probed": f"on (@module) ({age})",
         **{tier: f"on (@module) ({probe('llm_performance_tier', tier=tier)} == 1)" for tier in (*TIER_COLORS,)},
     }
@@ -105,14 +113,39 @@ def verdict() -> str:
 
 def _count(*names: str) -> str:
     codes = " or ".join(f"({verdict()} == {_CODE[name]})" for name in names)
-    return f"count({codes}) or vector(0)"
+    return f"count({codes}) or 0 * count({probe('llm_probe_interval_seconds')})"
 
 
-_ALL_UP: Final = (("green", None), ("red", 1))
+def _worst_first() -> str:
+    """The verdict over time of those whose verdict is worst at the end of the shown time, as many as ``$worst`` says."""
+    return expand(f"{verdict()} and on (@module) bottomk($worst, last_over_time(({verdict()})[2m:1m] @ end()))")
+
+
+_FAULTS: Final = (("green", None), ("red", 1))
 _WARN: Final = (("green", None), ("orange", 1))
 _YES_NO: Final = values({"0": ("no", "red"), "1": ("yes", "green")})
 _FLAG: Final = values({"0": ("no", "green"), "1": ("yes", "orange")})
+_SLOWER: Final = {"mode": "shades", "fixedColor": "red"}
 _WHO: Final = "{{target}} {{module}} · {{instance}}"
+_NO_DATA: Final = "No data"
+_SEVERITIES: Final = {"1": ("info", "blue"), "2": ("warning", "orange"), "3": ("critical", "red")}
+_NOISE, _TOO_FEW = "-1", "-2"
+"""What a comparison gives where there is no ratio to judge: no ratio is below 0."""
+
+
+def _results(before: str = "") -> list[dict[str, Any]]:
+    """Overrides for series that are named after results: failures are red, users' skips purple."""
+    colors = {
+        ".*": "red",
+        "(skipped_.*|yielded)": "#8e8e8e",
+        "skipped_busy": "purple",
+        "loading": "blue",
+        "ok": "green",
+    }
+    return [
+        override("byRegexp", f"^{before}{result}$", color={"mode": "shades", "fixedColor": color})
+        for result, color in colors.items()
+    ]
 
 
 def _verdict_cell(**more: Any) -> dict[str, Any]:
@@ -236,31 +269,32 @@ def _overview() -> dict[str, Any]:
     panels = [
         row("Is it good?"),
         stat(
-            "Servers probed", "Targets with a schedule. Metric: llm_probe_interval_seconds.",
-            [query(expand(f"count(count by (@target) ({probe('llm_probe_interval_seconds')}))"), instant=True)], no_value="none",
+            "Servers", "Targets with a schedule. Metric: llm_probe_interval_seconds.",
+            [query(expand(f"count(count by (@target) ({probe('llm_probe_interval_seconds')}))"), instant=True)],
         ),
         stat(
-            "Down or failing", "Probes whose server does not answer, or answers wrongly. Look at them first.",
-            [query(_count("down", "failing"), instant=True)], thresholds=_ALL_UP, background=True,
+            "Faults", "Down or failing: probes whose server does not answer, or answers wrongly. Look at them first.",
+            [query(_count("down", "failing"), instant=True)], thresholds=_FAULTS, background=True,
         ),
         stat(
-            "Too slow to use", "Probes whose last speed is in the tier poor. Metric: llm_performance_tier.",
+            "Poor", "Too slow to use: probes whose last speed is in the tier poor. Metric: llm_performance_tier.",
             [query(_count("poor"), instant=True)], thresholds=_WARN, background=True,
         ),
         stat(
-            "Not measured now", "Busy with users, loading, not probed for five intervals, or answered without a measurable speed.",
-            [query(_count("busy", "loading", "not probed", "no speed"), instant=True)],
+            "Unknown", "Busy with users, loading, unloaded, not probed for five intervals, or answered without a measurable speed.",
+            [query(_count("busy", "loading", "unloaded", "not probed", "no speed"), instant=True)],
             thresholds=(("green", None), ("blue", 1)), background=True,
         ),
         stat(
-            "Oldest result", "Age of the newest success of the target that has waited longest. "
+            "Oldest", "Age of the newest success of the target that has waited longest. "
             "Metric: llm_probe_last_success_timestamp_seconds.",
-            [query(f"time() - min({probe('llm_probe_last_success_timestamp_seconds')})", instant=True)], unit="s", no_value="no success yet",
+            [query(f"time() - min({probe('llm_probe_last_success_timestamp_seconds')})", instant=True)], unit="s", decimals=0, no_value="not known",
         ),
         stat(
-            "Alerts firing", "Alerts of this product that fire in Prometheus, without those of severity info. Metric: ALERTS.",
-            [query(f"count({host('ALERTS', alertstate='firing', service='llm-probe', severity__not='info')}) or vector(0)", instant=True)],
-            thresholds=_ALL_UP, background=True,
+            "Alerts", "Alerts of this product that fire in Prometheus, without those of severity info. No data where Prometheus has not "
+            "loaded the rules. Metric: ALERTS.",
+            [query(f"count({host('ALERTS', alertstate='firing', service='llm-probe', severity__not='info')}) or 0 * count({host(COUNTS)})", instant=True)],
+            thresholds=_FAULTS, background=True,
         ),
         table(
             "Which server, and how good",
@@ -280,7 +314,7 @@ def _overview() -> dict[str, Any]:
                 query(expand(f"max by (@module) ({measured('llm_probe_ttft_seconds')})"), table=True),
                 query(expand(f"time() - max by (@module) ({probe('llm_probe_last_success_timestamp_seconds')})"), table=True),
             ],
-            (14, 10),
+            (24, 9),
             columns={
                 "target": "Target", "Value #A": "Verdict", "Value #B": "Speed", "Value #C": "Share", "Value #D": "TTFT",
                 "Value #E": "Age", "model": "Model", "module": "Module", "instance": "Instance",
@@ -297,17 +331,19 @@ def _overview() -> dict[str, Any]:
                          thresholds={"mode": "absolute", "steps": [
                              {"color": "orange", "value": None}, {"color": "text", "value": 1}]}),
                 override("byName", "TTFT", unit="s", decimals=1, custom__width=85),
-                override("byName", "Age", unit="s", decimals=0, custom__width=75, noValue="never"),
+                override("byName", "Age", unit="s", decimals=0, custom__width=75, noValue="not known"),
+                override("byName", "Model", custom__minWidth=230),
                 override("byName", "Module", custom__width=70),
                 override("byName", "Instance", custom__width=135),
             ],
-            no_value="No target is known yet",
+            no_value=_NO_DATA,
         ),
         state_timeline(
             "Verdict over time",
             "Colour of the tier while a speed is known; red while probes fail; purple while users keep the server so busy that "
-            "probes are skipped; blue while it loads a model. Metrics: llm_performance_tier, llm_probe_success, llm_target_up.",
-            [query(verdict(), "{{target}} {{module}}")], (10, 10), values(VERDICTS),
+            "probes are skipped; blue while it loads a model; grey while its model is unloaded or nothing is known. Metrics: "
+            "llm_performance_tier, llm_probe_success, llm_target_up.",
+            [query(verdict(), "{{target}} {{module}}")], (24, 8), values(VERDICTS),
         ),
         row("How fast, and what changed (blue: model, image or server; purple: ROCm)"),
         speed,
@@ -317,11 +353,12 @@ def _overview() -> dict[str, Any]:
             "Age of the last success",
             "Grows while a server is busy, failing or down; should stay near the interval. "
             "Metric: llm_probe_last_success_timestamp_seconds.",
-            [query(f"time() - {probe('llm_probe_last_success_timestamp_seconds')}", _WHO)], (8, 8), unit="s", links=[_TO_TARGET],
+            [query(f"(time() - {probe('llm_probe_last_success_timestamp_seconds')}) / 60", _WHO)], (8, 8), unit="suffix:min",
+            links=[_TO_TARGET],
         ),
         timeseries(
-            "Share of probes that succeeded",
-            "Of the probes that ran; skipped ones don't count. Metric: llm_probes_total.",
+            "Success of probes",
+            "Share of the probes that ran; skipped ones don't count. Metric: llm_probes_total.",
             [
                 query(
                     expand(
@@ -334,10 +371,10 @@ def _overview() -> dict[str, Any]:
             (8, 8), unit="percentunit", maximum=1, links=[_TO_TARGET],
         ),
         timeseries(
-            "Probes that failed or were skipped, by reason",
-            "Probes per step of at least five minutes. Empty is good. Metric: llm_probes_total.",
+            "Failed and skipped",
+            "Probes per step of at least five minutes, by reason. Metric: llm_probes_total.",
             [query(f"sum by (target, result) (increase({probe('llm_probes_total', result__not='ok')}[$__rate_interval])) > 0.5", "{{target}} {{result}}")],
-            (8, 8), bars=True, stacked=True, no_value="Every probe succeeded",
+            (8, 8), bars=True, stacked=True, no_value="No data, or none failed or skipped", overrides=_results(".* "),
         ),
     ]  # fmt: skip
     return dashboard(
@@ -366,27 +403,30 @@ def _target() -> dict[str, Any]:
     ]
     panels = [
         row("Is it good?"),
-        stat("Verdict", "The tier of the last speed, or why there is none.", [query(verdict(), instant=True)], (4, 4),
-             mappings=values(VERDICTS), background=True, no_value="not probed"),
+        stat("Verdict", "The tier of the last speed, or why there is none.", [query(verdict(), instant=True)], (6, 4),
+             mappings=values(VERDICTS), background=True, no_value=_NO_DATA),
         stat("Speed", "Decode speed of the last success. Metric: llm_probe_tokens_per_second.",
-             [query(measured("llm_probe_tokens_per_second"), instant=True)], (4, 4), unit=TOKENS_PER_SECOND, decimals=1, no_value="not measured"),
-        stat("First token", "Metric: llm_probe_ttft_seconds.", [query(measured("llm_probe_ttft_seconds"), instant=True)], (4, 4),
+             [query(measured("llm_probe_tokens_per_second"), instant=True)], (6, 4), unit=TOKENS_PER_SECOND, decimals=1, no_value="not measured"),
+        stat("First token", "Metric: llm_probe_ttft_seconds.", [query(measured("llm_probe_ttft_seconds"), instant=True)], (6, 4),
              unit="s", decimals=2, no_value="not measured"),
+        stat("Age", "Time since the last success. Metric: llm_probe_last_success_timestamp_seconds.",
+             [query(f"time() - {probe('llm_probe_last_success_timestamp_seconds')}", instant=True)], (6, 4), unit="s", decimals=0,
+             no_value="not known"),
         stat("At depth", "Decode and prefill speed behind the canary's long prompt. Metrics: llm_probe_tokens_per_second, "
              "llm_probe_prefill_tokens_per_second.",
              [query(expand(f"{measured(metric)} and on (@module) {probe('llm_answer_correct', depth='deep')}"), name, instant=True)
               for metric, name in (("llm_probe_tokens_per_second", "decode"), ("llm_probe_prefill_tokens_per_second", "prefill"))],
-             (4, 4), unit=TOKENS_PER_SECOND, decimals=1, names=True, no_value="no canary yet"),
+             (6, 4), unit=TOKENS_PER_SECOND, decimals=1, names=True, no_value="not measured"),
         stat("Expected", "The band that the recognised scenario should reach. Metric: llm_expected_tokens_per_second.",
-             [query(probe("llm_expected_tokens_per_second", bound=bound), bound, instant=True) for bound in ("min", "max")], (4, 4), unit=TOKENS_PER_SECOND, names=True,
-             no_value="no scenario recognised"),
+             [query(probe("llm_expected_tokens_per_second", bound=bound), bound, instant=True) for bound in ("min", "max")], (6, 4), unit=TOKENS_PER_SECOND,
+             decimals=1, names=True, no_value="not known"),
         stat("Of the ceiling", "Achieved speed ÷ what memory bandwidth allows; where the server decodes speculatively, also the share of "
              "drafted tokens that was accepted. Metrics: llm_decode_efficiency_ratio, llm_probe_speculative_accepted_ratio.",
              [query(probe("llm_decode_efficiency_ratio"), "of the ceiling", instant=True),
               query(measured("llm_probe_speculative_accepted_ratio"), "draft accepted", instant=True)],
-             (4, 4), unit="percentunit", no_value="ceiling not known"),
-        stat("Age", "Time since the last success. Metric: llm_probe_last_success_timestamp_seconds.",
-             [query(f"time() - {probe('llm_probe_last_success_timestamp_seconds')}", instant=True)], (4, 4), unit="s", no_value="never"),
+             (6, 4), unit="percentunit", decimals=0, names=True, no_value="not known"),
+        stat("Limit", "What holds the speed down now, as far as it is known. Metric: llm_limit_info.",
+             [query(probe("llm_limit_info"), "{{limit}}", instant=True)], (6, 4), only_names=True, no_value="not known"),
         timeseries(
             "Decode speed",
             "As the client measures it, beside what the server says of the same request. Dashed: where the tiers begin, the expected "
@@ -401,9 +441,9 @@ def _target() -> dict[str, Any]:
             ],
             (12, 10), unit=TOKENS_PER_SECOND, legend="right",
             overrides=[
-                *tier_lines(), dashed("^expected.*", "blue"), dashed("^ceiling$", "purple"),
+                *tier_lines(), dashed("^expected.*", IDENTITY_COLORS[0]), dashed("^ceiling$", IDENTITY_COLORS[1]),
                 override("byName", "client", color={"mode": "fixed", "fixedColor": "text"}),
-                override("byName", "server says", color={"mode": "fixed", "fixedColor": "#8e8e8e"}, custom__lineWidth=1),
+                override("byName", "server says", color=shades(3), custom__lineWidth=1),
             ],
         ),
         timeseries(
@@ -415,7 +455,7 @@ def _target() -> dict[str, Any]:
                 query(measured("llm_probe_time_to_first_answer_seconds"), "last, to the answer"),
                 query(measured("llm_probe_ttft_seconds"), "last"),
             ],
-            (12, 10), unit="s", legend="right",
+            (12, 10), unit="s", legend="right", overrides=named("p50", "p90", "p99", "last, to the answer", "last"),
         ),
         state_timeline("Verdict over time", "Metrics: llm_performance_tier, llm_probe_success, llm_target_up, llm_target_loading.",
                        [query(verdict(), "{{target}} {{module}}")], (24, 4), values(VERDICTS)),
@@ -426,30 +466,30 @@ def _target() -> dict[str, Any]:
             columns={"target": "Target", "backend": "Backend", "backend_version": "Version", "model": "Model", "quantization": "Quantization",
                      "scenario": "Scenario", "hardware": "Hardware", "container": "Container", "image": "Image", "url": "URL"},
             overrides=[override("byName", "Target", custom__width=80), override("byName", "Version", custom__width=75),
-                       override("byName", "Backend", custom__width=85), override("byName", "Model", custom__width=200),
+                       override("byName", "Backend", custom__width=85), override("byName", "Model", custom__minWidth=230),
                        override("byName", "Quantization", custom__width=95)],
-            no_value="The server has not said what it is",
+            no_value=_NO_DATA,
         ),
         table(
             "How it was started", "Launch settings that decide speed, as far as its command line and environment can be read, and the GPU that "
             "serves it. Metric: llm_target_setting_info.",
             [query(f"max by (job, instance, target, setting, value) ({server('llm_target_setting_info')})", table=True)], (12, 6),
             columns={"target": "Target", "setting": "Setting", "value": "Value"},
-            no_value="Its command line can't be read",
+            no_value=_NO_DATA,
         ),
         state_timeline("What limits it", "What holds the speed down, as far as it is known: memory_bandwidth is the best that this model can do "
                        "on this memory. Metric: llm_limit_info.",
-                       [query(probe("llm_limit_info"), "{{target}} {{module}} {{limit}}")], (12, 6), values({"1": ("limit", "blue")}),
-                       no_value="No speed to explain"),
+                       [query(probe("llm_limit_info"), "{{target}} {{module}} {{limit}}")], (12, 6), values({"1": ("limit", IDENTITY_COLORS[3])}),
+                       no_value=_NO_DATA),
         row("What changed"),
         table(
             "Last change", "What was last seen to change on the target and its machine. Metric: llm_last_change_info.",
             [query(f"max by (job, instance, target, what, before, after) ({server('llm_last_change_info')})", table=True)], (12, 6),
             columns={"target": "Target", "what": "What", "before": "Before", "after": "After"},
-            no_value="Nothing has changed",
+            no_value=_NO_DATA,
         ),
         timeseries(
-            "Speed since the last change",
+            "Speed since then",
             "Median decode speed since the last change ÷ before it, with the interval that it lies in: where that includes 100 %, the "
             "difference is noise. Steps that no fact explains apart. Metrics: llm_last_change_speed_ratio, "
             "llm_last_change_speed_ratio_bound, llm_last_change_ttft_ratio, llm_unexplained_change_speed_ratio, "
@@ -461,25 +501,27 @@ def _target() -> dict[str, Any]:
                 query(probe("llm_unexplained_change_speed_ratio"), "unexplained"),
                 query(probe("llm_slowdown_speed_ratio"), "slower: {{cause}} {{what}}"),
             ],
-            (9, 6), unit="percentunit", no_value="Too few probes on both sides of a change",
+            (8, 6), unit="percentunit", no_value="No data",
+            overrides=[*named("speed", "TTFT", "unexplained"), dashed("^speed (min|max)$", IDENTITY_COLORS[0]),
+                       override("byRegexp", "^slower: .*", color=_SLOWER)],
         ),
-        stat("Since then", "Time since the last change, and since the last step that no fact explains. Metrics: "
+        stat("Since", "Time since the last change, and since the last step that no fact explains. Metrics: "
              "llm_last_change_timestamp_seconds, llm_unexplained_change_timestamp_seconds.",
              [query(f"time() - {server('llm_last_change_timestamp_seconds')}", "change", instant=True),
               query(f"time() - {probe('llm_unexplained_change_timestamp_seconds')}", "unexplained step", instant=True)],
-             (3, 6), unit="s", names=True, no_value="no change"),
+             (4, 6), unit="s", decimals=0, names=True, no_value=_NO_DATA),
         row("Where the time goes"),
         timeseries(
             "Phases of the last probe",
             "Stacked: resolve, connect, TLS, the wait for its own turn (queue), first token, decode. Metric: llm_probe_phase_seconds.",
             [query(f"max by (phase) ({probe('llm_probe_phase_seconds', phase__not='total')})", "{{phase}}")],
-            (8, 9), unit="s", stacked=True, fill=60,
+            (8, 9), unit="s", stacked=True, fill=60, overrides=named("decode", "first_token", "queue", "connect", "tls"),
         ),
         timeseries(
             "Seconds per token",
             "Percentiles of the gaps between tokens; dashed: the gaps at which the tiers begin (1 ÷ their speed). A high p99 with a good "
             "median is stutter. Metric: llm_probe_inter_token_seconds.",
-            [*gaps, *tier_gaps], (8, 9), unit="s", overrides=tier_lines(),
+            [*gaps, *tier_gaps], (8, 9), unit="s", overrides=[*named("p50", "p90", "p99"), *tier_lines()],
         ),
         heatmap(
             "Gaps between tokens", "Where the gaps lie; one narrow band is a steady stream. Metric: llm_probe_inter_token_seconds.",
@@ -493,7 +535,7 @@ def _target() -> dict[str, Any]:
             [query(measured("llm_probe_prefill_tokens_per_second"), "{{module}}")], (8, 8), unit=TOKENS_PER_SECOND,
         ),
         timeseries(
-            "End to end, and all streams",
+            "End to end, all streams",
             "Output tokens ÷ the whole time, and the sum of concurrent streams. Metrics: llm_probe_end_to_end_tokens_per_second, "
             "llm_probe_aggregate_tokens_per_second, llm_probe_concurrency.",
             [
@@ -502,11 +544,12 @@ def _target() -> dict[str, Any]:
                 query(probe("llm_probe_concurrency"), "streams at once"),
             ],
             (8, 8), unit=TOKENS_PER_SECOND,
-            overrides=[override("byName", "streams at once", unit="short", custom__axisPlacement="right")],
+            overrides=[*named("end to end", "all streams", "streams at once"),
+                       override("byName", "streams at once", unit="short", decimals=0, custom__axisPlacement="right", custom__axisSoftMax=5)],
         ),
         timeseries(
             "Energy per token", "GPU power during decode ÷ speed, where the GPU is local. Metric: llm_probe_energy_joules_per_token.",
-            [query(measured("llm_probe_energy_joules_per_token"), "energy")], (8, 8), unit="suffix:J/tok", no_value="No local power sensor",
+            [query(measured("llm_probe_energy_joules_per_token"), "energy")], (8, 8), unit="suffix:J/tok", no_value="No data: it needs a local power sensor",
         ),
         row("Are the answers right?"),
         state_timeline(
@@ -523,11 +566,11 @@ def _target() -> dict[str, Any]:
             "Fingerprint of the model",
             "How far its first-token log-probabilities are from those it had, in units of their own noise; above 6 is another model, "
             "quantization or kernel. Metric: llm_answer_fingerprint_distance.",
-            [query(probe("llm_answer_fingerprint_distance"), "{{module}}")], (8, 8), no_value="This server gives no log-probabilities",
+            [query(probe("llm_answer_fingerprint_distance"), "{{module}}")], (8, 8), no_value="No data: it needs log-probabilities",
         ),
         row("What users get meanwhile"),
         timeseries(
-            "Load and production throughput",
+            "Load and throughput",
             "From the server's own metrics: requests that run and wait, and the tokens per second that users get (right axis), the "
             "probes' own taken out. Metrics: llm_server_requests_running, llm_server_requests_waiting, "
             "llm_server_generated_tokens_per_second.",
@@ -536,13 +579,15 @@ def _target() -> dict[str, Any]:
                 query(server("llm_server_requests_waiting"), "waiting"),
                 query(server("llm_server_generated_tokens_per_second"), "production"),
             ],
-            (8, 8), no_value="This server has no metrics of its own",
-            overrides=[override("byName", "production", unit=TOKENS_PER_SECOND, custom__axisPlacement="right")],
+            (8, 8), no_value="No data: it needs the server's own metrics", decimals=0,
+            overrides=[*named("running", "waiting", "production"),
+                       override("byRegexp", "^(running|waiting)$", custom__axisSoftMax=5),
+                       override("byName", "production", unit=TOKENS_PER_SECOND, custom__axisPlacement="right")],
         ),
         timeseries(
             "KV cache in use", "Near 1, requests wait or are evicted. Metric: llm_server_kv_cache_usage_ratio.",
-            [query(server("llm_server_kv_cache_usage_ratio"), "KV cache")], (4, 8), unit="percentunit", maximum=1,
-            no_value="This server doesn't tell",
+            [query(server("llm_server_kv_cache_usage_ratio"), "KV cache")], (6, 8), unit="percentunit", maximum=1,
+            no_value=_NO_DATA,
         ),
         state_timeline(
             "State of the server", "Metrics: llm_target_up, llm_target_loading, llm_target_model_resident, llm_probe_cold_start, llm_probe_queued.",
@@ -553,7 +598,7 @@ def _target() -> dict[str, Any]:
                 query(probe("llm_probe_cold_start"), "cold start"),
                 query(probe("llm_probe_queued"), "probe waited in the queue"),
             ],
-            (12, 8), values({"0": ("no", "#8e8e8e"), "1": ("yes", "blue")}),
+            (10, 8), values({"0": ("no", "#8e8e8e"), "1": ("yes", "blue")}),
             overrides=[override("byName", "up", mappings=values({"0": ("down", "red"), "1": ("up", "green")})),
                        override("byName", "model in memory", mappings=values({"0": ("no", "#8e8e8e"), "1": ("yes", "green")}))],
         ),
@@ -562,15 +607,15 @@ def _target() -> dict[str, Any]:
             "Results of probes", "Probes per step of at least five minutes, by how they ended. Metric: llm_probes_total.",
             [query(f"sum by (result) (increase({probe('llm_probes_total')}[$__rate_interval])) > 0.1", "{{result}}")],
             (12, 8), bars=True, stacked=True,
-            overrides=[override("byName", "ok", color={"mode": "fixed", "fixedColor": "green"}),
-                       override("byRegexp", "^skipped.*", color={"mode": "fixed", "fixedColor": "purple"})],
+            overrides=_results(),
         ),
         timeseries(
-            "Cost: tokens per hour", "What probing has the server read and write. Metric: llm_probe_consumed_tokens_total.",
+            "Tokens per hour", "What probing has the server read and write. Metric: llm_probe_consumed_tokens_total.",
             [query(f"3600 * sum by (kind) (rate({probe('llm_probe_consumed_tokens_total')}[$__rate_interval]))", "{{kind}}")], (6, 8),
+            overrides=named("output", "prompt"),
         ),
         timeseries(
-            "Cost: share of the server's time", "Metric: llm_probe_busy_seconds_total.",
+            "Share of time", "Of the server's time, by module. Metric: llm_probe_busy_seconds_total.",
             [query(f"sum by (module) (rate({probe('llm_probe_busy_seconds_total')}[$__rate_interval]))", "{{module}}")],
             (6, 8), unit="percentunit", stacked=True, fill=30,
         ),
@@ -611,22 +656,41 @@ def _target() -> dict[str, Any]:
     )
 
 
+# Prometheus 2.42 refuses an offset of 0: one millisecond is the same scrape.
+_OFFSETS: Final = {"now": "1ms", **{f"{each} ago": each for each in ("15m", "1h", "3h", "6h", "12h", "1d", "7d")}}
+
+
 def _compare() -> dict[str, Any]:
     def side(metric: str, name: str, **matchers: str) -> str:
         return select(metric, f'{_HOST}, target=~"${name}", module=~"$module"', **matchers)
 
-    speed = "llm_probe_tokens_per_second"
-    base = f"quantile(0.5, quantile_over_time(0.5, {side(speed, 'baseline')}[$window] offset $offset))"
-    new = f"quantile(0.5, quantile_over_time(0.5, {side(speed, 'candidate')}[$window]))"
+    speed, ttft = "llm_probe_tokens_per_second", "llm_probe_ttft_seconds"
+    sides = {"baseline": " offset $offset", "candidate": ""}
+
+    def over(metric: str, name: str, share: float = 0.5) -> str:
+        """A quantile over the window of a side, and over its series where there are several."""
+        return f"quantile({share}, quantile_over_time({share}, {side(metric, name)}[$window]{sides[name]}))"
+
+    def enough(name: str) -> str:
+        """Something where at least three probes of a side succeeded within the window (2.5, since increase() extrapolates)."""
+        return f"sum(increase({side('llm_probes_total', name, result='ok')}[$window]{sides[name]})) > 2.5"
+
+    both = f"{enough('baseline')} and {enough('candidate')}"
+    base, new = over(speed, "baseline"), over(speed, "candidate")
     ratio = f"{new} / {base}"
-    base_ttft = (
-        f"quantile(0.5, quantile_over_time(0.5, {side('llm_probe_ttft_seconds', 'baseline')}[$window] offset $offset))"
+    low = f"{over(speed, 'candidate', 0.25)} / {over(speed, 'baseline', 0.75)}"
+    high = f"{over(speed, 'candidate', 0.75)} / {over(speed, 'baseline', 0.25)}"
+    # The middle halves of both sides overlap, or the medians differ by less than 2 %: then the difference is noise.
+    noise = f"({low} <= 1 and {high} >= 1) or (abs({ratio} - 1) < 0.02)"
+    judged = (
+        f"(({ratio} and ({both})) unless ({noise}))\n"
+        f"or (0 * ({ratio}) + {_NOISE} and ({both}))\nor 0 * ({ratio}) + {_TOO_FEW}"
     )
-    new_ttft = f"quantile(0.5, quantile_over_time(0.5, {side('llm_probe_ttft_seconds', 'candidate')}[$window]))"
-    colors = [
-        override("byName", "baseline", color={"mode": "fixed", "fixedColor": "#8e8e8e"}),
-        override("byName", "candidate", color={"mode": "fixed", "fixedColor": "blue"}),
-    ]
+
+    def reaches(bound: str) -> str:
+        return f"({new} >= bool max({bound})) and {enough('candidate')}"
+
+    colors = named(*sides)
     lines = [
         dashed("^minimum: .*", "yellow"),
         dashed("^good: .*", "green"),
@@ -637,33 +701,40 @@ def _compare() -> dict[str, Any]:
         (_GOOD, "good", TIER_COLORS["good"]), (_EXCELLENT, "excellent", TIER_COLORS["excellent"]),
     )  # fmt: skip
     # A mapping's ranges include both ends: a hair below a step belongs to the one before.
-    edges = [*(float(number) - 0.0001 for number, _, _ in steps), None]
+    edges = [0.0, *(float(number) - 0.0001 for number, _, _ in steps), None]
     verdicts = [("slower", "red"), *((text, color) for _, text, color in steps)]
+    few = "needs 3 probes of each"
     panels = [
         row("Candidate against baseline: two targets now, or one target now and before"),
-        stat("Baseline", "Median speed of the baseline target over the window, as long ago as the offset says. "
-             "Metric: llm_probe_tokens_per_second.", [query(base, instant=True)], (4, 5), unit=TOKENS_PER_SECOND, decimals=1, no_value="not measured then"),
-        stat("Candidate", "Median speed of the candidate over the window up to now. Metric: llm_probe_tokens_per_second.",
-             [query(new, instant=True)], (4, 5), unit=TOKENS_PER_SECOND, decimals=1, no_value="not measured"),
-        stat("Speed-up", f"Candidate ÷ baseline. The AITER success criteria: {_MINIMUM}× is the minimum, {_GOOD}× good, {_EXCELLENT}× excellent.",
-             [query(ratio, instant=True)], (4, 5), unit="suffix:×", decimals=2, no_value="needs both",
-             thresholds=[("red", None), *((color, float(number)) for number, _, color in steps)], background=True),
-        stat("Verdict", "By the AITER success criteria, which compare a candidate with its own baseline.", [query(ratio, instant=True)], (4, 5),
+        stat("Verdict", "By the AITER success criteria, which compare a candidate with its own baseline: "
+             f"{_MINIMUM}× is the minimum, {_GOOD}× good, {_EXCELLENT}× excellent. No change: the middle halves of the speeds of both overlap, or "
+             "the medians differ by less than 2 %. Too few probes: fewer than three of a side succeeded within the window.",
+             [query(judged, instant=True)], (8, 4),
              mappings=[
-                 {"type": "range", "options": {"from": low, "to": high, "result": {"text": text, "color": color, "index": index}}}
-                 for index, ((low, high), (text, color)) in enumerate(zip(pairwise([None, *edges]), verdicts, strict=True))
-             ], background=True, no_value="needs both"),
-        stat("Targets reached", "Lower bounds that the candidate reaches: its scenario's expected minimum (12 with AITER), and the tiers "
+                 *values({_TOO_FEW: ("too few probes", "#8e8e8e"), _NOISE: ("no change", "#8e8e8e")}),
+                 *(
+                     {"type": "range", "options": {"from": low, "to": high, "result": {"text": text, "color": color, "index": index}}}
+                     for index, ((low, high), (text, color)) in enumerate(zip(pairwise(edges), verdicts, strict=True), start=2)
+                 ),
+             ], background=True, no_value="not measured"),
+        stat("Speed-up", "Candidate ÷ baseline: of the medians, and of the quartiles that lie nearest and farthest.",
+             [query(f"{each} and ({both})", name, instant=True) for name, each in (("median", ratio), ("at least", low), ("at most", high))],
+             (8, 4), unit="suffix:×", decimals=2, names=True, no_value=few),
+        stat("Bounds reached", "Lower bounds that the candidate reaches: its scenario's expected minimum, and the tiers "
              "good and excellent (15 and 20 by default). Metrics: llm_expected_tokens_per_second, "
              "llm_performance_tier_threshold_tokens_per_second.",
              [
-                 query(f"{new} >= bool scalar(max({side('llm_expected_tokens_per_second', 'candidate', bound='min')}))", "expected", instant=True),
-                 query(f"{new} >= bool scalar(max({side(BOUND, 'candidate', tier='good')}))", "good", instant=True),
-                 query(f"{new} >= bool scalar(max({side(BOUND, 'candidate', tier='excellent')}))", "excellent", instant=True),
-             ], (4, 5), mappings=_YES_NO, names=True, no_value="not measured"),
-        stat("First token, ratio", "Candidate ÷ baseline: below 1 is faster. Metric: llm_probe_ttft_seconds.",
-             [query(f"{new_ttft} / {base_ttft}", instant=True)], (4, 5), unit="suffix:×", decimals=2, no_value="needs both",
-             thresholds=(("green", None), ("text", 0.95), ("orange", 1.05))),
+                 query(reaches(side("llm_expected_tokens_per_second", "candidate", bound="min")), "expected", instant=True),
+                 query(reaches(side(BOUND, "candidate", tier="good")), "good", instant=True),
+                 query(reaches(side(BOUND, "candidate", tier="excellent")), "excellent", instant=True),
+             ], (8, 4), mappings=values({"0": ("no", "text"), "1": ("yes", "green")}), names=True, no_value="not known"),
+        stat("Baseline", "Median speed of the baseline target over the window, as long ago as the offset says. "
+             f"Metric: {speed}.", [query(base, instant=True)], (8, 4), unit=TOKENS_PER_SECOND, decimals=1, no_value="not measured"),
+        stat("Candidate", f"Median speed of the candidate over the window up to now. Metric: {speed}.",
+             [query(new, instant=True)], (8, 4), unit=TOKENS_PER_SECOND, decimals=1, no_value="not measured"),
+        stat("First token, ratio", f"Candidate ÷ baseline: below 1 is faster. Metric: {ttft}.",
+             [query(f"{over(ttft, 'candidate')} / {over(ttft, 'baseline')} and ({both})", instant=True)], (8, 4), unit="suffix:×", decimals=2,
+             no_value=few),
         timeseries(
             "Speed, side by side",
             "The baseline is shifted by the offset, so that both can be compared. Dashed: what the success criteria ask for. "
@@ -676,22 +747,22 @@ def _compare() -> dict[str, Any]:
             (24, 10), unit=TOKENS_PER_SECOND, overrides=[*colors, *lines],
         ),
         timeseries(
-            "Time to first token, side by side", "Metric: llm_probe_ttft_seconds.",
+            "Time to first token", "Metric: llm_probe_ttft_seconds.",
             [query(f"max({side('llm_probe_ttft_seconds', 'baseline')} offset $offset)", "baseline"),
              query(f"max({side('llm_probe_ttft_seconds', 'candidate')})", "candidate")],
             (8, 9), unit="s", overrides=colors,
         ),
         timeseries(
-            "Prefill, side by side", "Metric: llm_probe_prefill_tokens_per_second.",
+            "Prefill", "Metric: llm_probe_prefill_tokens_per_second.",
             [query(f"max({side('llm_probe_prefill_tokens_per_second', 'baseline')} offset $offset)", "baseline"),
              query(f"max({side('llm_probe_prefill_tokens_per_second', 'candidate')})", "candidate")],
             (8, 9), unit=TOKENS_PER_SECOND, overrides=colors,
         ),
         timeseries(
-            "Energy per token, side by side", "Metric: llm_probe_energy_joules_per_token.",
+            "Energy per token", "Metric: llm_probe_energy_joules_per_token.",
             [query(f"max({side('llm_probe_energy_joules_per_token', 'baseline')} offset $offset)", "baseline"),
              query(f"max({side('llm_probe_energy_joules_per_token', 'candidate')})", "candidate")],
-            (8, 9), unit="suffix:J/tok", overrides=colors, no_value="No local power sensor",
+            (8, 9), unit="suffix:J/tok", overrides=colors, no_value="No data: it needs a local power sensor",
         ),
         table(
             "What was compared", "What both were, each at its time. Metric: llm_target_info.",
@@ -702,16 +773,18 @@ def _compare() -> dict[str, Any]:
             (24, 5),
             columns={"side": "Side", "target": "Target", "instance": "Instance", "backend": "Backend", "backend_version": "Version", "model": "Model",
                      "quantization": "Quantization", "scenario": "Scenario", "hardware": "Hardware", "image": "Image"},
+            overrides=[override("byName", "Side", custom__width=85), override("byName", "Model", custom__minWidth=230),
+                       override("byName", "Image", custom__minWidth=230)],
         ),
     ]  # fmt: skip
     variables = [
         *_host_variables(),
         variable("baseline", "baseline", f"label_values(llm_probe_interval_seconds{{{_HOST}}}, target)", multi=False),
-        custom_variable("offset", "baseline from", ("0s", "15m", "1h", "3h", "6h", "12h", "1d", "7d"), "1h"),
+        custom_variable("offset", "baseline from", _OFFSETS, "1h"),
         variable("candidate", "candidate", f"label_values(llm_probe_interval_seconds{{{_HOST}}}, target)", multi=False),
         variable("module", "module", f'label_values(llm_probe_interval_seconds{{{_HOST}, target=~"$baseline|$candidate"}}, module)',
                  multi=False, current="default"),
-        custom_variable("window", "median over", ("10m", "30m", "1h", "6h", "1d"), "1h"),
+        custom_variable("window", "median over", {each: each for each in ("10m", "30m", "1h", "6h", "1d")}, "1h"),
     ]  # fmt: skip
     changed = annotation(
         "Model or server changed",
@@ -748,7 +821,7 @@ def _machine() -> dict[str, Any]:
                                 custom__cellOptions={"type": "color-text"}),
                        override("byName", "Instance", custom__width=140), override("byName", "At minimum", custom__width=95),
                        override("byName", "Container", custom__width=85), override("byName", "Version", custom__width=70), override("byName", "Release", custom__width=70)],
-            no_value="No ROCm found: nothing to judge",
+            no_value=_NO_DATA,
         ),
         table(
             "GPUs and driver", "Metrics: amdgpu_info, amdgpu_driver_info, amdgpu_memory_bandwidth_bytes_per_second.",
@@ -762,7 +835,7 @@ def _machine() -> dict[str, Any]:
                      "gpu": "PCI address", "Value #B": "Bandwidth", "version": "Driver"},
             overrides=[override("byName", "Bandwidth", unit="Bps", custom__width=95), override("byName", "Instance", custom__width=140), override("byName", "GPU", custom__width=155), override("byName", "PCI address", custom__width=115), override("byName", "CUs", custom__width=55),
                        override("byName", "Unified", custom__width=65), override("byName", "Target", custom__width=80)],
-            no_value="No AMD GPU found",
+            no_value=_NO_DATA,
         ),
         row("Does the machine explain the speed?"),
         timeseries(
@@ -775,14 +848,15 @@ def _machine() -> dict[str, Any]:
             "Throttled", "What lowers the GPU's clocks, above half of the time. A power limit at full load is normal; heat is not. Metric: "
             "amdgpu_throttled.",
             [query(f"{host('amdgpu_throttled')} > bool 0.5", gpu + " {{reason}}")], (12, 8), values({"0": ("no", "green"), "1": ("throttled", "orange")}),
-            no_value="This GPU doesn't tell",
+            no_value=_NO_DATA,
         ),
         timeseries("Temperature", "Metric: amdgpu_temperature_celsius.",
                    [query(host("amdgpu_temperature_celsius"), "{{instance}} {{sensor}}")], (12, 8), unit="celsius"),
         timeseries("Clock", "Metric: amdgpu_clock_hertz.", [query(host("amdgpu_clock_hertz"), "{{instance}} {{domain}}")], (12, 8), unit="hertz"),
         timeseries("Power", "Of the GPU, or of the whole socket where they share a sensor, and the limit that is set. Metrics: "
                    "amdgpu_power_watts, amdgpu_power_cap_watts.",
-                   [query(host("amdgpu_power_watts"), "{{instance}} {{scope}}"), query(host("amdgpu_power_cap_watts"), "{{instance}} limit")], (8, 8), unit="watt"),
+                   [query(host("amdgpu_power_watts"), "{{instance}} {{scope}}"), query(host("amdgpu_power_cap_watts"), "{{instance}} limit")], (8, 8), unit="watt",
+                   overrides=[override("byRegexp", "^.* limit$", custom__lineStyle={"fill": "dash", "dash": [6, 6]}, custom__lineWidth=1)]),
         timeseries("GPU busy", "Metric: amdgpu_busy_ratio.", [query(host("amdgpu_busy_ratio"), gpu)], (8, 8), unit="percentunit", maximum=1),
         timeseries("Memory in use", "VRAM, and system memory that the GPU uses (gtt), of their totals. Metrics: amdgpu_memory_used_bytes, "
                    "amdgpu_memory_total_bytes.",
@@ -799,13 +873,13 @@ def _machine() -> dict[str, Any]:
             (12, 7),
             columns={"instance": "Instance", "release": "Kernel", "version": "BIOS", "platform_profile": "Platform profile", "governor": "Governor",
                      "tuned": "tuned", "gpu_performance_level": "GPU level"},
-            no_value="Nothing of it can be read",
+            no_value=_NO_DATA,
         ),
         table(
             "Kernel parameters", "Those that decide how much memory a GPU may use and how fast it is. Metric: host_kernel_parameter_info.",
             [query(f"max by (job, instance, parameter, value) ({host('host_kernel_parameter_info')})", table=True)], (12, 7),
             columns={"instance": "Instance", "parameter": "Parameter", "value": "Value"},
-            no_value="None of them is set",
+            no_value=_NO_DATA,
         ),
         table(
             "Firmware", "Of each GPU by block, and its BIOS. Metrics: amdgpu_firmware_info, amdgpu_vbios_info.",
@@ -815,10 +889,10 @@ def _machine() -> dict[str, Any]:
             ],
             (12, 7),
             columns={"instance": "Instance", "gpu": "GPU", "block": "Block", "version": "Version"},
-            no_value="Nothing of it can be read",
+            no_value=_NO_DATA,
         ),
         state_timeline("Asleep", "A GPU that sleeps isn't woken to be read. Metric: amdgpu_suspended.", [query(host("amdgpu_suspended"), gpu)], (12, 7),
-                       values({"0": ("awake", "green"), "1": ("asleep", "blue")}), no_value="No AMD GPU found"),
+                       values({"0": ("awake", "green"), "1": ("asleep", "blue")}), no_value=_NO_DATA),
     ]  # fmt: skip
     return dashboard(
         "llm-machine",
@@ -845,12 +919,12 @@ def _cache() -> dict[str, Any]:
             "Free space", "Share of each file system that is free. Metrics: llm_model_cache_filesystem_free_bytes, "
             "llm_model_cache_filesystem_size_bytes.",
             [query(f"{free} / on (job, instance, mountpoint) {size}", "{{instance}} {{mountpoint}}", instant=True)], (8, 7), unit="percentunit",
-            maximum=1, thresholds=(("red", None), ("orange", 0.03), ("green", 0.15)), no_value="No cache found",
+            maximum=1, thresholds=(("red", None), ("orange", 0.03), ("green", 0.15)), no_value=_NO_DATA,
         ),
         timeseries("Free bytes", "A step is a download or a deletion; a slope that goes on ends in a full disk. "
-                   "Metric: llm_model_cache_filesystem_free_bytes.", [query(free, "{{instance}} {{mountpoint}}")], (8, 7), unit="bytes"),
+                   "Metric: llm_model_cache_filesystem_free_bytes.", [query(free, "{{instance}} {{mountpoint}}")], (8, 7), unit="decbytes"),
         bar_gauge("Size of the caches", "Metric: llm_model_cache_bytes.",
-                  [query(host("llm_model_cache_bytes"), "{{instance}} {{cache}}", instant=True)], (8, 7), unit="bytes", no_value="No cache found"),
+                  [query(host("llm_model_cache_bytes"), "{{instance}} {{cache}}", instant=True)], (8, 7), unit="decbytes", no_value=_NO_DATA),
         row("Which models are stored?"),
         table(
             "Models", "Largest first. A model that is not complete is being downloaded or was broken off. Last use: where the file system "
@@ -864,21 +938,21 @@ def _cache() -> dict[str, Any]:
             (14, 11),
             columns={"model": "Model", "Value #A": "Size", "Value #B": "Complete", "Value #C": "Unused for", "cache": "Cache", "instance": "Instance"},
             sort=("Size", True),
-            overrides=[override("byName", "Cache", custom__width=105), override("byName", "Instance", custom__width=140), override("byName", "Size", unit="bytes", custom__width=110), override("byName", "Unused for", unit="s", decimals=0, custom__width=110),
+            overrides=[override("byName", "Model", custom__minWidth=270), override("byName", "Cache", custom__width=105), override("byName", "Instance", custom__width=140), override("byName", "Size", unit="decbytes", custom__width=110), override("byName", "Unused for", unit="s", decimals=0, custom__width=110),
                        override("byName", "Complete", mappings=_YES_NO, custom__cellOptions={"type": "color-text"}, custom__width=100)],
-            no_value="No model in any cache",
+            no_value=_NO_DATA,
         ),
-        timeseries("Size over time", "Metric: llm_model_cache_bytes.", [query(host("llm_model_cache_bytes"), "{{instance}} {{cache}}")], (10, 11), unit="bytes"),
+        timeseries("Size over time", "Metric: llm_model_cache_bytes.", [query(host("llm_model_cache_bytes"), "{{instance}} {{cache}}")], (10, 11), unit="decbytes"),
         row("Downloads, containers and the scan"),
         timeseries("Incomplete downloads", "Grows while a model is downloaded; stands still where a download hangs or was broken off. "
-                   "Metric: llm_model_cache_incomplete_bytes.", [query(host("llm_model_cache_incomplete_bytes"), "{{instance}} {{cache}}")], (8, 8), unit="bytes"),
+                   "Metric: llm_model_cache_incomplete_bytes.", [query(host("llm_model_cache_incomplete_bytes"), "{{instance}} {{cache}}")], (8, 8), unit="decbytes"),
         table(
-            "Containers that share the cache", "A container that does not mount the host's cache downloads its models again. "
+            "Shares the cache", "A container that does not mount the host's cache downloads its models again. "
             "Metric: llm_model_cache_shared.",
             [query(f"max by (job, instance, container, cache) ({host('llm_model_cache_shared')})", table=True)], (8, 8),
             columns={"container": "Container", "cache": "Cache", "Value": "Shares it", "instance": "Instance"},
             overrides=[override("byName", "Shares it", mappings=_YES_NO, custom__cellOptions={"type": "color-text"})],
-            no_value="No inference container found",
+            no_value=_NO_DATA,
         ),
         table(
             "Scan", "How long reading a cache took, when, what could not be read. Metrics: llm_model_cache_scan_seconds, "
@@ -894,10 +968,10 @@ def _cache() -> dict[str, Any]:
             (8, 8),
             columns={"instance": "Instance", "cache": "Cache", "Value #A": "Models", "Value #B": "Unread", "Value #C": "Took",
                      "Value #D": "Ago", "Value #E": "Errors"},
-            overrides=[override("byName", "Instance", custom__width=135), override("byName", "Cache", custom__width=95), override("byName", "Took", unit="s"), override("byName", "Ago", unit="s", decimals=0), override("byName", "Errors", decimals=0),
+            overrides=[override("byName", "Instance", custom__width=135), override("byName", "Cache", custom__width=95), override("byName", "Models", custom__width=75), override("byName", "Took", unit="s", decimals=1), override("byName", "Ago", unit="s", decimals=0), override("byName", "Errors", decimals=0),
                        override("byName", "Unread", custom__cellOptions={"type": "color-text"},
                                 thresholds={"mode": "absolute", "steps": [{"color": "text", "value": None}, {"color": "orange", "value": 1}]})],
-            no_value="No cache found",
+            no_value=_NO_DATA,
         ),
     ]  # fmt: skip
     return dashboard(
@@ -916,16 +990,18 @@ def _fleet() -> dict[str, Any]:
     panels = [
         row("Worst first"),
         stat("Hosts", "Exporters that Prometheus can scrape, of all it knows. Metric: up.",
-             [query(f"sum({host('up')})", "up", instant=True), query(f"count({host('up')})", "known", instant=True)], (4, 4), names=True, no_value="none"),
+             [query(f"sum({host('up')})", "up", instant=True), query(f"count({host('up')})", "known", instant=True)], (6, 3), names=True),
         *(
-            stat(title, description, [query(_count(*names), instant=True)], (4, 4), thresholds=colors, background=True)
+            stat(title, description, [query(_count(*names), instant=True)], (6, 3), thresholds=colors, background=colors in (_FAULTS, _WARN))
             for title, description, names, colors in (
-                ("Down", "Servers whose health check fails.", ("down",), (("green", None), ("dark-red", 1))),
-                ("Failing", "Servers that answer, but not right.", ("failing",), (("green", None), ("red", 1))),
-                ("Poor", "Too slow to use.", ("poor",), (("green", None), ("orange", 1))),
-                ("Not measured", "Busy, loading, not probed lately, or without a measurable speed.", ("busy", "loading", "not probed", "no speed"),
-                 (("green", None), ("blue", 1))),
-                ("Acceptable or better", "At or above the lower bound of acceptable.", ("acceptable", "good", "excellent"),
+                ("Down", "Servers whose health check fails.", ("down",), _FAULTS),
+                ("Failing", "Servers that answer, but not right.", ("failing",), _FAULTS),
+                ("Poor", "Too slow to use.", ("poor",), _WARN),
+                ("Busy", "Users keep them so busy that probes are skipped.", ("busy",), (("text", None), ("purple", 1))),
+                ("Unloaded", "A probe would load the model, so it is skipped.", ("unloaded",), (("text", None), ("#8e8e8e", 1))),
+                ("Not measured", "Loading, not probed lately, or without a measurable speed.", ("loading", "not probed", "no speed"),
+                 (("text", None), ("blue", 1))),
+                ("Fine", "At or above the lower bound of acceptable.", ("acceptable", "good", "excellent"),
                  (("text", None), ("green", 1))),
             )
         ),
@@ -935,10 +1011,10 @@ def _fleet() -> dict[str, Any]:
                 query(verdict(), table=True),
                 query(expand(f"max by (@module, model) ({measured('llm_probe_tokens_per_second')})"), table=True),
                 query(share, table=True),
-                query(expand(f"max by (@module) (increase({probe('llm_probes_total', result__not_in='ok|skipped_.*|yielded')}[$__range]) > 0.5)"), table=True),
+                query(expand(f"max by (@module) (increase({probe('llm_probes_total', result__not_in='ok|skipped_.*|yielded')}[$__range]))"), table=True),
                 query(expand(f"time() - max by (@module) ({probe('llm_probe_last_success_timestamp_seconds')})"), table=True),
             ],
-            (14, 11),
+            (24, 10),
             columns={"instance": "Instance", "target": "Target", "Value #A": "Verdict", "Value #B": "Speed", "Value #C": "Share",
                      "Value #D": "Failures", "Value #E": "Age", "model": "Model", "module": "Module"},
             sort=("Verdict", False),
@@ -948,30 +1024,69 @@ def _fleet() -> dict[str, Any]:
                 override("byName", "Instance", custom__width=140, links=[_link("Open this machine", "llm-machine", "instance=Instance")]),
                 override("byName", "Speed", unit=TOKENS_PER_SECOND, decimals=1, custom__width=100),
                 override("byName", "Share", unit="percentunit", decimals=0, custom__width=75),
-                override("byName", "Failures", unit="short", decimals=0, noValue="0", custom__width=80),
-                override("byName", "Age", unit="s", decimals=0, noValue="never", custom__width=80),
+                override("byName", "Failures", unit="short", decimals=0, custom__width=80),
+                override("byName", "Age", unit="s", decimals=0, noValue="not known", custom__width=80),
+                override("byName", "Model", custom__minWidth=230),
                 override("byName", "Module", custom__width=75),
             ],
-            no_value="No target is known yet",
-        ),
-        bar_gauge(
-            "Speed, in multiples of acceptable", "1 is where acceptable begins; below it a server is poor. Comparable between servers with tiers "
-            "of their own. Metrics: llm_probe_tokens_per_second, llm_performance_tier_threshold_tokens_per_second.",
-            [query(f"sort({share})", "{{target}} · {{instance}}", instant=True)], (10, 11), unit="suffix:×", decimals=2,
-            thresholds=(("orange", None), ("green", 1)), no_value="No speed known",
+            no_value=_NO_DATA,
         ),
         row("How it went"),
-        state_timeline("Verdict over time", "Metrics: llm_performance_tier, llm_probe_success, llm_target_up.",
-                       [query(verdict(), "{{instance}} {{target}}")], (24, 9), values(VERDICTS)),
-        state_timeline("Alerts that fire", "One band for each alert. Metric: ALERTS.",
-                       [query(f"max by (alertname, severity) ({host('ALERTS', alertstate='firing', service='llm-probe')})", "{{alertname}} ({{severity}})")],
-                       (12, 8), values({"1": ("firing", "red")}), no_value="No alert fires"),
+        state_timeline("Verdict over time", "Of the worst as many as `worst` says, by their verdict at the end of the shown time. Metrics: "
+                       "llm_performance_tier, llm_probe_success, llm_target_up.",
+                       [query(_worst_first(), "{{target}} · {{instance}}")], (24, 10), values(VERDICTS)),
+        state_timeline("Alerts that fire", "A band for each alert, with the target and host that it is about. Metric: ALERTS.",
+                       [query(f"{number} * max by (alertname, instance, target) ({host('ALERTS', alertstate='firing', service='llm-probe', severity=severity)})",
+                              "{{alertname}} {{target}} · {{instance}}") for number, (severity, _) in _SEVERITIES.items()],
+                       (24, 9), values(_SEVERITIES)),
+        bar_gauge(
+            "Speed, in multiples of acceptable", "1 is where acceptable begins; below it a server is poor. Comparable between servers with tiers "
+            "of their own; the slowest, as many as `worst` says. Metrics: llm_probe_tokens_per_second, "
+            "llm_performance_tier_threshold_tokens_per_second.",
+            [query(f"sort(bottomk($worst, {share}))", "{{target}} · {{instance}}", instant=True)], (12, 10), unit="suffix:×", decimals=2,
+            thresholds=(("orange", None), ("green", 1)), no_value="not measured",
+        ),
         timeseries("Production throughput by host", "Tokens per second that users get, the probes' own taken out. "
                    "Metric: llm_server_generated_tokens_per_second.",
-                   [query(f"sum by (instance) ({server('llm_server_generated_tokens_per_second')})", "{{instance}}")], (12, 8),
+                   [query(f"sum by (instance) ({server('llm_server_generated_tokens_per_second')})", "{{instance}}")], (12, 10),
                    unit=TOKENS_PER_SECOND, stacked=True, fill=30),
     ]  # fmt: skip
-    return dashboard("llm-fleet", "LLM Fleet", "Many hosts: the worst first.", _variables(module="default"), panels)
+    chosen = [
+        *_variables(module="default"),
+        custom_variable("worst", "worst", {each: each for each in ("10", "20", "50")}, "10"),
+    ]
+    return dashboard("llm-fleet", "LLM Fleet", "Many hosts: the worst first.", chosen, panels)
+
+
+def _wall() -> dict[str, Any]:
+    """For a screen that is read across a room: few things, and large."""
+    panels = [
+        stat("Verdicts", "The tier of each server's last speed, or why there is none; the worst as many as `worst` says. Metrics: "
+             "llm_performance_tier, llm_probe_success, llm_target_up.",
+             [query(f"sort(bottomk($worst, {verdict()}))", "{{target}}", instant=True)], (24, 11),
+             mappings=values(VERDICTS), background=True, names=True),
+        stat("Speeds", "Decode speed of the last success, slowest first. Metric: llm_probe_tokens_per_second.",
+             [query(expand(f"sort(bottomk($worst, max by (@module) ({measured('llm_probe_tokens_per_second')})))"), "{{target}}", instant=True)],
+             (24, 8), unit=TOKENS_PER_SECOND, decimals=1, names=True, no_value="not measured"),
+        *(
+            stat(title, description, [query(_count(*names), instant=True)], (6, 5), thresholds=colors, background=True, value_size=72)
+            for title, description, names, colors in (
+                ("Faults", "Down or failing.", ("down", "failing"), _FAULTS),
+                ("Poor", "Too slow to use.", ("poor",), _WARN),
+                ("Fine", "Acceptable or better.", ("acceptable", "good", "excellent"), (("#8e8e8e", None), ("green", 1))),
+            )
+        ),
+        stat("Critical alerts", "Alerts of severity critical that fire. No data where Prometheus has not loaded the rules. Metric: ALERTS.",
+             [query(f"count({host('ALERTS', alertstate='firing', service='llm-probe', severity='critical')}) or 0 * count({host(COUNTS)})",
+                    instant=True)], (6, 5), thresholds=_FAULTS, background=True, value_size=72),
+    ]  # fmt: skip
+    chosen = [
+        *_variables(module="default"),
+        custom_variable("worst", "worst", {each: each for each in ("6", "12", "24")}, "12"),
+    ]
+    return dashboard(
+        "llm-wall", "LLM Wall", "For a screen that is read across a room.", chosen, panels, period="now-15m"
+    )
 
 
 def _exporter() -> dict[str, Any]:
@@ -984,10 +1099,10 @@ def _exporter() -> dict[str, Any]:
     panels = [
         row("Is the exporter itself working?"),
         stat("Exporters up", "Metric: up.", [query(host("up"), "{{instance}}", instant=True)], (8, 5),
-             mappings=values({"0": ("down", "red"), "1": ("up", "green")}), names=True, background=True, no_value="none known"),
+             mappings=values({"0": ("down", "red"), "1": ("up", "green")}), names=True, background=True, no_value=_NO_DATA),
         stat("Configuration reload", "Whether the last reload was accepted. Metric: llm_probe_exporter_config_last_reload_successful.",
              [query(host("llm_probe_exporter_config_last_reload_successful"), "{{instance}}", instant=True)], (8, 5),
-             mappings=values({"0": ("rejected", "red"), "1": ("accepted", "green")}), names=True, background=True, no_value="none known"),
+             mappings=values({"0": ("rejected", "red"), "1": ("accepted", "green")}), names=True, background=True, no_value=_NO_DATA),
         table("Versions", "Metrics: llm_probe_exporter_build_info, llm_probe_exporter_config_last_reload_success_timestamp_seconds, "
               "process_start_time_seconds.",
               [query(f"max by (job, instance, version, python) ({host('llm_probe_exporter_build_info')})", table=True),
@@ -1000,17 +1115,17 @@ def _exporter() -> dict[str, Any]:
                        "Metric: llm_probe_exporter_collector_success.",
                        [query(host("llm_probe_exporter_collector_success"), "{{instance}} {{collector}}")], (12, 9),
                        values({"0": ("failing", "red"), "1": ("works", "green")})),
-        timeseries("Time that collectors take", "Metric: llm_probe_exporter_collector_duration_seconds.",
+        timeseries("Collector times", "How long each took. Metric: llm_probe_exporter_collector_duration_seconds.",
                    [query(f"max by (collector) ({host('llm_probe_exporter_collector_duration_seconds')})", "{{collector}}")], (6, 9), unit="s"),
         timeseries("Targets", "By state. Metric: llm_probe_exporter_targets.",
                    [query(f"sum by (state) ({host('llm_probe_exporter_targets')})", "{{state}}")], (6, 9)),
         row("Is it on time and accurate?"),
         timeseries("Lateness of the last job", "Metric: llm_probe_exporter_schedule_delay_seconds.",
                    [query(host("llm_probe_exporter_schedule_delay_seconds"), "{{instance}}")], (8, 8), unit="s"),
-        timeseries("Age of the last run, in intervals", "Above 3 the results are stale, unless probes are skipped because the server is busy. "
+        timeseries("Age in intervals", "Age of the last run. Above 3 the results are stale, unless probes are skipped because the server is busy. "
                    "Metrics: llm_probe_last_run_timestamp_seconds, llm_probe_interval_seconds.",
                    [query(age, _WHO)], (8, 8)),
-        timeseries("Measurement error, share of decode time", "How far the measured speed may be off at most. Above 10 % speed alerts are silent. "
+        timeseries("Measurement error", "As a share of the decode time: how far the measured speed may be off at most. Above 10 % speed alerts are silent. "
                    "Metrics: llm_probe_clock_error_seconds, llm_probe_phase_seconds.",
                    [query(error, _WHO)], (8, 8), unit="percentunit"),
         row("What it costs"),
@@ -1019,10 +1134,10 @@ def _exporter() -> dict[str, Any]:
         timeseries("Memory, and the history", "Memory in use, and the size of the history of changes and speeds. Metrics: "
                    "process_resident_memory_bytes, llm_probe_exporter_history_bytes.",
                    [query(host("process_resident_memory_bytes"), "{{instance}}"),
-                    query(host("llm_probe_exporter_history_bytes"), "history {{instance}}")], (8, 8), unit="bytes"),
+                    query(host("llm_probe_exporter_history_bytes"), "history {{instance}}")], (8, 8), unit="decbytes"),
         timeseries("Open files", "Of those that the process may open. Metrics: process_open_fds, process_max_fds.",
                    [query(f"{host('process_open_fds')} / on (job, instance) {host('process_max_fds')}", "{{instance}}")], (8, 8),
-                   unit="percentunit", maximum=1, no_value="This system doesn't tell"),
+                   unit="percentunit", maximum=1, no_value=_NO_DATA),
         timeseries("Probing's share of each server's time", "Metric: llm_probe_busy_seconds_total.",
                    [query(expand(f"sum by (@target) (rate({probe('llm_probe_busy_seconds_total')}[$__rate_interval]))"), "{{target}} · {{instance}}")],
                    (12, 8), unit="percentunit"),
@@ -1039,4 +1154,4 @@ def _exporter() -> dict[str, Any]:
     )
 
 
-BOARDS: Final = (_overview(), _target(), _compare(), _machine(), _cache(), _fleet(), _exporter())
+BOARDS: Final = (_overview(), _target(), _compare(), _machine(), _cache(), _fleet(), _wall(), _exporter())

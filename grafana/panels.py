@@ -17,6 +17,13 @@ PROBES_SHOW: Final = "5m"
 TIER_COLORS: Final = {"excellent": "dark-green", "good": "green", "acceptable": "yellow", "poor": "orange"}
 """Tiers are coloured by their names, never by a number."""
 
+STATE_COLORS: Final = frozenset(
+    {*TIER_COLORS.values(), "red", "dark-red", "blue", "purple", "#8e8e8e", "semi-dark-orange"}
+)
+"""Colours that say how something is: identities never have them."""
+IDENTITY_COLORS: Final = ("#3aa6b9", "#c65c9b", "#a9805b", "#7c83b3")
+"""Cyan, magenta, brown and slate: colours of what has no state, such as a server, a sensor or a percentile."""
+
 
 def query(
     expression: str, legend: str = "", *, instant: bool = False, table: bool = False, heatmap: bool = False
@@ -44,7 +51,7 @@ def _panel(
     defaults: dict[str, Any] = {
         "unit": unit,
         "noValue": no_value,
-        "color": dict(color or {"mode": "palette-classic"}),
+        "color": dict(color or shades(0)),
         "custom": dict(custom or {}),
         "mappings": list(mappings),
         "thresholds": {
@@ -70,6 +77,29 @@ def _panel(
     if any(re.search(r"llm_probes?_(\w+_)?(total|bucket)\b.*\$__rate_interval", target["expr"]) for target in targets):
         made["interval"] = PROBES_SHOW
     return made
+
+
+def shades(place: int) -> dict[str, str]:
+    """A colour mode: shades of one of the identities' colours, in the order of the series."""
+    return {"mode": "shades", "fixedColor": IDENTITY_COLORS[place]}
+
+
+def identities() -> list[dict[str, Any]]:
+    """Overrides that give servers and hosts colours that no state has: one of four by the length of the name, in shades.
+
+    Grafana's palettes contain the states' colours, and its overrides can't count; a length doesn't change with the other series.
+    """
+    return [
+        override("byRegexp", f"^(.{{4}})*.{{{place}}}$", color=shades(place)) for place in range(len(IDENTITY_COLORS))
+    ]
+
+
+def named(*names: str) -> list[dict[str, Any]]:
+    """Overrides for the lines of a panel that are known by name: a colour for each, in order."""
+    return [
+        override("byName", name, color={"mode": "fixed", "fixedColor": color})
+        for name, color in zip(names, (*IDENTITY_COLORS, "text"), strict=False)
+    ]
 
 
 def values(names: Mapping[str, tuple[str, str]]) -> list[dict[str, Any]]:
@@ -138,25 +168,29 @@ def timeseries(
     }
     if not logarithmic:
         more.setdefault("minimum", 0)
+    more["overrides"] = [*identities(), *more.get("overrides", ())]
     return _panel("timeseries", title, description, targets, size, unit=unit, options=options, custom=custom, **more)
 
 
 def stat(
     title: str, description: str, targets: Sequence[Target], size: tuple[int, int] = (4, 4), *,
-    unit: str = "short", background: bool = False, names: bool = False, **more: Any,
+    unit: str = "short", background: bool = False, names: bool = False, only_names: bool = False,
+    value_size: int | None = None, **more: Any,
 ) -> Panel:  # fmt: skip
-    """One number, or one for each series. Coloured only where thresholds or mappings judge it."""
+    """One number, or one for each series. Coloured only where thresholds or mappings judge it; ``value_size`` is in pixels."""
     judged = bool(more.get("mappings") or more.get("thresholds"))
     more.setdefault("color", {"mode": "thresholds"})
-    options = {
+    options: dict[str, Any] = {
         "colorMode": ("background" if background else "value") if judged else "none",
         "graphMode": "none",
         "justifyMode": "auto",
         "orientation": "auto",
-        "textMode": "value_and_name" if names else "value",
+        "textMode": "name" if only_names else "value_and_name" if names else "value",
         "wideLayout": True,
         "reduceOptions": {"calcs": ["lastNotNull"], "fields": "", "values": False},
     }
+    if value_size is not None:
+        options["text"] = {"valueSize": value_size}
     return _panel("stat", title, description, targets, size, unit=unit, options=options, **more)
 
 
@@ -298,15 +332,16 @@ def variable(name: str, label: str, definition: str, *, multi: bool = True, curr
     return made
 
 
-def custom_variable(name: str, label: str, choices: Sequence[str], current: str) -> dict[str, Any]:
-    """A variable with fixed choices."""
+def custom_variable(name: str, label: str, choices: Mapping[str, str], current: str) -> dict[str, Any]:
+    """A variable with fixed choices, text → value; ``current`` is a value."""
+    (shown,) = (text for text, value in choices.items() if value == current)
     return {
         "name": name,
         "label": label,
         "type": "custom",
-        "query": ",".join(choices),
-        "options": [{"text": choice, "value": choice, "selected": choice == current} for choice in choices],
-        "current": {"text": current, "value": current},
+        "query": ",".join(value if text == value else f"{text} : {value}" for text, value in choices.items()),
+        "options": [{"text": text, "value": value, "selected": value == current} for text, value in choices.items()],
+        "current": {"text": shown, "value": current},
         "multi": False,
         "includeAll": False,
         "hide": 0,

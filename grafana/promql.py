@@ -51,6 +51,7 @@ def expand(source: str, scale: float = 1.0) -> str:
 def fill(expression: str) -> str:
     """The expression with dashboard variables and intervals replaced by something that parses."""
     expression = re.sub(r"(\[|offset )\$\w+", r"\g<1>5m", expression)
+    expression = re.sub(r"((?:top|bottom)k\()\$\w+", r"\g<1>5", expression)
     return re.sub(r"\$\{?\w+\}?", "x", expression)
 
 

@@ -11,16 +11,17 @@ import pytest
 from exporter.tiers import TIERS
 from grafana.boards import BOARDS, VERDICTS
 from grafana.build import ROOT
-from grafana.panels import SCHEMA_VERSION, TAG, TIER_COLORS, walk_panels
+from grafana.panels import IDENTITY_COLORS, SCHEMA_VERSION, STATE_COLORS, TAG, TIER_COLORS, walk_panels
 from grafana.promql import selectors
 
 Board = dict[str, Any]
-UNITS = {"short", "s", "percentunit", "bytes", "Bps", "hertz", "celsius", "watt"}
+UNITS = {"short", "s", "percentunit", "decbytes", "Bps", "hertz", "celsius", "watt"}
 """Units of Grafana's own list that stand here; others are suffixes."""
 FIXED_WINDOWS = {
     "15m": "skips of a quarter of an hour",
     "2m": "an annotation's width",
     "$__range": "counts over the shown range",
+    "$window": "the window that a variable of the board names",
 }
 
 
@@ -37,10 +38,10 @@ def targets(board: Board) -> Iterator[tuple[str, Board]]:
     return ((panel["title"], target) for panel in walk_panels(board) for target in panel["targets"])
 
 
-def test_seven_dashboards_with_uids_of_their_own() -> None:
+def test_eight_dashboards_with_uids_of_their_own() -> None:
     """Each file is named after its uid, and no uid or title occurs twice."""
     boards = files()
-    assert len(boards) == len({board["uid"] for board in boards}) == len({board["title"] for board in boards}) == 7
+    assert len(boards) == len({board["uid"] for board in boards}) == len({board["title"] for board in boards}) == 8
     assert {path.stem for path in (ROOT / "grafana/dashboards").glob("*.json")} == {board["uid"] for board in boards}
 
 
@@ -180,3 +181,66 @@ def test_counts_of_probes_have_a_step_that_holds_some(board: Board) -> None:
             for target in panel["targets"]
         ):
             assert panel["interval"] == "5m", panel["title"]
+
+
+@each_board
+def test_no_text_for_emptiness_asserts_a_fact(board: Board) -> None:
+    """Where a query has no row, the panel says that nothing is known: not that all is well, nor that something doesn't exist."""
+    for panel in walk_panels(board):
+        defaults = panel["fieldConfig"]["defaults"]
+        overridden = [
+            each["value"]
+            for override in panel["fieldConfig"]["overrides"]
+            for each in override["properties"]
+            if each["id"] == "noValue"
+        ]
+        for text in (defaults["noValue"], *overridden):
+            assert re.match(r"(No data|not known|not measured|needs 3 probes of each|–)", text), (panel["title"], text)
+        for target in panel["targets"]:
+            assert "vector(" not in target["expr"], f"{panel['title']}: a figure although nothing is known"
+
+
+@each_board
+def test_identities_never_have_the_colour_of_a_state(board: Board) -> None:
+    """A line that is a server, a sensor or a percentile is cyan, magenta, brown or slate; red, orange and green say how something is."""
+    assert not set(IDENTITY_COLORS) & STATE_COLORS
+    assert "palette-classic" not in json.dumps(board)
+    states = re.compile(
+        r"\^?(excellent|good|acceptable|minimum|slower|ok|loading|skipped_busy|\(skipped_|\.\*( \.\*)?\$|\.\* )"
+    )
+    for panel in walk_panels(board):
+        if panel["type"] not in {"timeseries", "heatmap"}:
+            continue
+        assert panel["fieldConfig"]["defaults"]["color"]["fixedColor"] in IDENTITY_COLORS, panel["title"]
+        for override in panel["fieldConfig"]["overrides"]:
+            for each in override["properties"]:
+                if each["id"] == "color" and each["value"]["fixedColor"] in STATE_COLORS:
+                    assert states.match(override["matcher"]["options"]), (panel["title"], override)
+
+
+NARROW = 800.0
+"""Pixels of the narrowest page on which the grid still has its 24 columns."""
+
+
+@each_board
+def test_titles_fit_a_narrow_page(board: Board) -> None:
+    """At 800 pixels no title is cut: a character takes 7.4 of them, and the panel's edges and its sign for the description 71."""
+    for panel in walk_panels(board):
+        room = (panel["gridPos"]["w"] * (NARROW - 32) / 24 - 71) / 7.4
+        assert len(panel["title"]) <= room, f"{panel['title']}: {len(panel['title'])} of {room:.0f} characters"
+
+
+@each_board
+def test_a_column_of_models_keeps_its_width(board: Board) -> None:
+    """Names of models are long, and without their ends they can't be told apart."""
+    for panel in walk_panels(board):
+        renamed = [each["options"].get("renameByName", {}) for each in panel["transformations"]]
+        if panel["type"] == "table" and any("Model" in names.values() for names in renamed):
+            (width,) = [
+                each["value"]
+                for override in panel["fieldConfig"]["overrides"]
+                if override["matcher"]["options"] == "Model"
+                for each in override["properties"]
+                if each["id"] == "custom.minWidth"
+            ]
+            assert width >= 230, panel["title"]

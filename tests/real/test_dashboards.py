@@ -1,10 +1,14 @@
 """Dashboards and Grafana rules over a real Prometheus that holds some hours of made-up history (grafana/sample_history.py)."""
 
 import json
+import math
+import re
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -97,6 +101,86 @@ def test_every_query_of_every_panel_gives_data(past: Past, board: dict[str, Any]
             if not rows:
                 empty.append(f"{panel['title']}: {expression}")
     assert not empty, "\n".join(empty)
+
+
+def choices(past: Past, board: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Every value that a person can choose: name of the variable, value."""
+    chosen = INTERVALS | CHOSEN.get(board["uid"], {})
+    for variable in board["templating"]["list"]:
+        if variable["type"] == "custom":
+            yield from ((variable["name"], option["value"]) for option in variable["options"])
+    for name, expression in variables(board, chosen):
+        for row in query(past.url, expression, past.end):
+            yield name, next(iter(row["metric"].values()), "")
+
+
+@pytest.mark.parametrize("board", BOARDS, ids=lambda board: board["uid"])
+def test_every_value_of_every_variable_can_be_chosen(past: Past, board: dict[str, Any]) -> None:
+    """Filled in one after the other, none makes a query an error, on the oldest Prometheus that the documentation names."""
+    (oldest,) = re.findall(r"Prometheus (2\.\d+) or later", (ROOT / "docs/dashboards.md").read_text(encoding="utf-8"))
+    said = subprocess.run(["prometheus", "--version"], check=True, capture_output=True, text=True)
+    need(f"version {oldest}." in said.stdout + said.stderr, f"Prometheus {oldest}")
+    found = list(choices(past, board))
+    assert found
+    for name, value in found:
+        for panel in walk_panels(board):
+            for target in panel["targets"]:
+                given = INTERVALS | CHOSEN.get(board["uid"], {}) | {name: value}
+                query(past.url, filled(target["expr"], board, given), past.end)
+
+
+@contextmanager
+def prometheus_with(folder: Path, text: str) -> Iterator[str]:
+    """A Prometheus that holds a history in OpenMetrics, which may be empty; its URL."""
+    missing = missing_tools("prometheus", "promtool")
+    need(not missing, f"prometheus ({missing})")
+    (folder / "history.txt").write_text(text, encoding="utf-8")
+    (folder / "tsdb").mkdir()
+    if text:
+        backfill = ["promtool", "tsdb", "create-blocks-from", "openmetrics"]
+        subprocess.run([*backfill, folder / "history.txt", folder / "tsdb"], check=True, capture_output=True)
+    (folder / "prometheus.yml").write_text("global: {scrape_interval: 60s}\n")
+    with running_prometheus(folder / "prometheus.yml", folder / "tsdb") as url:
+        yield url
+
+
+def test_an_empty_history_gives_no_figure(tmp_path: Path) -> None:
+    """Before the first scrape every panel is empty: no zero that says that all is well, and no error."""
+    with prometheus_with(tmp_path, "") as url:
+        for board in BOARDS:
+            for panel in walk_panels(board):
+                for target in panel["targets"]:
+                    given = INTERVALS | CHOSEN.get(board["uid"], {})
+                    assert query(url, filled(target["expr"], board, given)) == [], (board["uid"], panel["title"])
+
+
+COMPARED = {
+    "one minute, against an hour ago": {"offset": "1h"},
+    "one minute, against itself": {"offset": "1ms"},
+    "no baseline": {"offset": "1ms", "baseline": "nobody"},
+    "no candidate": {"offset": "1ms", "candidate": "nobody"},
+}
+
+
+def test_a_short_or_one_sided_history_gives_no_verdict(tmp_path: Path) -> None:
+    """With one minute of history, or with one side alone, Compare says nothing of faster or slower, and no bound counts as missed."""
+    (board,) = (each for each in BOARDS if each["uid"] == "llm-compare")
+    end = time.time() - 60
+    history = sample_history.make(end, 1 / 60, 15.0)
+    with prometheus_with(tmp_path, "".join(f"{line}\n" for line in sample_history.lines(history))) as url:
+        for name, changed in COMPARED.items():
+            given = INTERVALS | CHOSEN["llm-compare"] | changed
+            rows = {
+                (panel["title"], place): query(url, filled(target["expr"], board, given), end)
+                for panel in walk_panels(board)
+                for place, target in enumerate(panel["targets"])
+                if target["instant"] and target["format"] != "table"
+            }
+            values = {key: [float(row["value"][1]) for row in found] for key, found in rows.items()}
+            assert not any(math.isnan(value) for found in values.values() for value in found), name
+            assert values["Verdict", 0] in ([], [-2.0]), name
+            for title in ("Speed-up", "Bounds reached", "First token, ratio"):
+                assert not any(values[title, place] for place in range(3) if (title, place) in values), (name, title)
 
 
 @pytest.mark.parametrize("board", BOARDS, ids=lambda board: board["uid"])
