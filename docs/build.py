@@ -27,13 +27,14 @@ def outputs(root: Path) -> dict[str, str]:
 
 
 def backends() -> str:
-    """The backends that may be configured, with the ports that are tried."""
+    """The backends that may be configured, with the ports that are tried, and whether a real one was measured."""
     rows = [
         f"| `{backend.id}` | {backend.name} | {', '.join(map(str, backend.ports))} |"
+        f" {'an imitation' if backend.imitated else 'the real one'} |"
         for backend in BACKENDS.values()
         if backend.configurable
     ]
-    return "\n".join(["| `backend` | server | usual ports |", "|---|---|---|", *rows])
+    return "\n".join(["| `backend` | server | usual ports | tested against |", "|---|---|---|---|", *rows])
 
 
 def caches() -> str:

@@ -34,7 +34,8 @@ class Backend:
     ``id`` is the ``backend`` of settings and metrics, ``name`` what people read, ``dialect`` the class in the file
     ``probe/dialects/<id>.py``. ``ports`` are tried on this machine. ``owned_by`` are the values of that field in
     ``/v1/models`` that are of this kind of server. ``gguf`` says that its models are GGUF files, whose names tell the
-    quantization. One that is not ``configurable`` is found, but can't be chosen in the settings.
+    quantization. One that is not ``configurable`` is found, but can't be chosen in the settings. ``imitated`` says that no
+    real one was measured yet: its dialect is written by its documentation and source, and tested against an imitation.
     """
 
     id: str
@@ -45,6 +46,7 @@ class Backend:
     programs: tuple[Program, ...] = ()
     gguf: bool = False
     configurable: bool = True
+    imitated: bool = False
 
 
 # In the order in which they are recognised: each is asked whether it knows a server that none before it knew.
@@ -53,7 +55,7 @@ _ROWS: Final = (
         "llama_cpp",
         "llama.cpp",
         "LlamaCpp",
-        ports=(8080,),
+        ports=(8080, 8081),
         owned_by=("llamacpp",),
         gguf=True,
         programs=(
@@ -69,7 +71,7 @@ _ROWS: Final = (
         "vllm",
         "vLLM",
         "Vllm",
-        ports=(8000,),
+        ports=(8000, 8001),
         owned_by=("vllm",),
         programs=(
             Program(
@@ -87,6 +89,7 @@ _ROWS: Final = (
         "Ollama",
         ports=(11434,),
         gguf=True,
+        imitated=True,
         programs=(
             Program(
                 "ollama",
@@ -99,11 +102,81 @@ _ROWS: Final = (
         ),
     ),
     Backend("simulator", "Simulator", "Simulator", owned_by=("llm-probe-exporter",), configurable=False),
+    # A gateway to other servers: only a model that a target names is probed, so no program, image or port makes it a target.
+    Backend("litellm", "LiteLLM", "LiteLLM"),
+    Backend(
+        "sglang",
+        "SGLang",
+        "SGLang",
+        ports=(30000,),
+        owned_by=("sglang",),
+        imitated=True,
+        programs=(
+            Program(
+                "sglang",
+                port=30000,
+                image=r"(?:^|[/_.-])sglang(?:[_.-][^/]*)?$|^rocm/sgl-dev$",
+                subcommands=(("sglang", "serve"),),
+                modules=("sglang.launch_server",),
+            ),
+        ),
+    ),
+    Backend(
+        "lemonade",
+        "Lemonade",
+        "Lemonade",
+        ports=(13305, 8000),
+        owned_by=("lemonade",),
+        imitated=True,
+        programs=(
+            Program(
+                "lemonade",
+                port=13305,
+                image=r"lemonade[^/]*$",
+                executables=("lemond",),
+                subcommands=(("lemonade-server", "serve"),),
+            ),
+        ),
+    ),
+    Backend(
+        "lm_studio", "LM Studio", "LMStudio", ports=(1234,), owned_by=("organization_owner",), gguf=True, imitated=True
+    ),
+    Backend(
+        "koboldcpp",
+        "KoboldCpp",
+        "KoboldCpp",
+        ports=(5001,),
+        owned_by=("koboldcpp",),
+        gguf=True,
+        imitated=True,
+        programs=(
+            Program("koboldcpp", port=5001, image=r"koboldcpp[^/]*$", executables=("koboldcpp", "koboldcpp.py")),
+        ),
+    ),
+    Backend(
+        "llama_swap",
+        "llama-swap",
+        "LlamaSwap",
+        ports=(9292, 8080),
+        owned_by=("llama-swap",),
+        imitated=True,
+        programs=(Program("llama-swap", port=8080, image=r"llama-swap[^/]*$", executables=("llama-swap",)),),
+    ),
+    Backend(
+        "tabbyapi",
+        "TabbyAPI",
+        "TabbyAPI",
+        ports=(5000,),
+        owned_by=("tabbyAPI",),
+        imitated=True,
+        programs=(Program("tabbyapi", port=5000, image=r"tabby-?api[^/]*$"),),
+    ),
     Backend(
         "text_generation_webui",
         "text-generation-webui",
         "TextGenerationWebui",
         ports=(5000,),
+        imitated=True,
         programs=(Program("text-generation-webui", port=5000, image=r"(?:text-generation-webui|oobabooga)[^/]*$"),),
     ),
     Backend(
@@ -119,25 +192,25 @@ _ROWS: Final = (
         ),
     ),
     Backend(
+        "localai",
+        "LocalAI",
+        "LocalAI",
+        ports=(8080,),
+        imitated=True,
+        programs=(Program("localai", port=8080, image=r"local-?ai[^/]*$", executables=("local-ai",)),),
+    ),
+    Backend(
         "openai",
         "OpenAI API",
         "OpenAI",
-        ports=(1234, 30000),  # LM Studio, SGLang
-        owned_by=("koboldcpp", "llama-swap", "organization_owner", "me"),
+        ports=(52625, 1337),  # FastFlowLM, Jan
+        owned_by=("me",),
+        imitated=True,
         programs=(
             Program(
-                "sglang",
-                port=30000,
-                image=r"(?:^|[/_.-])sglang(?:[_.-][^/]*)?$|^rocm/sgl-dev$",
-                subcommands=(("sglang", "serve"),),
-                modules=("sglang.launch_server",),
-            ),
-            Program("koboldcpp", port=5001, image=r"koboldcpp[^/]*$", executables=("koboldcpp", "koboldcpp.py")),
-            Program(
                 "other",
-                image=r"(?:llama-swap|lemonade)[^/]*$",
-                executables=("sglang_router", "llama-swap", "lemond"),
-                subcommands=(("lmdeploy", "serve"), ("lemonade-server", "serve")),
+                executables=("sglang_router",),
+                subcommands=(("lmdeploy", "serve"),),
                 modules=("llama_cpp.server",),  # not llama-server: it has neither its API nor its options
             ),
         ),

@@ -28,7 +28,15 @@ _SWITCHES = re.compile(
 )
 _ANY_NAME = re.compile(r"\w+")
 # These start servers of their own, which are to be seen beside them among the processes.
-_PARENTS: Final[tuple[Name, ...]] = ("ollama", "text-generation-webui", "koboldcpp", "other")
+_PARENTS: Final[tuple[Name, ...]] = (
+    "ollama",
+    "text-generation-webui",
+    "koboldcpp",
+    "lemonade",
+    "llama-swap",
+    "localai",
+    "other",
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -187,7 +187,7 @@ def test_recorded_servers_are_recognised(server: str, backend: str) -> None:
                 "/api/ps": {"models": []},
                 "/v1/models": {"data": [{"id": "koboldcpp/x", "owned_by": "koboldcpp"}]},
             },
-            "openai",
+            "koboldcpp",
         ),
         (
             {

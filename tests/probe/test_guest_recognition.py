@@ -16,7 +16,9 @@ from tests.servers.localai import Kind as ListKind
 from tests.servers.localai import SimulatedLocalAI
 from tests.servers.nobody import Kind, SimulatedNobody
 from tests.servers.ollama import CLOUD, EMBEDDING, SimulatedOllama, stored
+from tests.servers.sglang import SimulatedSGLang
 from tests.servers.simulated import Answer, Asked, Simulated, as_json
+from tests.servers.tabbyapi import SimulatedTabbyAPI
 from tests.servers.text_generation_webui import SimulatedTextGenerationWebui
 from tests.servers.transformers_serve import SimulatedTransformersServe
 from tests.servers.vllm import SimulatedVllm
@@ -32,7 +34,7 @@ def test_recognising_litellm_calls_no_model() -> None:
         for _ in range(3):
             assert check(one).up
         assert found.identity is not None
-        assert found.identity.backend == "openai"
+        assert found.identity.backend == "litellm"
         assert (server.costs, "/health" in server.paths(), server.paths("POST")) == ({}, False, [])
 
 
@@ -262,6 +264,8 @@ def test_lm_studios_embedding_models_are_not_asked() -> None:
 SERVERS = (
     SimulatedLiteLLM,
     SimulatedLlamaServer,
+    SimulatedSGLang,
+    SimulatedTabbyAPI,
     SimulatedVllm,
     SimulatedOllama,
     SimulatedLemonade,

@@ -22,7 +22,7 @@ DECODERS: Final[Mapping[str, Callable[[int], Decoder]]] = {
     "text/event-stream": SseDecoder,
     "application/x-ndjson": NdjsonDecoder,
 }
-# Written by their documentation and source code so far, not recorded: simulators in tests/servers stand for them.
+# They have no stream here: simulators in tests/servers stand for them.
 UNRECORDED = {"ollama", "openai", "simulator", "text_generation_webui"}
 
 
@@ -67,3 +67,10 @@ def test_a_recorded_stream_is_read_by_its_dialect(name: str) -> None:
 def test_which_backends_have_a_recorded_stream() -> None:
     """Each backend has one, but for those that are named here: a new one must bring one."""
     assert {backend_of(name.partition("/")[0]) for name in RECORDED} == set(BACKENDS) - UNRECORDED
+
+
+def test_a_backend_is_called_real_by_a_stream_of_a_real_one() -> None:
+    """A folder whose name ends in "-imitated" holds no recording, and the table of backends says so of its backend."""
+    folders = {name.partition("/")[0] for name in RECORDED}
+    recorded = {backend_of(folder) for folder in folders if not folder.endswith("-imitated")}
+    assert recorded == {row.id for row in BACKENDS.values() if row.configurable and not row.imitated}

@@ -54,6 +54,8 @@ class SimulatedKoboldCpp(OpenAIServer):
                 )
             case "GET", "/api/extra/perf":
                 return as_json(self._perf())
+            case "GET", "/api/extra/true_max_context_length":
+                return as_json({"value": 8192})
             case "GET", "/api/v1/model":
                 return as_json({"result": self._name()})
             case "GET", "/v1/models" | "/models":

@@ -72,6 +72,8 @@ class SimulatedLocalAI(OpenAIServer):
         match asked.path:
             case "/readyz" | "/healthz":
                 return as_text("OK")
+            case "/version":
+                return as_json({"version": "v3.7.0 (1a2b3c4)"})
             case "/system":
                 return as_json(
                     {"backends": ["llama-cpp"], "loaded_models": [{"id": each} for each in self.memory.ready]}

@@ -26,5 +26,5 @@ def recognise(get: Get) -> Dialect | None:
     same path is free on one server and costs money on another (LiteLLM's ``/health`` calls every model that it knows).
     """
     if is_gateway(get("/v1/models")):
-        return DIALECTS["openai"]
+        return DIALECTS["litellm"]
     return next((each for each in DIALECTS.values() if each.recognise(get)), None)

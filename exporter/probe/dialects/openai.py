@@ -1,4 +1,4 @@
-"""The OpenAI chat API as such: what TGI, SGLang, LM Studio, llama-swap, llama-cpp-python and others speak.
+"""The OpenAI chat API as such: what TGI, mlx_lm, Docker Model Runner, llama-cpp-python and others speak.
 
 Other dialects build on its functions. Some of these servers load a model on request and list many: where they say which ones
 are in memory (``residency``), only those are probed; where they don't, only one that the target names, or the only one.
@@ -87,6 +87,11 @@ class OpenAI(Dialect):
     def read(self, event: Event) -> Delta:
         """One chunk of a chat completion."""
         return read_chat(event)
+
+
+def is_owned_by(get: Get, owner: str) -> bool:
+    """Whether the server's list names this owner of a model."""
+    return any(each.get("owned_by") == owner for each in entries_of(get("/v1/models"), "data"))
 
 
 def status_by_models(backend: str, query: StatusQuery) -> ServerStatus:
