@@ -1,5 +1,6 @@
 """The address of a server: host and port of its URL, with all names of this machine made one."""
 
+import ipaddress
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -15,3 +16,14 @@ def address_of(url: str) -> Address:
     host = (parts.hostname or "").lower()
     port = parts.port or (443 if parts.scheme == "https" else 80)
     return LOOPBACK if host in _OWN_NAMES else host, port
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address, or a name, certainly means this machine alone."""
+    if host.lower() == "localhost":
+        return True
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return False
+    return (getattr(address, "ipv4_mapped", None) or address).is_loopback

@@ -7,6 +7,7 @@ Results go to stdout, everything else to stderr. A command imports what it needs
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import logging
 import os
@@ -115,10 +116,14 @@ def serve(*, config: Path | None, listen: str | None, log_level: str) -> None:
     what it found, and goes on looking. SIGHUP reloads the configuration, SIGTERM ends it.
     """
 
-    def load() -> Settings:
+    @functools.cache
+    def loader() -> Callable[[], Settings]:
         from exporter import settings
 
-        return settings.load(config, os.environ)
+        return settings.loader(config, os.environ)
+
+    def load() -> Settings:
+        return loader()()
 
     _run_daemon(load, listen, log_level)
 
@@ -608,14 +613,18 @@ def check_config(file: Path) -> None:
     Says everything that is wrong with it at once, each with its line. The environment counts as it does for `serve`. Exits
     with 2 where anything is wrong.
     """
-    from exporter.settings import load
+    from exporter.settings import load, load_web_config, risks_of
 
+    web = None
     with _wrong_settings():
         settings = load(file, os.environ)
         if settings.web_config_file is not None:
             from exporter.web.auth import read_rules
 
             read_rules(settings.web_config_file)
+            web = load_web_config(settings.web_config_file)
+    for risk in risks_of(settings, web):
+        _say(f"warning: {risk}")
     targets = count_text(len(settings.targets), "target")
     click.echo(f"{file} is valid: {targets}, modules {', '.join(settings.modules)}")
 

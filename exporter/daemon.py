@@ -12,9 +12,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Final
 
 from exporter import allocator, systemd
+from exporter.address import is_loopback
 from exporter.collectors import Collectors
 from exporter.history.change import Entry
 from exporter.history.folder import history_file
@@ -27,13 +29,23 @@ from exporter.probe.result import ProbeResult
 from exporter.probe.run import Prober
 from exporter.probe.server import Servers
 from exporter.schedule import Job, Schedule
-from exporter.settings import Module, Profiles, Settings, SettingsError, Target, load_profiles, split_listen
+from exporter.settings import (
+    Module,
+    Profiles,
+    Settings,
+    SettingsError,
+    Target,
+    load_profiles,
+    load_web_config,
+    risks_of,
+    split_listen,
+)
 from exporter.snapshot import EXPORTER, ExporterState, Snapshot
 from exporter.target_facts import Machine
 from exporter.targets import Targets
 from exporter.text import count_text, states_text
 from exporter.web.app import Refused, build_app
-from exporter.web.auth import Auth, is_loopback, read_rules
+from exporter.web.auth import Auth, opening, read_rules
 from exporter.web.server import WebServer, listen
 
 log = logging.getLogger(__name__)
@@ -84,6 +96,7 @@ class Daemon:
         self._stop = stop or threading.Event()
         self._reload_wanted = threading.Event()
         self._loaded, self._loaded_at = True, time.time()
+        self._risks: tuple[str, ...] = ()
         self._web: WebServer | None = None
 
     # Life ------------------------------------------------------------------------------------------------------------
@@ -98,13 +111,16 @@ class Daemon:
         self._ledgers.start()
         self._apply(self._settings, self._profiles)
         app = self._auth.guard(build_app(self.snapshot, self._exposition.render, self))
-        self._web = WebServer(app, bound, tls=self._auth.context)
+        web = WebServer(app, bound, tls=self._auth.context, refused=self._auth.note_failure)
+        self._auth.on_change = lambda: web.drop(self._auth.is_stale)
+        self._web = web
         self._web.start()
         self._schedule.start()
         url = f"{'https' if self._auth.rules.tls else 'http'}://{self._address}"
         log.info("%s/ shows the targets, %s/metrics is for Prometheus", url, url)
         self._targets.log_plan()
         self._warn_if_open()
+        self._warn_of_risks()
         # What is here now stays. Left out of garbage collections, each of the full ones is short: all else waits for them,
         # and they were the longest waits of a scrape and of a probe's reads where targets are many.
         gc.collect()
@@ -117,6 +133,19 @@ class Daemon:
                 " Set web_config_file to a file with basic_auth_users or client certificates, or listen on 127.0.0.1",
                 self._address,
             )
+
+    def _warn_of_risks(self) -> None:
+        """Say each risk once, for as long as it stays."""
+        settings = self._settings
+        web = None
+        if settings.web_config_file is not None:
+            with suppress(SettingsError):  # changed since it was read; the next check of the file says so
+                web = load_web_config(settings.web_config_file)
+        risks = risks_of(settings, web)
+        for risk in risks:
+            if risk not in self._risks:
+                log.warning("%s", risk)
+        self._risks = risks
 
     def run(self) -> None:
         """Wait for SIGTERM or SIGINT; reload at SIGHUP. From the main thread, which owns the signals."""
@@ -151,6 +180,8 @@ class Daemon:
                 settings = self._load()
                 profiles = load_profiles(settings.profiles_file)
                 rules = read_rules(settings.web_config_file)
+                if (problem := opening(self._auth.rules, rules, settings.web_config_file)) is not None:
+                    raise SettingsError([problem])  # noqa: TRY301 - treated as any other mistake in the files
             except SettingsError as exc:
                 errors = tuple(str(problem) for problem in exc.errors)
                 log.error("the configuration is not reloaded; the previous one stays in use: %s", "; ".join(errors))  # noqa: TRY400 - the user's mistake
@@ -160,14 +191,12 @@ class Daemon:
             self._loaded, self._loaded_at = True, time.time()
             if settings.history != self._settings.history:
                 log.warning("history is used as it was at the start: restart to apply the changed setting")
-            was_closed = self._auth.rules.closed
             self._auth.use(settings.web_config_file, rules)
             self._apply(settings, profiles)
             for job in self._collectors.jobs():
                 # What the settings name now is read now, not when its interval is over.
                 self._schedule.run_soon(job.name)
-            if was_closed:
-                self._warn_if_open()
+            self._warn_of_risks()
             log.info("the configuration is reloaded: %s", count_text(len(self._targets), "target"))
             return ()
 
@@ -261,6 +290,7 @@ class Daemon:
             targets_by_state=self._targets.states(),
             minimum_rocm=self._settings.host.minimum_rocm or self._profiles.rocm.minimum,
             history_bytes=self._ledgers.bytes,
+            auth_failures=self._auth.failures,
         )
         self.snapshot.publish(EXPORTER, state)
 

@@ -1067,6 +1067,14 @@ ITSELF: Final = (
         _states,
         "state",
     ),
+    Family(
+        "llm_probe_exporter_auth_failures_total",
+        "counter",
+        "Failed logins: wrong passwords, and client certificates that were missing or not accepted.",
+        DAEMON,
+        (),
+        lambda s: _one(s.auth_failures),
+    ),
     _gauge(
         COLLECTORS,
         "llm_probe_exporter_collector_success",

@@ -73,7 +73,8 @@ class CollectorRun:
 class ExporterState:
     """The daemon's own state; Unix time and seconds, ``targets_by_state`` as (state, number) pairs.
 
-    ``minimum_rocm`` is the oldest release (``7.0``) that counts as supported, ``history_bytes`` the size of the history.
+    ``minimum_rocm`` is the oldest release (``7.0``) that counts as supported, ``history_bytes`` the size of the history,
+    ``auth_failures`` the failed logins since the start.
     """
 
     reload_successful: bool = True
@@ -82,6 +83,7 @@ class ExporterState:
     targets_by_state: tuple[tuple[str, int], ...] = ()
     minimum_rocm: str | None = None
     history_bytes: int | None = None
+    auth_failures: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -508,6 +508,7 @@ def _exporter(history: History, host: str) -> None:
             seconds * dice.uniform(0.8, 1.3),
             where | {"collector": collector},
         )
+    history.put("llm_probe_exporter_auth_failures_total", 0, where)
     history.put("llm_probe_exporter_schedule_delay_seconds", abs(dice.gauss(0, 0.02)), where)
     history.add("process_cpu_seconds_total", step * 0.006, where)
     history.put("process_resident_memory_bytes", 71e6 + 2e6 * dice.random(), where)

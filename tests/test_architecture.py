@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent / "exporter"
 
 # Data flows from left to right, and a room imports only from rooms before it (and from itself).
 ORDER = (
-    {"address", "backends", "rocm_version", "text"},
+    {"address", "backends", "regular_file", "rocm_version", "text"},
     {"launch"},
     {"settings"},
     {"schedule"},

@@ -231,7 +231,7 @@ def test_probe_of_something_else_says_so(answering: ThreadingHTTPServer) -> None
         (["somewhere"], "url: has no scheme: write http:// or https:// before it"),
         (["http://a/v1/chat/completions"], "url: ends in /v1/chat/completions, the path of a request"),
         (["http://u:hunter2@a"], "url: has a user name or password in it"),
-        (["http://a", "--backend", "vlm"], 'not "vlm": did you mean vllm?'),
+        (["http://a", "--backend", "vlm"], ": did you mean vllm?"),
         (
             ["http://a", "--module", "defualt"],
             "--module: there is no module 'defualt' (known: default, prefill, parallel, canary)",
@@ -420,7 +420,7 @@ def test_check_config(tmp_path: Path) -> None:
     assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr.splitlines() == [
         f"{config}:1: lisen: unknown key: did you mean listen?",
-        f"{config}:2: cache.interval: has no unit: write 5s, 5m or 5h",
+        f"{config}:2: cache.interval: has no unit: write it like 500ms, 60s, 5m or 1h30m",
         "LLM_PROBE_LISTN: is not a setting: did you mean LLM_PROBE_LISTEN?",
     ]
     assert run("check-config", tmp_path / "none.yml").exit_code == 2

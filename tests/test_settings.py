@@ -138,9 +138,9 @@ def test_what_the_documented_file_spells_out_are_the_defaults(tmp_path: Path) ->
     )
 
 
-def test_an_empty_file_and_keys_without_a_value_keep_the_defaults(tmp_path: Path) -> None:
+def test_an_empty_mapping_and_keys_without_a_value_keep_the_defaults(tmp_path: Path) -> None:
     """A section whose lines are all commented out is not an error."""
-    empty = load(write(tmp_path, "# nothing\n"), {})
+    empty = load(write(tmp_path, "{}\n"), {})
     bare = load(write(tmp_path, "listen:\ntargets:\nmodules: {default: , long: }\ncache: ~\n"), {})
     assert empty == load(None, {})
     assert bare.modules["long"] == Module()
@@ -339,7 +339,7 @@ modules:
         ("headers: {X-Api-Key: hunter2}", "headers sets X-Api-Key, which holds a secret: put it into a file"),
         ("headers: {Authorization: hunter2}", "headers sets Authorization, which holds a secret"),
         ("headers: {Host: a}", "is a header that the exporter sets itself: Host"),
-        ('headers: {"a b": c}', 'is not the name of a header: "a b"'),
+        ('headers: {"a b": c}', "is not the name of a header"),
         ('headers: {X-A: "a\\nb"}', "has a character in it that a header can't hold"),
         ("header_files: {X-Api-Key: /nowhere}", "there is no such file"),
     ],
@@ -426,8 +426,12 @@ def test_empty_variables_and_those_of_others_are_left_alone() -> None:
             "hunter2",
             "a key must not stand here: put it into a file of its own and name that with api_key_file",
         ),
-        ("LLM_PROBE_DISCOVERY__INTERVAL", "60", "discovery.interval: has no unit: write 60s, 60m or 60h"),
-        ("LLM_PROBE_DISCOVERY", "often", 'discovery: must be a mapping (key: value), not "often"'),
+        (
+            "LLM_PROBE_DISCOVERY__INTERVAL",
+            "60",
+            "discovery.interval: has no unit: write it like 500ms, 60s, 5m or 1h30m",
+        ),
+        ("LLM_PROBE_DISCOVERY", "often", "discovery: must be a mapping (key: value), not text"),
         (
             "LLM_PROBE_TARGETS",
             "[{url: 127.0.0.1}]",
@@ -454,8 +458,8 @@ def test_errors_of_the_environment_come_after_those_of_the_file(tmp_path: Path) 
     """Both are told at once, and a key that the environment replaced is not blamed on the file."""
     path = write(tmp_path, "discovery: {interval: 5}\nlisten: 1\n")
     assert problems_of(path, {"LLM_PROBE_LISTEN": "2"}) == [
-        f"{path}:1: discovery.interval: has no unit: write 5s, 5m or 5h",
-        'LLM_PROBE_LISTEN: listen: is not host:port: "2"; write it like 127.0.0.1:9937 or [::1]:9937',
+        f"{path}:1: discovery.interval: has no unit: write it like 500ms, 60s, 5m or 1h30m",
+        "LLM_PROBE_LISTEN: listen: is not host:port: write it like 127.0.0.1:9937 or [::1]:9937",
     ]
 
 

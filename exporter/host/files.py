@@ -5,10 +5,11 @@ large) gives ``None`` too, and one line in ``problems`` that names the file and 
 """
 
 import os
-import stat
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
+
+from exporter import regular_file
 
 SMALL: Final = 64 * 1024
 """Bytes. No file of sysfs or of a ROCm installation that is read here is larger."""
@@ -16,27 +17,7 @@ SMALL: Final = 64 * 1024
 
 def read_bytes(path: Path, limit: int = SMALL) -> bytes:
     """Read a regular file of at most ``limit`` bytes; anything else is an ``OSError``."""
-    content = read_start(path, limit + 1)
-    if len(content) > limit:
-        raise OSError(None, f"larger than the {limit} bytes expected of it")
-    return content
-
-
-def read_start(path: Path, limit: int) -> bytes:
-    """Read the first ``limit`` bytes of a regular file; anything else is an ``OSError``."""
-    # The look before the open keeps devices unopened, O_NONBLOCK keeps a FIFO that came in between from blocking.
-    if not stat.S_ISREG(path.stat().st_mode):
-        raise OSError(None, "not a regular file")
-    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
-    try:
-        if not stat.S_ISREG(os.fstat(handle).st_mode):
-            raise OSError(None, "not a regular file")
-        content = bytearray()
-        while len(content) < limit and (piece := os.read(handle, limit - len(content))):
-            content += piece
-    finally:
-        os.close(handle)
-    return bytes(content)
+    return regular_file.read_bytes(path, limit)
 
 
 def read_text(path: Path, problems: list[str], limit: int = SMALL) -> str | None:

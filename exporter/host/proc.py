@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from exporter.host.files import read_start
+from exporter.regular_file import read_start
 
 MOST_PROCESSES: Final = 1 << 16
 _COMMAND_LINE: Final = 256 * 1024

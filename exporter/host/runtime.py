@@ -13,8 +13,8 @@ from pathlib import Path
 from posixpath import basename, dirname
 from typing import Final
 
-from exporter.host.files import read_start
 from exporter.launch.settings import Compute
+from exporter.regular_file import read_start
 from exporter.rocm_version import RocmVersion, parse_library, parse_name, parse_torch
 
 _REPLACED: Final = " (deleted)"

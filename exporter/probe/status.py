@@ -32,11 +32,13 @@ from exporter.probe.http.transport import Connection
 from exporter.probe.result import Identity, Result, TargetState
 from exporter.probe.secret import hide, without_key
 from exporter.probe.server import Server
+from exporter.regular_file import read_bytes
 from exporter.settings import Target
 
 log = logging.getLogger(__name__)
 
 READ_BYTES: Final = 2 * 1024 * 1024
+KEY_BYTES: Final = 64 * 1024
 BESIDE_SECONDS: Final = 2.5
 NOT_KNOWN: Final = "Something answers, but it is not a server type that I know. If it is one, set `backend:`"
 WANTS_KEY: Final = (
@@ -389,9 +391,9 @@ def _key_header(api_key_file: Path | None) -> Headers:
 def read_secret(path: Path, what: str) -> str:
     """The one line of a file that holds a key. Raises ProbeFailure, which says what file it is."""
     try:
-        key = path.read_text(encoding="ascii").strip()
+        key = read_bytes(path, KEY_BYTES).decode("ascii").strip()
     except OSError as exc:
-        raise ProbeFailure("auth", f"{what} {path} can't be read: {exc.strerror}") from None
+        raise ProbeFailure("auth", f"{what} {path} can't be read: {exc.strerror or exc}") from None
     except ValueError:
         raise ProbeFailure("auth", f"{what} {path} is not plain text") from None
     if not key or not key.isprintable():

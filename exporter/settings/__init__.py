@@ -5,7 +5,7 @@ This is the only door to YAML and pydantic. ``load`` and ``load_profiles`` retur
 """
 
 from exporter.settings.errors import Problem, SettingsError
-from exporter.settings.load import load, load_profiles, load_web_config, make_target
+from exporter.settings.load import load, load_profiles, load_web_config, loader, make_target
 from exporter.settings.model import (
     BUILT_IN_MODULES,
     BackendChoice,
@@ -34,6 +34,7 @@ from exporter.settings.model import (
     WebConfig,
     WebTls,
 )
+from exporter.settings.risks import risks_of
 from exporter.settings.values import (
     MAX_KEEP_SECONDS,
     check_url,
@@ -79,9 +80,11 @@ __all__ = [
     "load",
     "load_profiles",
     "load_web_config",
+    "loader",
     "make_target",
     "name_from_url",
     "parse_duration",
     "prompt_url",
+    "risks_of",
     "split_listen",
 ]

@@ -1,11 +1,13 @@
 """YAML into plain data with the source location of everything in it, within bounds, and with all that is wrong with it."""
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 import yaml
 
+from exporter.regular_file import read_start
 from exporter.settings.errors import Loc, Problem, path_of
 
 # Bounds on what a file may cost to read: room for thousands of targets, none for a bomb.
@@ -72,7 +74,7 @@ class _Composer:
         self.count(1, event)
         if isinstance(event, yaml.AliasEvent):
             if event.anchor not in self.anchors:
-                raise _UnreadableError(f"the alias *{event.anchor} names nothing that is complete before it", event)
+                raise _UnreadableError("an alias (*name) names nothing that is complete before it", event)
             value, size = self.anchors[event.anchor]
             self.count(size, event)
             return value
@@ -158,7 +160,7 @@ def compose(text: str, number: int, label: str) -> Document:
         return _failed(str(exc), number, label, exc.mark)
     except yaml.MarkedYAMLError as exc:
         context = f", {exc.context} that begins in line {exc.context_mark.line + 1}" if exc.context_mark else ""
-        return _failed(f"is not valid YAML: {exc.problem}{context}", number, label, exc.problem_mark)
+        return _failed(f"is not valid YAML: {_without_content(exc.problem)}{context}", number, label, exc.problem_mark)
     except yaml.reader.ReaderError as exc:
         line = text.count("\n", 0, exc.position) + 1
         code = f"U+{ord(text[exc.position]):04X}"
@@ -166,6 +168,12 @@ def compose(text: str, number: int, label: str) -> Document:
     except (ValueError, OverflowError):
         # PyYAML makes no error of its own of an escape such as "\UFFFFFFFF".
         return _failed("is not valid YAML: it has an escaped character that does not exist", number, label)
+
+
+def _without_content(problem: str | None) -> str:
+    """PyYAML's words for a problem, without what they quote of the file: single characters and its own names stay."""
+    quoted = re.compile(r"'[^']+'" r'|"[^"]+"')
+    return quoted.sub(lambda found: found[0] if len(found[0]) <= 4 or found[0][1] == "<" else "…", problem or "")
 
 
 def _failed(message: str, number: int, label: str, mark: Any = None) -> Document:
@@ -179,8 +187,7 @@ def read_document(path: Path, number: int) -> Document:
     """The Document of a file; it never raises."""
     label = str(path)
     try:
-        with path.open("rb") as file:
-            content = file.read(MAX_BYTES + 1)
+        content = read_start(path, MAX_BYTES + 1)
     except FileNotFoundError:
         return _failed("there is no such file", number, label)
     except OSError as exc:

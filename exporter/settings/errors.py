@@ -15,6 +15,9 @@ from exporter.settings.values import PathPattern, kind_of, quote
 Loc = tuple[str | int, ...]
 """Where a value stands in the settings, as keys and indexes."""
 
+WORD: Final = re.compile(r"[a-z_]{1,40}", re.IGNORECASE)
+UNSAID: Final = "…"
+"""In place of a key that is no setting and not close to one: an error does not quote what a file holds."""
 SECRETS: Final = frozenset({"api_key", "apikey", "api-key", "key", "token", "bearer_token", "password", "secret"})
 NO_SECRETS: Final = "a key must not stand here: put it into a file of its own and name that with {name}"
 
@@ -57,9 +60,9 @@ _SENTENCES: Final[Mapping[str, str]] = {
     "finite_number": "must be a finite number, not {input}",
     "bool_type": "must be true or false, not {input}",
     "bool_parsing": "must be true or false, not {input}",
-    "greater_than": "must be more than {gt:g}, not {input}",
-    "greater_than_equal": "must be at least {ge:g}, not {input}",
-    "less_than_equal": "must be at most {le:g}, not {input}",
+    "greater_than": "must be more than {gt:g}",
+    "greater_than_equal": "must be at least {ge:g}",
+    "less_than_equal": "must be at most {le:g}",
     "value_error": "{error}",
 }
 
@@ -74,7 +77,7 @@ def sentence(error: Mapping[str, Any], model: type[BaseModel]) -> str:
         return unknown_key(str(error["loc"][-1]), section_type(section) or model)
     if kind == "literal_error":
         choices = re.findall(r"'([^']*)'", context["expected"])
-        return f"must be one of {', '.join(choices)}, not {kind_of(given)}{nearest(given, choices)}"
+        return f"must be one of {', '.join(choices)}{nearest(given, choices)}"
     if kind in _SENTENCES:
         return _SENTENCES[kind].format(input=kind_of(given), **context)
     return str(error["msg"])
@@ -100,19 +103,28 @@ def nearest(text: object, known: Iterable[str]) -> str:
 
 
 def path_of(loc: Loc) -> str:
-    """``("targets", 1, "url")`` as ``targets[1].url``; a key that is not a plain word in quotes."""
+    """``("targets", 1, "url")`` as ``targets[1].url``; a key that is not a plain word in quotes.
+
+    A first key that is no word is left out: a file that is no configuration may hold anything there.
+    """
     path = ""
-    for step in loc:
+    for number, step in enumerate(loc):
         if isinstance(step, int):
             path += f"[{step}]"
+        elif not number and not WORD.fullmatch(step):
+            path += UNSAID
         else:
-            path += ("." if path else "") + (step if re.fullmatch(r"[\w-]+", step, re.ASCII) else quote(step))
+            plain = step == UNSAID or re.fullmatch(r"[\w-]+", step, re.ASCII)
+            path += ("." if path else "") + (step if plain else quote(step))
     return path
 
 
-def without_key_mark(loc: Loc) -> Loc:
-    """Pydantic ends the path of a bad key in ``[key]``."""
-    return loc[:-1] if loc[-1:] == ("[key]",) else loc
+def loc_of(error: Mapping[str, Any]) -> Loc:
+    """Where one of pydantic's errors is. A bad key, which ends in ``[key]`` there, and an unknown one that is no word are not repeated."""
+    loc: Loc = error["loc"]
+    if error["type"] == "extra_forbidden" and not WORD.fullmatch(str(loc[-1])):
+        return (*loc[:-1], UNSAID)
+    return (*loc[:-2], UNSAID) if loc[-1:] == ("[key]",) else loc
 
 
 def _bare(annotation: Any) -> Any:

@@ -10,7 +10,8 @@ from typing import Any, Final, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from exporter.settings.document import Document, SourceLocation, read_document
+from exporter.regular_file import read_start
+from exporter.settings.document import MAX_BYTES, Document, SourceLocation, read_document
 from exporter.settings.environment import NOWHERE, read_environment
 from exporter.settings.errors import (
     Loc,
@@ -18,17 +19,22 @@ from exporter.settings.errors import (
     SettingsError,
     inner_type,
     is_path,
+    loc_of,
     path_of,
     sentence,
     suggestion,
     unknown_key,
-    without_key_mark,
 )
 from exporter.settings.model import BUILT_IN_MODULES, Profiles, Settings, Target, WebConfig, merged
 from exporter.settings.values import check_url, kind_of, name_from_url, quote
 
 M = TypeVar("M", bound=BaseModel)
 
+EMPTY: Final = "holds no settings: it is empty, or it was cut. Write {} where only the defaults are meant"
+CUT: Final = (
+    "was cut: it ends in the middle of a line, with the first part of what is in use. Write it whole; if it is meant, end its"
+    " last line, or restart"
+)
 PROFILES: Final = Path(__file__).parent.with_name("profiles.yaml")
 
 
@@ -79,6 +85,32 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Settings:
     return _made(Settings, draft)
 
 
+def loader(path: Path | None, environ: Mapping[str, str]) -> Callable[[], Settings]:
+    """What reads the settings anew at each call, as ``load`` does, and does not take over a file that was cut meanwhile.
+
+    A full disk and a copy that was interrupted leave the first part of a file, which may be a configuration of its own.
+    """
+    used = b""
+
+    def read() -> Settings:
+        nonlocal used
+        content = _content_of(path) if path is not None else b""
+        if content and len(content) < len(used) and used.startswith(content) and not content.endswith(b"\n"):
+            raise SettingsError([Problem("", CUT, str(path))])
+        settings = load(path, environ)
+        used = content
+        return settings
+
+    return read
+
+
+def _content_of(path: Path) -> bytes:
+    try:
+        return read_start(path, MAX_BYTES)
+    except (OSError, ValueError):
+        return b""  # ``load`` says why
+
+
 def load_profiles(user_file: Path | None) -> Profiles:
     """The shipped profiles with a user's file over them, key by key; SettingsError with all that is wrong.
 
@@ -110,11 +142,18 @@ def make_target(**given: Any) -> Target:
 
 
 def _draft_of(path: Path | None, number: int, model: type[BaseModel]) -> Draft:
-    """A file that must hold a mapping or nothing, as a draft of a model; SettingsError where there is nothing to go on with."""
+    """A file that must hold a mapping as a draft of a model; SettingsError where there is nothing to go on with.
+
+    Only a file that adds to something, or whose model says so itself, may be empty.
+    """
     if path is None:
         return Draft({}, {}, [])
     document = read_document(path, number)
     draft = Draft({}, document.locations, document.problems)
+    if () not in document.locations and not document.problems:
+        if model is Settings:
+            raise SettingsError([Problem("", EMPTY, str(path))])
+        draft.locations[()] = SourceLocation((number, 0, 0), str(path))
     if isinstance(document.data, dict):
         draft.data = _seen_from(path.parent, document.data, model)
         return draft
@@ -135,7 +174,7 @@ def _made(model: type[M], draft: Draft) -> M:
     except ValidationError as exc:
         for error in exc.errors(include_url=False):
             if error["type"] != "default_factory_not_called":  # says no more than that another key is wrong
-                draft.add(without_key_mark(error["loc"]), sentence(dict(error), model))
+                draft.add(loc_of(error), sentence(error, model))
         draft.raise_if_wrong()
         raise  # not reached: a validation error has at least one problem in it
     draft.raise_if_wrong()
@@ -230,7 +269,7 @@ def _contradictions(data: Mapping[str, Any]) -> Iterator[tuple[Loc, str]]:
         chosen = target.get("modules")
         for index, module in enumerate(chosen if isinstance(chosen, list) else ()):
             if isinstance(module, str) and module not in modules:
-                yield (*loc, "modules", index), f"unknown module {quote(module)}{suggestion(module, modules)}"
+                yield (*loc, "modules", index), f"unknown module{suggestion(module, modules)}"
     caches: dict[str, Loc] = {}
     for loc, folder in _mappings(data.get("cache"), "paths"):
         name = folder.get("name")
@@ -244,7 +283,7 @@ def _unknown_ids(data: Mapping[str, Any], profiles: Profiles) -> Iterator[tuple[
         for kind, ids in (("hardware", profiles.hardware), ("scenario", profiles.scenarios)):
             wanted = target.get(kind, "auto")
             if isinstance(wanted, str) and wanted not in {"auto", *ids}:
-                yield (*loc, kind), f"unknown {kind} {quote(wanted)}{suggestion(wanted, ['auto', *ids])}"
+                yield (*loc, kind), f"unknown {kind}{suggestion(wanted, ['auto', *ids])}"
 
 
 def _mappings(data: Any, key: str) -> Iterator[tuple[Loc, dict[str, Any]]]:

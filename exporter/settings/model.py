@@ -25,6 +25,7 @@ from exporter.settings.values import (
     Release,
     Share,
     Url,
+    UserName,
     auto_or_bool,
     auto_or_list,
     auto_or_text,
@@ -463,4 +464,12 @@ class WebConfig(Section):
     """TLS and basic auth in the format that Prometheus' exporters share; passwords are bcrypt hashes."""
 
     tls_server_config: WebTls | None = None
-    basic_auth_users: dict[Name, BcryptHash] = Field(default_factory=dict)
+    basic_auth_users: dict[UserName, BcryptHash] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _asks_for_something(self) -> "WebConfig":
+        if not self.basic_auth_users and self.tls_server_config is None:
+            raise ValueError(
+                "protects nothing: it has neither basic_auth_users nor tls_server_config. Was it emptied or cut?"
+            )
+        return self

@@ -13,6 +13,7 @@ from urllib.parse import SplitResult, urlsplit
 from pydantic import AfterValidator, BeforeValidator, Field
 
 MAX_NAME: Final = 128
+MAX_KEY_BYTES: Final = 64 * 1024
 MAX_SECONDS: Final = 30 * 86400.0
 MAX_KEEP_SECONDS: Final = 3650 * 86400.0
 
@@ -25,12 +26,12 @@ def quote(text: str, most: int = 60) -> str:
 
 
 def kind_of(value: object) -> str:
-    """A value as it is shown in an error: text in quotes, anything with parts by its kind."""
+    """A value as an error shows it: by its kind alone, since a key or a password may stand in the wrong place."""
     if isinstance(value, dict):
         return "a mapping"
     if isinstance(value, list | tuple):
         return "a list"
-    return "nothing" if value is None else quote(str(value))
+    return "nothing" if value is None else "text"
 
 
 _NUMBER = r"\d+(?:\.\d+)?"
@@ -41,11 +42,10 @@ _SECONDS: Final = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 def parse_duration(text: str, most: float = MAX_SECONDS) -> float:
     """Seconds of ``500ms``, ``60s``, ``5m``, ``1h30m``, ``2d``; ValueError for anything else, and above ``most`` seconds."""
     if re.fullmatch(_NUMBER, text, re.ASCII):
-        number = text if len(text) < 12 else "60"
-        raise ValueError(f"has no unit: write {number}s, {number}m or {number}h")
+        raise ValueError("has no unit: write it like 500ms, 60s, 5m or 1h30m")
     match = _DURATION.fullmatch(text)
     if not text or match is None:
-        raise ValueError(f"is not a duration: {quote(text)}; write it like 500ms, 60s, 5m or 1h30m")
+        raise ValueError("is not a duration: write it like 500ms, 60s, 5m or 1h30m")
     seconds = math.fsum(float(number) * _SECONDS[unit] for unit, number in match.groupdict().items() if number)
     if seconds > most:
         raise ValueError(f"is longer than {most / 86400:.0f} days")
@@ -67,7 +67,7 @@ def parse_share(text: str) -> float:
     match = re.fullmatch(rf"({_NUMBER})\s*(%?)", text, re.ASCII)
     share = float(match[1]) / (100 if match[2] else 1) if match else math.nan
     if not 0 < share <= 1:
-        raise ValueError(f"is not a share: {quote(text)}; write it like 5% or 0.05, above 0 and at most 100%")
+        raise ValueError("is not a share: write it like 5% or 0.05, above 0 and at most 100%")
     return share
 
 
@@ -139,9 +139,9 @@ def split_listen(listen: str) -> tuple[str, int]:
     """
     match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]*)):(\d{1,9})", listen)
     if match is None or (match[1] and not _is_ipv6(match[1])):
-        raise ValueError(f"is not host:port: {quote(listen)}; write it like 127.0.0.1:9937 or [::1]:9937")
+        raise ValueError("is not host:port: write it like 127.0.0.1:9937 or [::1]:9937")
     if int(match[3]) > 65535:
-        raise ValueError(f"has a port out of range: {match[3]}; the highest is 65535")
+        raise ValueError("has a port out of range: the highest is 65535")
     return match[1] or match[2], int(match[3])
 
 
@@ -168,6 +168,12 @@ def _check_name(text: str) -> str:
     return text
 
 
+def _check_user(name: str) -> str:
+    if ":" in name:
+        raise ValueError("has a colon in it: basic auth ends the user name at the first colon, so nobody could log in")
+    return name
+
+
 def _check_file(path: Path) -> Path:
     if (wrong := _why_unreadable(path)) is not None:
         raise ValueError(f"{wrong}: {quote(str(path), 200)}")
@@ -176,7 +182,10 @@ def _check_file(path: Path) -> Path:
 
 def _check_key_file(path: Path) -> Path:
     """The message doesn't repeat the path: it may be the key itself, written in the wrong place."""
-    if (wrong := _why_unreadable(path)) is not None:
+    wrong = _why_unreadable(path)
+    if wrong is None and path.stat().st_size > MAX_KEY_BYTES:
+        wrong = f"is larger than {MAX_KEY_BYTES >> 10} KiB"
+    if wrong is not None:
         raise ValueError(f"{wrong}; this must be the path of a file that holds the key")
     return path
 
@@ -189,13 +198,13 @@ def _why_unreadable(path: Path) -> str | None:
     if not exists:
         return "there is no such file"
     if not path.is_file():
-        return "is not a file"
+        return "is not a regular file"
     return None if os.access(path, os.R_OK) else "can't be read, permission denied"
 
 
 def _check_release(text: str) -> str:
     if not re.fullmatch(r"\d+\.\d+(\.\d+)?", text, re.ASCII):
-        raise ValueError(f"is not a version: {quote(text)}; write it like 7.0")
+        raise ValueError("is not a version: write it like 7.0")
     return text
 
 
@@ -273,7 +282,7 @@ def check_pattern(text: str) -> str:
     try:
         re.compile(text)
     except re.error as exc:
-        raise ValueError(f"is not a regular expression: {exc}") from None
+        raise ValueError(f"is not a regular expression: character {(exc.pos or 0) + 1} is wrong") from None
     return text
 
 
@@ -302,7 +311,7 @@ OWN_HEADERS: Final = frozenset(
 def check_header(name: str) -> str:
     """A header's name that a module may set."""
     if not HEADER_NAME.fullmatch(name):
-        raise ValueError(f"is not the name of a header: {quote(name)}")
+        raise ValueError("is not the name of a header")
     if name.lower() in OWN_HEADERS:
         raise ValueError(f"is a header that the exporter sets itself: {name}")
     return name
@@ -363,6 +372,7 @@ Amount = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Release = Annotated[str, AfterValidator(_check_release)]
 BcryptHash = Annotated[str, AfterValidator(_check_bcrypt)]
 Name = Annotated[str, AfterValidator(_check_name)]
+UserName = Annotated[str, AfterValidator(_check_name), AfterValidator(_check_user)]
 Gpus = Annotated[str, AfterValidator(_check_gpus)]
 Url = Annotated[str, AfterValidator(check_url)]
 Listen = Annotated[str, AfterValidator(_check_listen)]

@@ -20,18 +20,22 @@ import socket
 import ssl
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
+from weakref import WeakKeyDictionary
 
 import bcrypt
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
 from starlette.responses import PlainTextResponse
 
+from exporter.address import is_loopback
+from exporter.regular_file import read_bytes, require_regular
 from exporter.settings import Problem, SettingsError, WebTls, load_web_config
 from exporter.settings.document import read_document
+from exporter.text import count_text
 from exporter.web.server import AsgiApp, Message
 
 log = logging.getLogger(__name__)
@@ -43,6 +47,9 @@ REMEMBERED: Final = 64
 WAITING: Final = 16
 """Different passwords that may wait to be checked, in all and from one address."""
 WAITING_EACH: Final = 2
+CA_BYTES: Final = 1 << 20
+FAILURES_SECONDS: Final = 60.0
+"""Failed logins are logged at most once in this time, with their number."""
 BCRYPT_BYTES: Final = 72
 """What bcrypt reads of a password; everywhere the rest is ignored."""
 
@@ -66,6 +73,8 @@ class Rules:
 
     tls: ssl.SSLContext | None = None
     users: Mapping[str, str] = field(default_factory=dict)
+    trust: str = ""
+    """Which clients a certificate lets in: a digest of the CA and of what is asked for; empty where none is checked."""
     files: tuple[tuple[Path, Stamp], ...] = ()
 
     @property
@@ -86,34 +95,50 @@ def read_rules(path: Path | None) -> Rules:
     before = _stamp_of(path)
     config = load_web_config(path)
     files = [(path, before)]
-    context = None
+    context, trust = None, ""
     if (tls := config.tls_server_config) is not None:
         named = (tls.cert_file, tls.key_file, tls.client_ca_file)
         files += [(each, _stamp_of(each)) for each in named if each is not None]
-        context = _context_of(tls, path)
-    return Rules(context, config.basic_auth_users, tuple(files))
+        context, trust = _context_of(tls, path)
+    return Rules(context, config.basic_auth_users, trust, tuple(files))
 
 
-def _context_of(tls: WebTls, path: Path) -> ssl.SSLContext:
+def opening(now: Rules, new: Rules, path: Path | None) -> Problem | None:
+    """What is wrong with rules that would let in everyone where a password or a certificate is needed now; else None.
+
+    A file that was emptied or cut may be a valid one. Only a restart opens what was closed.
+    """
+    if not now.closed or new.closed:
+        return None
+    message = "asks for no password and no client certificate any more. If that is meant, restart; a reload does not open what is closed"
+    return Problem("" if path else "web_config_file", message, str(path or ""))
+
+
+def _context_of(tls: WebTls, path: Path) -> tuple[ssl.SSLContext, str]:
+    """The TLS of new connections, and the digest of which clients it trusts."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version, context.maximum_version = _VERSIONS[tls.min_version], _VERSIONS[tls.max_version]
     context.options |= ssl.OP_NO_RENEGOTIATION
     context.set_alpn_protocols(["http/1.1"])
     try:
+        for each in (tls.cert_file, tls.key_file):
+            require_regular(each)  # OpenSSL opens them by their paths, and would wait for a FIFO
         # Without this, an encrypted key would ask for its password on a terminal.
         context.load_cert_chain(tls.cert_file, tls.key_file, password=_no_password)
     except (OSError, ValueError) as exc:
         wrong = f"can't be used with key_file: {_reason_of(exc)}"
         raise _wrong(path, "cert_file", wrong) from None
-    verify = _VERIFY[tls.client_auth_type]
+    verify, trust = _VERIFY[tls.client_auth_type], ""
     if tls.client_ca_file is not None and verify is not ssl.CERT_NONE:
         try:
+            trusted = read_bytes(tls.client_ca_file, CA_BYTES)
             context.load_verify_locations(tls.client_ca_file)
+            trust = hashlib.sha256(trusted + verify.name.encode()).hexdigest()
         except (OSError, ValueError) as exc:
             wrong = f"holds no certificates in PEM format ({getattr(exc, 'strerror', None) or exc})"
             raise _wrong(path, "client_ca_file", wrong) from None
     context.verify_mode = verify
-    return context
+    return context, trust
 
 
 def _wrong(path: Path, key: str, message: str) -> SettingsError:
@@ -132,6 +157,14 @@ def _reason_of(exc: Exception) -> str:
     return getattr(exc, "strerror", None) or str(exc)
 
 
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """When failed logins were last logged, and how many there had been by then."""
+
+    at: float = float("-inf")
+    failures: int = 0
+
+
 class Auth:
     """The rules in force. ``use`` and ``refresh`` are for one thread at a time; the rest is for the server's loop.
 
@@ -144,6 +177,12 @@ class Auth:
         self.rules = read_rules(path)
         self.problems: tuple[str, ...] = ()
         """What is wrong with files that have changed, while the rules of before are in force."""
+        self.failures = 0
+        """Wrong passwords, and client certificates that were missing or not accepted, since the start."""
+        self.on_change: Callable[[], object] = lambda: None
+        """Called when other rules are in force."""
+        self._told = _Told()
+        self._trusted: WeakKeyDictionary[ssl.SSLContext, str] = WeakKeyDictionary()
         self._settling: tuple[Stamp, ...] = ()
         self._salt = secrets.token_bytes(32)
         self._known: OrderedDict[bytes, None] = OrderedDict()
@@ -155,6 +194,7 @@ class Auth:
     def use(self, path: Path | None, rules: Rules) -> None:
         """Put other rules in force, for new connections and for every request from now on."""
         self._path, self.rules, self.problems, self._settling = path, rules, (), ()
+        self.on_change()
 
     def refresh(self) -> tuple[str, ...]:
         """Read the files anew if they have changed, and stayed so since the call before; gives ``problems``."""
@@ -167,6 +207,8 @@ class Auth:
                 return ()
         try:
             rules = read_rules(self._path)
+            if (problem := opening(self.rules, rules, self._path)) is not None:
+                raise SettingsError([problem])  # noqa: TRY301 - treated as any other mistake in the file
         except SettingsError as exc:
             problems = tuple(map(str, exc.errors))
             if problems != self.problems:
@@ -179,7 +221,24 @@ class Auth:
 
     def context(self) -> ssl.SSLContext | None:
         """The TLS of a new connection; None is plain HTTP."""
-        return self.rules.tls
+        rules = self.rules
+        if rules.tls is not None:
+            self._trusted[rules.tls] = rules.trust
+        return rules.tls
+
+    def is_stale(self, context: ssl.SSLContext | None) -> bool:
+        """Whether a connection made with this context let in a client that might not come in any more."""
+        trusted = self._trusted.get(context, "") if context is not None else ""
+        return trusted != self.rules.trust
+
+    def note_failure(self, address: str) -> None:
+        """Count a failed login; the log names the address, at most once a minute, and never what was typed."""
+        self.failures += 1
+        now = time.monotonic()
+        if now - self._told.at >= FAILURES_SECONDS:
+            since = self.failures - self._told.failures
+            log.warning("%s since the last such line; the last one from %s", count_text(since, "failed login"), address)
+            self._told = _Told(now, self.failures)
 
     def guard(self, app: AsgiApp) -> AsgiApp:
         """The application behind these rules."""
@@ -201,6 +260,8 @@ class Auth:
         if given is None:
             return _refused(401, "This exporter wants a user name and a password.", _CHALLENGE)
         right = await self._is_right(rules, *given, _neighbourhood_of(scope))
+        if right is False:
+            self.note_failure(str(scope["client"][0]) if scope.get("client") else "an unknown address")
         if right is None:
             return _refused(429, "Too many passwords wait to be checked: try again.", {"retry-after": "5"})
         return None if right else _refused(401, "The user name or the password is wrong.", _CHALLENGE)
@@ -294,17 +355,6 @@ def _neighbourhood_of(scope: Message) -> str:
     if address.ipv4_mapped is not None:  # a socket on every address sees IPv4 like this
         return str(address.ipv4_mapped)
     return str(ipaddress.ip_network((address, 64), strict=False))
-
-
-def is_loopback(host: str) -> bool:
-    """Whether an address to listen on is reached from this machine alone."""
-    if host.lower() == "localhost":
-        return True
-    try:
-        address = ipaddress.ip_address(host.partition("%")[0])
-    except ValueError:
-        return False
-    return (getattr(address, "ipv4_mapped", None) or address).is_loopback
 
 
 def _is_meant(host: str, scope: Message, own_name: str) -> bool:

@@ -39,6 +39,7 @@ IDLE_SECONDS: Final = 75.0
 WRITE_SECONDS: Final = 30.0
 WRITE_BYTES: Final = 16 * 1024
 """So much of an answer that waits for it must a client take in that time."""
+_NOT_ACCEPTED: Final = frozenset({"PEER_DID_NOT_RETURN_A_CERTIFICATE", "CERTIFICATE_VERIFY_FAILED"})
 ACCEPT_PAUSE_SECONDS: Final = 0.05
 
 
@@ -100,11 +101,17 @@ class WebServer:
     """Serves an ASGI application on a bound socket until ``stop``.
 
     ``app`` is what answers, with whatever guards it already around it. ``tls`` is asked for each new connection what it must
-    speak: TLS by a context, or plain HTTP (None).
+    speak: TLS by a context, or plain HTTP (None). ``refused`` is told the address of a client whose certificate was missing
+    or not accepted.
     """
 
     def __init__(
-        self, app: AsgiApp, bound: socket.socket, *, tls: Callable[[], ssl.SSLContext | None] = lambda: None
+        self,
+        app: AsgiApp,
+        bound: socket.socket,
+        *,
+        tls: Callable[[], ssl.SSLContext | None] = lambda: None,
+        refused: Callable[[str], object] = lambda _: None,
     ) -> None:
         config = uvicorn.Config(
             app,
@@ -121,7 +128,7 @@ class WebServer:
             h11_max_incomplete_event_size=HEADER_BYTES,
         )
         config.load()
-        self._server = _Server(config, bound, tls)
+        self._server = _Server(config, bound, tls, refused)
         self._socket = bound
         # A daemon thread, and so are those that it starts: a probe that still runs for a client can't hold up the end.
         self._thread = threading.Thread(target=self._run, name="web", daemon=True)
@@ -139,6 +146,12 @@ class WebServer:
             if time.monotonic() > deadline or not self._thread.is_alive():
                 raise RuntimeError("the web server did not start; the log says why")
             time.sleep(0.01)
+
+    def drop(self, is_stale: Callable[[ssl.SSLContext | None], bool]) -> None:
+        """Close the connections that were made with a context that is stale now; from any thread."""
+        with suppress(RuntimeError):  # the loop has ended, and all its connections with it
+            if self._server.loop is not None:
+                self._server.loop.call_soon_threadsafe(self._server.drop, is_stale)
 
     def stop(self, timeout: float = 2.0) -> bool:
         """Take no more requests, let running ones end, within ``timeout`` seconds; False where some did not."""
@@ -159,16 +172,26 @@ class WebServer:
 class _Server(uvicorn.Server):
     """uvicorn with a door of its own: connections are counted from the moment that they are accepted."""
 
-    def __init__(self, config: uvicorn.Config, bound: socket.socket, tls: Callable[[], ssl.SSLContext | None]) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        bound: socket.socket,
+        tls: Callable[[], ssl.SSLContext | None],
+        refused: Callable[[str], object],
+    ) -> None:
         super().__init__(config)
+        self.loop: asyncio.AbstractEventLoop | None = None
         self._bound = bound
         self._tls = tls
+        self._refused = refused
+        self._shaking: dict[asyncio.Task[None], ssl.SSLContext | None] = {}
         self._door: asyncio.Task[None] | None = None
         self._arriving: dict[asyncio.Task[None], float] = {}
         """Connections that are not connections yet, TLS shaking hands, and since when."""
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        self.loop = asyncio.get_running_loop()
         self._door = asyncio.create_task(self._accept())
         self._door.add_done_callback(self._close)
 
@@ -200,7 +223,7 @@ class _Server(uvicorn.Server):
             else:
                 task = asyncio.create_task(self._welcome(sock))
                 self._arriving[task] = loop.time()
-                task.add_done_callback(lambda task: self._arriving.pop(task, None))
+                task.add_done_callback(self._arrived)
             await asyncio.sleep(0)  # where many come at once, let those that are here go on
 
     async def _welcome(self, sock: socket.socket) -> None:
@@ -208,9 +231,30 @@ class _Server(uvicorn.Server):
         limits = {"ssl_handshake_timeout": REQUEST_SECONDS, "ssl_shutdown_timeout": 1.0} if tls else {}
         task = asyncio.current_task()
         connection = _Connection(self.config, self.server_state, {})
+        connection.tls = tls
         connection.on_made = lambda: task and self._arriving.pop(task, None)
-        with suppress(OSError):  # a handshake that failed; the client knows why
+        if task:
+            self._shaking[task] = tls
+        client = sock.getpeername()[0] if tls and tls.verify_mode is not ssl.CERT_NONE else ""
+        try:
             await loop.connect_accepted_socket(lambda: connection, sock, ssl=tls, **limits)
+        except ssl.SSLError as exc:
+            if client and (exc.reason or "") in _NOT_ACCEPTED:
+                self._refused(client)
+        except OSError:
+            pass  # a handshake that failed; the client knows why
+
+    def _arrived(self, task: asyncio.Task[None]) -> None:
+        self._arriving.pop(task, None)
+        self._shaking.pop(task, None)
+
+    def drop(self, is_stale: Callable[[ssl.SSLContext | None], bool]) -> None:
+        """Close what was made with a stale context, and what shakes hands with one."""
+        for connection in [each for each in self.server_state.connections if isinstance(each, _Connection)]:
+            if is_stale(connection.tls):
+                connection.drop()
+        for task in [task for task, tls in self._shaking.items() if is_stale(tls)]:
+            task.cancel()
 
     def _make_room(self) -> bool:
         """Drop the connection that has been waited for longest; False where none is waited for."""
@@ -230,6 +274,7 @@ class _Connection(H11Protocol):
     """uvicorn's HTTP/1.1 with a clock on whatever is waited for: the request, the next request, that an answer is taken."""
 
     on_made: Callable[[], object]
+    tls: ssl.SSLContext | None = None
     since = 0.0
     """When its last request was answered, or it was made."""
     _received = 0

@@ -65,7 +65,7 @@ def test_the_commented_example_is_right(tmp_path: Path) -> None:
     for name in ("/run/credentials/llm-probe-exporter.service/vllm-key", "/etc/llm-probe-exporter/web.yml"):
         assert name in example
         file = tmp_path / Path(name).name
-        file.write_text("{}", encoding="utf-8")
+        file.write_text("basic_auth_users: {prom: $2b$04$" + "a" * 53 + "}", encoding="utf-8")
         example = example.replace(name, str(file))
     (tmp_path / "config.yml").write_text(example, encoding="utf-8")
     settings = load(tmp_path / "config.yml", {})

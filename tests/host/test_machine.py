@@ -109,4 +109,4 @@ def test_file_that_may_not_be_read_is_named(machine: Path) -> None:
     facts = read_machine(machine)
     assert facts.kernel_release == "7.1.0"
     assert len(facts.problems) == 1
-    assert "etc/tuned/active_profile: not a regular file" in facts.problems[0]
+    assert "etc/tuned/active_profile: is a directory" in facts.problems[0]

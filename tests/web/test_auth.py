@@ -21,6 +21,7 @@ import bcrypt
 import pytest
 from click.testing import CliRunner
 
+from exporter.address import is_loopback
 from exporter.cli import main
 from exporter.daemon import AUTH_SECONDS, Daemon
 from exporter.metrics import Exposition
@@ -29,7 +30,7 @@ from exporter.snapshot import Snapshot
 from exporter.web import auth as auth_room
 from exporter.web import server
 from exporter.web.app import build_app
-from exporter.web.auth import Auth, Rules, is_loopback, read_rules
+from exporter.web.auth import Auth, Rules, read_rules
 from exporter.web.server import WebServer, listen
 from tests.ports import free_port
 from tests.servers.certificates import make_certificate

@@ -11,6 +11,7 @@ import httpcore
 
 from exporter.probe.http.exchange import Exchange
 from exporter.probe.http.stamped_socket import READ_BYTES, StampedSocket
+from exporter.regular_file import require_regular
 
 _T = TypeVar("_T")
 
@@ -26,7 +27,10 @@ def tls_context(ca_file: str | Path | None, *, insecure_skip_verify: bool) -> ss
 
     Raises ``OSError`` (``ssl.SSLError`` is one) when the file can't be read.
     """
-    changed = Path(ca_file).stat().st_mtime_ns if ca_file else 0
+    changed = 0
+    if ca_file:
+        require_regular(Path(ca_file))  # OpenSSL opens it by its path, and would wait for a FIFO
+        changed = Path(ca_file).stat().st_mtime_ns
     return _make_context(str(ca_file or ""), insecure_skip_verify, changed)
 
 
