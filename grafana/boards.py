@@ -1140,10 +1140,12 @@ def _exporter() -> dict[str, Any]:
                    unit="percentunit", maximum=1, no_value=_NO_DATA),
         timeseries("Probing's share of each server's time", "Metric: llm_probe_busy_seconds_total.",
                    [query(expand(f"sum by (@target) (rate({probe('llm_probe_busy_seconds_total')}[$__rate_interval]))"), "{{target}} · {{instance}}")],
-                   (12, 8), unit="percentunit"),
+                   (8, 8), unit="percentunit"),
         timeseries("Tokens that probing cost, per hour", "Metric: llm_probe_consumed_tokens_total.",
                    [query(expand(f"3600 * sum by (@target) (rate({probe('llm_probe_consumed_tokens_total')}[$__rate_interval]))"), "{{target}} · {{instance}}")],
-                   (12, 8)),
+                   (8, 8)),
+        timeseries("Failed logins per hour", "Wrong passwords and client certificates that were not accepted. Metric: llm_probe_exporter_auth_failures_total.",
+                   [query(f"3600 * rate({host('llm_probe_exporter_auth_failures_total')}[$__rate_interval])", "{{instance}}")], (8, 8)),
     ]  # fmt: skip
     return dashboard(
         "llm-exporter",
