@@ -11,6 +11,7 @@ from typing import Any
 
 from exporter import report
 from exporter.address import address_of
+from exporter.advice import AdviceFacts, Case, advise_target
 from exporter.cache.facts import CacheFacts, CacheFolder
 from exporter.cache.folders import find_compile_caches, folders_of, own_home
 from exporter.cache.model_file import Models
@@ -45,8 +46,9 @@ from exporter.settings import (
     prompt_url,
     split_listen,
 )
-from exporter.snapshot import GpuNames, ModelFiles, ServerProcesses
+from exporter.snapshot import GpuNames, ModelFiles, ServerProcesses, TargetInfo
 from exporter.target_facts import Machine, behind, info_of, judged_figures, judgement_of, paths_of, target_facts_of
+from exporter.tiers import Judgement
 
 # Somebody waits at a prompt: an engine that doesn't answer by then is left out.
 ENGINE_SECONDS = 1.2
@@ -126,7 +128,30 @@ class Session:
         known = target_facts_of(target, identity, machine, result.state)
         judgement = judgement_of(target, known, judged_figures(result), self.profiles)
         info = info_of(target, identity, known, machine, self.profiles)
-        return report.report_of(result, target.url, judgement, info)
+        return report.report_of(
+            result, target.url, judgement, info, advise_target(self._case(result, info, judgement, machine))
+        )
+
+    def _case(self, result: ProbeResult, info: TargetInfo, judgement: Judgement, machine: Machine) -> Case:
+        """All that advice looks at. The machine's own set-up is read where it is this machine's GPU that serves."""
+        container = next((each for each in machine.containers if info.container and each.name == info.container), None)
+        facts = None
+        if info.gpus:
+            host = self.settings.host
+            gpus = tuple(gpu for gpu in machine.gpus if gpu.address in info.gpus)
+            driver = read_rocm(host.rocm, sysfs=host.sysfs).driver
+            facts = AdviceFacts(
+                read_facts(sysfs=host.sysfs, proc=host.proc), gpus, info.weight_bytes, driver.source if driver else None
+            )
+        return Case(
+            info,
+            judgement,
+            result,
+            state=result.state,
+            container=container,
+            machine=facts,
+            samples=tuple(sample for sample in machine.samples if sample.address in info.gpus),
+        )
 
 
 def _normal(url: str) -> str | None:

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from statistics import median
 from typing import Any, Final, Literal
 
+from exporter.advice import Advice
 from exporter.backends import name_of
 from exporter.discovery import Found, Survey
 from exporter.history.change import Difference
@@ -36,8 +37,14 @@ TIMES: Final = ("ttft_seconds", "time_to_first_answer_seconds", "clock_error_sec
 NESTED: Final = ("inter_token_seconds", "phase_seconds", "tokens")
 
 
-def report_of(result: ProbeResult, url: str, judgement: Judgement, info: TargetInfo | None = None) -> dict[str, Any]:
-    """One probe as a report; ``info`` is what lies behind the target."""
+def report_of(
+    result: ProbeResult,
+    url: str,
+    judgement: Judgement,
+    info: TargetInfo | None = None,
+    advice: Iterable[Advice] = (),
+) -> dict[str, Any]:
+    """One probe as a report; ``info`` is what lies behind the target, ``advice`` why it is so, what decides most first."""
     measured = result.measurements
     identity = result.state.identity if result.state else None
     return {
@@ -74,6 +81,10 @@ def report_of(result: ProbeResult, url: str, judgement: Judgement, info: TargetI
         "limit": judgement.limit,
         "gpu": (info.gpu_words or None) if info else None,
         "settings": dict(info.settings) if info else {},
+        "advice": [
+            {"condition": each.condition, "sentence": printable(each.sentence, ERROR_CHARACTERS), "remedy": each.remedy}
+            for each in advice
+        ],
     }
 
 
@@ -431,6 +442,7 @@ def rows_of(report: Report) -> list[tuple[str, str]]:
         ("tier", report["tier"]) if report.get("tier") else None,
         ("expected", expected) if (expected := expected_text(report)) else None,
         _ceiling_row(report),
+        *_advice_rows(report),
         ("GPU", report["gpu"]) if report.get("gpu") and report["success"] else None,
         _settings_row(report),
         figure("time to first token", "ttft_seconds", seconds_text),
@@ -460,6 +472,12 @@ def _ceiling_row(report: Report) -> tuple[str, str] | None:
     if ceiling is None:
         return ("no ceiling", str(report["no_ceiling"])) if report.get("no_ceiling") else None
     return "ceiling", speed_text(ceiling) + (f", {efficiency:.0%} reached" if efficiency is not None else "")
+
+
+def _advice_rows(report: Report) -> list[tuple[str, str]]:
+    """Why the speed is what it is, and what else is known to hurt."""
+    told = [f"{each['sentence']} {each['remedy']}".strip() for each in report.get("advice") or ()]
+    return [("why" if number == 0 else "", text) for number, text in enumerate(told)]
 
 
 def _settings_row(report: Report) -> tuple[str, str] | None:

@@ -41,7 +41,7 @@ class TargetInfo:
 
     ``gpus`` are the addresses of those that serve it, ``gpu_rule`` the rule that decided that, ``gpu_words`` the decision or
     why there is none. ``settings`` are the launch settings that decide speed, by name; ``unknown`` says what could not be
-    read of the server, and why.
+    read of the server, and why. ``weight_bytes`` is the size of the model.
     """
 
     url: str
@@ -58,6 +58,7 @@ class TargetInfo:
     gpu_words: str = ""
     settings: tuple[tuple[str, str], ...] = ()
     unknown: Names = ()
+    weight_bytes: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -387,6 +387,7 @@ def info_of(
         gpu_words=served.words,
         settings=settings_in(target, identity, machine),
         unknown=_unknown(setup, machine),
+        weight_bytes=known.weights.bytes,
     )
 
 

@@ -11,6 +11,7 @@ from urllib.parse import quote_plus
 
 import yaml
 
+from grafana.advice import remedy_of
 from grafana.alerts import ALERTS, BOUND, Alert
 from grafana.promql import milliseconds
 from grafana.rules import HEADER, SERVICE, Settings, runbook_of
@@ -752,6 +753,7 @@ def _texts(case: Case, alert: Alert, settings: Settings) -> dict[str, Any]:
                 "exp_annotations": {
                     "summary": alert.summary,
                     "description": case.description,
+                    **remedy_of(alert),
                     **{
                         name: text.replace("{{ $labels.instance }}", case.labels.get("instance", ""))
                         for name, text in runbook_of(alert, settings).items()

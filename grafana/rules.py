@@ -7,6 +7,7 @@ from urllib.parse import quote
 
 import yaml
 
+from grafana.advice import advice_rows, remedy_of
 from grafana.alerts import ALERTS, INHIBITIONS, RECORDINGS, Alert, Recording
 from grafana.promql import expand, milliseconds, scaled
 
@@ -88,6 +89,7 @@ def _annotations(alert: Alert, settings: Settings) -> dict[str, str]:
     return {
         "summary": alert.summary,
         "description": alert.description,
+        **remedy_of(alert),
         **runbook_of(alert, settings),
         "dashboard_url": f"{settings.grafana_url}/d/{alert.board}?{query}",
     }
@@ -331,6 +333,12 @@ _ABOUT: Final = (
 )
 
 
+_ADVICE: Final = (
+    "What the status page, `probe` and `machine` say of a server or a machine, each with the fact that shows it. Where the last "
+    "column is empty, what to do depends on the fact, and the sentence says it."
+)
+
+
 def runbook_data(settings: Settings, board_titles: Mapping[str, str]) -> dict[str, Any]:
     """The runbook as the exporter's page ``/runbook`` reads it. In its texts, backticks mark code and asterisks stress."""
     return {
@@ -345,7 +353,7 @@ def runbook_data(settings: Settings, board_titles: Mapping[str, str]) -> dict[st
                 "dashboard": board_titles[alert.board],
                 "panel": alert.panel,
                 "means": alert.means,
-                "look": list(alert.look),
+                "look": [*remedy_of(alert).values(), *alert.look],
                 "expression": settings.expression(condition(alert)),
             }
             for alert in ALERTS
@@ -354,6 +362,8 @@ def runbook_data(settings: Settings, board_titles: Mapping[str, str]) -> dict[st
             {"source": rule.source, "targets": rule.targets.split("|"), "equal": list(rule.equal)}
             for rule in INHIBITIONS
         ],
+        "about_advice": _ADVICE,
+        "advice": list(advice_rows()),
         "recorded": [{"name": rule.name, "why": rule.why} for rule in RECORDINGS],
     }
 
@@ -394,6 +404,8 @@ def runbook(settings: Settings, board_titles: Mapping[str, str]) -> str:
         f"| {rule['source']} | {', '.join(f'`{name}`' for name in rule['targets'])} | {', '.join(rule['equal'])} |"
         for rule in data["inhibitions"]
     ]
+    lines += ["", "## Advice", "", _ADVICE, "", "| condition | says | what to do |", "|---|---|---|"]
+    lines += [f"| `{row['id']}` | {row['title']} | {row['remedy']} |" for row in data["advice"]]
     lines += ["", "## Recorded series", ""]
     for rule in data["recorded"]:
         lines += [f"`{rule['name']}`", f": {rule['why']}", ""]

@@ -55,7 +55,8 @@ DOORS = {
     "sqlite3": {"history"},
 }
 PURE = (
-    "advice.py",
+    "advice/machine.py",
+    "advice/target.py",
     "history/change.py",
     "history/document.py",
     "history/hours.py",

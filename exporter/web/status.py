@@ -4,12 +4,13 @@ Pure: the time is handed in. What stands here is what ``/api/v1/status`` answers
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from enum import IntEnum
 from pathlib import Path
 from typing import Any, Final
 
+from exporter.advice import Advice, AdviceFacts, Case, advise, advise_target
 from exporter.cache.facts import CacheFacts
 from exporter.history.change import Ledger
 from exporter.history.record import Record
@@ -24,6 +25,7 @@ from exporter.snapshot import (
     GPU,
     GPU_NAMES,
     GPU_SENSORS,
+    INFO,
     MACHINE,
     PROCESSES,
     ROCM,
@@ -138,6 +140,18 @@ class TargetStatus:
     ledger: Ledger | None = None
     changes: tuple[ChangeLine, ...] = ()
     """What to say of what changed."""
+    advice: tuple[Advice, ...] = ()
+    """Why it is so and what to do, what decides most first."""
+
+    @property
+    def why(self) -> Advice | None:
+        """What decides most."""
+        return self.advice[0] if self.advice else None
+
+    @property
+    def cause(self) -> str:
+        """A few words by which servers are grouped that are as they are for the same reason; empty where none is known."""
+        return self.why.title if self.why else ""
 
     @property
     def at_depth(self) -> Measurements | None:
@@ -167,11 +181,63 @@ def target_of(view: View, target: str, modules: list[str], now: float) -> Target
     ledger = view.get(ledger_key(target))
     changes = lines_of(ledger, ordered[0], now) if ledger else ()
     worst = min(probes, key=lambda probe: probe.verdict)
+    advice = advise_target(_case(view, info, state, probes, changes))
     if worst is not probes[0] and worst.verdict <= Verdict.wrong:
         return TargetStatus(
-            target, worst.verdict, f"{worst.record.module}: {worst.reason}", info, state, probes, ledger, changes
+            target,
+            worst.verdict,
+            f"{worst.record.module}: {worst.reason}",
+            info,
+            state,
+            probes,
+            ledger,
+            changes,
+            advice,
         )
-    return TargetStatus(target, probes[0].verdict, probes[0].reason, info, state, probes, ledger, changes)
+    return TargetStatus(target, probes[0].verdict, probes[0].reason, info, state, probes, ledger, changes, advice)
+
+
+def _case(
+    view: View,
+    info: TargetInfo,
+    state: TargetState | None,
+    probes: Sequence[ProbeStatus],
+    changes: tuple[ChangeLine, ...],
+) -> Case:
+    """All that advice looks at, out of a view."""
+    first, engine = probes[0], view.get(CONTAINERS)
+    canaries = (each.record.ran for each in probes if each.record.plan.canary)
+    containers = engine.last_known if engine else ()
+    return Case(
+        info,
+        first.judgement,
+        first.record.ran,
+        next(canaries, None),
+        state,
+        changes,
+        next((each for each in containers if info.container and each.name == info.container), None),
+        machine_facts(view, info.gpus, info.weight_bytes) if info.gpus else None,
+        tuple(sample for sample in view.get(GPU_SENSORS) or () if sample.address in info.gpus),
+    )
+
+
+def machine_facts(
+    view: View, addresses: Sequence[str] | None = None, model_bytes: float | None = None
+) -> AdviceFacts | None:
+    """What advice about this machine looks at, with these of its GPUs or all; None before the machine was read."""
+    machine, reading, rocm = view.get(MACHINE), view.get(GPU), view.get(ROCM)
+    if machine is None:
+        return None
+    gpus = reading.gpus if reading else ()
+    wanted = tuple(gpu for gpu in gpus if addresses is None or gpu.address in addresses)
+    return AdviceFacts(machine, wanted, model_bytes, rocm.driver.source if rocm and rocm.driver else None)
+
+
+def machine_advice(view: View) -> tuple[Advice, ...]:
+    """What hurts on this machine, whichever server it runs; of its models the largest counts."""
+    sizes = [info.weight_bytes for info in view.of(INFO).values() if info.gpus and info.weight_bytes]
+    facts = machine_facts(view, model_bytes=max(sizes, default=None))
+    return advise(facts) if facts else ()
 
 
 def probe_of(record: Record, judgement: Judgement | None, state: TargetState | None, now: float) -> ProbeStatus:
@@ -269,7 +335,7 @@ def _why(record: Record, judgement: Judgement, tier: str) -> str:
     held = f"; {LIMIT_WORDS[judgement.limit]}" if judgement.limit in LIMIT_WORDS else ""
     ceiling = judgement.ceiling_tokens_per_second
     if tier == "poor" and judgement.limit == "memory_bandwidth" and ceiling is not None:
-        return f"{speed:.3g} of at most {ceiling:.3g} tokens/s that the memory allows: a smaller or quantized model is the way to more"
+        return f"below {judgement.thresholds.acceptable:g} tokens/s, and as fast as the memory allows"
     if low is not None and speed < low:
         return f"slower than {scenario} should be: {band}{held}"
     if tier == "poor":
@@ -319,6 +385,7 @@ def target_json(status: TargetStatus) -> dict[str, Any]:
         "state": as_json(status.state),
         "probes": [_probe_json(probe) for probe in status.probes],
         "changes": [as_json(each) for each in status.changes],
+        "advice": [as_json(each) for each in status.advice],
     }
 
 

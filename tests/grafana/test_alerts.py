@@ -11,6 +11,7 @@ import yaml
 
 from exporter.web.runbook import render_runbook
 from grafana import contract, rules
+from grafana.advice import CONDITION_OF, advice_rows, remedy_of
 from grafana.alerts import ALERTS, INHIBITIONS, RECORDINGS, Alert
 from grafana.boards import BOARDS
 from grafana.build import ROOT, outputs, problems
@@ -83,7 +84,7 @@ def test_an_alert_has_everything_a_person_needs(alert: Alert) -> None:
     assert "$value" not in str(rule["labels"]), "a value in a label starts the alert anew at each change"
     texts = rule["annotations"]
     way = "runbook_url" if alert.exporter_answers else "runbook"
-    assert set(texts) == {"summary", "description", way, "dashboard_url"}
+    assert set(texts) == {"summary", "description", way, "dashboard_url", *remedy_of(alert)}
     assert "{{" not in texts["summary"]
     assert "$labels" in texts["description"]
     assert f'id="{alert.name.lower()}"' in render_runbook()
@@ -238,3 +239,16 @@ def test_the_time_scale_reaches_every_window() -> None:
     for rule in alerts["groups"][0]["rules"]:
         assert milliseconds(rule["for"]) == milliseconds(whole[rule["alert"]]["for"]) * 0.05
     assert list(selectors(alerts["groups"][0]["rules"][0]["expr"]))
+
+
+def test_advice_is_in_alerts_and_runbook_in_the_same_words() -> None:
+    """Each alert that is about a condition of the table carries its remedy; the runbook lists every condition."""
+    assert CONDITION_OF.keys() <= BY_NAME.keys()
+    shown, page = render_runbook(), (ROOT / "docs/runbook.md").read_text(encoding="utf-8")
+    for name in CONDITION_OF:
+        (remedy,) = remedy_of(BY_NAME[name]).values()
+        assert prometheus()[name]["annotations"]["remedy"] == remedy
+        assert f"- {remedy}\n" in page
+    for row in advice_rows():
+        assert f'id="advice-{row["id"]}"' in shown
+        assert f"| `{row['id']}` | {row['title']} |" in page

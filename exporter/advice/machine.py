@@ -1,7 +1,7 @@
 """What is known to hurt on a machine, and what to do: one table of conditions, each with a sentence and its fact. Pure.
 
-A condition looks at facts that were read, and says nothing where they weren't. Its id is stable: alerts, the page and the
-runbook refer to it. A sentence says what is so, why that matters, and what to do, in this order.
+A condition looks at facts that were read, and says nothing where they weren't. A sentence says what is so, why that matters,
+and what to do, in this order.
 """
 
 import re
@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from exporter.advice.words import Advice
 from exporter.host.gpu import GpuFacts
 from exporter.host.machine import GpuSettings, MachineFacts
 
@@ -45,25 +46,18 @@ class AdviceFacts:
         return next(found, GpuSettings(gpu.address))
 
 
-@dataclass(frozen=True, slots=True)
-class Advice:
-    """One thing that hurts: the condition's id, what to know and do, and the GPU's address where it is about one."""
-
-    condition: str
-    sentence: str
-    gpu: str = ""
-
-
 def advise(facts: AdviceFacts) -> tuple[Advice, ...]:
     """Tell all that holds: what is about a GPU first, in the order of the tables."""
     about_gpus = [
-        Advice(condition, sentence, gpu.address)
+        Advice(condition, sentence, gpu.address, title=TITLES[condition])
         for condition, say in GPU_CONDITIONS.items()
         for gpu in facts.gpus
         if (sentence := say(facts, gpu))
     ]
     about_machine = [
-        Advice(condition, sentence) for condition, say in MACHINE_CONDITIONS.items() if (sentence := say(facts))
+        Advice(condition, sentence, title=TITLES[condition])
+        for condition, say in MACHINE_CONDITIONS.items()
+        if (sentence := say(facts))
     ]
     return (*about_gpus, *about_machine)
 
@@ -181,6 +175,19 @@ MACHINE_CONDITIONS: Final[dict[str, Callable[[AdviceFacts], str | None]]] = {
     "platform_profile_saves_power": _platform_profile,
     "governor_saves_power": _governor,
 }
+TITLES: Final[dict[str, str]] = {
+    "broken_mes_firmware": "old GPU firmware",
+    "kernel_too_old_for_gfx1151": "old kernel",
+    "memory_pool_below_model": "the GPU's memory is smaller than the model",
+    "gpu_clocks_pinned_low": "GPU clocks pinned low",
+    "power_cap_lowered": "lowered power limit",
+    "tuned_profile": "tuned's profile",
+    "amd_iommu_option_ignored": "a kernel parameter without effect",
+    "gttsize_deprecated": "a deprecated kernel parameter",
+    "platform_profile_saves_power": "platform profile saves power",
+    "governor_saves_power": "CPU governor saves power",
+}
+"""Each condition in a few words."""
 
 
 def _gib(size: float) -> str:

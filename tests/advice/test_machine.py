@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from exporter.advice import GPU_CONDITIONS, MACHINE_CONDITIONS, Advice, AdviceFacts, advise
+from exporter.advice import Advice, AdviceFacts, advise
+from exporter.advice.machine import GPU_CONDITIONS, MACHINE_CONDITIONS
 from exporter.host.gpu import GpuFacts, read_gpus
 from exporter.host.machine import GpuSettings, MachineFacts, PowerProfile, read_machine
 from tests.host.machines import build
@@ -68,6 +69,7 @@ def test_lowered_power_limit(tmp_path: Path) -> None:
         "power_cap_lowered",
         "The power limit of Radeon RX 9070 XT is set to 120 W instead of its 304 W: its clocks are lower under load.",
         "0000:0f:00.0",
+        title="lowered power limit",
     )
 
 

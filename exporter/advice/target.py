@@ -1,0 +1,355 @@
+"""Why a server is as it is, and what to do: one table of conditions, each with its fact. Pure.
+
+The first condition that holds is the *why* of a server: it is what decides most. A condition looks at facts that were read,
+and says nothing where they weren't.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from exporter.advice.machine import TITLES, AdviceFacts, advise
+from exporter.advice.words import Advice
+from exporter.containers.facts import ContainerFacts
+from exporter.history.told import ChangeLine
+from exporter.host.gpu import GpuSample
+from exporter.probe.result import NOT_AN_ANSWER, SKIPPED, ProbeResult, TargetState
+from exporter.snapshot import TargetInfo
+from exporter.text import count_text, finite, rate_text, share_text
+from exporter.tiers import UNQUANTIZED, Judgement
+
+FOUR_BIT: Final = 4.5
+"""Bits of a weight with its share of the scales in a 4-bit copy: llama.cpp's Q4_0 has 18 bytes for 32 weights."""
+BITS: Final[Mapping[str, float]] = {"q8": 8.5, "fp8": 8.0, "f8": 8.0, "int8": 8.0, "w8a": 8.0, "q6": 6.5625, "q5": 5.5}
+"""Bits of a weight, by how a quantization's name begins; one of 4 bits or fewer has none, since nothing is to be won."""
+HOT_SHARE: Final = 0.1
+"""Heat that holds the clocks down for less of the time explains no slow speed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """All that is known of one target; None or empty where nothing told.
+
+    ``ran`` is the newest probe that ran and ``checked`` the newest of a canary. ``machine`` are the facts of this machine with
+    the GPUs that serve the target alone, ``samples`` what these GPUs do now. ``user_tokens_per_second`` is what one request of
+    its users gets, ``stuck`` in words why the server counts as stuck.
+    """
+
+    info: TargetInfo
+    judgement: Judgement | None = None
+    ran: ProbeResult | None = None
+    checked: ProbeResult | None = None
+    state: TargetState | None = None
+    changes: tuple[ChangeLine, ...] = ()
+    container: ContainerFacts | None = None
+    machine: AdviceFacts | None = None
+    samples: tuple[GpuSample, ...] = ()
+    user_tokens_per_second: float | None = None
+    stuck: str = ""
+    settings: Mapping[str, str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Give the launch settings by their names."""
+        object.__setattr__(self, "settings", dict(self.info.settings))
+
+    @property
+    def speed(self) -> float | None:
+        """Tokens per second of the newest probe that ran, None after one that was not good."""
+        good = self.ran is not None and self.ran.result == "ok"
+        return finite(self.ran.measurements.tokens_per_second) if good and self.ran else None
+
+    @property
+    def tier(self) -> str | None:
+        """The tier of that speed, where it is judged."""
+        return self.judgement.tier if self.judgement else None
+
+    @property
+    def is_slow(self) -> bool:
+        """Whether the speed is poor, or below what the set-up should reach."""
+        expected = self.judgement.expected_min if self.judgement else None
+        short = expected is not None and self.speed is not None and self.speed < expected
+        return self.tier is not None and (self.tier == "poor" or short)
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """A row of the table. ``fact`` gives the sentence where the condition holds; ``remedy`` says what to do.
+
+    ``only_slow`` conditions say something of a server that is slow, and nothing of one that is fast in spite of them.
+    ``since`` gives the Unix time at which it began.
+    """
+
+    title: str
+    remedy: str
+    fact: Callable[[Case], str | None]
+    only_slow: bool = False
+    since: Callable[[Case], float | None] = lambda _: None
+
+
+def advise_target(case: Case) -> tuple[Advice, ...]:
+    """Tell all that holds of one target, what decides most first; a slow one without any reason gets what to look at."""
+    if failed := _failed(case):
+        return (failed,)
+    told = [advice for name, row in TARGET_CONDITIONS.items() if (advice := _told(name, row, case))]
+    if case.is_slow and case.machine is not None:
+        names = {each.condition for each in told}
+        told += [each for each in advise(case.machine) if each.condition not in names]
+    if case.is_slow and all(each.condition in EXPLAINS_NO_SPEED for each in told):
+        told.insert(0, Advice("unexplained", _unexplained(case), remedy=_next_look(case), title=UNEXPLAINED))
+    return tuple(told)
+
+
+def _told(name: str, row: Condition, case: Case) -> Advice | None:
+    sentence = None if row.only_slow and not case.is_slow else row.fact(case)
+    if sentence is None:
+        return None
+    return Advice(name, sentence, remedy=row.remedy, title=row.title, since_seconds=row.since(case))
+
+
+def _failed(case: Case) -> Advice | None:
+    """What to do about the way in which the newest probe failed."""
+    result: str = case.ran.result if case.ran else "ok"
+    if case.state is not None and not case.state.up and not case.state.loading and result not in FAILURES:
+        result = "down"
+    remedy = FAILURES.get(result)
+    return Advice(f"failed_{result}", remedy[1], title=remedy[0]) if remedy else None
+
+
+# Each returns its sentence where it holds, and None where it doesn't or nothing says whether it does. -----------------
+
+
+def _no_answer(case: Case) -> str | None:
+    found = next((each for each in (case.ran, case.checked) if each and each.result in NOT_AN_ANSWER), None)
+    return f"The answer is no text, however fast it came: {found.error or found.result}." if found else None
+
+
+def _stuck(case: Case) -> str | None:
+    return f"{case.stuck[:1].upper()}{case.stuck[1:]}." if case.stuck else None
+
+
+def _drop(case: Case, *, explained: bool) -> ChangeLine | None:
+    return next((each for each in case.changes if each.standing and each.explained is explained), None)
+
+
+def _slower_since_change(case: Case) -> str | None:
+    drop = _drop(case, explained=True)
+    return f"Slower since the {drop.what}: {drop.effect}." if drop else None
+
+
+def _slower_unexplained(case: Case) -> str | None:
+    drop = _drop(case, explained=False)
+    return f"Slower, though {drop.what}: {drop.effect}." if drop else None
+
+
+def _since(*, explained: bool) -> Callable[[Case], float | None]:
+    def since(case: Case) -> float | None:
+        drop = _drop(case, explained=explained)
+        return drop.at_seconds if drop else None
+
+    return since
+
+
+def _throttled(case: Case) -> str | None:
+    for sample in case.samples:
+        share = max((share for reason, share in sample.throttling if reason == "thermal"), default=0.0)
+        if share >= HOT_SHARE:
+            hottest = max((degrees for _, degrees in sample.temperatures), default=None)
+            at = "" if hottest is None else f", at {hottest:.0f} °C now"
+            return f"Heat holds the GPU's clocks down for {share_text(share)} of the time{at}."
+    return None
+
+
+def _users(case: Case) -> str | None:
+    beside = case.ran.beside_users if case.ran and case.ran.result not in SKIPPED else None
+    running = beside or (case.state.requests_running if case.state else None)
+    if not running:
+        return None
+    ran = count_text(round(running), "request")
+    theirs = case.user_tokens_per_second
+    each = f", and each gets {rate_text(theirs)} tokens/s" if theirs is not None else ""
+    together = case.state.generated_tokens_per_second if case.state and theirs is None else None
+    whole = f", {rate_text(together)} tokens/s together" if together else ""
+    return f"{ran} of its users {'runs' if round(running) == 1 else 'run'} beside the probe{each}{whole}."
+
+
+def _on_cpu(case: Case) -> str | None:
+    return "It computes on the CPU, not on a GPU." if case.settings.get("compute") == "cpu" else None
+
+
+def _offload(case: Case) -> str | None:
+    offload = case.settings.get("cpu_offload")
+    if offload in {None, "none"} and not (case.judgement and case.judgement.limit == "offload"):
+        return None
+    return f"A part of the work isn't done on the GPU{f' ({offload})' if offload not in {None, 'none'} else ''}."
+
+
+def _aiter(case: Case) -> str | None:
+    if case.settings.get("aiter") != "no_effect":
+        return None
+    return "AITER is switched on, but it is not built for this GPU: it has no effect, or ends the engine."
+
+
+def _buffered(case: Case) -> str | None:
+    good = case.ran is not None and case.ran.result == "ok" and not case.ran.cold_start
+    if not good or case.ran is None or not case.ran.measurements.stream_buffered:
+        return None
+    return "The text came in one burst, so that its speed can't be measured: a proxy on the way may buffer it."
+
+
+def _at_memory_limit(case: Case) -> str | None:
+    judgement, speed = case.judgement, case.speed
+    if judgement is None or speed is None or judgement.limit != "memory_bandwidth":
+        return None
+    ceiling = finite(judgement.ceiling_tokens_per_second)
+    if ceiling is None:
+        return None
+    held = f"{rate_text(speed)} of at most {rate_text(ceiling)} tokens/s"
+    bits, weights = weights_of(case.info.quantization)
+    if bits is None:
+        return f"{held}: {weights} are the limit, each token reads them once."
+    return f"{held}: {weights} are the limit; a 4-bit copy could reach about {_rounded(speed * bits / FOUR_BIT)}."
+
+
+def weights_of(quantization: str) -> tuple[float | None, str]:
+    """Bits of a weight where a 4-bit copy has fewer, and the weights in words."""
+    name = quantization.lower()
+    if name in UNQUANTIZED - {"fp32", "f32"}:
+        return 16.0, "16-bit weights" if name in {"none", "auto", "half"} else f"{quantization.upper()} weights"
+    bits = next((bits for begin, bits in BITS.items() if name.startswith(begin)), None)
+    return bits, f"{quantization} weights" if quantization else "the weights"
+
+
+def _rounded(speed: float) -> str:
+    """Two digits: the estimate is no better."""
+    return f"{float(f'{speed:.2g}'):g}"
+
+
+def _pool_below_model(case: Case) -> str | None:
+    # Told even of a server that is fast enough: the rest of its model is what a longer context needs.
+    found = advise(case.machine) if case.machine else ()
+    return next((each.sentence for each in found if each.condition == "memory_pool_below_model"), None)
+
+
+def _own_downloads(case: Case) -> str | None:
+    found = case.container
+    if found is None or not found.running or found.cache_path is None or found.cache_source is not None:
+        return None
+    return f"The container {found.name} downloads its own models: they lie in its own layer ({found.cache_path})."
+
+
+def _unexplained(case: Case) -> str:
+    judgement = case.judgement
+    if judgement and judgement.efficiency is not None and judgement.ceiling_tokens_per_second is not None:
+        reached = f"{share_text(judgement.efficiency)} of the {rate_text(judgement.ceiling_tokens_per_second)} tokens/s"
+        return f"Only {reached} that the memory allows, and nothing that is known explains it."
+    return f"{rate_text(case.speed)} tokens/s, and nothing that is known explains it."
+
+
+def _next_look(case: Case) -> str:
+    """Where to look for a reason: first at what could not be read, since it hides one."""
+    if case.info.unknown:
+        return f"Look next at what could not be read: {case.info.unknown[0]}."
+    if case.judgement and case.judgement.no_ceiling:
+        return f"Look next at why its ceiling isn't known: {case.judgement.no_ceiling}."
+    if "compute" not in case.settings:
+        return "Look next at whether the GPU computes: its use during a probe is on the Machine dashboard."
+    return "Look next at flash attention, the runtime's version, and other processes on the GPU."
+
+
+UNEXPLAINED: Final = "slow for no known reason"
+EXPLAINS_NO_SPEED: Final = frozenset({"own_model_downloads"})
+
+TARGET_CONDITIONS: Final[dict[str, Condition]] = {
+    "no_text": Condition(
+        "the answer is no text",
+        "Restart the server; if it comes back, go to another version of the image or runtime, or another quantization. "
+        "Prompts beyond 512 tokens show it first.",
+        _no_answer,
+    ),
+    "stuck": Condition("stuck", "Restart the server; its log says what it waits for.", _stuck),
+    "slower_since_change": Condition(
+        "slower since a change",
+        "Go back to what it was, or take the new speed for the usual one: llm-probe-exporter changes --accept.",
+        _slower_since_change,
+        since=_since(explained=True),
+    ),
+    "slower_unexplained": Condition(
+        "slower, and nothing changed",
+        "Look at heat, power, memory and other users at that time.",
+        _slower_unexplained,
+        since=_since(explained=False),
+    ),
+    "throttled_by_heat": Condition(
+        "throttled by heat",
+        "Clean or speed up the fans, or give it more air; a lower power limit is steadier.",
+        _throttled,
+    ),
+    "computes_on_cpu": Condition(
+        "computes on the CPU",
+        "Give the server a GPU: a build with ROCm or Vulkan, and its devices in a container.",
+        _on_cpu,
+    ),
+    "offload": Condition(
+        "partly on the CPU",
+        "Put all layers on the GPU (-ngl 999), or take a model that fits its memory.",
+        _offload,
+        only_slow=True,
+    ),
+    "memory_pool_below_model": Condition(TITLES["memory_pool_below_model"], "", _pool_below_model),
+    "aiter_without_effect": Condition(
+        "AITER without effect",
+        "Leave VLLM_ROCM_USE_AITER off on this GPU; a quantized model is the way to more.",
+        _aiter,
+    ),
+    "stream_buffered": Condition(
+        "a proxy buffers the stream",
+        "Switch buffering off for this path (nginx: proxy_buffering off), or probe the server behind the proxy.",
+        _buffered,
+    ),
+    "at_memory_limit": Condition(
+        "at the memory's limit",
+        "A quantized or smaller model, or a mixture of experts, reads fewer bytes for each token.",
+        _at_memory_limit,
+    ),
+    "users": Condition("shared with users", "Judge it by what its users get, or probe when it is idle.", _users),
+    "own_model_downloads": Condition(
+        "downloads its own models",
+        "Mount the host's cache, so that a model downloads once: -v ~/.cache/huggingface:/root/.cache/huggingface.",
+        _own_downloads,
+    ),
+}
+"""What decides most stands first."""
+
+FAILURES: Final[Mapping[str, tuple[str, str]]] = {
+    "down": ("down", "Does the server run, and does it listen at this address and port? Its log says why it ended."),
+    "resolve": ("the host name can't be resolved", "Check the name in the target's url, and the DNS of this machine."),
+    "connect": ("no connection", "Does the server run, and does it listen at this address and port?"),
+    "tls": ("the TLS handshake failed", "Check its certificate, or name its authority in targets[].tls.ca_file."),
+    "timeout_connect": ("no connection in time", "Check the route and the firewall between here and the server."),
+    "timeout_first_token": (
+        "no token in time",
+        "Look at the server's log and queue: it took the request and said nothing.",
+    ),
+    "timeout_stalled": (
+        "the stream stalled",
+        "Look at the server's log and at the GPU: it began to answer and stopped.",
+    ),
+    "timeout_total": (
+        "the answer took too long",
+        "A slow server needs a smaller max_tokens, or a longer timeouts.total.",
+    ),
+    "auth": ("the server refused the key", "Give the key in targets[].api_key_file."),
+    "rate_limited": ("the server limits requests", "Lengthen the module's interval, or raise the limit for this key."),
+    "no_model": ("no such model", "Set targets[].model to a model that the server serves, or leave it out."),
+    "http_4xx": (
+        "the server rejected the request",
+        "The error says what it does not take; targets[].modules can change it.",
+    ),
+    "http_5xx": ("the server failed", "Look at the server's own log at that time."),
+    "protocol": ("not the expected API", "Set targets[].backend to what runs there, and check the port."),
+    "truncated": ("the stream broke off", "Look at the server's log, and at the timeouts of a proxy on the way."),
+    "empty": ("an answer without text", "Ask it by hand; a thinking model may need more max_tokens."),
+    "server_error": ("an error inside the stream", "Look at the server's own log at that time."),
+    "too_large": ("the answer was too large", "Is this an inference server? Check the address."),
+}
+"""What to do after a probe that failed in this way, with a name by which such servers are grouped."""

@@ -1,0 +1,209 @@
+"""Why a server is as it is: each condition where it holds, where it doesn't, and where nothing says."""
+
+from dataclasses import replace
+
+import pytest
+
+from exporter.advice import TARGET_CONDITIONS, AdviceFacts, Case, advise_target
+from exporter.advice.target import FAILURES, weights_of
+from exporter.containers.facts import ContainerFacts
+from exporter.history.told import ChangeLine
+from exporter.host.gpu import GpuFacts, GpuSample
+from exporter.host.machine import GpuSettings, MachineFacts
+from exporter.probe.result import NOT_AN_ANSWER, RESULTS, SKIPPED, Measurements, ProbeResult, Result, TargetState
+from exporter.settings import Thresholds
+from exporter.snapshot import TargetInfo
+from exporter.tiers import Judgement, Tier
+
+URL = "http://127.0.0.1:8000"
+LIMITS = Thresholds(excellent=20, good=15, acceptable=10)
+HALO = GpuFacts("0000:c1:00.0", "Radeon 8060S", "gfx1151", 40, unified_memory=True, memory_pool_bytes=8 * 1024**3)
+POOR = Judgement("poor", LIMITS, expected_min=20, expected_max=30)
+
+
+def probe(speed: float | None = 6.4, result: Result = "ok", error: str = "", **fields: float | bool) -> ProbeResult:
+    measured = (
+        Measurements(tokens_per_second=speed, stream_buffered=speed is None) if result == "ok" else Measurements()
+    )
+    found = ProbeResult("t", "default", result, error, 0.0, 60.0, measurements=measured)
+    return replace(found, **fields)  # type: ignore[arg-type]  # each field by its own type
+
+
+def case(judgement: Judgement | None = POOR, ran: ProbeResult | None = None, **fields: object) -> Case:
+    found = Case(TargetInfo(URL), judgement, ran or probe())
+    return replace(found, **fields)  # type: ignore[arg-type]  # each field by its own type
+
+
+def settings(**known: str) -> TargetInfo:
+    return TargetInfo(URL, settings=tuple(known.items()))
+
+
+def at_limit(speed: float, ceiling: float, quantization: str, tier: Tier = "poor") -> Case:
+    judged = Judgement(
+        tier, LIMITS, ceiling_tokens_per_second=ceiling, efficiency=speed / ceiling, limit="memory_bandwidth"
+    )
+    return Case(TargetInfo(URL, quantization=quantization), judged, probe(speed))
+
+
+def conditions(of: Case) -> list[str]:
+    return [each.condition for each in advise_target(of)]
+
+
+def test_at_the_memorys_limit_it_says_what_another_copy_would_reach() -> None:
+    """A 14B in BF16 at 8.3 of 9.2 is at its limit, and a 4-bit copy is estimated with two digits."""
+    (why,) = advise_target(at_limit(8.3, 9.2, "BF16"))
+    assert (why.condition, why.title) == ("at_memory_limit", "at the memory's limit")
+    assert why.sentence == "8.3 of at most 9.2 tokens/s: BF16 weights are the limit; a 4-bit copy could reach about 30."
+    assert "quantized or smaller model" in why.remedy
+
+
+@pytest.mark.parametrize(
+    ("quantization", "said"),
+    [
+        ("none", "16-bit weights are the limit; a 4-bit copy could reach about 30."),
+        ("Q8_0", "Q8_0 weights are the limit; a 4-bit copy could reach about 16."),
+        ("fp8", "fp8 weights are the limit; a 4-bit copy could reach about 15."),
+        ("Q4_K_M", "Q4_K_M weights are the limit, each token reads them once."),
+        ("awq", "awq weights are the limit, each token reads them once."),
+        ("", "the weights are the limit, each token reads them once."),
+    ],
+)
+def test_a_what_if_needs_a_known_size_of_the_weights(quantization: str, said: str) -> None:
+    """Where the bits of a weight aren't known, or are four already, nothing is promised."""
+    (why,) = advise_target(at_limit(8.3, 9.2, quantization))
+    assert why.sentence == f"8.3 of at most 9.2 tokens/s: {said}"
+
+
+def test_the_what_if_agrees_with_a_published_speed() -> None:
+    """From 16-bit weights at 0.87 of the ceiling the estimate for llama-2-7b Q4_0 lies within 10 % of the published 55.73."""
+    bits, _ = weights_of("f16")
+    assert bits == 16.0
+    speed = 0.87 * 256e9 / (6.74e9 * 2)
+    (why,) = advise_target(at_limit(speed, speed / 0.87, "f16", "good"))
+    estimate = float(why.sentence.rpartition(" ")[2].rstrip("."))
+    assert estimate == pytest.approx(55.73, rel=0.1)
+
+
+def test_slower_since_a_change_says_when_and_by_how_much() -> None:
+    """A drop that stands wins over what would explain the speed in other ways; one that is settled says nothing."""
+    line = ChangeLine(1234.0, "image changed from a to b", "6.4, before 12.1 tok/s", standing=True)
+    known = replace(at_limit(6.4, 8.0, "none"), changes=(line,))
+    first, second = advise_target(known)
+    assert (first.condition, first.since_seconds) == ("slower_since_change", 1234.0)
+    assert first.sentence == "Slower since the image changed from a to b: 6.4, before 12.1 tok/s."
+    assert second.condition == "at_memory_limit"
+    assert conditions(replace(known, changes=(replace(line, standing=False),))) == ["at_memory_limit"]
+    alone = ChangeLine(9.0, "nothing that is watched changed", "6.4, before 12.1 tok/s", True, explained=False)
+    (why,) = advise_target(case(changes=(alone,)))
+    assert why.condition == "slower_unexplained"
+    assert why.sentence == "Slower, though nothing that is watched changed: 6.4, before 12.1 tok/s."
+
+
+@pytest.mark.parametrize(
+    ("known", "condition", "fact"),
+    [
+        (case(ran=probe(result="degenerate", error='it repeats "/"')), "no_text", 'it repeats "/"'),
+        (case(checked=probe(result="foreign_answer", error="it is another's")), "no_text", "it is another's"),
+        (case(stuck="4 requests wait, and no token came in 5 min"), "stuck", "4 requests wait"),
+        (
+            case(samples=(GpuSample("0", temperatures=(("edge", 97.0),), throttling=(("thermal", 0.4),)),)),
+            "throttled_by_heat",
+            "40 % of the time, at 97 °C",
+        ),
+        (case(info=settings(compute="cpu")), "computes_on_cpu", "on the CPU"),
+        (case(info=settings(cpu_offload="24 of 48 layers")), "offload", "24 of 48 layers"),
+        (case(info=settings(aiter="no_effect")), "aiter_without_effect", "not built for this GPU"),
+        (case(Judgement(None, LIMITS), probe(None)), "stream_buffered", "one burst"),
+        (case(Judgement(None, LIMITS), probe(7.0, beside_users=3.0)), "users", "3 requests of its users run"),
+        (
+            case(Judgement(None, LIMITS), probe(7.0, beside_users=1.0), user_tokens_per_second=11.5),
+            "users",
+            "1 request of its users runs beside the probe, and each gets 11.5 tokens/s",
+        ),
+    ],
+)
+def test_each_condition_names_its_fact(known: Case, condition: str, fact: str) -> None:
+    """The first advice is this condition's, with the fact that shows it and something to do."""
+    why = advise_target(known)[0]
+    assert why.condition == condition
+    assert fact in why.sentence
+    assert why.sentence.endswith(".")
+    assert why.remedy.endswith(".")
+
+
+def test_an_offload_of_a_fast_server_is_nobodys_fault() -> None:
+    """What slows down is told of a slow server only."""
+    fast = Judgement("excellent", LIMITS, expected_min=20, expected_max=40)
+    assert conditions(case(fast, probe(36.7), info=settings(cpu_offload="36 experts"))) == []
+
+
+def test_a_container_that_downloads_its_own_models() -> None:
+    """Told of a container whose models no mount holds, beside the reason of its speed and not as one."""
+    own = ContainerFacts("0", "vllm", "i", "s", "vllm", running=True, cache_path="/root/.cache/huggingface/hub")
+    assert conditions(case(container=own)) == ["unexplained", "own_model_downloads"]
+    assert "own layer (/root/.cache/huggingface/hub)" in advise_target(case(container=own))[1].sentence
+    assert conditions(case(container=replace(own, cache_source="/home/user/.cache/huggingface/hub"))) == ["unexplained"]
+    assert conditions(case(container=replace(own, cache_path=None))) == ["unexplained"]
+
+
+def test_the_machines_own_faults_explain_a_slow_server() -> None:
+    """An old firmware and a pool below the model are reasons of a slow server; a fast one is told of the pool alone."""
+    machine = MachineFacts(gpus=(GpuSettings(HALO.address, (("mes", "0x83"),)),))
+    known = case(machine=AdviceFacts(machine, (HALO,), 29.5e9), info=TargetInfo(URL, gpus=(HALO.address,)))
+    assert conditions(known) == ["memory_pool_below_model", "broken_mes_firmware"]
+    assert conditions(replace(known, judgement=Judgement("good", LIMITS))) == ["memory_pool_below_model"]
+
+
+@pytest.mark.parametrize(
+    ("info", "judgement", "look"),
+    [
+        (
+            TargetInfo(URL, unknown=("how it was started: /proc is hidden",)),
+            POOR,
+            "how it was started: /proc is hidden",
+        ),
+        (TargetInfo(URL), replace(POOR, no_ceiling="the size of m isn't known"), "the size of m isn't known"),
+        (TargetInfo(URL), POOR, "whether the GPU computes"),
+        (settings(compute="rocm"), POOR, "flash attention"),
+    ],
+)
+def test_poor_without_a_reason_says_what_to_look_at_next(info: TargetInfo, judgement: Judgement, look: str) -> None:
+    """First at what could not be read, since that hides a reason."""
+    (why,) = advise_target(case(judgement, info=info))
+    assert why.condition == "unexplained"
+    assert look in why.remedy
+
+
+def test_poor_far_from_a_known_ceiling_names_the_distance() -> None:
+    """The share of the ceiling is a fact, even where nothing explains it."""
+    judged = replace(POOR, ceiling_tokens_per_second=27.0, efficiency=6.4 / 27, limit="unknown")
+    (why,) = advise_target(case(judged))
+    assert why.sentence.startswith("Only 24 % of the 27.0 tokens/s that the memory allows")
+
+
+@pytest.mark.parametrize(
+    "result", [each for each in RESULTS if each not in {"ok", "loading", *SKIPPED, *NOT_AN_ANSWER}]
+)
+def test_each_way_to_fail_says_what_to_look_at(result: Result) -> None:
+    """A failed probe has one advice, by the way in which it failed."""
+    (why,) = advise_target(case(None, probe(None, result, "it failed")))
+    assert (why.condition, why.title) == (f"failed_{result}", FAILURES[result][0])
+    assert why.sentence.endswith((".", "?"))
+
+
+def test_a_server_that_went_down_since_its_last_good_probe() -> None:
+    """A status check that fails says what to look at before the next probe does."""
+    down = TargetState("t", URL, 1.0, up=False, error="connection refused")
+    assert conditions(case(Judgement("good", LIMITS), probe(16.0), state=down)) == ["failed_down"]
+
+
+def test_nothing_known_says_nothing() -> None:
+    """A target that was never probed has no advice."""
+    assert advise_target(Case(TargetInfo(URL))) == ()
+
+
+def test_each_row_of_the_table_has_a_title() -> None:
+    """Titles group servers, so no two conditions share one."""
+    titles = [row.title for row in TARGET_CONDITIONS.values()]
+    assert all(titles)
+    assert len(set(titles)) == len(titles)
