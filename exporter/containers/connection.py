@@ -13,11 +13,10 @@ from contextlib import contextmanager
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from exporter.containers.docker_archive import ArchiveStat, file_in, stat_of
+from exporter.containers.docker_archive import LARGEST_FILE, ArchiveStat, file_in, stat_of
 from exporter.containers.json_access import mapping, text
 
 LARGEST_DOCUMENT: Final = 4 << 20
-LARGEST_FILE: Final = 64 << 10
 # A reading as a whole may take so many times the timeout of one call; half of that may go to files of images.
 CALLS_IN_A_ROW: Final = 6
 

@@ -12,6 +12,7 @@ from exporter.containers.json_access import mapping, text
 # Go's os.FileMode: its bits for types are not those of POSIX.
 _SYMLINK: Final = 1 << 27
 _ANY_TYPE: Final = 0x8F28_0000
+LARGEST_FILE: Final = 64 << 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +36,12 @@ def stat_of(header: str) -> ArchiveStat | None:
     return ArchiveStat(size, not mode & _ANY_TYPE, text(stat, "linkTarget") if mode & _SYMLINK else "")
 
 
-def file_in(archive: bytes) -> str | None:
-    """The text of the first member, where that is a regular file."""
+def file_in(archive: bytes, limit: int = LARGEST_FILE) -> str | None:
+    """The text of the first member, where that is a regular file: its first ``limit`` bytes, however large it says it is."""
     try:
         with tarfile.open(fileobj=io.BytesIO(archive), mode="r:") as tar:
             member = tar.next()
             content = tar.extractfile(member) if member is not None and member.isfile() else None
-            return content.read().decode("utf-8", "replace") if content else None
+            return content.read(limit).decode("utf-8", "replace") if content else None
     except (tarfile.TarError, EOFError, ValueError, OSError):
         return None

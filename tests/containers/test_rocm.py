@@ -110,6 +110,34 @@ def test_any_archive_is_survived(noise: bytes, cut: int) -> None:
         assert file_in(archive) is None or isinstance(file_in(archive), str)
 
 
+@pytest.mark.parametrize("name", ["GNU.sparse.size", "GNU.sparse.realsize"])
+def test_a_sparse_member_is_read_to_its_bound(name: str) -> None:
+    """An archive of 3 KiB whose file is said to have 2^60 bytes, all holes, gives no more than a small file may have."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        member = tarfile.TarInfo("version")
+        member.pax_headers = {name: str(1 << 60), "GNU.sparse.map": f"{1 << 60},0", "GNU.sparse.numblocks": "1"}
+        tar.addfile(member, io.BytesIO(b""))
+    content = file_in(buffer.getvalue())
+    assert content is not None
+    assert len(content) == 64 << 10
+    assert len(file_in(buffer.getvalue(), 10) or "") == 10
+
+
+def test_an_old_sparse_member_is_read_to_its_bound() -> None:
+    """The same in GNU's older form, whose map stands in the header itself."""
+    member = tarfile.TarInfo("version")
+    block = bytearray(member.tobuf(tarfile.GNU_FORMAT))
+    block[156:157] = b"S"
+    block[386:398] = block[398:410] = b"%011o\0" % 0
+    block[483:495] = b"\x80" + (1 << 60).to_bytes(11, "big")
+    block[148:156] = b" " * 8
+    block[148:156] = b"%06o\0 " % sum(block)
+    content = file_in(bytes(block) + bytes(10_240 - len(block)))
+    assert content is not None
+    assert len(content) == 64 << 10
+
+
 MOUNTINFO = """571 570 0:26 / / rw,relatime master:1 - overlay overlay rw,lowerdir=/x
 590 571 259:2 /var/lib/docker/containers/{id}/hostname /etc/hostname rw,relatime - ext4 /dev/sda2 rw
 """
