@@ -6,12 +6,13 @@ Also the layout of LM Studio (``<publisher>/<repository>/*.gguf``) and of any fo
 import os
 import re
 import stat
+from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from exporter.cache.facts import ModelFacts, Unfinished, WeightFacts, printable
-from exporter.cache.tree import BLOCK_BYTES, MAX_DEPTH, MAX_MARKS, SETTLED_NS, ScanErrors, folder
+from exporter.cache.tree import BLOCK_BYTES, MAX_DEPTH, MAX_MARKS, SETTLED_NS, ScanErrors, described, folder
 from exporter.cache.weights import (
     CutShortError,
     Header,
@@ -29,10 +30,15 @@ from exporter.cache.weights import (
 _WEIGHTS = tuple(".safetensors .gguf .bin .pt .pth .onnx .h5 .msgpack .ckpt .npz .tflite".split())
 UNFINISHED_SUFFIXES = (".incomplete", ".part", ".downloadInProgress", ".tmp", ".crdownload")
 MAX_HEADERS = 512
+MAX_MODEL_TENSORS = 400_000
+"""In all files of a model together: twice those of the largest published mixtures."""
 MAX_SINGLE = 16
 """Files that stand alone and are judged by their own header; of a heap of more only the first are opened."""
 MAX_LOOSE = 200_000
 MAX_LINKED_FOLDERS = 10_000
+"""Folders that links lead to, with those below them."""
+MAX_LINKS = 50_000
+MAX_FOLDERS = 500_000
 
 _SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<suffix>\.\w+)", re.DOTALL)
 _INDEX = (".safetensors.index.json", ".bin.index.json")
@@ -164,38 +170,57 @@ def _model(
 
 
 def _walk(root: str, scan_errors: ScanErrors, *, skip: re.Pattern[str] | None = None) -> Iterator[_Folder]:
-    """Each folder below ``root`` once, its files with it. A linked folder is followed unless it was seen before."""
+    """Each folder below ``root`` once, its files with it: real ones first, then those that links lead to."""
     with folder(root, follow=True) as top:
-        yield from _Walk(root, scan_errors, skip, set()).below(top, "", ())
+        yield from _Walk(root, scan_errors, skip).folders(top)
 
 
-_Identity = tuple[int, int]
-"""Device and inode."""
-
-
-@dataclass(frozen=True, slots=True)
 class _Walk:
-    root: str
-    scan_errors: ScanErrors
-    skip: re.Pattern[str] | None
-    followed: set[_Identity]
+    """A walk through the folders below a root."""
 
-    def below(self, here: int, path: str, above: tuple[_Identity, ...]) -> Iterator[_Folder]:
+    def __init__(self, root: str, scan_errors: ScanErrors, skip: re.Pattern[str] | None) -> None:
+        self.root = root
+        self.scan_errors = scan_errors
+        self.bounds = scan_errors.link_bounds
+        self.skip = skip
+        self.seen: set[tuple[int, int]] = set()  # device and inode
+        self.links: deque[str] = deque()
+        self.linked = 0
+        self.is_told = False
+
+    def folders(self, top: int) -> Iterator[_Folder]:
+        """All folders. Links come last, the nearest first, so that a folder goes by its own name where it has one here."""
+        yield from self._below(top, "", is_linked=False)
+        while self.links:
+            name = self.links.popleft()
+            self.scan_errors.tick()
+            try:
+                with folder(name, top, follow=True) as here:
+                    if self._follows(os.fstat(here), name):
+                        yield from self._below(here, name, is_linked=True)
+            except FileNotFoundError:
+                continue  # gone since it was listed
+            except OSError as error:
+                self.scan_errors.add(f"{self.root}/{name}", error)
+
+    def _below(self, here: int, path: str, *, is_linked: bool) -> Iterator[_Folder]:
         self.scan_errors.tick()
-        found = os.fstat(here)
-        above = (*above, (found.st_dev, found.st_ino))
+        if not self._enters(os.fstat(here), path, is_linked=is_linked):
+            return
         files: list[_File] = []
         dangling: list[str] = []
         with os.scandir(here) as entries:
             for entry in entries:
+                self.scan_errors.tick()
                 name = f"{path}/{entry.name}" if path else entry.name
                 try:
                     if entry.is_dir():
-                        if self._enters(entry, name, above):
-                            with folder(entry.name, here, follow=True) as inner:
-                                yield from self.below(inner, name, above)
+                        yield from self._below_entry(entry, here, name, is_linked=is_linked)
                     elif stat.S_ISREG((found := entry.stat()).st_mode):
-                        files.append(_file(entry, found))
+                        if entry.is_symlink() and self.bounds.is_of_kernel(found.st_dev):
+                            self.scan_errors.add(f"{self.root}/{name}", "leads to a file that the kernel shows")
+                        else:
+                            files.append(_file(entry, found))
                 except FileNotFoundError:
                     if entry.is_symlink():
                         dangling.append(entry.name)
@@ -203,21 +228,49 @@ class _Walk:
                     self.scan_errors.add(f"{self.root}/{name}", error)
         yield _Folder(path, here, files, dangling)
 
-    def _enters(self, entry: os.DirEntry[str], name: str, above: tuple[_Identity, ...]) -> bool:
-        """Into every folder but those that another scan takes, and a link's only the first time and never upwards."""
+    def _below_entry(self, entry: os.DirEntry[str], above: int, name: str, *, is_linked: bool) -> Iterator[_Folder]:
         if self.skip is not None and self.skip.fullmatch(entry.name):
-            return False
-        if name.count("/") >= MAX_DEPTH:
+            return  # left to another scan
+        if entry.is_symlink():
+            self._note_link(name)
+        elif name.count("/") >= MAX_DEPTH:
             self.scan_errors.add(f"{self.root}/{name}", "too deep")
+        else:
+            with folder(entry.name, above) as here:
+                yield from self._below(here, name, is_linked=is_linked)
+
+    def _enters(self, found: os.stat_result, path: str, *, is_linked: bool) -> bool:
+        if is_linked and (found.st_dev, found.st_ino) in self.seen:
+            return False  # (Some network filesystems give inodes twice: what isn't linked is entered in any case.)
+        if path and self.bounds.is_of_kernel(found.st_dev):
+            self.scan_errors.add(f"{self.root}/{path}", "holds files that the kernel shows")
             return False
-        if not entry.is_symlink():
-            return True
-        target = entry.stat()
-        identity = (target.st_dev, target.st_ino)
-        if identity in above or identity in self.followed or len(self.followed) >= MAX_LINKED_FOLDERS:
+        if len(self.seen) >= MAX_FOLDERS or (is_linked and self.linked >= MAX_LINKED_FOLDERS):
+            self._tell_too_many(path)
             return False
-        self.followed.add(identity)
+        self.linked += is_linked
+        self.seen.add((found.st_dev, found.st_ino))
         return True
+
+    def _follows(self, found: os.stat_result, name: str) -> bool:
+        """Whether the folder that a link leads to is to be entered: not where it was seen, or leads out of all caches."""
+        if (found.st_dev, found.st_ino) in self.seen:
+            return False
+        refusal = self.bounds.refusal(found) or ("too deep" if name.count("/") >= MAX_DEPTH else None)
+        if refusal is not None:
+            self.scan_errors.add(f"{self.root}/{name}", refusal)
+        return refusal is None
+
+    def _note_link(self, name: str) -> None:
+        if len(self.links) < MAX_LINKS:
+            self.links.append(name)
+        else:
+            self._tell_too_many(name)
+
+    def _tell_too_many(self, path: str) -> None:
+        if not self.is_told:
+            self.is_told = True
+            self.scan_errors.add(f"{self.root}/{path}", "one of too many folders, of which the rest is left out")
 
 
 def _file(entry: os.DirEntry[str], found: os.stat_result) -> _File:
@@ -249,9 +302,13 @@ def judge(
     """Judge a model by its own files: indexes, numbered shards, headers; never by an expected figure.
 
     ``files``: name below ``base`` → size, ``None`` where its link leads nowhere. ``base`` is below ``dir_fd``, which
-    ``where`` names in problems.
+    ``where`` names in problems. Never raises: what its files bring about is a problem of this model alone.
     """
-    return _Judgement(files, base, dir_fd, where, scan_errors).verdict()
+    try:
+        return _Judgement(files, base, dir_fd, where, scan_errors).verdict()
+    except Exception as error:  # noqa: BLE001  # any bytes may be in these files; the other models must be seen
+        scan_errors.add(f"{where}/{base}".rstrip("/"), f"can't be judged: {described(error)}")
+        return Completeness(None, (), None, ())
 
 
 class _Judgement:
@@ -266,6 +323,7 @@ class _Judgement:
         self.weights = {name: size for name, size in files.items() if name.endswith(_WEIGHTS) and size is not None}
         self.missing = [name for name, size in files.items() if size is None]
         self.headers: dict[str, Header | None] = {}
+        self.tensors = 0  # in the headers that are kept
         self.indexed: set[str] = set()  # files that some index names
         self.whole: dict[
             str, tuple[dict[str, str], int | None]
@@ -291,6 +349,7 @@ class _Judgement:
         names = [name for name, size in self.files.items() if size is not None and name.endswith(_INDEX)]
         for name in sorted(names, key=lambda name: (not name.endswith(_INDEX[0]), name)):
             prefix = _folder(name)
+            self.scan_errors.tick()
             try:
                 weight_map, total = read_safetensors_index(self.path(name), self.dir_fd)
             except (OSError, WeightsError) as error:
@@ -326,6 +385,7 @@ class _Judgement:
         if name in self.headers or len(self.headers) >= MAX_HEADERS:
             return self.headers.get(name)
         self.headers[name] = None
+        self.scan_errors.tick()
         is_gguf = name.endswith(".gguf")
         try:
             header = (read_gguf_header if is_gguf else read_safetensors_header)(self.path(name), self.dir_fd)
@@ -335,6 +395,9 @@ class _Judgement:
             else:
                 self.scan_errors.add(f"{self.where}/{self.path(name)}", error)
             return None
+        self.tensors += len(header.tensors)
+        if self.tensors > MAX_MODEL_TENSORS:
+            raise WeightsError(f"more than {MAX_MODEL_TENSORS} tensors")
         if self.weights[name] < header.end:
             self.missing.append(f"{name}: has {self.weights[name]} of {header.end} bytes")
         self.headers[name] = header

@@ -15,7 +15,17 @@ from dataclasses import replace
 
 from exporter.cache.facts import ModelFacts, Unfinished, WeightFacts, printable
 from exporter.cache.files import judge
-from exporter.cache.tree import MAX_DEPTH, ScanErrors, folder, mark, measure_partial, read, unchanged, usable_marks
+from exporter.cache.tree import (
+    MAX_DEPTH,
+    ScanErrors,
+    described,
+    folder,
+    mark,
+    measure_partial,
+    read,
+    unchanged,
+    usable_marks,
+)
 
 REPO_TYPES = {"models": "model", "datasets": "dataset", "spaces": "space", "kernels": "kernel"}
 SHARED_STORE = "blobs"
@@ -24,6 +34,7 @@ MAX_REFERENCES = 1000
 REGULAR = stat.S_IFREG >> 12
 HASH_LENGTHS = (64, 40)
 _SHARED_NAME = re.compile(r"[0-9a-f]{64}")
+_COMMIT = re.compile(r"[0-9a-f]{7,64}")
 _IGNORED = frozenset({".DS_Store", "Thumbs.db", "desktop.ini"})
 
 type_and_name = re.compile(r"(models|datasets|spaces|kernels)--(.+)", re.DOTALL)
@@ -53,6 +64,8 @@ def scan(
                     scan_errors.add(f"{path}/{name}", "not a folder")
             except OSError as error:
                 scan_errors.add(f"{path}/{name}", error)
+            except Exception as error:  # noqa: BLE001  # one repository must not hide the others
+                scan_errors.add(f"{path}/{name}", f"can't be read: {described(error)}")
 
 
 def hub_of(path: str) -> str:
@@ -183,7 +196,11 @@ class _Reading:
                             self._read_references_below(entry.name, here, where, references)
                     elif entry.name not in _IGNORED and len(references) < MAX_REFERENCES:
                         mark(where, entry.stat(), self.marks, self.scan_errors.now)
-                        references[where[5:]] = read(entry.name, 128, here).decode("ascii", "replace")
+                        commit = read(entry.name, 128, here).decode("ascii", "replace").strip()
+                        if not _COMMIT.fullmatch(commit):  # a link may lead to any file: its content isn't shown
+                            self.scan_errors.add(f"{self.path}/{where}", "names no commit")
+                            continue
+                        references[where[5:]] = commit
         except FileNotFoundError:
             return
         except OSError as error:
@@ -211,12 +228,13 @@ class _Reading:
             self.scan_errors.add(f"{self.path}/snapshots", error)
 
     def _read_files(self, name: str, above: int, path: str, prefix: str, files: dict[str, int | None]) -> None:
-        sizes, blobs, device = self.sizes, self.blobs, self.device
+        sizes, blobs, device, tick = self.sizes, self.blobs, self.device, self.scan_errors.tick
         last_used: float = 0
         try:
             with folder(name, above) as here, os.scandir(here) as entries:
                 mark(path, os.fstat(here), self.marks, self.scan_errors.now)
                 for entry in entries:  # this loop is what a scan's time goes into
+                    tick()
                     try:
                         is_link = entry.is_symlink()
                         if is_link or not entry.is_dir():
@@ -229,6 +247,11 @@ class _Reading:
                         continue
                     if mode >> 12 != REGULAR:
                         continue
+                    if dev != device and is_link and self.scan_errors.link_bounds.is_of_kernel(dev):
+                        self.scan_errors.add(
+                            f"{self.path}/{path}/{entry.name}", "leads to a file that the kernel shows"
+                        )
+                        continue
                     files[prefix + entry.name] = size
                     if links == 1 and dev == device and (inode in blobs or not is_link):
                         sizes[inode] = size
@@ -239,7 +262,6 @@ class _Reading:
         except OSError as error:
             self.scan_errors.add(f"{self.path}/{path}", error)
         self.last_used = max(last_used, self.last_used)
-        self.scan_errors.tick()
 
     def _descend(self, name: str, above: int, path: str, prefix: str, files: dict[str, int | None]) -> None:
         if prefix.count("/") > MAX_DEPTH:

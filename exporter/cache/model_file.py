@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from exporter.cache.facts import WeightFacts, printable
 from exporter.cache.files import MAX_HEADERS, judge
-from exporter.cache.tree import ScanErrors, folder
+from exporter.cache.tree import ScanErrors, described, folder
 from exporter.cache.weights import WeightsError, read_gguf_header, weigh_gguf
 
 _SHARD = re.compile(r"(?P<stem>.+)-\d{5}-of-(?P<count>\d{5})\.gguf", re.DOTALL)
@@ -39,6 +39,8 @@ def read_model(path: str) -> WeightFacts | Unreadable:
         return Unreadable(f"{printable(name)}: {error.strerror or error}")
     except ValueError as error:  # WeightsError is one; a path with a zero in it another
         return Unreadable(f"{printable(path)}: {error}")
+    except Exception as error:  # noqa: BLE001  # any bytes may be in these files; the other models must be read
+        return Unreadable(f"{printable(path)}: can't be judged: {described(error)}")
 
 
 class Models:
@@ -75,7 +77,7 @@ def _read_gguf(path: str) -> WeightFacts:
     if not 0 < count <= MAX_HEADERS:
         raise WeightsError(f"one of {count} shards")
     shards = [f"{shard['stem']}-{number:05d}-of-{count:05d}.gguf" for number in range(1, count + 1)]
-    return weigh_gguf([read_gguf_header(each) for each in shards], sum(os.stat(each).st_size for each in shards))
+    return weigh_gguf((read_gguf_header(each) for each in shards), sum(os.stat(each).st_size for each in shards))
 
 
 def _read_folder(path: str) -> WeightFacts:
@@ -89,8 +91,8 @@ def _read_folder(path: str) -> WeightFacts:
                 files[entry.name] = _size(entry)
         verdict = judge({name: size for name, size in files.items() if size != 0}, "", here, path, scan_errors)
     if verdict.weights is None:
-        reasons = [*verdict.missing, *scan_errors.problems, f"holds {len(verdict.variants)} models"][:1]
-        raise WeightsError(reasons[0] if verdict.variants or verdict.missing else "holds no model's weights")
+        holds = f"{len(verdict.variants)} models" if verdict.variants else "no model's weights"
+        raise WeightsError(next(iter([*verdict.missing, *scan_errors.problems]), f"holds {holds}"))
     if not verdict.complete:
         raise WeightsError(f"incomplete: {verdict.missing[0]}")
     return verdict.weights

@@ -11,11 +11,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from exporter.cache.facts import ModelFacts, Unfinished, WeightFacts, printable
-from exporter.cache.tree import ScanErrors, folder, mark, measure_partial, unchanged, usable_marks
-from exporter.cache.weights import WeightsError, read_gguf_header, read_json, weigh_gguf
+from exporter.cache.tree import ScanErrors, described, folder, mark, measure_partial, unchanged, usable_marks
+from exporter.cache.weights import END_OF_OFFSETS, WeightsError, read_gguf_header, read_json, weigh_gguf
 
 MODEL_LAYER = "application/vnd.ollama.image.model"
 MAX_MANIFEST_DEPTH = 6
+MAX_MANIFEST_BYTES = 1 << 20
+MAX_LAYERS = 1000
 _BLOB = re.compile(r"sha256[-:]([0-9a-f]{64})")
 _PARTIAL = re.compile(r"sha256[-:][0-9a-f]{64}-partial")
 
@@ -54,8 +56,9 @@ def scan(
         referenced: set[str] = set()
         for manifest in _manifests("manifests", store, f"{path}/manifests", marks, scan_errors):
             where = f"{path}/{manifest}"
+            scan_errors.tick()
             try:
-                layers = _layers(read_json(manifest, store))
+                layers = _layers(read_json(manifest, store, limit=MAX_MANIFEST_BYTES))
             except (OSError, WeightsError) as error:
                 scan_errors.add(where, error)
                 missing = (f"manifest: {printable(str(error))}",)
@@ -63,7 +66,11 @@ def scan(
                 continue
             referenced.update(digest for digest, _, _ in layers)
             model = _model(printable(tag_of(manifest)), where, layers, blobs)
-            weights = _weights(model, layers, store, previous.get(where), scan_errors)
+            try:
+                weights = _weights(model, layers, store, previous.get(where), scan_errors)
+            except Exception as error:  # noqa: BLE001  # any bytes may be in a blob; the other tags must be seen
+                scan_errors.add(where, f"can't be judged: {described(error)}")
+                weights = None
             yield replace(model, weights=weights)
         orphans = [blob.size for digest, blob in blobs.items() if digest not in referenced]
         yield ModelFacts(
@@ -102,6 +109,7 @@ def _read_blobs(
         with folder("blobs", store, follow=True) as here, os.scandir(here) as entries:
             mark("blobs", os.fstat(here), marks, scan_errors.now)
             for entry in entries:
+                scan_errors.tick()
                 try:
                     if digest := _BLOB.fullmatch(entry.name):
                         found = entry.stat()
@@ -179,12 +187,16 @@ def _layers(manifest: Mapping[str, Any]) -> list[_Layer]:
     layers = manifest.get("layers")
     if not isinstance(layers, list):
         raise WeightsError("no layers")
+    if len(layers) > MAX_LAYERS:
+        raise WeightsError(f"{len(layers)} layers")
     found = []
     for layer in [manifest.get("config"), *layers]:
         digest = layer.get("digest") if isinstance(layer, dict) else None
         if isinstance(digest, str) and (match := _BLOB.fullmatch(digest)):
-            size = layer.get("size")
-            found.append((match[1], size if isinstance(size, int) else None, str(layer.get("mediaType"))))
+            size, kind = layer.get("size"), layer.get("mediaType")
+            if size is not None and not (type(size) is int and 0 <= size < END_OF_OFFSETS):
+                raise WeightsError("a layer whose size is no number of bytes")
+            found.append((match[1], size, kind if isinstance(kind, str) else ""))
         elif layer is not None and layer != {}:
             raise WeightsError("a layer without a digest")
     return found
@@ -198,10 +210,10 @@ def _weights(
     if not model.watched:
         return None
     try:
-        headers = [read_gguf_header(name, store) for name in model.watched]
+        headers = (read_gguf_header(name, store) for name in model.watched)
+        return weigh_gguf(headers, sum(size or 0 for _, size, kind in layers if kind == MODEL_LAYER))
     except WeightsError:
         return None  # a layer of another format
     except OSError as error:
         scan_errors.add(model.path, error)
         return None
-    return weigh_gguf(headers, sum(size or 0 for _, size, kind in layers if kind == MODEL_LAYER))

@@ -28,13 +28,16 @@ from exporter.cache.worker import ALIVE, ANSWER
 
 WORKER: Final = Path(__file__).with_name("worker.py")
 MAX_MODELS: Final = 5000
+MEMORY_BYTES: Final = 384 << 20
+"""Of all scanning processes together: half of what the unit may take before the kernel slows it down, and some more."""
+MAX_ANSWER_BYTES: Final = 64 << 20
 _PIECE: Final = 1 << 16
 
 
 class Scanner:
     """Scans caches, one at a time, and remembers what it found so that a rescan reads only what changed.
 
-    ``stall_seconds``: a scan that reads no further folder for so long hangs. ``niceness``: added to its priority.
+    ``stall_seconds``: a scan that gets on to no further file for so long hangs. ``niceness``: added to its priority.
     """
 
     def __init__(self, *, stall_seconds: float = 20.0, niceness: int = 10, workers: int | None = None) -> None:
@@ -97,7 +100,8 @@ class Scanner:
         except OSError as error:
             return [ScanShare(error=f"the scanning process did not start: {error}")]
         try:
-            _send(process, ScanJob(cache_folder, self._known.get(cache_folder, ()), workers, self._niceness))
+            known = self._known.get(cache_folder, ())
+            _send(process, ScanJob(cache_folder, known, workers, self._niceness, MEMORY_BYTES // workers))
             return _collect(process, workers, self._stall_seconds, cancel)
         finally:
             if not _end(process):
@@ -145,6 +149,8 @@ def _collect(
                 if not piece:
                     break
                 output += piece if output else piece.lstrip(ALIVE)
+                if len(output) > MAX_ANSWER_BYTES:
+                    return [ScanShare(error=f"holds more than {MAX_ANSWER_BYTES >> 20} MiB of facts")]
             elif time.monotonic() - quiet_since > stall_seconds:
                 return [ScanShare(error=f"no answer from its filesystem for {stall_seconds:g} s")]
     return _answers(bytes(output), workers)

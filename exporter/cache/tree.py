@@ -4,12 +4,14 @@ A folder is opened once and its entries are read relative to it, which is faster
 by a folder that is swapped for a link meanwhile.
 """
 
+import errno
 import os
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from exporter.cache.facts import ModelFacts, Unfinished, printable
+from exporter.cache.links import LinkBounds, LinkLoops
 
 MAX_DEPTH = 24
 """Folders below folders: deeper than any cache, and far from the limit of open files."""
@@ -23,19 +25,30 @@ _FILE = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
 
 class ScanErrors:
-    """What one scan can't read: the number of entries, and the first twenty by name. ``tick`` runs once a folder."""
+    """What one scan can't read: the number of entries, and the first twenty by name. ``tick`` runs once a file."""
 
-    def __init__(self, now: float, tick: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self, now: float, tick: Callable[[], None] | None = None, link_bounds: LinkBounds | None = None
+    ) -> None:
         self.now = now
+        self.link_bounds = link_bounds or LinkBounds("/")
+        self._loops = LinkLoops()
         self.unreadable = 0
         self.problems: list[str] = []
         self.tick = tick or (lambda: None)
 
     def add(self, where: str, why: object) -> None:
         reason = (why.strerror or str(why)) if isinstance(why, OSError) else str(why)
+        if isinstance(why, OSError) and why.errno == errno.ELOOP and not self._loops.is_new(where):
+            return
         self.unreadable += 1
         if len(self.problems) < 20:
             self.problems.append(f"{printable(where)}: {reason}")
+
+
+def described(error: BaseException) -> str:
+    """An exception that nobody foresaw, as a problem's reason: its kind, and what it says."""
+    return f"{type(error).__name__}: {printable(str(error)[:200])}" if str(error) else type(error).__name__
 
 
 @contextmanager
@@ -67,14 +80,19 @@ def read(name: str, limit: int, dir_fd: int | None = None, *, offset: int = 0) -
     """Up to ``limit`` bytes of a regular file. Raises OSError."""
     descriptor = open_file(name, dir_fd)
     try:
-        pieces = []
-        while limit > 0 and (piece := os.pread(descriptor, limit, offset)):
-            pieces.append(piece)
-            limit -= len(piece)
-            offset += len(piece)
-        return b"".join(pieces)
+        return read_at(descriptor, limit, offset)
     finally:
         os.close(descriptor)
+
+
+def read_at(descriptor: int, limit: int, offset: int) -> bytes:
+    """Up to ``limit`` bytes of an open file from ``offset`` on. Raises OSError."""
+    pieces = []
+    while limit > 0 and (piece := os.pread(descriptor, limit, offset)):
+        pieces.append(piece)
+        limit -= len(piece)
+        offset += len(piece)
+    return b"".join(pieces)
 
 
 def mark(name: str, found: os.stat_result, marks: list[tuple[str, int]], now: float) -> None:

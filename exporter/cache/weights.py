@@ -1,25 +1,35 @@
 """Headers of weight files → what a roofline needs. Bounded readers: any bytes may be in a file that ends in .gguf.
 
-Nothing of the weights themselves is read. A file that is not what its name says raises ``WeightsError``.
+Nothing of the weights themselves is read. A file that is not what its name says raises ``WeightsError``. Each file has a
+budget of bytes, of elements and of seconds, so that no file costs more time or memory than the largest real ones.
 """
 
 import json
 import os
 import re
 import struct
+import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from exporter.cache.facts import WeightFacts
-from exporter.cache.tree import read
+from exporter.cache.tree import open_file, read, read_at
 
 MAX_JSON_BYTES = 16 << 20
+MAX_JSON_VALUES = 750_000
 MAX_SAFETENSORS_HEADER = 32 << 20
 MAX_GGUF_HEADER = 64 << 20
 MAX_TENSORS = 100_000
 MAX_PAIRS = 10_000
+MAX_ELEMENTS = 4_000_000
+"""Elements of all arrays of a GGUF: the tokenizers of published models have up to 800,000."""
+MAX_SECONDS = 10.0
+"""For one file's header: half of the time after which a scan counts as hanging."""
+MAX_LAYERS = 4096
+END_OF_OFFSETS = 1 << 63
 _PIECE = 1 << 20
 _GGUF_MAGIC = int.from_bytes(b"GGUF", "little")
 
@@ -41,9 +51,19 @@ class Header:
     metadata: Mapping[str, Any]
 
 
-def read_json(name: str, dir_fd: int | None = None) -> dict[str, Any]:
-    """A JSON object of at most 16 MiB. Raises OSError, ``WeightsError``."""
-    raw = read(name, MAX_JSON_BYTES + 1, dir_fd)
+def read_json(name: str, dir_fd: int | None = None, *, limit: int = MAX_JSON_BYTES) -> dict[str, Any]:
+    """A JSON object of at most ``limit`` bytes. Raises OSError, ``WeightsError``."""
+    raw = read(name, limit + 1, dir_fd)
+    if len(raw) > limit:
+        raise WeightsError(f"more than {limit} bytes of JSON")
+    return _json_object(raw)
+
+
+def _json_object(raw: bytes) -> dict[str, Any]:
+    """Parse an object, after a count of its values: a short text can make objects of a hundred times its size."""
+    values = raw.count(b",") + raw.count(b"[") + raw.count(b"{")
+    if values > MAX_JSON_VALUES:
+        raise WeightsError(f"JSON of {values} values")
     try:
         value = json.loads(raw)
     except (ValueError, RecursionError) as error:
@@ -73,16 +93,21 @@ def read_safetensors_header(name: str, dir_fd: int | None = None) -> Header:
     raw = read(name, length, dir_fd, offset=8)
     if len(raw) < length:
         raise CutShortError("ends within its header")
-    try:
-        entries = json.loads(raw)
-        ranges = {tensor: entry["data_offsets"] for tensor, entry in entries.items() if tensor != "__metadata__"}
-        tensors = {tensor: int(end) - int(begin) for tensor, (begin, end) in ranges.items()}
-        last = max((int(end) for _, end in ranges.values()), default=0)
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise WeightsError("not a safetensors header") from error
-    if last < 0 or any(size < 0 for size in tensors.values()):
-        raise WeightsError("not a safetensors header")
-    return Header(tensors, 8 + length + last, {})
+    entries = _json_object(raw)
+    ranges = {tensor: _range(entry) for tensor, entry in entries.items() if tensor != "__metadata__"}
+    if any(end > begin for (_, end), (begin, _) in pairwise(sorted(ranges.values()))):
+        raise WeightsError("not a safetensors header: its tensors overlap")
+    last = max((end for _, end in ranges.values()), default=0)
+    return Header({tensor: end - begin for tensor, (begin, end) in ranges.items()}, 8 + length + last, {})
+
+
+def _range(entry: object) -> tuple[int, int]:
+    """A tensor's range of bytes. Raises ``WeightsError`` unless it is two integers, 0 ≤ begin ≤ end < 2^63."""
+    match entry:
+        case {"data_offsets": [int(begin), int(end)]} if type(begin) is type(end) is int:
+            if 0 <= begin <= end < END_OF_OFFSETS:
+                return begin, end
+    raise WeightsError("not a safetensors header: a tensor's data_offsets are no range")
 
 
 # bytes of a block, elements of a block, by ggml type number
@@ -105,17 +130,34 @@ _FILE_TYPES = {
 
 _SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
 _STRING, _ARRAY = 8, 9
-_KEPT_ARRAY = 4096
+_LARGEST_ALIGNMENT = 1 << 20
+_LONGEST_KEY = 65_535
+_LONGEST_NAME = 512
+_LONGEST_WORD = 256
+_LONGEST_LIST = MAX_LAYERS
+"""A list that says something of each layer."""
+# Of a header's pairs those that are used: these keys, and these after the name of the architecture.
+_GENERAL = frozenset({"general.architecture", "general.alignment", "general.file_type"})
+_OF_ARCHITECTURE = (
+    ".block_count", ".embedding_length", ".expert_count", ".expert_used_count", ".full_attention_interval",
+    ".nextn_predict_layers", ".rope.dimension_count", ".ssm.state_size",
+    ".attention.head_count", ".attention.head_count_kv", ".attention.key_length", ".attention.key_length_swa",
+    ".attention.kv_lora_rank", ".attention.shared_kv_layers", ".attention.sliding_window",
+    ".attention.sliding_window_pattern", ".attention.value_length", ".attention.value_length_swa",
+)  # fmt: skip
 
 
 class _Cursor:
-    """Reads forward through the start of a file, a piece at a time."""
+    """Reads forward through the start of an open file, a piece at a time, within the budget of a file."""
 
-    def __init__(self, name: str, dir_fd: int | None) -> None:
-        self.name, self.dir_fd = name, dir_fd
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+        self.file_bytes = os.fstat(descriptor).st_size
         self.buffer = b""
         self.base = 0
         self.at = 0
+        self.elements = 0
+        self.until = time.monotonic() + MAX_SECONDS
 
     @property
     def offset(self) -> int:
@@ -124,55 +166,97 @@ class _Cursor:
     def need(self, length: int) -> int:
         """Move past ``length`` bytes, all of them in the buffer; returns where they begin in it."""
         if self.at + length > len(self.buffer):
-            if self.offset + length > MAX_GGUF_HEADER:
-                raise WeightsError("its header has no end")
+            self._within_budget(length)
             self.buffer = self.buffer[self.at :]
             self.base, self.at = self.offset, 0
             short = max(length - len(self.buffer), _PIECE)
-            self.buffer += read(self.name, short, self.dir_fd, offset=self.base + len(self.buffer))
+            self.buffer += read_at(self.descriptor, short, self.base + len(self.buffer))
             if length > len(self.buffer):
                 raise CutShortError("ends within its header")
         start, self.at = self.at, self.at + length
         return start
 
+    def _within_budget(self, length: int) -> None:
+        if self.offset + length > MAX_GGUF_HEADER:
+            raise WeightsError("its header has no end")
+        if time.monotonic() > self.until:
+            raise WeightsError(f"its header took more than {MAX_SECONDS:g} s to read")
+
     def scalar(self, form: str) -> Any:
         start = self.need(struct.calcsize(form))  # first: it may replace the buffer
         return struct.unpack_from(form, self.buffer, start)[0]
 
-    def string(self) -> str:
+    def string(self, longest: int) -> str:
+        """A string of at most so many bytes; a longer one raises ``WeightsError``."""
         length = self.scalar("<Q")
+        if length > longest:
+            raise WeightsError(f"a name of {length} bytes")
         start = self.need(length)
         return self.buffer[start : start + length].decode("utf-8", "replace")
 
     def skip(self, length: int) -> None:
-        while length > 0:
-            step = min(length, _PIECE)
-            self.need(step)
-            length -= step
+        """Move past ``length`` bytes; those that are not in the buffer are not read."""
+        if self.at + length <= len(self.buffer):
+            self.at += length
+            return
+        self._within_budget(length)
+        self.base, self.buffer, self.at = self.offset + length, b"", 0
+        if self.base > self.file_bytes:
+            raise CutShortError("ends within its header")
 
-    def value(self, kind: int) -> Any:
+    def skip_strings(self, count: int) -> None:
+        """Move past so many strings, as a tokenizer's words: the loop that a header's time goes into."""
+        unpack = struct.Struct("<Q").unpack_from
+        buffer, at, end = self.buffer, self.at, len(self.buffer)
+        for _ in range(count):
+            following = at + 8
+            if following <= end:
+                following += unpack(buffer, at)[0]
+            if following <= end:
+                at = following
+                continue
+            self.at = at
+            self.skip(self.scalar("<Q"))
+            buffer, at, end = self.buffer, self.at, len(self.buffer)
+        self.at = at
+
+    def value(self, kind: int, *, keep: bool) -> Any:
+        """One value of the metadata; None where it isn't to be kept, or is a list or a text longer than any that is used."""
         if kind in _SCALARS:
             return self.scalar(_SCALARS[kind])
         if kind == _STRING:
-            return self.string()
+            length = self.scalar("<Q")
+            if not keep or length > _LONGEST_WORD:
+                return self.skip(length)
+            start = self.need(length)
+            return self.buffer[start : start + length].decode("utf-8", "replace")
         if kind != _ARRAY:
             raise WeightsError(f"unknown metadata type {kind}")
         inner, count = self.scalar("<I"), self.scalar("<Q")
-        if inner in _SCALARS:
-            if count > _KEPT_ARRAY:
-                self.skip(count * struct.calcsize(_SCALARS[inner]))
-                return None
-            return [self.scalar(_SCALARS[inner]) for _ in range(count)]
-        if inner != _STRING:
+        self.elements += count
+        if self.elements > MAX_ELEMENTS:
+            raise WeightsError(f"arrays of {self.elements} elements")
+        if inner == _STRING:
+            return self.skip_strings(count)
+        if inner not in _SCALARS:
             raise WeightsError("arrays within arrays")
-        for _ in range(count):  # a tokenizer's words: nothing that a roofline needs
-            self.need(self.scalar("<Q"))
-        return None
+        form = f"<{count}{_SCALARS[inner][1]}"
+        if not keep or count > _LONGEST_LIST:
+            return self.skip(struct.calcsize(form))
+        start = self.need(struct.calcsize(form))
+        return list(struct.unpack_from(form, self.buffer, start))
 
 
 def read_gguf_header(name: str, dir_fd: int | None = None) -> Header:
     """GGUF versions 2 and 3, little-endian. Raises OSError, ``WeightsError``."""
-    cursor = _Cursor(name, dir_fd)
+    descriptor = open_file(name, dir_fd)
+    try:
+        return _read_gguf(_Cursor(descriptor))
+    finally:
+        os.close(descriptor)
+
+
+def _read_gguf(cursor: _Cursor) -> Header:
     if cursor.scalar("<I") != _GGUF_MAGIC:
         raise WeightsError("does not begin with GGUF")
     version, tensor_count, pair_count = cursor.scalar("<I"), cursor.scalar("<Q"), cursor.scalar("<Q")
@@ -180,15 +264,12 @@ def read_gguf_header(name: str, dir_fd: int | None = None) -> Header:
         raise WeightsError(f"GGUF version {version}")
     if tensor_count > MAX_TENSORS or pair_count > MAX_PAIRS:
         raise WeightsError(f"a header of {tensor_count} tensors and {pair_count} pairs")
-    metadata: dict[str, Any] = {}
-    for _ in range(pair_count):
-        key = cursor.string()
-        metadata[key] = cursor.value(cursor.scalar("<I"))
+    metadata = _read_metadata(cursor, pair_count)
     tensors: dict[str, int] = {}
     offsets: dict[str, int] = {}
     end = 0
     for _ in range(tensor_count):
-        tensor = cursor.string()
+        tensor = cursor.string(_LONGEST_NAME)
         dimensions = cursor.scalar("<I")
         if dimensions > 8:
             raise WeightsError(f"a tensor of {dimensions} dimensions")
@@ -201,10 +282,31 @@ def read_gguf_header(name: str, dir_fd: int | None = None) -> Header:
         offsets[tensor] = offset
         end = max(end, offset + tensors[tensor])
     alignment = _count(metadata.get("general.alignment")) or 32
+    if alignment > _LARGEST_ALIGNMENT:
+        raise WeightsError(f"tensors aligned to {alignment} bytes")
     data = -(-cursor.offset // alignment) * alignment
+    if data + end >= END_OF_OFFSETS or sum(tensors.values()) >= END_OF_OFFSETS:
+        raise WeightsError("tensors of more bytes than a file can hold")
     if not all(tensors.values()):
-        _fill_gaps(tensors, offsets, os.stat(name, dir_fd=dir_fd).st_size - data)
+        _fill_gaps(tensors, offsets, cursor.file_bytes - data)
     return Header(tensors, data + end, metadata)
+
+
+def _read_metadata(cursor: _Cursor, pair_count: int) -> dict[str, Any]:
+    """The pairs that are used. The lists among them have so many elements in all as a list may have, by each key once."""
+    metadata: dict[str, Any] = {}
+    kept = 0
+    for _ in range(pair_count):
+        key = cursor.string(_LONGEST_KEY)
+        is_used = key in _GENERAL or (key.endswith(_OF_ARCHITECTURE) and len(key) <= _LONGEST_WORD)
+        value = cursor.value(cursor.scalar("<I"), keep=is_used)
+        if not is_used:
+            continue
+        kept += len(value) if isinstance(value, list) else 1
+        if kept > len(_OF_ARCHITECTURE) * _LONGEST_LIST:
+            raise WeightsError("more lists than a model has")
+        metadata[key] = value
+    return metadata
 
 
 def _fill_gaps(tensors: dict[str, int], offsets: Mapping[str, int], data_bytes: int) -> None:
@@ -217,11 +319,16 @@ def _fill_gaps(tensors: dict[str, int], offsets: Mapping[str, int], data_bytes: 
 
 
 def weigh_gguf(headers: Iterable[Header], data_bytes: int) -> WeightFacts:
-    """The shards of one GGUF → its weights. ``data_bytes``: the sum of the files' sizes, headers included."""
+    """The shards of one GGUF → its weights. ``data_bytes``: the sum of the files' sizes, headers included.
+
+    Raises ``WeightsError`` for more tensors than a model has.
+    """
     tensors: dict[str, int] = {}
     metadata: dict[str, Any] = {}
     for header in headers:
         tensors.update(header.tensors)
+        if len(tensors) > MAX_TENSORS:
+            raise WeightsError(f"shards of more than {MAX_TENSORS} tensors")
         metadata = {**header.metadata, **metadata}
     architecture = metadata.get("general.architecture")
 
@@ -252,7 +359,7 @@ def weigh_gguf(headers: Iterable[Header], data_bytes: int) -> WeightFacts:
 
 
 _EXPERTS = "_exps."
-_BLOCK = re.compile(r"blk\.(\d+)\.")
+_BLOCK = re.compile(r"blk\.([0-9]{1,9})\.")
 # Of these a token reads a row, however large they are.
 _LOOKED_UP = ("per_layer_token_embd.weight", "position_embd.weight", "token_types.weight")
 # Of their layers one in so many has a KV cache that grows, where the file doesn't say how many.
@@ -295,11 +402,13 @@ def _kv_elements(
 ) -> int | None:
     """Numbers that a token adds to the KV cache, over all layers that have one of their own."""
     layers = max((_count(of("block_count")) or 0) - (_count(of("nextn_predict_layers")) or 0), 0)
+    if not 0 < layers <= MAX_LAYERS:
+        return None
     latent, rotary = _count(of("attention.kv_lora_rank")), _count(of("rope.dimension_count"))
     if latent and rotary:
-        return layers * (latent + rotary) or None
+        return _count(layers * (latent + rotary))
     value_dim = _count(of("attention.value_length")) or head_dim
-    if not (layers and kv_heads and head_dim and value_dim):
+    if not (kv_heads and head_dim and value_dim):
         return None
     each = of("attention.head_count_kv")
     interval = _count(of("full_attention_interval")) or usual_interval
@@ -318,10 +427,11 @@ def _kv_elements(
     pattern = of("attention.sliding_window_pattern")
     is_windowed = [one is True for one in pattern] if isinstance(pattern, list) else []
     is_windowed += [False] * (len(heads) - len(is_windowed))
-    return sum(
+    found = sum(
         count * (of_window if windowed else head_dim + value_dim)
         for count, windowed in zip(heads, is_windowed, strict=False)
     )
+    return found if found < END_OF_OFFSETS else None
 
 
 _EMBEDDINGS = (
@@ -341,7 +451,7 @@ def embeddings_in(tensors: Iterable[str]) -> list[str]:
 
 
 _EXPERT_MODULES = ".experts."
-_LAYER = re.compile(r"(?:language_model\.)?(?:model\.)?(?:language_model\.)?layers\.(\d+)\.")
+_LAYER = re.compile(r"(?:language_model\.)?(?:model\.)?(?:language_model\.)?layers\.([0-9]{1,9})\.")
 _SENSES = re.compile(r"(?:model\.)?(?:visual|vision_\w+|audio_\w+|multi_modal_projector|mm_projector|embed_vision)\.")
 
 
@@ -400,7 +510,7 @@ def weigh_safetensors(
         active_bytes=_active(weight_bytes - sum(unread.values()), expert_bytes, experts, used)
         if experts or not moe
         else None,
-        kv_elements_per_token=elements,
+        kv_elements_per_token=_count(elements),
         sliding_window=_first(text, "sliding_window") if text.get("use_sliding_window") is not False else None,
         dtype=_word(text.get("dtype") or text.get("torch_dtype") or config.get("torch_dtype")),
         quantization=_word(quantization.get("quant_method")) if isinstance(quantization, dict) else None,

@@ -1,17 +1,22 @@
 """The scanning process: a job from stdin, facts to stdout. ``scanner`` starts it; nothing else imports it.
 
 It runs isolated, with the standard library and this package alone, so that it starts in a few hundredths of a second.
-What it writes: a dot for each folder, as a sign of life, then ``=`` and the pickled answer.
+What it writes: while it gets on from file to file a dot every fifth of a second, as a sign of life, then ``=`` and the
+pickled answer.
 """
 
 import contextlib
 import gc
 import os
 import pickle
+import resource
 import sys
 import time
+from collections.abc import Callable
 
 ALIVE, ANSWER = b".", b"="
+ALIVE_SECONDS = 0.2
+MOST_WILLING_TO_BE_ENDED = b"1000"
 
 
 def main() -> None:
@@ -23,6 +28,7 @@ def main() -> None:
     job: ScanJob = pickle.load(sys.stdin.buffer)  # noqa: S301  # from the parent, which is the same program
     with contextlib.suppress(OSError):  # a sandbox may forbid it; then the scan is a process like any other
         os.nice(job.niceness)
+    _bound_memory(job.memory_bytes)
     share, to_first, others = 0, -1, list[int]()
     for index in range(1, job.workers):
         reader, writer = os.pipe()
@@ -31,7 +37,7 @@ def main() -> None:
             break
         os.close(writer)
         others.append(reader)
-    answer = pickle.dumps(scan_share(job, share, time.time(), lambda: _write(1, ALIVE)), pickle.HIGHEST_PROTOCOL)
+    answer = pickle.dumps(scan_share(job, share, time.time(), _sign_of_life()), pickle.HIGHEST_PROTOCOL)
     if share:
         _write(to_first, answer)
         os._exit(0)
@@ -41,6 +47,28 @@ def main() -> None:
         os.wait()
     _write(1, ANSWER + b"".join(answers))
     os._exit(0)  # taking every object apart first would cost as much as reading some models
+
+
+def _bound_memory(memory_bytes: int) -> None:
+    """Bound this process and those that it splits off; where the machine runs out, the kernel ends them before others."""
+    with contextlib.suppress(OSError, ValueError):
+        if memory_bytes:
+            resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "wb") as score:
+        score.write(MOST_WILLING_TO_BE_ENDED)
+
+
+def _sign_of_life() -> Callable[[], None]:
+    last = 0.0
+
+    def tick() -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= ALIVE_SECONDS:
+            last = now
+            _write(1, ALIVE)
+
+    return tick
 
 
 def _read(descriptor: int) -> bytes:

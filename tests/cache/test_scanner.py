@@ -9,7 +9,7 @@ import pytest
 
 from exporter.cache import scanner as module
 from exporter.cache.facts import CacheFolder, filesystems
-from exporter.cache.scan_share import mount_of
+from exporter.cache.mounts import mount_of
 from exporter.cache.scanner import Scanner
 from tests.cache.build import SMALL_GGUF, Hub, scan, settle
 
