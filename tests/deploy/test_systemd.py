@@ -38,7 +38,7 @@ def test_the_unit_is_read_as_meant() -> None:
     service = parser["Service"]
     expected = {
         "Type": "notify", "NotifyAccess": "main", "WatchdogSec": "60", "Restart": "on-failure",
-        "RestartPreventExitStatus": "2", "DynamicUser": "yes", "LimitCORE": "0", "ProtectSystem": "strict",
+        "RestartPreventExitStatus": "2", "DynamicUser": "yes", "LimitCORE": "0", "OOMPolicy": "continue", "ProtectSystem": "strict",
         "ProtectHome": "yes", "PrivateDevices": "yes", "CapabilityBoundingSet": "",
         "StateDirectory": "llm-probe-exporter", "StateDirectoryMode": "0700",
     }  # fmt: skip
