@@ -7,6 +7,7 @@ Results go to stdout, everything else to stderr. A command imports what it needs
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import json
 import logging
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from exporter.cache.verify import Blob, Checked
     from exporter.demo import SimulatedServers
     from exporter.history.compare import Side
+    from exporter.ledger_access import DaemonAccess
     from exporter.oneshot import Session
     from exporter.report import Report
     from exporter.settings import Settings, Target
@@ -48,13 +50,39 @@ STYLES: Final = {
     "below the minimum": "yellow",
     "no change": "yellow",
     "poor": "bold red",
+    "down": "bold red",
+    "failing": "bold red",
+    "wrong": "bold red",
+    "right": "green",
     "slower": "bold red",
 }
 # The slowest simulated server takes ten seconds for a probe.
 DEMO_SECONDS: Final = 15.0
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+class Commands(click.Group):
+    """The commands. What can't be written because a disk is full is an error with a sentence, whichever command it was."""
+
+    def main(self, *args: Any, **more: Any) -> Any:
+        """Run a command, and write all that it printed before it ends."""
+        try:
+            try:
+                return super().main(*args, **more)
+            finally:
+                sys.stdout.flush()
+        except OSError as exc:
+            if exc.errno not in _NOT_WRITTEN:
+                raise
+            # What is still in the buffer must not be tried again at the exit.
+            with contextlib.suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _fail(f"the output can't be written: {exc.strerror}")
+
+
+_NOT_WRITTEN: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG})
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name=NAME)
 def main() -> None:
     """Measure LLM inference servers as a client would, and export what they do to Prometheus.
@@ -201,15 +229,35 @@ class LogLine(logging.Formatter):
         return f"ts={at} level={record.levelname.lower()} component={component} msg={message}"
 
 
+class PersonLine(logging.Formatter):
+    """A record as a person at a terminal reads it: ``12:00:00 warning targets: …``, coloured by its level."""
+
+    COLORS: Final = {"WARNING": "yellow", "ERROR": "red", "CRITICAL": "red"}
+
+    def __init__(self, *, color: bool) -> None:
+        super().__init__()
+        self._color = color
+
+    def format(self, record: logging.LogRecord) -> str:
+        """A record as one line, control characters escaped; a traceback follows on lines of its own."""
+        at = datetime.fromtimestamp(record.created).astimezone().strftime("%H:%M:%S")
+        text = "".join(each if each.isprintable() else repr(each)[1:-1] for each in record.getMessage())
+        level = "" if record.levelno == logging.INFO else f"{record.levelname.lower()}: "
+        line = f"{at} {record.name.removeprefix('exporter.')}: {level}{text}"
+        if self._color and record.levelname in self.COLORS:
+            line = click.style(line, fg=self.COLORS[record.levelname])
+        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+
+
 def _log_to_stderr(level: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(LogLine())
+    person = PersonLine(color="NO_COLOR" not in os.environ)
+    handler.setFormatter(person if sys.stderr.isatty() else LogLine())
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.getLogger("exporter").setLevel(level.upper())
 
 
 # One-shot probes
-
 
 MODULE = click.option(
     "--module", "-m", default="default", show_default=True, help="What to send: a module of the configuration."
@@ -246,6 +294,7 @@ def _count(default: int) -> Callable[[Any], Any]:
     help="Exit with 1 where the speed is of a lower tier.",
 )
 @click.option("--load", "may_load", is_flag=True, help="Probe even where that makes the server load its model.")
+@click.option("--markdown", is_flag=True, help="Print a table to paste into an issue: machine, software, model, speed.")
 @CONFIG
 @AS_JSON
 def probe(
@@ -258,6 +307,7 @@ def probe(
     api_key_file: str | None,
     min_tier: str | None,
     may_load: bool,
+    markdown: bool,
     config: Path | None,
     as_json: bool,
 ) -> None:
@@ -265,24 +315,31 @@ def probe(
 
     Shows speed, time to first token, phases, tokens, tier, and what the server is.
 
-    URL is its address, like http://127.0.0.1:8000 or localhost:8000. Exits with 0 after a good measurement, 1 after a failed one or a tier
-    below --min-tier, 2 for a wrong call.
+    URL is its address, like http://127.0.0.1:8000 or localhost:8000, or the name of a target of the configuration. Exits with 0 after
+    a good measurement, 1 after a failed one or a tier below --min-tier, 2 for a wrong call. Ctrl-C ends --count early: what was
+    measured before is shown.
 
     \b
     llm-probe-exporter probe http://127.0.0.1:8000
     llm-probe-exporter probe http://127.0.0.1:8000 --count 5 --json > before.json
+    llm-probe-exporter probe http://127.0.0.1:8000 --count 5 --markdown
     """  # noqa: D301 - \b keeps click from filling lines
     from exporter import report
     from exporter.oneshot import Session
 
+    if markdown and as_json:
+        raise click.UsageError("--markdown and --json exclude each other")
     with _wrong_settings():
         session = Session(config, module, may_load=may_load)
         target = session.target(url, backend=backend, model=model, api_key_file=api_key_file)
         summary = _measured(session, [target], count)[0]
     if as_json:
         _print_json(summary)
+    elif markdown:
+        _print_evidence(session, target, summary)
     else:
         _print_report(summary)
+    _say_interrupted(session, [summary], count)
     if not summary["success"] or (min_tier and report.below(summary["tier"], min_tier)):
         if min_tier and summary["success"]:
             _say(f"the tier is {summary['tier'] or 'not known'}: below {min_tier}")
@@ -325,7 +382,8 @@ def compare(
         session = Session(config, module)
         names = (baseline, candidate)
         past = {name: _side_at(session, name, module) for name in names if _is_past(name)}
-        reports = iter(_reports_of(session, tuple(name for name in names if name not in past), count))
+        measured = _reports_of(session, tuple(name for name in names if name not in past), count)
+    reports = iter(measured)
     bounds = session.profiles.tiers
     sides = []
     for name in names:
@@ -346,6 +404,7 @@ def compare(
         _print_rows(report.comparison_rows(judged))
         for note in judged.notes:
             _say(note)
+    _say_interrupted(session, measured, count)
     sys.exit(0 if judged.verdict in report.REACHED else 1)
 
 
@@ -371,10 +430,27 @@ def _side_at(session: Session, name: str, module: str) -> Side:
         _fail(f"{name}: {exc}")
 
 
+def _say_interrupted(session: Session, summaries: Sequence[Report], count: int) -> None:
+    """Say how much of it was measured before Ctrl-C, and exit as after any Ctrl-C."""
+    if session.cancellation.cancelled:
+        done = min(len(summary.get("runs") or [summary]) for summary in summaries)
+        _say(f"interrupted: this is what {done} of {count_text(count, 'probe')} measured")
+        sys.exit(INTERRUPTED)
+
+
+def _print_evidence(session: Session, target: Target, summary: Report) -> None:
+    from exporter.evidence import evidence_markdown
+    from exporter.oneshot import findings_about
+
+    findings, server = findings_about(session.settings, target.url)
+    click.echo(evidence_markdown(summary, findings, server, __version__))
+
+
 def _reports_of(session: Session, names: tuple[str, ...], count: int) -> list[Report]:
-    """A report of each name: read from a file, or measured, in turns where both are URLs."""
-    targets = [session.target(name) for name in names if _is_url(name)]
-    saved = [None if _is_url(name) else _read_report(Path(name)) for name in names]
+    """A report of each name: read from a file, or measured, in turns where both are URLs or names of targets."""
+    probed = [_is_url(name) or (session.is_named(name) and not Path(name).exists()) for name in names]
+    targets = [session.target(name) for name, wanted in zip(names, probed, strict=True) if wanted]
+    saved = [None if wanted else _read_report(Path(name)) for name, wanted in zip(names, probed, strict=True)]
     measured = iter(_measured(session, targets, count) if targets else [])
     return [next(measured) if summary is None else summary for summary in saved]
 
@@ -387,7 +463,7 @@ def _is_url(name: str) -> bool:
 
 
 def _measured(session: Session, targets: list[Target], count: int) -> list[Report]:
-    """Measure with a progress bar; Ctrl-C ends the probe at its socket, so that the server is left in peace at once."""
+    """Measure with a progress bar; Ctrl-C closes the running probe's connection, so that the server stops at once."""
     before = signal.signal(signal.SIGINT, lambda *_: session.cancellation.cancel())
     try:
         with _progress(count * len(targets)) as step:
@@ -461,13 +537,77 @@ def discover(*, config: Path | None, as_json: bool) -> None:
         _say(f"containers were not read: {problem}")
 
 
+DAEMON_URL = click.option(
+    "--url", metavar="URL", help="The daemon.  [default: where LLM_PROBE_LISTEN or the configuration says]"
+)
+
+
+@main.command()
+@DAEMON_URL
+@CONFIG
+@AS_JSON
+def status(*, url: str | None, config: Path | None, as_json: bool) -> None:
+    """Show the running daemon's verdicts.
+
+    A line for each target, the worst first: verdict, speed, time to first token, age of the last success, and why. Exits with 1
+    where a target is down, fails or gives wrong answers, or no daemon answers.
+    """
+    from exporter import status_report
+    from exporter.ledger_access import AccessError
+
+    daemon = _daemon_access(url, config)
+    try:
+        document = daemon.status()
+    except AccessError as exc:
+        _fail(f"{exc}; is `llm-probe-exporter serve` running?")
+    if as_json:
+        _print_json(document)
+    else:
+        click.echo(status_report.headline(document))
+        if rows := status_report.rows_of(document, time.time()):
+            _print_rows(rows, status_report.HEADINGS)
+    sys.exit(1 if status_report.any_bad(document) else 0)
+
+
+@main.command()
+@DAEMON_URL
+@CONFIG
+def top(*, url: str | None, config: Path | None) -> None:
+    """Show the status page in a terminal, live.
+
+    Asks the running daemon every two seconds. Ctrl-C ends it.
+    """
+    from exporter.ledger_access import AccessError
+
+    daemon = _daemon_access(url, config)
+    if not sys.stdout.isatty():
+        raise click.UsageError("it needs a terminal: use `status` elsewhere")
+    from rich.console import Console
+
+    from exporter.terminal import Screen, watch
+
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    watch(Screen(daemon.status, daemon.speeds, AccessError), Console(), stop)
+
+
+def _daemon_access(url: str | None, config: Path | None) -> DaemonAccess:
+    """The daemon that a person means: by its URL, else the one of this machine."""
+    from exporter.ledger_access import DaemonAccess
+
+    environ = {**os.environ, **({"LLM_PROBE_CONFIG": str(config)} if config else {})}
+    own, certificate = (url, None) if url else _own_url(environ)
+    return DaemonAccess(own.rstrip("/"), _opener_for(own, certificate))
+
+
 @main.command()
 @click.option("--target", "-t", metavar="TARGET", help="Only what changed on this target.")
 @click.option(
     "--since", default="7d", show_default=True, metavar="DURATION", help="How far to look back, like 12h or 30d."
 )
 @click.option("--accept", is_flag=True, help="Take the speeds of now for the usual ones: no drop stands any more.")
-@click.option("--url", metavar="URL", help="The daemon.  [default: where LLM_PROBE_LISTEN or the configuration says]")
+@DAEMON_URL
 @CONFIG
 @AS_JSON
 def changes(
@@ -478,7 +618,7 @@ def changes(
     Newest first: each change of a server or its machine, with the speed since and before. Asks the running daemon; where none
     answers on this machine, reads the file that it has left. --accept ends the alerts on what is slower now.
     """
-    from exporter.ledger_access import AccessError, DaemonAccess, FileAccess
+    from exporter.ledger_access import AccessError, FileAccess
     from exporter.settings import MAX_KEEP_SECONDS, load, parse_duration
 
     try:
@@ -487,9 +627,7 @@ def changes(
         raise click.BadParameter(f"it {exc}", param_hint="--since") from None
     with _wrong_settings():
         settings = load(config, os.environ)
-    environ = {**os.environ, **({"LLM_PROBE_CONFIG": str(config)} if config else {})}
-    own, certificate = (url, None) if url else _own_url(environ)
-    daemon = DaemonAccess(own.rstrip("/"), _opener_for(own, certificate))
+    daemon = _daemon_access(url, config)
     access: DaemonAccess | FileAccess | None = None
     try:
         access = daemon if url or daemon.answers else FileAccess(settings.history, os.environ)
@@ -499,7 +637,7 @@ def changes(
             return
         found = access.changes(time.time() - seconds, target)
     except AccessError as exc:
-        _fail(f"no daemon answers at {own}: {exc}" if access is None else str(exc))
+        _fail(f"no daemon answers at {daemon.url}: {exc}" if access is None else str(exc))
     if as_json:
         _print_json({"source": access.name, "changes": found})
         return

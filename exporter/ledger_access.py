@@ -1,4 +1,4 @@
-"""What changed, for a person at a prompt: asked of the running daemon, or read from the file that it has left."""
+"""The running daemon, asked by a person at a prompt: its verdicts, and what changed, or the file with that which it has left."""
 
 import json
 from collections.abc import Mapping
@@ -13,6 +13,7 @@ from exporter.history.folder import history_file
 from exporter.history.store import HistoryError, Reader, Store, open_reader
 from exporter.history.told import entry_json
 from exporter.settings import HistoryFile
+from exporter.status_report import check
 
 SECONDS = 10.0
 LARGEST = 64 << 20
@@ -53,6 +54,24 @@ class DaemonAccess:
         found = self._asked("/api/v1/changes", "GET", since=f"{since:.0f}", target=target)
         return list(found["changes"])
 
+    def status(self) -> Mapping[str, Any]:
+        """What ``/api/v1/status`` answers."""
+        try:
+            return check(self._asked("/api/v1/status", "GET"))
+        except ValueError as exc:
+            raise AccessError(f"{self.url}: what answers there is no exporter: it {exc}") from None
+
+    def speeds(self, target: str) -> list[tuple[float, float]]:
+        """Past speeds of a target by its first module with some: Unix time, tokens per second; oldest first."""
+        history: Mapping[str, Any] = self._asked("/api/v1/probes", "GET", target=target).get("history") or {}
+        ordered = sorted(history.items(), key=lambda item: (item[0] != "default", item[0]))
+        points: list[dict[str, Any]] = next((points for _, points in ordered if points), [])
+        return [
+            (point["at_seconds"], point["tokens_per_second"])
+            for point in points
+            if point.get("tokens_per_second") is not None
+        ]
+
     def accept(self, target: str | None, _: float) -> tuple[str, ...]:
         """Take the speeds of now for the usual ones; the names of the targets."""
         return tuple(self._asked("/api/v1/changes/accept", "POST", target=target)["accepted"])
@@ -79,7 +98,7 @@ def _refused(url: str, path: str, error: HTTPError) -> str:
     try:
         said = json.loads(error.read(4096))["error"]
     except (OSError, ValueError, KeyError, TypeError):
-        said = "no exporter that knows changes answers there"
+        said = f"no exporter that knows {path} answers there"
     return f"{url}: {error.code} {said}"
 
 

@@ -69,7 +69,7 @@ def machine_json(found: Findings) -> dict[str, Any]:
             for each in found.machine.names.others
         ],
         "containers": [
-            {"image": _image(each.image), "running": each.running, "rocm": each.rocm.raw if each.rocm else None}
+            {"image": public_image(each.image), "running": each.running, "rocm": each.rocm.raw if each.rocm else None}
             for each in found.engine.containers
         ],
         "servers": [_server_json(each) for each in found.servers],
@@ -108,16 +108,16 @@ def _server_json(server: ServerReport) -> dict[str, Any]:
     return {
         "backend": info.backend,
         "port": server.port,
-        "image": _image(server.image) or None,
-        "model": _public(info.model) or None,
+        "image": public_image(server.image) or None,
+        "model": public(info.model) or None,
         "quantization": info.quantization or None,
         "weights_bytes": server.model_bytes,
         "hardware": info.hardware or None,
         "gpu": info.gpu_words or None,
         "settings": dict(info.settings),
         "ceiling_tokens_per_second": judgement.ceiling_tokens_per_second,
-        "no_ceiling": _public(judgement.no_ceiling) or None,
-        "unknown": [_public(why) for why in info.unknown],
+        "no_ceiling": public(judgement.no_ceiling) or None,
+        "unknown": [public(why) for why in info.unknown],
     }
 
 
@@ -133,12 +133,12 @@ def _advice(found: Findings) -> tuple[Any, ...]:
     )
 
 
-def _public(text: str) -> str:
+def public(text: str) -> str:
     """A text without what looks like a path: of a file's only its name is left."""
     return printable(_PATH.sub(lambda path: path[0].rstrip("/").rpartition("/")[2], text))
 
 
-def _image(reference: str) -> str:
+def public_image(reference: str) -> str:
     """An image's name and tag without its registry, which may be a private host."""
     if not reference:
         return ""
@@ -152,9 +152,9 @@ def _unknown(found: Findings) -> Iterator[tuple[str, str]]:
     yield from _unknown_of_machine(found)
     for server in found.servers:
         if server.judgement.no_ceiling:
-            yield f"ceiling of the {server.info.backend} server", _public(server.judgement.no_ceiling)
+            yield f"ceiling of the {server.info.backend} server", public(server.judgement.no_ceiling)
         for why in server.info.unknown:
-            yield f"of the {server.info.backend} server", _public(why)
+            yield f"of the {server.info.backend} server", public(why)
 
 
 def _unknown_of_gpus(found: Findings) -> Iterator[tuple[str, str]]:
@@ -172,14 +172,14 @@ def _unknown_of_machine(found: Findings) -> Iterator[tuple[str, str]]:
     if found.rocm.version is None:
         yield (
             "ROCm of the host",
-            _public(found.rocm.problems[0]) if found.rocm.problems else "none is installed in the usual places",
+            public(found.rocm.problems[0]) if found.rocm.problems else "none is installed in the usual places",
         )
     if facts.power.tuned is None:
         yield "tuned profile", "tuned isn't installed or has no active profile"
     if facts.bios_version is None:
         yield "BIOS version", "the machine's DMI table can't be seen here"
     if not found.engine.available:
-        yield "containers", _public(found.engine.problem or "the engine doesn't answer")
+        yield "containers", public(found.engine.problem or "the engine doesn't answer")
     if hidden := found.machine.processes.reading.hidden:
         yield "other server processes", hidden
 

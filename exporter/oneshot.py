@@ -74,41 +74,53 @@ class Session:
         self.module = self.settings.modules[module].model_copy(update=changes)
 
     def target(self, url: str, **given: str | None) -> Target:
-        """A target to probe: the configured one with this URL, changed by what is given, or a new one."""
-        url = prompt_url(url)
+        """A target to probe: the configured one with this name or URL, changed by what is given, or a new one."""
         said: Mapping[str, Any] = {key: value for key, value in given.items() if value is not None}
-        for known in self.settings.targets:
-            if known.url == _normal(url):
-                return make_target(**{**known.model_dump(), **said})
-        return make_target(url=url, **said)
+        address = _normal(prompt_url(url))
+        named = [known for known in self.settings.targets if known.name == url]
+        for known in (*named, *(each for each in self.settings.targets if each.url == address)):
+            return make_target(**{**known.model_dump(), **said})
+        names = ", ".join(known.name for known in self.settings.targets)
+        if names and "://" not in prompt_url(url):
+            raise SettingsError(
+                [Problem("", f"no target is named {url!r}, and it is no URL (targets: {names})", "URL")]
+            )
+        return make_target(url=prompt_url(url), **said)
+
+    def is_named(self, name: str) -> bool:
+        """Whether a target of the configuration has this name."""
+        return any(known.name == name for known in self.settings.targets)
 
     def measure(self, targets: Sequence[Target], count: int, step: Callable[[int, str], None]) -> list[Report]:
         """Probe the targets in turns so many times; a report for each.
 
-        ``step`` is called before each probe with the number of those that are done and with what comes. Raises
-        KeyboardInterrupt after a cancellation.
+        ``step`` is called before each probe with the number of those that are done and with what comes. A cancellation ends
+        it: the reports are then of what was measured before. Raises KeyboardInterrupt where a target has nothing yet.
         """
         machine = read_machine(self.settings)
         probers = [Prober(target, cancellation=self.cancellation, by_hand=True) for target in targets]
         reports: list[list[Report]] = [[] for _ in targets]
-        for done in range(count):
-            for index, (prober, found) in enumerate(zip(probers, reports, strict=True)):
-                result = self._probe(prober, partial(step, done * len(probers) + index))
-                machine = self._with_model(prober.target, result, machine)
-                found.append(self._report(prober.target, result, machine))
+        turns = [each for _ in range(count) for each in zip(probers, reports, strict=True)]
+        for done, (prober, found) in enumerate(turns):
+            result = self._probe(prober, partial(step, done))
+            if result is None:
+                break
+            machine = self._with_model(prober.target, result, machine)
+            found.append(self._report(prober.target, result, machine))
+        if not all(reports):
+            raise KeyboardInterrupt
         return [
             report.combined(found, target.tiers or self.profiles.tiers) if count > 1 else found[0]
             for target, found in zip(targets, reports, strict=True)
         ]
 
-    def _probe(self, prober: Prober, step: Callable[[str], None]) -> ProbeResult:
+    def _probe(self, prober: Prober, step: Callable[[str], None]) -> ProbeResult | None:
+        """One probe, and a second one where the model had to be loaded first; None after a cancellation."""
         step(prober.target.url)
         result = prober.probe(self.name, self.module)
         if result is not None and result.result == "ok" and result.cold_start:
             step(f"{prober.target.url} again: its model had to be loaded first")
             result = prober.probe(self.name, self.module)
-        if result is None:
-            raise KeyboardInterrupt
         return result
 
     def _with_model(self, target: Target, result: ProbeResult, machine: Machine) -> Machine:
@@ -224,6 +236,15 @@ def _servers_of(settings: Settings, machine: Machine, profiles: Profiles) -> Ite
         info = info_of(target, identity, known, with_model, profiles)
         judgement = judgement_of(target, known, None, profiles)
         yield ServerReport(info, judgement, port, image, known.weights.bytes)
+
+
+def findings_about(settings: Settings, url: str) -> tuple[Findings | None, ServerReport | None]:
+    """What is known of the machine that a server runs on, and of the server; None for a machine that is not this one."""
+    found = read_findings(settings)
+    if not behind(url, found.machine).local:
+        return None, None
+    port = address_of(url)[1]
+    return found, next((each for each in found.servers if each.port == port), None)
 
 
 def look_around(settings: Settings) -> tuple[Survey, str]:

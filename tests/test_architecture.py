@@ -25,10 +25,10 @@ ORDER = (
     {"watched_facts"},
     {"metrics"},
     {"web"},
-    {"allocator", "demo", "ledger_access", "ledgers", "machine_report", "on_demand", "report", "systemd"},
-    {"targets", "collectors"},
+    {"allocator", "demo", "ledgers", "machine_report", "on_demand", "report", "status_report", "systemd"},
+    {"targets", "collectors", "evidence", "ledger_access"},
     {"daemon"},
-    {"oneshot"},
+    {"oneshot", "terminal"},
     {"cli"},
     {"__main__"},
 )
@@ -51,7 +51,7 @@ DOORS = {
     "jinja2": {"web"},
     "bcrypt": {"web"},
     "click": {"cli"},
-    "rich": {"cli"},
+    "rich": {"cli", "terminal"},
     "sqlite3": {"history"},
 }
 PURE = (
@@ -80,6 +80,8 @@ PURE = (
     "probe/stream.py",
     "probe/timeline.py",
     "serving_gpu.py",
+    "status_report.py",
+    "evidence.py",
     "text.py",
     "tiers.py",
 )

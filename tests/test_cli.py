@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -19,7 +20,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from exporter import __version__, discovery
-from exporter.cli import LogLine, main
+from exporter.cli import LogLine, PersonLine, main
 from exporter.demo import SimulatedServers, Simulation
 from tests.waiting import eventually
 
@@ -27,7 +28,19 @@ FAST = Simulation("fast", "simulated-14b", 400.0, 0.02, "", wavers=0.0)
 COMMANDS = {
     "serve": ["--config", "--listen"],
     "demo": ["--listen"],
-    "probe": ["URL", "--backend", "--model", "--count", "--module", "--api-key-file", "--min-tier", "--json"],
+    "probe": [
+        "URL",
+        "--backend",
+        "--model",
+        "--count",
+        "--module",
+        "--api-key-file",
+        "--min-tier",
+        "--markdown",
+        "--json",
+    ],
+    "status": ["--url", "--json"],
+    "top": ["--url"],
     "compare": ["BASELINE CANDIDATE", "--anyway", "--json"],
     "discover": ["--json"],
     "machine": ["--json", "--markdown"],
@@ -267,6 +280,64 @@ def test_interrupting_a_probe_ends_it_at_once() -> None:
     assert (process.returncode, stdout, stderr) == (130, "", "")
 
 
+def test_interrupting_a_series_keeps_what_was_measured(url: str, tmp_path: Path) -> None:
+    """Ctrl-C within --count: the report of the probes that were done, how many they are, and the usual exit code."""
+    config = tmp_path / "c.yml"
+    config.write_text("modules: {default: {max_tokens: 64}}\ndocker: {enabled: false}\n", encoding="utf-8")
+    command = [sys.executable, "-m", "exporter", "probe", url, "--count", "1000", "--json", "--config", str(config)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        time.sleep(4)
+        process.send_signal(signal.SIGINT)
+        stdout, stderr = process.communicate(timeout=20)
+    report = json.loads(stdout)
+    assert process.returncode == 130
+    assert 1 <= len(report["runs"]) < 1000
+    assert report["tokens_per_second"] > 0
+    assert stderr == f"interrupted: this is what {len(report['runs'])} of 1,000 probes measured\n"
+
+
+def test_probe_takes_a_target_by_its_name(url: str, tmp_path: Path) -> None:
+    """The configured server, with its own settings; a name that no target has is a wrong call that lists them."""
+    config = tmp_path / "c.yml"
+    config.write_text(f"targets: [{{name: mine, url: '{url}', model: simulated-14b}}]\n", encoding="utf-8")
+    named = run("probe", "mine", "--config", config, "--json")
+    assert named.exit_code == 0, named.stderr
+    assert json.loads(named.stdout)["url"] == url
+    wrong = run("probe", "mien", "--config", config)
+    assert (wrong.exit_code, wrong.stdout) == (2, "")
+    assert "no target is named 'mien', and it is no URL (targets: mine)" in wrong.stderr
+    judged = run("compare", "mine", save(tmp_path / "old.json", 6.4, 6.4, 6.5, 6.5), "--count", "3", "--config", config)
+    assert re.search(r"^candidate +6\.5 tok/s", judged.stdout, re.MULTILINE), judged.stderr
+
+
+# status and top
+
+
+def test_status_says_what_the_daemon_says(answering: ThreadingHTTPServer, closed_port: int) -> None:
+    """A table with exit code 1 where a server is down, 0 where none is; nobody there, or somebody else, is an error with a reason."""
+    told = {"targets": [{"target": "a", "verdict": "down", "reason": "refused", "probes": []}], "verdicts": {"down": 1}}
+    answering.RequestHandlerClass.body = json.dumps(told).encode()  # type: ignore[attr-defined]
+    result = run("status", "--url", address(answering))
+    assert result.exit_code == 1
+    assert result.stdout.splitlines()[0] == "1 target: 1 down"
+    assert re.search(r"^a +down +– +– +– +– +refused$", result.stdout, re.MULTILINE)
+    assert json.loads(run("status", "--url", address(answering), "--json").stdout) == told
+    answering.RequestHandlerClass.body = b'{"targets": [], "verdicts": {}}'  # type: ignore[attr-defined]
+    assert run("status", "--url", address(answering)).exit_code == 0
+    answering.RequestHandlerClass.body = b"[]"  # type: ignore[attr-defined]
+    assert "no exporter" in run("status", "--url", address(answering)).stderr
+    gone = run("status", LLM_PROBE_LISTEN=f"127.0.0.1:{closed_port}")
+    assert (gone.exit_code, gone.stdout) == (1, "")
+    assert "Connection refused; is `llm-probe-exporter serve` running?" in gone.stderr
+
+
+def test_top_needs_a_terminal() -> None:
+    """In a pipe it is a wrong call that names the command to use."""
+    result = run("top", "--url", "http://127.0.0.1:1")
+    assert result.exit_code == 2
+    assert "use `status` elsewhere" in result.stderr
+
+
 # compare
 
 
@@ -501,6 +572,48 @@ def test_a_log_record_is_one_line() -> None:
         r'ts=\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z level=error component=probe\.run msg="it said a\\nb\\nRuntimeError: broken',
         line,
     )
+
+
+def test_a_person_at_a_terminal_reads_a_short_line() -> None:
+    """Time, component and text; the level where it is no information; control characters of a server escaped."""
+    info = logging.LogRecord("exporter.targets", logging.INFO, __file__, 1, "probe of %s: ok", ("a",), None)
+    bad = logging.LogRecord("exporter.web.auth", logging.WARNING, __file__, 1, "said %s", ("a\x1b[2J\nb",), None)
+    assert re.fullmatch(r"\d\d:\d\d:\d\d targets: probe of a: ok", PersonLine(color=True).format(info))
+    assert re.fullmatch(r"\d\d:\d\d:\d\d web\.auth: warning: said a\\x1b\[2J\\nb", PersonLine(color=False).format(bad))
+    assert PersonLine(color=True).format(bad).startswith("\x1b[33m")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+@pytest.mark.parametrize("arguments", [["compare", "a.json", "b.json", "--json"], ["--help"], ["discover", "--json"]])
+def test_a_full_disk_is_an_error_with_a_sentence(tmp_path: Path, arguments: list[str]) -> None:
+    """Output that can't be written ends with exit code 1 and one line, not with a traceback."""
+    save(tmp_path / "a.json", 6.3, 6.4, 6.4, 6.5, 6.6)
+    save(tmp_path / "b.json", 16.0, 16.1, 16.2, 16.3, 16.4)
+    environ = {**os.environ, "LLM_PROBE_DOCKER__ENABLED": "false"}
+    with Path("/dev/full").open("wb") as full:
+        command = [sys.executable, "-m", "exporter", *arguments]
+        done = subprocess.run(
+            command, stdout=full, stderr=subprocess.PIPE, text=True, cwd=tmp_path, env=environ, check=False
+        )
+    assert (done.returncode, done.stderr) == (1, "the output can't be written: No space left on device\n")
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_is_offered_to_each_shell(shell: str) -> None:
+    """What the documentation says to evaluate is a script that asks the command for its words."""
+    environ = {**os.environ, "_LLM_PROBE_EXPORTER_COMPLETE": f"{shell}_source"}
+    program = Path(sys.executable).with_name("llm-probe-exporter")
+    done = subprocess.run([program], capture_output=True, text=True, env=environ, check=True)
+    assert f"_LLM_PROBE_EXPORTER_COMPLETE={shell}_complete" in done.stdout
+    asked = {**os.environ, "COMP_WORDS": "llm-probe-exporter sta", "COMP_CWORD": "1"}
+    words = subprocess.run(
+        [program],
+        capture_output=True,
+        text=True,
+        env={**asked, "_LLM_PROBE_EXPORTER_COMPLETE": "bash_complete"},
+        check=True,
+    )
+    assert words.stdout == "plain,status\n"
 
 
 def terminal_output(arguments: list[str], **environ: str) -> str:

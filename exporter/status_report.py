@@ -1,0 +1,94 @@
+"""The running daemon's verdicts as lines for a terminal: what ``status`` prints and ``top`` draws. Pure.
+
+A document is what ``/api/v1/status`` answered.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+from exporter.text import NONE, age_text, count_text, printable, rate_text, seconds_text, speed_text
+
+Document = Mapping[str, Any]
+
+HEADINGS: Final = ("TARGET", "VERDICT", "SPEED", "TTFT", "AGE", "MODEL", "WHY")
+BAD: Final = frozenset({"down", "failing", "wrong"})
+"""Verdicts of a server that does not do what it is for; ``poor`` is slow, and not one of them."""
+TREND_POINTS: Final = 24
+_BARS: Final = "▁▂▃▄▅▆▇█"
+
+
+def check(document: object) -> Document:
+    """The document, where it is one. Raises ValueError."""
+    if isinstance(document, Mapping) and isinstance(document.get("targets"), list):
+        return document
+    raise ValueError("has no list of targets")
+
+
+def headline(document: Document) -> str:
+    """How many targets have each verdict: ``3 targets: 1 poor, 2 good``."""
+    counts = document.get("verdicts") or {}
+    if not document["targets"]:
+        return "no target yet: nothing is configured, and no server was found"
+    listed = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
+    return f"{count_text(len(document['targets']), 'target')}: {listed}"
+
+
+def rows_of(document: Document, now: float) -> list[tuple[str, ...]]:
+    """A line for each target, in the order of the document, which is the worst first. ``now`` is Unix time."""
+    return [_row(target, now) for target in document["targets"]]
+
+
+def _row(target: Document, now: float) -> tuple[str, ...]:
+    probe = _first_probe(target)
+    age = probe.get("last_success_timestamp_seconds")
+    return (
+        printable(str(target.get("target"))),
+        str(target.get("verdict")),
+        speed_text(speed) if (speed := probe.get("tokens_per_second")) is not None else NONE,
+        seconds_text(probe.get("ttft_seconds")),
+        age_text(now - age) if age is not None else NONE,
+        printable(str((target.get("info") or {}).get("model") or probe.get("model") or NONE)),
+        printable(str(target.get("reason") or ""), 500),
+    )
+
+
+def _first_probe(target: Document) -> Document:
+    """The module that judges the speed: the first one."""
+    found: Document = next(iter(target.get("probes") or ()), {})
+    return found
+
+
+def next_text(target: Document, now: float) -> str:
+    """How long until the target's next probe: ``next in 12 s``; empty where it isn't known."""
+    at = _first_probe(target).get("next_run_timestamp_seconds")
+    return "" if at is None else "now" if at <= now else age_text(at - now)
+
+
+def any_bad(document: Document) -> bool:
+    """Whether a target is down, fails or gives wrong answers."""
+    return any(target.get("verdict") in BAD for target in document["targets"])
+
+
+def speeds_of(document: Document) -> dict[str, tuple[float, float]]:
+    """By target: Unix time of its newest success, and the decode speed then, where it had one."""
+    found = {}
+    for target in document["targets"]:
+        probe = _first_probe(target)
+        at, speed = probe.get("last_success_timestamp_seconds"), probe.get("tokens_per_second")
+        if at is not None and speed is not None:
+            found[str(target.get("target"))] = (float(at), float(speed))
+    return found
+
+
+def trend_text(speeds: Sequence[float]) -> str:
+    """The last speeds as bars from 0 to the fastest: ``▆▆▇█``; empty below two."""
+    shown = speeds[-TREND_POINTS:]
+    if len(shown) < 2 or max(shown) <= 0:
+        return ""
+    return "".join(_BARS[min(int(speed / max(shown) * len(_BARS)), len(_BARS) - 1)] for speed in shown)
+
+
+def trend_range(speeds: Iterable[float]) -> str:
+    """The slowest and the fastest of the speeds that a trend shows: ``6.2–6.6``."""
+    known = list(speeds)[-TREND_POINTS:]
+    return f"{rate_text(min(known))}–{rate_text(max(known))}" if len(known) > 1 else ""

@@ -1,0 +1,128 @@
+"""The status page in a terminal: what ``top`` draws, again and again, until it is interrupted."""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from typing import Final
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from exporter.status_report import (
+    TREND_POINTS,
+    Document,
+    headline,
+    next_text,
+    rows_of,
+    speeds_of,
+    trend_range,
+    trend_text,
+)
+
+ASK_SECONDS: Final = 2.0
+DRAW_SECONDS: Final = 1.0
+LINES_AROUND: Final = 6
+"""Lines of a screen that are no targets: headline, headings, how many are left out, footer, and the empty ones between."""
+
+STYLES: Final[Mapping[str, str]] = {
+    "down": "bold white on red",
+    "failing": "bold red",
+    "wrong": "bold red",
+    "poor": "bold dark_orange",
+    "acceptable": "yellow",
+    "good": "green",
+    "excellent": "bold green",
+    "right": "green",
+    "loading": "blue",
+    "busy": "magenta",
+}
+
+Trends = dict[str, deque[tuple[float, float]]]
+"""By target: the newest speeds with their Unix times, oldest first."""
+
+
+class Screen:
+    """What ``top`` knows: the newest document, the speeds that it has seen, and why the daemon does not answer, if it does not.
+
+    ``ask`` gets a document from the daemon and raises ``problem`` where that fails; ``history`` gives the past speeds of a target.
+    """
+
+    def __init__(
+        self,
+        ask: Callable[[], Document],
+        history: Callable[[str], Sequence[tuple[float, float]]],
+        problem: type[Exception],
+    ) -> None:
+        self._ask, self._history, self._problem = ask, history, problem
+        self._document: Document | None = None
+        self._trends: Trends = {}
+        self._error, self._answered_at = "", 0.0
+
+    def refresh(self, now: float) -> None:
+        """Ask the daemon once. ``now`` is Unix time."""
+        try:
+            self._document = self._ask()
+            for target, newest in speeds_of(self._document).items():
+                if target not in self._trends:
+                    self._trends[target] = deque(self._history(target), maxlen=TREND_POINTS)
+                trend = self._trends[target]
+                if not trend or trend[-1][0] < newest[0]:
+                    trend.append(newest)
+        except self._problem as exc:
+            self._error = str(exc)
+            return
+        self._error, self._answered_at = "", now
+
+    def draw(self, now: float, height: int) -> RenderableType:
+        """The screen at ``now`` (Unix time), for so many lines."""
+        if self._document is None:
+            return Text(self._error or "asking the daemon …", style="bold red" if self._error else "")
+        if self._error:
+            at = datetime.fromtimestamp(self._answered_at).astimezone().strftime("%H:%M:%S")
+            top = Text(f"The exporter does not answer since {at}: {self._error}", style="bold white on red")
+        else:
+            top = Text(headline(self._document), style="bold")
+        room = max(height - LINES_AROUND, 1)
+        rows = rows_of(self._document, now)
+        table = self._table(rows[:room], now)
+        left = len(rows) - room
+        below = Text(f"and {left} more, as good or better" if left > 0 else "", style="dim")
+        foot = Text("Ctrl-C ends this", style="dim")
+        return Group(top, Text(""), table, below, foot)
+
+    def _table(self, rows: Sequence[tuple[str, ...]], now: float) -> Table:
+        headings = ("TARGET", "VERDICT", "SPEED", "LAST SPEEDS", "TTFT", "AGE", "NEXT", "WHY")
+        table = Table(*headings, box=None, pad_edge=False, expand=True, style="dim" if self._error else "")
+        for column in table.columns:
+            column.no_wrap, column.overflow = True, "ellipsis"
+        table.columns[-1].ratio = 1
+        targets = self._document["targets"] if self._document else ()
+        for (target, verdict, speed, ttft, age, _, why), told in zip(rows, targets, strict=False):
+            speeds = [each for _, each in self._trends.get(str(told.get("target")), ())]
+            trend = f"{trend_text(speeds)} {trend_range(speeds)}".strip()
+            words = (target, verdict, speed, trend, ttft, age, next_text(told, now), why)
+            styles = ("", STYLES.get(verdict, "dim"), "", "cyan", "", "", "dim", "")
+            table.add_row(
+                *(Text(word, style="" if self._error else style) for word, style in zip(words, styles, strict=True))
+            )
+        return table
+
+
+def watch(screen: Screen, console: Console, stop: threading.Event) -> None:
+    """Draw until ``stop``; the daemon is asked in a thread of its own, so that a slow answer holds nothing up."""
+
+    def ask() -> None:
+        while not stop.is_set():
+            screen.refresh(time.time())
+            stop.wait(ASK_SECONDS)
+
+    thread = threading.Thread(target=ask, name="top", daemon=True)
+    thread.start()
+    with Live(console=console, screen=True, auto_refresh=False) as live:
+        while not stop.is_set():
+            live.update(screen.draw(time.time(), console.size.height), refresh=True)
+            stop.wait(DRAW_SECONDS)

@@ -1,0 +1,110 @@
+"""The running daemon's verdicts at a prompt: ``status`` as a table, ``top`` as a screen that lives."""
+
+import io
+import json
+import threading
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from exporter.ledger_access import AccessError
+from exporter.snapshot import Snapshot
+from exporter.status_report import any_bad, check, headline, rows_of, trend_text
+from exporter.terminal import Screen, watch
+from exporter.web.status import counted, target_json, targets_of
+from tests.scenes import NOW, publish_all
+
+
+@pytest.fixture(scope="module")
+def document() -> dict[str, Any]:
+    """What the daemon's API answers of servers in every state, through JSON."""
+    targets = targets_of(publish_all(Snapshot()).view(), NOW)
+    made = {"targets": [target_json(each) for each in targets], "verdicts": counted(targets)}
+    found: dict[str, Any] = json.loads(json.dumps(made))
+    return found
+
+
+def drawn(screen: Screen, now: float, height: int = 40, width: int = 140) -> str:
+    """A screen as text."""
+    console = Console(file=io.StringIO(), width=width, height=height, force_terminal=False)
+    console.print(screen.draw(now, height))
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def test_a_line_for_each_target_the_worst_first(document: dict[str, Any]) -> None:
+    """Verdict, speed and reason are those of the page; what was not measured is a dash, never 0."""
+    rows = rows_of(document, NOW)
+    assert [row[0] for row in rows] == [target["target"] for target in document["targets"]]
+    assert rows[0][1] == "down"
+    assert {row[2] for row in rows if row[1] == "down"} == {"–"}
+    assert all(row[6] for row in rows if row[1] in {"down", "failing", "poor"})
+    assert headline(document).startswith(f"{len(rows)} targets: ")
+    assert any_bad(document)
+
+
+def test_no_target_is_said() -> None:
+    """An empty list is no list of fine servers."""
+    assert headline({"targets": [], "verdicts": {}}).startswith("no target yet")
+    assert not any_bad({"targets": []})
+
+
+def test_what_is_no_status_is_refused() -> None:
+    """Something else that answers JSON there is no exporter."""
+    others: list[object] = [[], {}, {"targets": 3}, "text"]
+    for other in others:
+        with pytest.raises(ValueError, match="no list of targets"):
+            check(other)
+
+
+def test_a_trend_is_drawn_from_zero() -> None:
+    """Equal speeds are equally high, half the speed is half as high, and a single one is no trend."""
+    assert trend_text([10, 10]) == "██"
+    assert trend_text([20, 10, 0]) == "█▅▁"
+    assert trend_text([10]) == ""
+    assert trend_text([]) == ""
+
+
+def test_the_screen_shows_the_worst_that_fit(document: dict[str, Any]) -> None:
+    """On a low terminal the others are counted, and the trend begins with the past speeds that the daemon knows."""
+    screen = Screen(lambda: document, lambda _: [(NOW - 60, 5.0), (NOW - 30, 10.0)], AccessError)
+    screen.refresh(NOW)
+    low = drawn(screen, NOW, height=9)
+    assert document["targets"][0]["target"] in low
+    assert f"and {len(document['targets']) - 3} more" in low
+    assert "█" in drawn(screen, NOW)
+
+
+def test_a_daemon_that_is_gone_leaves_no_verdict_uncommented(document: dict[str, Any]) -> None:
+    """The headline says since when it does not answer; before the first answer there is only the reason."""
+    answers = [document]
+
+    def ask() -> dict[str, Any]:
+        if not answers:
+            raise AccessError("http://127.0.0.1:1: Connection refused")
+        return answers.pop()
+
+    screen = Screen(ask, lambda _: [], AccessError)
+    screen.refresh(NOW)
+    assert headline(document) in drawn(screen, NOW, width=300)
+    screen.refresh(NOW + 2)
+    gone = drawn(screen, NOW + 2, width=300)
+    assert "The exporter does not answer since" in gone
+    assert headline(document) not in gone
+    never = Screen(ask, lambda _: [], AccessError)
+    never.refresh(NOW)
+    assert drawn(never, NOW).strip() == "http://127.0.0.1:1: Connection refused"
+
+
+def test_watching_ends_when_it_is_told_to(document: dict[str, Any]) -> None:
+    """The daemon is asked, the screen is drawn, and nothing goes on afterwards."""
+    stop = threading.Event()
+
+    def ask() -> dict[str, Any]:
+        stop.set()
+        return document
+
+    console = Console(file=io.StringIO(), width=120, height=30, force_terminal=True)
+    watch(Screen(ask, lambda _: [], AccessError), console, stop)
+    assert stop.is_set()
