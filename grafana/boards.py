@@ -214,7 +214,7 @@ def _changed(series: str, labels: str, *, new: bool = False) -> str:
 
 
 def _annotations() -> list[dict[str, Any]]:
-    changes, slower = server("llm_last_change_info"), probe("llm_slowdown_speed_ratio")
+    changes, slower = server("llm_last_change_info"), server("llm_slowdown_speed_ratio")
     return [
         annotation(
             "Something changed",
@@ -414,7 +414,7 @@ def _target() -> dict[str, Any]:
              no_value="not known"),
         stat("At depth", "Decode and prefill speed behind the canary's long prompt. Metrics: llm_probe_tokens_per_second, "
              "llm_probe_prefill_tokens_per_second.",
-             [query(expand(f"{measured(metric)} and on (@module) {probe('llm_answer_correct', depth='deep')}"), name, instant=True)
+             [query(expand(f"{server(metric)} and on (@module) {server('llm_answer_checks_total', depth='deep')}"), name, instant=True)
               for metric, name in (("llm_probe_tokens_per_second", "decode"), ("llm_probe_prefill_tokens_per_second", "prefill"))],
              (6, 4), unit=TOKENS_PER_SECOND, decimals=1, names=True, no_value="not measured"),
         stat("Expected", "The band that the recognised scenario should reach. Metric: llm_expected_tokens_per_second.",
@@ -495,20 +495,19 @@ def _target() -> dict[str, Any]:
             "llm_last_change_speed_ratio_bound, llm_last_change_ttft_ratio, llm_unexplained_change_speed_ratio, "
             "llm_slowdown_speed_ratio.",
             [
-                query(probe("llm_last_change_speed_ratio"), "speed"),
-                query(probe("llm_last_change_speed_ratio_bound"), "speed {{bound}}"),
-                query(probe("llm_last_change_ttft_ratio"), "TTFT"),
-                query(probe("llm_unexplained_change_speed_ratio"), "unexplained"),
-                query(probe("llm_slowdown_speed_ratio"), "slower: {{cause}} {{what}}"),
+                query(server("llm_last_change_speed_ratio"), "{{module}} speed"),
+                query(server("llm_last_change_speed_ratio_bound"), "{{module}} speed {{bound}}"),
+                query(server("llm_last_change_ttft_ratio"), "{{module}} TTFT"),
+                query(server("llm_unexplained_change_speed_ratio"), "{{module}} unexplained"),
+                query(server("llm_slowdown_speed_ratio"), "{{module}} slower: {{cause}} {{what}}"),
             ],
             (8, 6), unit="percentunit", no_value="No data",
-            overrides=[*named("speed", "TTFT", "unexplained"), dashed("^speed (min|max)$", IDENTITY_COLORS[0]),
-                       override("byRegexp", "^slower: .*", color=_SLOWER)],
+            overrides=[dashed("speed (min|max)$", IDENTITY_COLORS[0]), override("byRegexp", ".*slower: .*", color=_SLOWER)],
         ),
         stat("Since", "Time since the last change, and since the last step that no fact explains. Metrics: "
              "llm_last_change_timestamp_seconds, llm_unexplained_change_timestamp_seconds.",
              [query(f"time() - {server('llm_last_change_timestamp_seconds')}", "change", instant=True),
-              query(f"time() - {probe('llm_unexplained_change_timestamp_seconds')}", "unexplained step", instant=True)],
+              query(f"time() - {server('llm_unexplained_change_timestamp_seconds')}", "unexplained step by {{module}}", instant=True)],
              (4, 6), unit="s", decimals=0, names=True, no_value=_NO_DATA),
         row("Where the time goes"),
         timeseries(
@@ -532,7 +531,7 @@ def _target() -> dict[str, Any]:
             "Prefill speed",
             "Uncached prompt tokens per second, by module: the canary's prompt is long enough to tell. Metric: "
             "llm_probe_prefill_tokens_per_second.",
-            [query(measured("llm_probe_prefill_tokens_per_second"), "{{module}}")], (8, 8), unit=TOKENS_PER_SECOND,
+            [query(server("llm_probe_prefill_tokens_per_second"), "{{module}}")], (8, 8), unit=TOKENS_PER_SECOND,
         ),
         timeseries(
             "End to end, all streams",
@@ -556,17 +555,17 @@ def _target() -> dict[str, Any]:
             "Answers",
             "The canary's last verdict: the fact was recalled in the short and in the deep prompt. Absent where the model does not know it "
             "even when asked shortly. Metric: llm_answer_correct.",
-            [query(probe("llm_answer_correct"), "{{module}} {{depth}}")], (8, 8), values({"0": ("wrong", "red"), "1": ("right", "green")}),
+            [query(server("llm_answer_correct"), "{{module}} {{depth}}")], (8, 8), values({"0": ("wrong", "red"), "1": ("right", "green")}),
         ),
         timeseries(
             "Verdicts", "Answers that a canary judged, by depth and verdict. Metric: llm_answer_checks_total.",
-            [query(f"sum by (depth, verdict) (increase({probe('llm_answer_checks_total')}[$__rate_interval])) > 0", "{{depth}} {{verdict}}")], (8, 8),
+            [query(f"sum by (depth, verdict) (increase({server('llm_answer_checks_total')}[$__rate_interval])) > 0", "{{depth}} {{verdict}}")], (8, 8),
         ),
         timeseries(
             "Fingerprint of the model",
             "How far its first-token log-probabilities are from those it had, in units of their own noise; above 6 is another model, "
             "quantization or kernel. Metric: llm_answer_fingerprint_distance.",
-            [query(probe("llm_answer_fingerprint_distance"), "{{module}}")], (8, 8), no_value="No data: it needs log-probabilities",
+            [query(server("llm_answer_fingerprint_distance"), "{{module}}")], (8, 8), no_value="No data: it needs log-probabilities",
         ),
         row("What users get meanwhile"),
         timeseries(

@@ -224,7 +224,19 @@ SERVERS: Final = (
         lambda _: "",
     ),
 )
-_MODULES: Final = {"default": Shape(60.0, 64, 64), "prefill": Shape(600.0, 16, 2048)}
+_MODULES: Final = {
+    "default": Shape(60.0, 64, 64),
+    "prefill": Shape(600.0, 16, 2048),
+    "canary": Shape(600.0, 64, 2048),
+}
+_RESTARTED: Final = -2.8 * HOUR
+"""When the vLLM of ``framework`` was restarted from another image."""
+_HOT: Final = -1.2 * HOUR
+"""When the Ollama of ``framework`` has lost enough speed to be told."""
+_LESS_AT_DEPTH: Final = -1.5 * HOUR
+"""When the same vLLM loses speed behind long prompts only."""
+_GARBLED: Final = (-1.0 * HOUR, -0.7 * HOUR)
+"""When the vLLM of ``workstation`` answers long prompts wrongly."""
 _BOUNDS: Final[Mapping[str, tuple[float, ...]]] = {family.name: family.bounds for family in FAMILIES if family.bounds}
 
 
@@ -282,6 +294,55 @@ def _server(history: History, server: Server) -> None:
         if module == "prefill" and server.backend != "vllm":
             continue
         _module(history, server, where | {"module": module}, shape)
+    _answers(history, server, where | {"module": "canary"})
+    _changes(history, server, where)
+
+
+def _answers(history: History, server: Server, probe: Mapping[str, str]) -> None:
+    """What the canary says of the answers."""
+    if server.at(history.age).state != "up":
+        return
+    interval = _MODULES["canary"].interval
+    ran = history.when // interval - (history.when - history.step) // interval
+    garbled = server.name == "vllm-awq" and _GARBLED[0] < history.age < _GARBLED[1]
+    for depth in ("short", "deep"):
+        wrong = garbled and depth == "deep"
+        history.put("llm_answer_correct", float(not wrong), {**probe, "depth": depth})
+        for verdict in ("right", "wrong", "degenerate", "foreign", "undecided"):
+            told = verdict == ("wrong" if wrong else "right")
+            history.add("llm_answer_checks_total", ran * told, {**probe, "depth": depth, "verdict": verdict})
+    if server.backend in ("vllm", "llama_cpp"):
+        dice = random.Random(f"{server.name}{history.when // HOUR}")
+        history.put("llm_answer_fingerprint_distance", abs(dice.gauss(0.8, 0.4)), probe)
+
+
+def _changes(history: History, server: Server, where: Mapping[str, str]) -> None:
+    """What changed and what it cost: a faster image, and a speed that falls while nothing changes."""
+    when, age = history.when, history.age
+    if server.name == "vllm" and age >= _RESTARTED:
+        history.put("llm_last_change_timestamp_seconds", when - age + _RESTARTED, where)
+        for what, before, after in (
+            ("image", "rocm/vllm:6.4", "rocm/vllm:7.0-aiter"),
+            ("container ROCm", "6.4.0", "7.0.2"),
+            ("setting aiter", "off", "on"),
+        ):
+            history.put("llm_last_change_info", 1.0, {**where, "what": what, "before": before, "after": after})
+        if age >= _RESTARTED + 12 * MINUTE:
+            for module in ("default", "canary"):
+                history.put("llm_last_change_speed_ratio", 2.53, {**where, "module": module})
+                history.put("llm_last_change_ttft_ratio", 0.5, {**where, "module": module})
+                for bound, ratio in {"min": 2.48, "max": 2.58}.items():
+                    bounds = {**where, "module": module, "bound": bound}
+                    history.put("llm_last_change_speed_ratio_bound", ratio, bounds)
+    for name, module, since, usual in (("ollama", "default", _HOT, 22.4), ("vllm", "canary", _LESS_AT_DEPTH, 0.0)):
+        if server.name != name or age < since:
+            continue
+        ratio = server.at(age).speed / usual if usual else 0.78
+        step = {**where, "module": module}
+        history.put("llm_unexplained_change_timestamp_seconds", when - age + since, step)
+        history.put("llm_unexplained_change_speed_ratio", ratio, step)
+        cause = {"cause": "unexplained", "what": "", "before": "", "after": ""}
+        history.put("llm_slowdown_speed_ratio", ratio, step | cause)
 
 
 def _module(history: History, server: Server, probe: Mapping[str, str], shape: Shape) -> None:
@@ -310,9 +371,19 @@ def _module(history: History, server: Server, probe: Mapping[str, str], shape: S
     history.add("llm_probe_consumed_tokens_total", runs * prompt * done, {**probe, "kind": "prompt"})
     history.add("llm_probe_consumed_tokens_total", runs * tokens * done, {**probe, "kind": "output"})
     history.add("llm_probe_busy_seconds_total", runs * cost * done, probe)
+    if probe["module"] != "canary":
+        _expected(history, server, probe)
+    if result not in ("ok", "skipped_busy"):
+        return
+    seed = f"{server.name}{ran if result == 'ok' else ''}{probe['module']}"
+    _success(history, server, probe, shape, runs=runs if result == "ok" else 0.0, dice=random.Random(seed))
+
+
+def _expected(history: History, server: Server, probe: Mapping[str, str]) -> None:
+    """What a speed is compared with; that behind the canary's deep prompt has no tier."""
     for tier, bound in TIERS.items():
         history.put("llm_performance_tier_threshold_tokens_per_second", bound, {**probe, "tier": tier})
-    scenario, low, high = server.scenario(age)
+    scenario, low, high = server.scenario(history.age)
     for bound_name, value in {"min": low, "max": high}.items():
         history.put(
             "llm_expected_tokens_per_second",
@@ -320,10 +391,6 @@ def _module(history: History, server: Server, probe: Mapping[str, str], shape: S
             {**probe, "bound": bound_name, "scenario": scenario, "source": "faq"},
         )
     history.put("llm_decode_ceiling_tokens_per_second", server.ceiling, probe)
-    if result not in ("ok", "skipped_busy"):
-        return
-    seed = f"{server.name}{ran if result == 'ok' else ''}{probe['module']}"
-    _success(history, server, probe, shape, runs=runs if result == "ok" else 0.0, dice=random.Random(seed))
 
 
 def _success(
@@ -332,7 +399,8 @@ def _success(
     _, tokens, prompt = shape
     now = server.at(history.age)
     labels = {**probe, "model": server.model}
-    speed = now.speed * dice.gauss(1.0, 0.012)
+    loses = server.name == "vllm" and probe["module"] == "canary" and history.age >= _LESS_AT_DEPTH
+    speed = now.speed * dice.gauss(1.0, 0.012) * (0.78 if loses else 1.0)
     ttft = now.ttft * (1 if prompt < 1000 else 4.5) * max(0.7, dice.gauss(1.0, 0.06))
     decode = tokens / speed
     thinks = 2.1 if server.name == "ollama" else 0.0
@@ -368,11 +436,12 @@ def _success(
     history.put("llm_probe_beside_users", 0.0, probe)
     history.put("llm_probe_model_load_seconds", 286.0 if server.name == "vllm" else 12.0, probe)
     history.put("llm_probe_clock_error_seconds", dice.uniform(0.0001, 0.0009), probe)
-    for tier in (*TIERS, "poor"):
-        history.put("llm_performance_tier", float(_tier(speed) == tier), {**probe, "tier": tier})
-    history.put("llm_decode_efficiency_ratio", speed / server.ceiling, probe)
-    limit = "memory_bandwidth" if speed >= 0.75 * server.ceiling else "unknown"
-    history.put("llm_limit_info", 1.0, {**probe, "limit": limit})
+    if probe["module"] != "canary":
+        for tier in (*TIERS, "poor"):
+            history.put("llm_performance_tier", float(_tier(speed) == tier), {**probe, "tier": tier})
+        history.put("llm_decode_efficiency_ratio", speed / server.ceiling, probe)
+        limit = "memory_bandwidth" if speed >= 0.75 * server.ceiling else "unknown"
+        history.put("llm_limit_info", 1.0, {**probe, "limit": limit})
     _observe(history, "llm_probe_time_to_first_token_seconds", [ttft] if runs else [], labels)
     gaps = [dice.gauss(1 / speed, 0.06 / speed) * dice.choice((1,) * 30 + (1.6,)) for _ in range(tokens)]
     _observe(history, "llm_probe_inter_token_seconds", gaps if runs else [], labels)
@@ -510,6 +579,7 @@ def _exporter(history: History, host: str) -> None:
         )
     history.put("llm_probe_exporter_auth_failures_total", 0, where)
     history.put("llm_probe_exporter_schedule_delay_seconds", abs(dice.gauss(0, 0.02)), where)
+    history.put("llm_probe_exporter_history_bytes", 190e3 + 310.0 * count * (age + 8 * HOUR) / MINUTE, where)
     history.add("process_cpu_seconds_total", step * 0.006, where)
     history.put("process_resident_memory_bytes", 71e6 + 2e6 * dice.random(), where)
     history.put("process_virtual_memory_bytes", 410e6, where)

@@ -72,7 +72,7 @@ class BootedContainer:
     def targets(self) -> list[str]:
         """The names of the configured targets, by the daemon's own service discovery."""
         groups = json.loads(self.fetch("/api/v1/targets"))
-        return sorted(group["labels"]["__meta_llm_probe_target"] for group in groups)
+        return sorted({group["labels"]["__meta_llm_probe_target"] for group in groups})
 
     def journal(self) -> str:
         """What the service and systemd about it have logged since the boot."""
@@ -215,7 +215,7 @@ def test_a_key_from_a_credential(machine: BootedContainer) -> None:
     assert machine.as_service(f"cat {path}") == "canary-4711"
     assert "denied" in machine.as_service(f"cat /etc/{NAME}/keys/vllm")
     assert "denied" in machine.run(f"setpriv --reuid=65534 --clear-groups cat {path}", check=False)
-    assert "canary" not in machine.journal() + machine.fetch("/metrics") + machine.fetch("/api/v1/status")
+    assert "canary-4711" not in machine.journal() + machine.fetch("/metrics") + machine.fetch("/api/v1/status")
 
 
 def test_the_device_drop_in_gives_a_right_and_no_device(machine: BootedContainer) -> None:
