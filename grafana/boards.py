@@ -414,7 +414,7 @@ def _target() -> dict[str, Any]:
              no_value="not known"),
         stat("At depth", "Decode and prefill speed behind the canary's long prompt. Metrics: llm_probe_tokens_per_second, "
              "llm_probe_prefill_tokens_per_second.",
-             [query(expand(f"{server(metric)} and on (@module) {server('llm_answer_checks_total', depth='deep')}"), name, instant=True)
+             [query(expand(f"{server(metric)} and on (@module) {server('llm_answer_correct', depth='deep')}"), name, instant=True)
               for metric, name in (("llm_probe_tokens_per_second", "decode"), ("llm_probe_prefill_tokens_per_second", "prefill"))],
              (6, 4), unit=TOKENS_PER_SECOND, decimals=1, names=True, no_value="not measured"),
         stat("Expected", "The band that the recognised scenario should reach. Metric: llm_expected_tokens_per_second.",
@@ -495,14 +495,14 @@ def _target() -> dict[str, Any]:
             "llm_last_change_speed_ratio_bound, llm_last_change_ttft_ratio, llm_unexplained_change_speed_ratio, "
             "llm_slowdown_speed_ratio.",
             [
-                query(server("llm_last_change_speed_ratio"), "{{module}} speed"),
-                query(server("llm_last_change_speed_ratio_bound"), "{{module}} speed {{bound}}"),
-                query(server("llm_last_change_ttft_ratio"), "{{module}} TTFT"),
-                query(server("llm_unexplained_change_speed_ratio"), "{{module}} unexplained"),
-                query(server("llm_slowdown_speed_ratio"), "{{module}} slower: {{cause}} {{what}}"),
+                query(server("llm_last_change_speed_ratio"), "speed {{module}}"),
+                query(server("llm_last_change_speed_ratio_bound"), "speed {{bound}} {{module}}"),
+                query(server("llm_last_change_ttft_ratio"), "TTFT {{module}}"),
+                query(server("llm_unexplained_change_speed_ratio"), "unexplained {{module}}"),
+                query(server("llm_slowdown_speed_ratio"), "slower {{module}}: {{cause}} {{what}}"),
             ],
             (8, 6), unit="percentunit", no_value="No data",
-            overrides=[dashed("speed (min|max)$", IDENTITY_COLORS[0]), override("byRegexp", ".*slower: .*", color=_SLOWER)],
+            overrides=[dashed("^speed (min|max) .*$", IDENTITY_COLORS[0]), override("byRegexp", "^slower .*", color=_SLOWER)],
         ),
         stat("Since", "Time since the last change, and since the last step that no fact explains. Metrics: "
              "llm_last_change_timestamp_seconds, llm_unexplained_change_timestamp_seconds.",
