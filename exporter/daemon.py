@@ -23,7 +23,7 @@ from exporter.history.folder import history_file
 from exporter.history.store import Store
 from exporter.ledgers import Ledgers
 from exporter.metrics import Exposition
-from exporter.on_demand import OnDemand, permit_of, refusal_of
+from exporter.on_demand import CrowdedError, OnDemand, permit_of, refusal_of
 from exporter.probe.http.cancellation import Cancellation
 from exporter.probe.result import ProbeResult
 from exporter.probe.run import Prober
@@ -204,10 +204,13 @@ class Daemon:
         """One probe of an allowed address, shared by all that ask within its interval."""
         settings = self._settings
         if module not in settings.modules:
-            return Refused(f"there is no module {module!r}: the configuration has {', '.join(settings.modules)}")
+            return Refused(f"there is no such module: the configuration has {', '.join(settings.modules)}")
         if (why := refusal_of(target, settings.probe_endpoint.allow)) is not None:
             return Refused(why)
-        return self._on_demand.probe(target, module, settings.modules[module]) or Refused("the exporter stops")
+        try:
+            return self._on_demand.probe(target, module, settings.modules[module]) or Refused("the exporter stops")
+        except CrowdedError:
+            return Refused("too many addresses were probed within their intervals: try again later")
 
     def _probe_once(self, target: Target, name: str, module: Module) -> ProbeResult | None:
         permit = permit_of(target.url, self._settings.probe_endpoint.allow)

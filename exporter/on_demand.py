@@ -1,51 +1,78 @@
 """Probes that ``/probe`` asks for: which addresses it may reach, and one probe for all who ask within an interval.
 
 Nothing but the configured targets and what the user allowed by pattern can be reached, so that an open port of the exporter
-is no way into a network. Addresses of a cloud's metadata service and other link-local ones need to be named literally.
+is no way into a network. Addresses of a cloud's metadata service and other link-local ones need to be named literally,
+and a name that a wildcard allows does not reach what is not public.
 """
 
 import ipaddress
-import re
 import socket
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
-from urllib.parse import urlsplit
 
+from exporter.address import address_of
 from exporter.probe.result import ProbeResult
-from exporter.settings import Module, Target, check_url
+from exporter.settings import AddressPattern, Module, Place, Target, is_covered, matches, parse_allowed, place_of
+from exporter.text import label
 
-# Addresses that were asked for are remembered, so that their probes keep their pace; so many, the oldest leaves first.
+# Addresses that were asked for are remembered, so that their probes keep their pace.
 MOST_ADDRESSES: Final = 256
-_TRANSLATED: Final = ipaddress.IPv6Network("64:ff9b::/96")
 METADATA_HOSTS: Final = frozenset({"metadata", "metadata.google.internal", "instance-data"})
-# Where clouds answer with credentials besides 169.254.169.254: AWS and Google over IPv6, Alibaba, Azure, Oracle.
+# Where clouds answer with credentials besides 169.254.169.254: AWS (metadata, DNS and time), Google, Oracle and Scaleway over
+# IPv6, Alibaba, Azure, Oracle.
 METADATA_ADDRESSES: Final = frozenset(
-    {"fd00:ec2::254", "fd20:ce::254", "100.100.100.200", "168.63.129.16", "192.0.0.192"}
+    {
+        "fd00:ec2::254",
+        "fd00:ec2::253",
+        "fd00:ec2::123",
+        "fd00:ec2::23",
+        "fd20:ce::254",
+        "fd00:c1::a9fe:a9fe",
+        "fd00:42::42",
+        "100.100.100.200",
+        "168.63.129.16",
+        "192.0.0.192",
+    }
 )
+# IPv6 addresses in which an IPv4 address stands: NAT64, local NAT64, 6to4, Teredo, mapped, compatible, SIIT.
+_TRANSLATED: Final = tuple(
+    map(
+        ipaddress.IPv6Network,
+        ("64:ff9b::/96", "64:ff9b:1::/48", "2002::/16", "2001::/32", "::ffff:0:0/96", "::/96", "::ffff:0:0:0/96"),
+    )
+)
+
+
+_LOOPBACK: Final = ipaddress.IPv6Address("::1")
+_BROADCAST: Final = ipaddress.IPv4Network("255.255.255.255/32")
+
+
+class CrowdedError(Exception):
+    """So many addresses were probed within their intervals that another one can't be remembered."""
 
 
 def refusal_of(address: str, allow: Sequence[str]) -> str | None:
     """Why an address may not be probed on demand; None where a pattern of ``probe_endpoint.allow`` allows it.
 
-    A pattern is compared with the whole URL (``http://10.0.0.*:8000``) or, where it has no scheme, with ``host:port``. ``*``
-    stands for any text and ``?`` for any character but ``/``.
+    A pattern is compared part by part (``exporter.settings.pattern``). A host that is named without a wildcard may mean any
+    address. A name that only a wildcard allows must mean a public address, or one that a pattern of addresses allows as such.
     """
     try:
-        url = check_url(address if "://" in address else f"http://{address}")
+        place = place_of(address)
     except ValueError as exc:
         return f"the address {exc}"
-    matching = [pattern for pattern in allow if _matches(url, pattern)]
+    patterns = [parse_allowed(each) for each in allow]
+    matching = [each for each in patterns if matches(place, each)]
     if not matching:
         return (
             "this address is neither a configured target nor allowed by probe_endpoint.allow; "
             "/api/v1/targets lists the targets"
         )
-    host = urlsplit(url).hostname or ""
-    return None if _is_named(host, matching) else _danger_of(host)
+    return None if any(each.literal for each in matching) else _danger_of(place, patterns)
 
 
 def permit_of(url: str, allow: Sequence[str]) -> Callable[[str], bool] | None:
@@ -53,62 +80,57 @@ def permit_of(url: str, allow: Sequence[str]) -> Callable[[str], bool] | None:
 
     None permits all: the host is named literally.
     """
-    host = urlsplit(url).hostname or ""
-    if _is_named(host, [pattern for pattern in allow if _matches(url, pattern)]):
+    place, patterns = place_of(url), [parse_allowed(each) for each in allow]
+    if any(each.literal and matches(place, each) for each in patterns):
         return None
-    return lambda address: not _is_dangerous(address)
+    return lambda address: _wrong_with(place, address, patterns) is None
 
 
-def _is_named(host: str, patterns: Sequence[str]) -> bool:
-    """Whether a host stands in one of these patterns without any wildcard."""
-    netlocs = (pattern if "://" in pattern else f"//{pattern}" for pattern in patterns)
-    return host.lower() in {re.sub(r"^[^/]*//|:[^:\]]*$|/.*$|[\[\]]", "", netloc).lower() for netloc in netlocs}
-
-
-def _matches(url: str, pattern: str) -> bool:
-    parts = urlsplit(url)
-    netloc = parts.netloc if parts.port else f"{parts.netloc}:{443 if parts.scheme == 'https' else 80}"
-    wanted = re.escape(pattern.rstrip("/")).replace(r"\*", "[^/]*").replace(r"\?", "[^/]")
-    return re.fullmatch(wanted, url if "://" in pattern else netloc, re.IGNORECASE) is not None
-
-
-def _danger_of(host: str) -> str | None:
-    """Why a host that only a wildcard allows is refused all the same: it is, or resolves to, a link-local address."""
-    if host.lower().rstrip(".") in METADATA_HOSTS:
-        return f"{host} is a metadata service; to probe it all the same, name it literally in probe_endpoint.allow"
-    for address in _addresses_of(host):
-        if _is_dangerous(address):
-            return (
-                f"{host} is {address}, which is link-local, a metadata service or no single host; "
-                "to probe it all the same, name it literally in probe_endpoint.allow"
-            )
+def _danger_of(place: Place, patterns: Sequence[AddressPattern]) -> str | None:
+    """Why a host that only a wildcard allows is refused all the same."""
+    if place.host in METADATA_HOSTS:
+        return (
+            f"{place.host} is a metadata service; to probe it all the same, name it literally in probe_endpoint.allow"
+        )
+    for address in _addresses_of(place):
+        if (wrong := _wrong_with(place, address, patterns)) is not None:
+            return f"{place.host} is {address}, {wrong}"
     return None
 
 
-def _addresses_of(host: str) -> list[str]:
+def _wrong_with(place: Place, address: str, patterns: Sequence[AddressPattern]) -> str | None:
+    """Why an address may not be connected to for a place that only wildcards allow."""
+    if _is_dangerous(address):
+        return (
+            "which is link-local, a metadata service, a translated address or no single host; "
+            "to probe it all the same, name it literally in probe_endpoint.allow"
+        )
+    found: ipaddress.IPv4Address | ipaddress.IPv6Address = ipaddress.ip_address(address.partition("%")[0])
+    if not found.is_global and not is_covered(place, address, patterns):
+        return (
+            "which is not public; to probe it all the same, name the host without a wildcard in probe_endpoint.allow, "
+            "or allow the address itself there"
+        )
+    return None
+
+
+def _addresses_of(place: Place) -> list[str]:
     """What a host means now; nothing where it can't be resolved: then the probe will say so."""
+    if place.ip is not None:
+        return [str(place.ip)]
     try:
-        return [str(ipaddress.ip_address(host))]
-    except ValueError:
-        pass
-    try:
-        return [str(sockaddr[0]) for *_, sockaddr in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)]
+        return [str(sockaddr[0]) for *_, sockaddr in socket.getaddrinfo(place.host, None, type=socket.SOCK_STREAM)]
     except (OSError, UnicodeError):
         return []
 
 
 def _is_dangerous(address: str) -> bool:
-    """Whether an IP address is link-local, a metadata service, or no single host; also inside of an IPv6 address."""
+    """Whether an IP address is link-local, a metadata service, no single host, or one of IPv6 in which one of IPv4 stands."""
     found = ipaddress.ip_address(address.partition("%")[0])
-    inner: list[ipaddress.IPv4Address | ipaddress.IPv6Address | None] = [found]
-    if isinstance(found, ipaddress.IPv6Address):
-        translated = ipaddress.IPv4Address(int(found) & 0xFFFFFFFF) if found in _TRANSLATED else None
-        inner += [found.ipv4_mapped, found.sixtofour, translated]
-    return any(
-        each.is_link_local or each.is_multicast or each.is_unspecified or str(each) in METADATA_ADDRESSES
-        for each in inner
-        if each is not None
-    )
+    special = found.is_link_local or found.is_multicast or found.is_unspecified or str(found) in METADATA_ADDRESSES
+    if isinstance(found, ipaddress.IPv4Address):
+        return special or found in _BROADCAST
+    return special or (found != _LOOPBACK and any(found in each for each in _TRANSLATED))
 
 
 @dataclass(slots=True)
@@ -116,7 +138,8 @@ class _SharedProbe:
     """The newest probe of one address by one module, and the lock that makes all who ask at once wait for one."""
 
     lock: threading.Lock = field(default_factory=threading.Lock)
-    at: float = float("-inf")
+    until: float = float("inf")
+    """Until when it stands for all who ask: the interval of its module after its end; for ever while it runs."""
     result: ProbeResult | None = None
 
 
@@ -126,19 +149,33 @@ class OnDemand:
     def __init__(self, run: Callable[[Target, str, Module], ProbeResult | None]) -> None:
         self._run = run
         self._lock = threading.Lock()
-        self._shared: OrderedDict[tuple[str, str], _SharedProbe] = OrderedDict()
+        self._shared: OrderedDict[tuple[str, int, str, str, str], _SharedProbe] = OrderedDict()
 
     def probe(self, address: str, name: str, module: Module) -> ProbeResult | None:
-        """The probe of an address, at most one within the module's interval; None where the exporter stops."""
-        url = check_url(address if "://" in address else f"http://{address}")
-        target = Target(url=url, name=address, modules=(name,))
-        with self._lock:
-            shared = self._shared.setdefault((url, name), _SharedProbe())
-            self._shared.move_to_end((url, name))
-            while len(self._shared) > MOST_ADDRESSES:
-                self._shared.popitem(last=False)
+        """The probe of an address, at most one within the module's interval; None where the exporter stops.
+
+        All spellings of an address share it. Raises CrowdedError where too many others were probed within their intervals.
+        """
+        place = place_of(address)
+        shown = label(place.url if "://" in address else place.url.partition("://")[2])
+        shared = self._of((*address_of(place.url), place.scheme, place.path, name))
         with shared.lock:
-            if shared.result is None or time.monotonic() - shared.at >= module.interval:
-                shared.result = self._run(target, name, module)
-                shared.at = time.monotonic()
-            return shared.result
+            if shared.result is None or time.monotonic() >= shared.until:
+                shared.until = float("inf")
+                try:
+                    shared.result = self._run(Target(url=place.url, name=shown, modules=(name,)), name, module)
+                finally:
+                    shared.until = time.monotonic() + module.interval
+            return replace(shared.result, target=shown) if shared.result else None
+
+    def _of(self, key: tuple[str, int, str, str, str]) -> _SharedProbe:
+        with self._lock:
+            if key not in self._shared and len(self._shared) >= MOST_ADDRESSES:
+                now = time.monotonic()
+                oldest = next((each for each, shared in self._shared.items() if shared.until <= now), None)
+                if oldest is None:
+                    raise CrowdedError
+                del self._shared[oldest]
+            shared = self._shared.setdefault(key, _SharedProbe())
+            self._shared.move_to_end(key)
+            return shared

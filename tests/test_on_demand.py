@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from exporter.on_demand import MOST_ADDRESSES, OnDemand, permit_of, refusal_of
+from exporter.on_demand import MOST_ADDRESSES, CrowdedError, OnDemand, permit_of, refusal_of
 from exporter.probe.result import ProbeResult
 from exporter.probe.run import Prober
 from exporter.settings import Module, Target
@@ -52,23 +52,23 @@ def test_what_is_allowed_by_pattern_may_be_probed(address: str, allow: Sequence[
         ("", ["*"], "names no host"),
         ("http://169.254.169.254", ["*"], "link-local"),
         ("http://169.254.169.254", ["169.254.*:80"], "link-local"),
-        ("http://[fe80::1]:8000", ["*"], "link-local"),
+        ("http://[fe80::1]:8000", ["*:*"], "link-local"),
         ("http://[::ffff:169.254.169.254]", ["*"], "link-local"),
         ("http://2852039166", ["*"], "link-local"),
         ("http://0xA9FEA9FE", ["*"], "link-local"),
-        ("http://0.0.0.0:9937", ["*"], "no single host"),
+        ("http://0.0.0.0:9937", ["*:*"], "no single host"),
         ("http://metadata.google.internal", ["*"], "metadata service"),
         ("http://METADATA.google.internal.", ["*"], "metadata service"),
-        ("http://224.0.0.1:8000", ["*"], "no single host"),
+        ("http://224.0.0.1:8000", ["*:*"], "no single host"),
         ("http://0:8080", ["*:8080"], "no single host"),
-        ("http://[::]:9937", ["*"], "no single host"),
+        ("http://[::]:9937", ["*:*"], "no single host"),
         ("http://169.254.169.254", ["*", "10.169.254.169.254.lan:80"], "link-local"),
         ("http://169.254.169.254:80", ["169.254.169.25?:80"], "link-local"),
         ("http://0251.0376.0251.0376", ["*"], "link-local"),
         ("http://169.254.43518", ["*"], "link-local"),
         ("http://[64:ff9b::a9fe:a9fe]", ["*"], "link-local"),
         ("http://[2002:a9fe:a9fe::1]", ["*"], "link-local"),
-        ("http://[fe80::1%25eth0]:8000", ["*"], "link-local"),
+        ("http://[fe80::1%25eth0]:8000", ["*:*"], "link-local"),
         ("http://[fd00:ec2::254]", ["*"], "metadata service"),
         ("http://100.100.100.200", ["100.*:80"], "metadata service"),
         ("http://168.63.129.16", ["*"], "metadata service"),
@@ -92,7 +92,7 @@ def test_a_name_that_means_a_dangerous_address_is_refused(monkeypatch: pytest.Mo
     """A name that a wildcard allows is resolved: all of its addresses must be fit to be reached."""
 
     def resolve(*_: object, **__: object) -> list[tuple[object, ...]]:
-        return [(None, None, None, "", (address, 80)) for address in ("192.0.2.1", meant)]
+        return [(None, None, None, "", (address, 80)) for address in ("8.8.8.8", meant)]
 
     monkeypatch.setattr(socket, "getaddrinfo", resolve)
     assert "link-local" in (refusal_of("http://gpu.lan:8000", ["*.lan:8000"]) or "it was allowed")
@@ -103,14 +103,13 @@ def test_a_name_that_changes_its_meaning_is_not_reached(monkeypatch: pytest.Monk
     """Resolved to a fit address when it is checked and to another one when it is connected to, a name leads nowhere."""
     with ExactServer({"/v1/models": plain({"object": "list", "data": []})}) as reached:
         url, allow = f"http://gpu.lan:{reached.port}", ["*.lan:*"]
-        meanings = iter(["192.0.2.1"])
+        meanings = iter(["8.8.8.8"])
 
         def resolve(*_: object, **__: object) -> list[tuple[object, ...]]:
             address = next(meanings, "127.0.0.1")
             return [(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (address, reached.port))]
 
         monkeypatch.setattr(socket, "getaddrinfo", resolve)
-        monkeypatch.setattr("exporter.on_demand.METADATA_ADDRESSES", {"127.0.0.1"})
         assert refusal_of(url, allow) is None
         found = Prober(Target(url=url), permit=permit_of(url, allow)).probe("default", MODULE)
         assert found is not None
@@ -165,7 +164,7 @@ def test_all_who_ask_at_once_share_one_probe() -> None:
         thread.join(10)
     assert runs == ["http://10.0.0.7:8000"]
     assert len(results) == 5
-    assert len(set(map(id, results))) == 1
+    assert all(each == results[0] for each in results)
 
 
 def test_modules_and_addresses_are_apart() -> None:
@@ -182,8 +181,46 @@ def test_modules_and_addresses_are_apart() -> None:
     assert runs == [("http://a:1", "default"), ("http://a:1", "prefill"), ("http://b:1", "default")]
 
 
-def test_what_is_remembered_of_addresses_is_bounded() -> None:
-    """Asking for ever more addresses doesn't grow the memory: the oldest is forgotten and probed anew."""
+def test_what_is_remembered_of_addresses_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asking for ever more addresses grows no memory and buys no second probe: it is refused until an interval is over."""
+    runs: list[str] = []
+    now = 1000.0
+
+    def run(target: Target, name: str, _: Module) -> ProbeResult:
+        runs.append(target.url)
+        return result(target, name)
+
+    monkeypatch.setattr("exporter.on_demand.time.monotonic", lambda: now)
+    shared = OnDemand(run)
+    for number in range(MOST_ADDRESSES):
+        shared.probe(f"host-{number}:1", "default", MODULE)
+    with pytest.raises(CrowdedError):
+        shared.probe("one-more:1", "default", MODULE)
+    shared.probe("host-0:1", "default", MODULE)
+    assert runs.count("http://host-0:1") == 1
+    now += MODULE.interval
+    shared.probe("one-more:1", "default", MODULE)
+    assert len(runs) == MOST_ADDRESSES + 1
+
+
+@pytest.mark.parametrize(
+    "spelling",
+    [
+        "http://LOCALHOST:8000",
+        "localhost.:8000",
+        "http://127.0.0.1:8000/",
+        "http://127.0.0.1:8000/./",
+        "http://127.0.0.1:8000/a/..",
+        "http://127.0.0.1:8000/v1",
+        "http://127.1:8000",
+        "http://2130706433:8000",
+        "http://0x7f.0.0.1:8000",
+        "http://[::1]:8000",
+        "http://[0:0:0:0:0:0:0:1]:8000",
+    ],
+)
+def test_a_place_is_probed_once_however_it_is_spelled(spelling: str) -> None:
+    """Other spellings of an address get the same probe, so they buy no second one within the interval."""
     runs: list[str] = []
 
     def run(target: Target, name: str, _: Module) -> ProbeResult:
@@ -191,7 +228,8 @@ def test_what_is_remembered_of_addresses_is_bounded() -> None:
         return result(target, name)
 
     shared = OnDemand(run)
-    for number in range(MOST_ADDRESSES + 1):
-        shared.probe(f"host-{number}:1", "default", MODULE)
-    shared.probe("host-0:1", "default", MODULE)
-    assert runs.count("http://host-0:1") == 2
+    first, again = (shared.probe(each, "default", MODULE) for each in ("http://127.0.0.1:8000", spelling))
+    assert runs == ["http://127.0.0.1:8000"]
+    assert first is not None
+    assert again is not None
+    assert again.at_seconds == first.at_seconds

@@ -34,6 +34,7 @@ from exporter.settings.model import (
     WebConfig,
     WebTls,
 )
+from exporter.settings.pattern import MAX_ADDRESS, AddressPattern, Place, is_covered, matches, parse_allowed, place_of
 from exporter.settings.risks import risks_of
 from exporter.settings.values import (
     MAX_KEEP_SECONDS,
@@ -47,7 +48,9 @@ from exporter.settings.values import (
 
 __all__ = [
     "BUILT_IN_MODULES",
+    "MAX_ADDRESS",
     "MAX_KEEP_SECONDS",
+    "AddressPattern",
     "BackendChoice",
     "Band",
     "Budget",
@@ -62,6 +65,7 @@ __all__ = [
     "Host",
     "Mixture",
     "Module",
+    "Place",
     "ProbeEndpoint",
     "Problem",
     "Profiles",
@@ -77,13 +81,17 @@ __all__ = [
     "WebTls",
     "check_url",
     "format_duration",
+    "is_covered",
     "load",
     "load_profiles",
     "load_web_config",
     "loader",
     "make_target",
+    "matches",
     "name_from_url",
+    "parse_allowed",
     "parse_duration",
+    "place_of",
     "prompt_url",
     "risks_of",
     "split_listen",

@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from exporter.backends import CONFIGURABLE
+from exporter.settings.pattern import parse_allowed
 from exporter.settings.values import (
     SECRET_HEADERS,
     Amount,
@@ -259,10 +260,15 @@ class HistoryFile(Section):
     keep: Keep = 90 * 86400.0
 
 
+def _check_allowed(text: str) -> str:
+    parse_allowed(text)
+    return text
+
+
 class ProbeEndpoint(Section):
     """Patterns of addresses that ``/probe`` may reach besides the configured targets."""
 
-    allow: tuple[Name, ...] = ()
+    allow: tuple[Annotated[Name, AfterValidator(_check_allowed)], ...] = ()
 
 
 class Settings(BaseSettings):

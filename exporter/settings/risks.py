@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 
 from exporter.address import is_loopback
 from exporter.settings.model import Settings, Target, WebConfig
+from exporter.settings.pattern import parse_allowed
 
 
 def risks_of(settings: Settings, web: WebConfig | None = None) -> tuple[str, ...]:
@@ -15,9 +16,9 @@ def risks_of(settings: Settings, web: WebConfig | None = None) -> tuple[str, ...
     if web is not None and web.tls_server_config is not None and _others_can_read(web.tls_server_config.key_file):
         path = web.tls_server_config.key_file
         found.append(f"web_config_file: other users can read key_file {path}: chmod o-r {path}")
-    if any(pattern.strip("*") == "" for pattern in settings.probe_endpoint.allow):
+    if any(not parse_allowed(each).host.strip("*") for each in settings.probe_endpoint.allow):
         found.append(
-            "probe_endpoint.allow has the pattern *: anyone who can reach /probe can make this machine connect to any address."
+            "probe_endpoint.allow has * for the host: anyone who can reach /probe can make this machine connect to any address."
             " Name the addresses that are meant"
         )
     return tuple(dict.fromkeys(found))

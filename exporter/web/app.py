@@ -27,7 +27,7 @@ from exporter.history.record import Plan
 from exporter.history.told import entry_json
 from exporter.metrics import TEXT, render_probe
 from exporter.probe.result import ProbeResult
-from exporter.settings import MAX_KEEP_SECONDS, parse_duration
+from exporter.settings import MAX_ADDRESS, MAX_KEEP_SECONDS, parse_duration
 from exporter.snapshot import EXPORTER, Snapshot, View, info_key, plan_key, probe_key
 from exporter.text import finite, printable
 from exporter.web import page, status
@@ -145,6 +145,8 @@ class _Site:
         return Response(body, headers=headers | ({"content-encoding": "gzip"} if gzipped else {}))
 
     async def probe(self, request: Request) -> Response:
+        if _is_cross_site(request):
+            raise HTTPException(403, "a page of another site may not ask for a probe")
         target, module = _name(request, "target"), _name(request, "module", "default")
         view = self._snapshot.view()
         record = view.records.get((target, module))
@@ -296,8 +298,8 @@ def _name(request: Request, parameter: str, default: str = "") -> str:
     value = request.query_params.get(parameter, default)
     if not value:
         raise HTTPException(400, f"say which {parameter}: {request.url.path}?{parameter}=…")
-    if len(value) > 2000:
-        raise HTTPException(400, f"{parameter} is longer than 2000 characters")
+    if len(value) > MAX_ADDRESS:
+        raise HTTPException(400, f"{parameter} is longer than {MAX_ADDRESS} characters")
     return value
 
 

@@ -130,7 +130,7 @@ def test_debug_shows_the_log(client: TestClient, daemon: StubActions) -> None:
         ("", "say which target: /probe?target=…"),
         ("?target=", "say which target: /probe?target=…"),
         ("?target=http://evil", "http://evil is not allowed"),
-        (f"?target={'a' * 2001}", "target is longer than 2000 characters"),
+        (f"?target={'a' * 301}", "target is longer than 300 characters"),
     ],
 )
 def test_what_may_not_be_probed_is_400(client: TestClient, query: str, message: str) -> None:
