@@ -144,14 +144,14 @@ def test_a_follow_up_finds_its_prompt_cache_after_probes(binary: Path, models: P
 def test_a_user_sent_into_a_probe_waits_two_seconds_at_most(binary: Path, models: Path) -> None:
     """One slot, some 6 tokens a second: a user sent 0.5 s into a probe has his first token at most 2 s later than alone.
 
-    Prompts are worked through by two threads, since a GPU is far faster with a prompt than with an answer. A machine may be in
-    use, so the median counts, and what its own load adds to a user's TTFT without a probe is allowed on top.
+    A prompt is worked through in small batches: one that is worked through whole can't be given up. That takes a processor seconds,
+    and a GPU less than one. A machine may be in use, so the median counts, and a server that is slower waits in proportion.
     """
     model, port = models / "six.gguf", free_port()
     command: list[str | Path] = [sys.executable, MAKE_MODEL, "--preset", "big", "--layers", "16", "--gguf", model]
     subprocess.run(command, check=True, capture_output=True)
     try:
-        with running_llama(binary, model, port, "--threads-batch", "2"):
+        with running_llama(binary, model, port, "--batch-size", "16", "--ubatch-size", "16"):
             one, module = prober(port), Module(when_idle="probe")
             # The first one is cold, and the second one tells the speed.
             speeds = [probe(one, module).measurements.tokens_per_second for _ in range(3)]
@@ -166,14 +166,14 @@ def test_a_user_sent_into_a_probe_waits_two_seconds_at_most(binary: Path, models
     finally:
         model.unlink()
     print(f"a user's TTFT at {speeds[-1]} tok/s: alone {alone}, beside a probe {late}")
-    noise = max(alone) - statistics.median(alone)
-    assert statistics.median(late) - statistics.median(alone) <= 2.0 + noise, (alone, late)
+    slower = max(1.0, 6.0 / statistics.median(each for each in speeds if each))
+    assert statistics.median(late) - statistics.median(alone) <= 2.0 * slower, (alone, late)
     assert {each.result for each in results} <= {"ok", "yielded"}
 
 
 def user_ttft(port: int, prompt: str) -> float:
-    """The TTFT of a user who asks for two tokens, in seconds."""
-    with User(f"http://127.0.0.1:{port}", tokens=2, prompt=prompt) as user:
+    """The TTFT of a user who asks for two tokens, in seconds; none of his prompt is cached."""
+    with User(f"http://127.0.0.1:{port}", tokens=2, prompt=prompt, cache_prompt=False) as user:
         user.finished()
     return user.ttft_seconds
 
