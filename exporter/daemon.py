@@ -70,7 +70,7 @@ class Daemon:
         self._profiles = load_profiles(self._settings.profiles_file)
         self._address = listen_on or self._settings.listen
         self._host, self._port = split_listen(self._address)
-        self._auth = Auth(self._settings.web_config_file, name=self._host)
+        self._auth = Auth(self._settings.web_config_file, hosts=(self._host, *self._settings.allowed_hosts))
         self._cancellation = Cancellation()
         self._schedule = Schedule(on_beat=self._beat)
         self._servers = Servers()
@@ -191,7 +191,7 @@ class Daemon:
             self._loaded, self._loaded_at = True, time.time()
             if settings.history != self._settings.history:
                 log.warning("history is used as it was at the start: restart to apply the changed setting")
-            self._auth.use(settings.web_config_file, rules)
+            self._auth.use(settings.web_config_file, rules, (self._host, *settings.allowed_hosts))
             self._apply(settings, profiles)
             for job in self._collectors.jobs():
                 # What the settings name now is read now, not when its interval is over.

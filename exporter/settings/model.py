@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from exporter.backends import CONFIGURABLE
-from exporter.settings.pattern import parse_allowed
+from exporter.settings.pattern import canonical_host, parse_allowed
 from exporter.settings.values import (
     SECRET_HEADERS,
     Amount,
@@ -260,6 +260,16 @@ class HistoryFile(Section):
     keep: Keep = 90 * 86400.0
 
 
+def _check_host(text: str) -> str:
+    """A name in its one form. No wildcard: one would let in a name that a stranger owns."""
+    if "*" in text or ":" in text or "/" in text:
+        raise ValueError("must be a name alone, without a scheme, a port or a wildcard, like gpu.example.org")
+    try:
+        return canonical_host(text)
+    except ValueError as exc:
+        raise ValueError(str(exc).replace("has a host", "is a host")) from None
+
+
 def _check_allowed(text: str) -> str:
     parse_allowed(text)
     return text
@@ -279,6 +289,7 @@ class Settings(BaseSettings):
     )
 
     listen: Listen = "127.0.0.1:9937"
+    allowed_hosts: tuple[Annotated[str, AfterValidator(_check_host)], ...] = ()
     web_config_file: ReadableFile | None = None
     discovery: Discovery = Discovery()
     targets: tuple[Target, ...] = ()

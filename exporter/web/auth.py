@@ -15,12 +15,13 @@ import hashlib
 import ipaddress
 import logging
 import os
+import re
 import secrets
 import socket
 import ssl
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -31,7 +32,6 @@ from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
 from starlette.responses import PlainTextResponse
 
-from exporter.address import is_loopback
 from exporter.regular_file import read_bytes, require_regular
 from exporter.settings import Problem, SettingsError, WebTls, load_web_config
 from exporter.settings.document import read_document
@@ -61,6 +61,7 @@ _VERIFY: Final = {
     "VerifyClientCertIfGiven": ssl.CERT_OPTIONAL,
     "RequireAndVerifyClientCert": ssl.CERT_REQUIRED,
 }
+_HOST: Final = re.compile(r"(?:\[(?P<address>[0-9A-Fa-f:.]+)\]|(?P<name>[A-Za-z0-9._-]+))(?::\d*)?", re.ASCII)
 _CHALLENGE: Final = {"www-authenticate": 'Basic realm="llm-probe-exporter", charset="UTF-8"'}
 
 Stamp = tuple[int, int, int] | None
@@ -168,12 +169,13 @@ class _Told:
 class Auth:
     """The rules in force. ``use`` and ``refresh`` are for one thread at a time; the rest is for the server's loop.
 
-    ``name`` is what the exporter's address is called in its configuration. Raises SettingsError.
+    ``hosts`` are the names by which it may be called without authentication, besides those that are always meant.
+    Raises SettingsError.
     """
 
-    def __init__(self, path: Path | None = None, *, name: str = "") -> None:
+    def __init__(self, path: Path | None = None, *, hosts: Iterable[str] = ()) -> None:
         self._path = path
-        self._name = name
+        self._hosts = _names(hosts)
         self.rules = read_rules(path)
         self.problems: tuple[str, ...] = ()
         """What is wrong with files that have changed, while the rules of before are in force."""
@@ -191,8 +193,10 @@ class Auth:
         self._waiting: Counter[str] = Counter()
         self._turn = asyncio.Lock()
 
-    def use(self, path: Path | None, rules: Rules) -> None:
+    def use(self, path: Path | None, rules: Rules, hosts: Iterable[str] | None = None) -> None:
         """Put other rules in force, for new connections and for every request from now on."""
+        if hosts is not None:
+            self._hosts = _names(hosts)
         self._path, self.rules, self.problems, self._settling = path, rules, (), ()
         self.on_change()
 
@@ -254,8 +258,10 @@ class Auth:
         if scope["path"] == OPEN_PATH:
             return None
         rules, headers = self.rules, Headers(scope=scope)
+        if not rules.closed and not _is_meant(headers.get("host", ""), self._hosts):
+            return _not_meant()
         if not rules.users:
-            return None if rules.tls or _is_meant(headers.get("host", ""), scope, self._name) else _not_meant()
+            return None
         given = _password_of(headers.get("authorization", ""))
         if given is None:
             return _refused(401, "This exporter wants a user name and a password.", _CHALLENGE)
@@ -357,30 +363,39 @@ def _neighbourhood_of(scope: Message) -> str:
     return str(ipaddress.ip_network((address, 64), strict=False))
 
 
-def _is_meant(host: str, scope: Message, own_name: str) -> bool:
-    """Whether a request to this machine's loopback says by a name of it whom it wants.
+def _names(hosts: Iterable[str]) -> frozenset[str]:
+    """The names that are meant: those given, and the machine's own, also as mDNS has it."""
+    own = socket.gethostname().lower()
+    return frozenset({own, f"{own.partition('.')[0]}.local", *(each.lower().rstrip(".") for each in hosts)})
 
-    A page of a stranger can let its own name resolve to 127.0.0.1, and is then of one site with whatever answers there: it
-    could read all. Its requests still carry its name. A name without a dot is none of the public DNS.
+
+def _is_meant(host: str, hosts: frozenset[str]) -> bool:
+    """Whether a request says by a name of this machine whom it wants, whatever address the connection came in by.
+
+    A page of a stranger can let its own name resolve to any address that its reader reaches, and is then of one site with what
+    answers there: it could read all. Its requests still carry its name. A name without a dot is none of the public DNS.
     """
-    if not host or not scope.get("server") or not is_loopback(str(scope["server"][0])):
-        return True
-    name = host.rpartition(":")[0] if host.rpartition(":")[2].isdecimal() else host
-    name = name.strip("[]").rstrip(".").lower()
-    if "." not in name or name.endswith(".localhost"):
+    if not host:
+        return True  # no browser leaves it out
+    found = _HOST.fullmatch(host)
+    if found is None:
+        return False
+    name = (found["address"] or found["name"]).rstrip(".").lower()
+    if "." not in name or name.endswith(".localhost") or name in hosts:
         return True
     try:
         ipaddress.ip_address(name)
     except ValueError:
-        return name in {own_name.lower(), socket.gethostname().lower()}
+        return False
     return True
 
 
 def _not_meant() -> PlainTextResponse:
     return _refused(
         421,
-        "This exporter listens on this machine's loopback without authentication, and answers there only by an address, by localhost"
-        " or by a name without a dot. A reverse proxy sends Host: 127.0.0.1, or authentication is set up (web_config_file).",
+        "This exporter asks for no password, and answers only by an address, by localhost, by a name without a dot or by the name of"
+        " its machine. Add the name to allowed_hosts, or set up authentication (web_config_file). A reverse proxy may send"
+        " Host: 127.0.0.1.",
     )
 
 

@@ -466,11 +466,14 @@ def test_slow_handshakes_do_not_stop_a_scrape(tmp_path: Path, monkeypatch: pytes
         ("localhost.evil.example:9937", 421),
         ("EVIL.example.", 421),
         ("evil.example:", 421),
+        ("127.0.0.1@evil.example", 421),
+        ("localhost,evil.example", 421),
+        (f"{socket.gethostname()}.evil.example", 421),
     ],
 )
 def test_a_strangers_name_for_this_machine_is_refused(host: str, status: int) -> None:
     """A page whose own name was made to mean 127.0.0.1 reads nothing and changes nothing."""
-    with serving(Auth(name="gpu.lan")) as (port, actions):
+    with serving(Auth(hosts=["gpu.lan"])) as (port, actions):
         assert ask(port, headers={"Host": host})[0] == status
         assert ask(port, "/-/reload", method="POST", headers={"Host": host})[0] == status
         assert actions.reloads == (1 if status == 200 else 0)
