@@ -1,26 +1,21 @@
-"""Coverage-guided fuzzing of the settings (``make fuzz``, atheris).
-
-    python tests/fuzz/fuzz_settings.py [-max_total_time=30]
+"""Fuzzing of the settings (``make fuzz``).
 
 Whatever a configuration file or the environment holds, loading gives ``Settings`` or a ``SettingsError`` whose every message is
-one printable line. Whatever else is raised is a find, and atheris writes the input that did it.
+one printable line. Anything else that is raised is a find, and the input that did it is written to a file.
 """
 
 import os
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 
-import atheris
+from tests.fuzz import engine
 
-ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT))
-with atheris.instrument_imports(include=["exporter"]):
+with engine.instrumented():
     from exporter.settings import SettingsError, load, load_profiles, load_web_config
 
 DICTIONARY = Path(__file__).with_name("settings.dict")
-GOLDEN = ROOT / "tests" / "golden" / "settings"
-CORPUS = ROOT / "build" / "fuzz" / "settings"
-FOLDER = ROOT / "build" / "fuzz" / "scratch"
+GOLDEN = engine.ROOT / "tests" / "golden" / "settings"
+FOLDER = engine.BUILD / "scratch"
 FILE = FOLDER / "config.yml"
 
 
@@ -38,26 +33,21 @@ def check(content: bytes, environ: dict[str, str]) -> None:
 
 def one_input(data: bytes) -> None:
     """One run of the fuzzer: mostly a file, now and then a variable of the environment too."""
-    given = atheris.FuzzedDataProvider(data)
+    given = engine.Data(data)
     environ = {}
-    if given.ConsumeIntInRange(0, 3) == 0:
-        name = given.ConsumeUnicodeNoSurrogates(30).replace("\0", "").replace("=", "")
-        environ[f"LLM_PROBE_{name}"] = given.ConsumeUnicodeNoSurrogates(60).replace("\0", "")
-    check(given.ConsumeBytes(given.remaining_bytes()), environ)
+    if given.number(0, 3) == 0:
+        name = given.text(30).replace("\0", "").replace("=", "")
+        environ[f"LLM_PROBE_{name}"] = given.text(60).replace("\0", "")
+    check(given.rest(), environ)
 
 
-def main() -> None:
-    """Fuzz from the files of the golden tests on, as long as the arguments say; what was found of use is kept."""
-    for folder in (CORPUS, FOLDER):
-        folder.mkdir(parents=True, exist_ok=True)
-    os.chdir(FOLDER)
+def seeds() -> Iterator[bytes]:
+    """The files of the golden tests."""
     for example in sorted(GOLDEN.glob("*.yml")):
-        seed = example.read_bytes() + b"\1"
-        one_input(seed)
-        (CORPUS / example.name).write_bytes(seed)
-    atheris.Setup([sys.argv[0], f"-dict={DICTIONARY}", *sys.argv[1:], str(CORPUS)], one_input)
-    atheris.Fuzz()
+        yield example.read_bytes() + b"\1"
 
 
 if __name__ == "__main__":
-    main()
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    os.chdir(FOLDER)
+    engine.run("settings", one_input, seeds(), DICTIONARY)

@@ -1,24 +1,20 @@
-"""Coverage-guided fuzzing of everything that reads what an inference server sends (``make fuzz``, atheris).
-
-    python tests/fuzz/fuzz_streams.py [-max_total_time=60]
+"""Fuzzing of everything that reads what an inference server sends (``make fuzz``).
 
 Any bytes, cut anywhere, give the same events as whole ones; what a dialect reads from an event are plain values or a
 ``ValueError``; the formulas give finite figures of them; and a look at a server that answers anything at all ends with a
-``ServerStatus`` or a ``ProbeFailure``. Whatever else is raised is a find, and atheris writes the input that did it.
+``ServerStatus`` or a ``ProbeFailure``. Anything else that is raised is a find, and the input that did it is written to a file.
 """
 
 import math
-import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import fields
 from itertools import pairwise
 from pathlib import Path
 
-import atheris
+from tests.fuzz import engine
 
-sys.path.insert(0, str(Path(__file__).parents[2]))
-with atheris.instrument_imports(include=["exporter"]):
+with engine.instrumented():
     from exporter.probe.client import Reply
     from exporter.probe.dialects import DIALECTS, recognise
     from exporter.probe.dialects.dialect import ServerStatus, StatusQuery
@@ -28,7 +24,6 @@ with atheris.instrument_imports(include=["exporter"]):
     from exporter.probe.timeline import Chunk, Delta, Timeline
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "streams"
-CORPUS = Path(__file__).parents[2] / "build" / "fuzz" / "streams"
 DICTIONARY = Path(__file__).with_name("streams.dict")
 SEED_BYTES = 2000
 NAMES = list(DIALECTS)
@@ -98,18 +93,17 @@ def check_look(dialect: str, replies: list[Reply]) -> None:
 
 def one_input(data: bytes) -> None:
     """One run of the fuzzer."""
-    given = atheris.FuzzedDataProvider(data)
-    dialect = NAMES[given.ConsumeIntInRange(0, len(NAMES) - 1)]
-    if given.ConsumeBool():
+    given = engine.Data(data)
+    dialect = NAMES[given.number(0, len(NAMES) - 1)]
+    if given.flag():
         statuses = [200, 200, 200, 401, 404, 503, 0]
         replies = [
-            Reply(statuses[given.ConsumeIntInRange(0, 6)], {}, given.ConsumeBytes(given.ConsumeIntInRange(0, 600)))
-            for _ in range(given.ConsumeIntInRange(1, 4))
+            Reply(statuses[given.number(0, 6)], {}, given.take(given.number(0, 600))) for _ in range(given.number(1, 4))
         ]
         check_look(dialect, replies)
     else:
-        cuts = [given.ConsumeIntInRange(0, 2000) for _ in range(given.ConsumeIntInRange(0, 4))]
-        check_stream(dialect, given.ConsumeBytes(given.remaining_bytes()), cuts)
+        cuts = [given.number(0, 2000) for _ in range(given.number(0, 4))]
+        check_stream(dialect, given.rest(), cuts)
 
 
 def seeds() -> Iterator[bytes]:
@@ -124,15 +118,5 @@ def seeds() -> Iterator[bytes]:
                 yield body + bytes([len(body) & 255, len(body) >> 8, 0, 1, 1, number])
 
 
-def main() -> None:
-    """Fuzz from the recorded answers on, as long as the arguments say; what was found of use is kept for the next time."""
-    CORPUS.mkdir(parents=True, exist_ok=True)
-    for number, seed in enumerate(seeds()):
-        one_input(seed)
-        (CORPUS / f"recorded-{number}").write_bytes(seed)
-    atheris.Setup([sys.argv[0], f"-dict={DICTIONARY}", *sys.argv[1:], str(CORPUS)], one_input)
-    atheris.Fuzz()
-
-
 if __name__ == "__main__":
-    main()
+    engine.run("streams", one_input, seeds(), DICTIONARY)
