@@ -9,7 +9,7 @@ import pytest
 from exporter.on_demand import MOST_ADDRESSES, CrowdedError, OnDemand, permit_of, refusal_of
 from exporter.probe.result import ProbeResult
 from exporter.probe.run import Prober
-from exporter.settings import Module, Target
+from exporter.settings import Module, Target, place_of
 from tests.servers.exact import ExactServer, plain
 
 MODULE = Module(interval=60)
@@ -233,3 +233,19 @@ def test_a_place_is_probed_once_however_it_is_spelled(spelling: str) -> None:
     assert first is not None
     assert again is not None
     assert again.at_seconds == first.at_seconds
+
+
+@pytest.mark.parametrize(
+    ("address", "url"),
+    [
+        ("http://10.0.0.7:8000/./v1", "http://10.0.0.7:8000"),
+        ("http://10.0.0.7:8000/v1/v1", "http://10.0.0.7:8000"),
+        ("http://10.0.0.7:8000/.hidden/v1", "http://10.0.0.7:8000/.hidden"),
+        ("http://10.0.0.7:8000/.v1", "http://10.0.0.7:8000/.v1"),
+        ("http://10.0.0.7:8000//a/", "http://10.0.0.7:8000/a"),
+    ],
+)
+def test_a_place_is_the_same_when_it_is_read_again(address: str, url: str) -> None:
+    """However an address is spelt, its place has one URL, and a folder whose name begins with a dot keeps it."""
+    assert place_of(address).url == url
+    assert place_of(url) == place_of(address)

@@ -79,13 +79,20 @@ class AddressPattern:
 
 def place_of(address: str) -> Place:
     """The place that a person or a scraper means with an address; ValueError with what is wrong, which does not repeat it."""
+    place = _read_place(address)
+    while (again := _read_place(place.url)) != place:  # /./v1, /v1/v1: what is taken off may leave more of it
+        place = again
+    return place
+
+
+def _read_place(address: str) -> Place:
     if len(address) > MAX_ADDRESS:
         raise ValueError(f"is longer than {MAX_ADDRESS} characters")
     parts = urlsplit(check_url(address if "://" in address else f"http://{address}"))
     if re.search(r"[%\\]", parts.path):
         raise ValueError("has an escaped character in its path")
     host = canonical_host(parts.hostname or "")
-    path = posixpath.normpath(parts.path).strip("/.") if parts.path else ""
+    path = posixpath.normpath(f"/{parts.path}").strip("/")
     return Place(parts.scheme, host, parts.port or _OWN_PORTS[parts.scheme], f"/{path}" if path else "")
 
 
