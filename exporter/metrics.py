@@ -1321,7 +1321,7 @@ def document() -> str:
     parts = [
         "# Metrics",
         "Written by `make docs` from the table in `exporter/metrics.py`.",
-        "A value that was not measured is absent: never 0, never NaN. What goes away takes its series with it.",
+        "A value that was not measured is absent: never 0, never NaN. The series of a target, GPU, container or model end with it.",
     ]
     for title, families in SECTIONS.items():
         rows = [f"| `{f.name}` | {f.type} | {_in_words(f.all_labels)} | {f.help} |" for f in families]
