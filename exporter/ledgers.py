@@ -4,6 +4,7 @@ import logging
 import math
 import threading
 from collections.abc import Collection, Iterator, Mapping
+from typing import Final
 
 from exporter.history import change
 from exporter.history.change import Entry, Ledger
@@ -13,6 +14,12 @@ from exporter.probe.result import SKIPPED, ProbeResult
 from exporter.text import finite
 
 log = logging.getLogger(__name__)
+
+Packed = Mapping[str, bytes]
+"""What is known of the first tokens of models, by their identity."""
+
+LONG_PROMPT: Final = 400
+"""Tokens from which on the speed of prefill is watched for changes by itself: with fewer, most of its time is something else."""
 
 
 class Ledgers:
@@ -58,15 +65,26 @@ class Ledgers:
             return self._ledgers.get(target) or Ledger(target)
 
     def observe(
-        self, target: str, at_seconds: float, facts: Mapping[str, str | None], result: ProbeResult | None = None
+        self,
+        target: str,
+        at_seconds: float,
+        facts: Mapping[str, str | None],
+        result: ProbeResult | None = None,
+        fingerprints: Packed | None = None,
     ) -> Ledger:
-        """The ledger of a target after its facts were read (Unix time) and, where there is one, after a probe's result."""
+        """The ledger of a target after its facts were read (Unix time) and, where there is one, after a probe's result.
+
+        ``fingerprints`` are what is known of the models after a result with a reading.
+        """
         with self._lock:
             before = self._ledgers.get(target) or Ledger(target)
             after = change.observe_facts(before, at_seconds, facts)
             sample = None if result is None else sample_of(result)
+            if result is not None and result.fingerprint is not None and fingerprints is not None:
+                stepped = result.fingerprint.stepped
+                after = change.observe_fingerprint(after, at_seconds, fingerprints, stepped=stepped)
             if result is not None and sample is not None:
-                after = change.observe(after, result.module, sample)
+                after = change.observe(after, result.module, sample, prefill=_is_long(result))
             self._keep(before, after)
         if self._store is not None and result is not None and sample is not None:
             self._store.add(target, result.module, sample)
@@ -76,7 +94,7 @@ class Ledgers:
         """Forget the speeds of a target by modules that no longer probe it."""
         with self._lock:
             before = self._ledgers.get(target)
-            if before is not None and not before.watches.keys() <= set(modules):
+            if before is not None and not {each.module for each in before.watches.values()} <= set(modules):
                 self._keep(before, change.retain(before, modules))
 
     def accept(self, target: str, at_seconds: float) -> Ledger:
@@ -121,6 +139,13 @@ def _caught_up(reader: Reader) -> Iterator[Ledger]:
             ledger = change.observe(ledger, module, sample)
         ledgers[target] = ledger
     yield from ledgers.values()
+
+
+def _is_long(result: ProbeResult) -> bool:
+    """Whether the prompt that was measured is long enough for its prefill to be a figure of the first rank."""
+    measured = result.measurements
+    tokens = (measured.prompt_tokens or 0) - (measured.cached_tokens or 0)
+    return tokens / max(result.concurrency, 1) >= LONG_PROMPT
 
 
 def _key_of(entry: Entry) -> tuple[str, float, bool]:

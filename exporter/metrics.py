@@ -26,7 +26,7 @@ from exporter.cache.facts import CacheFacts, filesystems
 from exporter.containers.facts import EngineReading
 from exporter.history.change import Ledger
 from exporter.history.record import INTER_TOKEN_BOUNDS, TTFT_BOUNDS, Histogram, ModelHistograms, Record
-from exporter.history.shift import Shift
+from exporter.history.shift import DECODE, PREFILL, Phase, Shift
 from exporter.history.words import after_text, before_text, differences_of, facts_text
 from exporter.host.gpu import GpuFacts, GpuReading, GpuSample
 from exporter.host.machine import GpuSettings, MachineFacts
@@ -315,12 +315,14 @@ def _last_differences(ledger: Ledger) -> Samples:
     return [((each.fact, each.before, each.after), 1) for each in last]
 
 
-def _since_change(read: Callable[[Shift], Iterable[tuple[Names, float | None]]]) -> Callable[[Ledger], Samples]:
+def _since_change(
+    read: Callable[[Shift], Iterable[tuple[Names, float | None]]], phase: Phase = DECODE
+) -> Callable[[Ledger], Samples]:
     """Of each module's shift since the newest change."""
 
     def samples(ledger: Ledger) -> Samples:
         last = ledger.changes[-1].at_seconds if ledger.changes else None
-        shifts = [shift for shift in ledger.shifts if last in shift.changes]
+        shifts = [shift for shift in ledger.shifts if last in shift.changes and (shift.phase == phase)]
         return [((shift.module, *own), value) for shift in shifts for own, value in read(shift)]
 
     return samples
@@ -330,7 +332,7 @@ def _unexplained(read: Callable[[Shift], float]) -> Callable[[Ledger], Samples]:
     """Of each module's newest step that no fact explains."""
 
     def samples(ledger: Ledger) -> Samples:
-        newest = {shift.module: shift for shift in ledger.shifts if not shift.explained}
+        newest = {shift.module: shift for shift in ledger.shifts if not shift.explained and shift.phase == DECODE}
         return [((module,), read(shift)) for module, shift in newest.items()]
 
     return samples
@@ -342,6 +344,7 @@ def _slowdowns(ledger: Ledger) -> Samples:
         (
             (
                 shift.module,
+                shift.phase,
                 "change" if shift.explained else "unexplained",
                 facts_text(differences),
                 before_text(differences),
@@ -798,6 +801,13 @@ WHAT_CHANGED: Final = (
     ),
     _gauge(
         LEDGERS,
+        "llm_last_change_prefill_ratio",
+        "Median prefill speed of long prompts since the last change / before it.",
+        _since_change(lambda shift: [((), shift.speed.ratio)], PREFILL),
+        "module",
+    ),
+    _gauge(
+        LEDGERS,
         "llm_unexplained_change_timestamp_seconds",
         "Unix time of the last step in decode speed that no watched fact explains.",
         _unexplained(lambda shift: shift.since_seconds),
@@ -813,10 +823,10 @@ WHAT_CHANGED: Final = (
     _gauge(
         LEDGERS,
         "llm_slowdown_speed_ratio",
-        "Decode speed since / before, for each drop beyond the noise that is neither over nor accepted; cause is change or"
-        " unexplained.",
+        "Speed since / before, for each drop beyond the noise that is neither over nor accepted; phase is decode, or prefill of"
+        " long prompts; cause is change or unexplained.",
         _slowdowns,
-        *("module", "cause", "what", "before", "after"),
+        *("module", "phase", "cause", "what", "before", "after"),
     ),
 )
 

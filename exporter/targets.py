@@ -8,7 +8,7 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -23,6 +23,7 @@ from exporter.discovery import (
     local_candidates,
     survey,
 )
+from exporter.history.change import Ledger
 from exporter.history.record import Plan
 from exporter.host.energy import PowerMeter
 from exporter.ledgers import Ledgers
@@ -255,7 +256,8 @@ class Targets:
         if before and before.target == target:
             return before
         server = self._servers.at(target.url)
-        prober = Prober(target, server=server, cancellation=self._cancellation, fingerprints=Fingerprints())
+        kept = Fingerprints(self._ledgers.of(target.name).fingerprints)
+        prober = Prober(target, server=server, cancellation=self._cancellation, fingerprints=kept)
         return Watched(prober, dict(before.watts) if before else {})
 
     def _announce(self, watched: Watched) -> None:
@@ -305,13 +307,23 @@ class Targets:
         info = info_of(target, identity, known, machine, profiles)
         yield info_key(target.name), info
         facts = watched_facts(target, identity, info, known.weights, modules=self._settings.modules, view=view)
-        yield ledger_key(target.name), self._ledgers.observe(target.name, time.time(), facts, result)
+        yield ledger_key(target.name), self._ledger(watched.prober, facts, result)
         for module in target.modules:
             if (record := view.records.get((target.name, module))) and record.plan.canary:
                 continue  # the tiers are about short prompts
             figures, watts = _figures(view, target.name, module, result), watched.watts.get(module)
             judgement = judgement_of(target, known, figures, profiles, decode_watts=watts)
             yield judgement_key(target.name, module), judgement
+
+    def _ledger(self, prober: Prober, facts: Mapping[str, str | None], result: ProbeResult | None) -> Ledger:
+        """The ledger after these; what has changed may have changed the answers too, so their fingerprint is taken soon."""
+        name, memory = prober.target.name, prober.fingerprints
+        changes = self._ledgers.of(name).changes
+        packed = memory.packed() if memory is not None and result is not None and result.fingerprint else None
+        ledger = self._ledgers.observe(name, time.time(), facts, result, packed)
+        if memory is not None and ledger.changes != changes:
+            memory.soon()
+        return ledger
 
     def _power_meter(self, target: Target) -> PowerMeter | None:
         """A running meter of the GPU that serves a target, where that is known and on this machine."""

@@ -336,7 +336,7 @@ ALERTS: Final = (
         description=(
             "The "
             + _PROBE
-            + " measures {{ $value | humanizePercentage }} of the decode speed from before a change: {{ $labels.what }} changed "
+            + " measures {{ $value | humanizePercentage }} of the {{ $labels.phase }} speed from before a change: {{ $labels.what }} changed "
             "from {{ $labels.before }} to {{ $labels.after }}."
         ),
         value=f'{SLOWDOWN}{{cause="change"}}',
@@ -349,7 +349,7 @@ ALERTS: Final = (
         variables=_PROBE_LABELS,
         means=(
             "A watched fact changed (image, version, model, weights, ROCm, driver, kernel, launch setting …), and the good probes "
-            "since are slower than those before, beyond the noise of both: the median of 3, 5, 10, 30 or more probes against up to "
+            "since are slower than those before, beyond the noise of both, in decode or in the prefill of long prompts: the median of 3, 5, 10, 30 or more probes against up to "
             "60. Cold starts, probes beside users and estimated speeds don't count. Of changes within ten minutes, or with too few "
             "probes between them, all are named. The alert ends when the speed is back, or when the new level is accepted: "
             "`llm-probe-exporter changes --accept`, or 30 days."
@@ -368,7 +368,7 @@ ALERTS: Final = (
         description=(
             "The "
             + _PROBE
-            + " measures {{ $value | humanizePercentage }} of the decode speed from before. Nothing that is watched changed."
+            + " measures {{ $value | humanizePercentage }} of the {{ $labels.phase }} speed from before. Nothing that is watched changed."
         ),
         value=f'{SLOWDOWN}{{cause="unexplained"}}',
         op="<",
@@ -379,7 +379,7 @@ ALERTS: Final = (
         panel="Speed since then",
         variables=_PROBE_LABELS,
         means=(
-            "The decode speed fell in one step that no watched fact explains. A CUSUM over the good probes finds it, usually in 8 to "
+            "The decode speed, or that of the prefill of long prompts, fell in one step that no watched fact explains. A CUSUM over the good probes finds it, usually in 8 to "
             "15 probes, and the comparison of the medians before and since confirms it. The alert ends when the speed is back, or "
             "when the new level is accepted: `llm-probe-exporter changes --accept`, or 30 days."
         ),

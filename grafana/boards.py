@@ -225,10 +225,10 @@ def _annotations() -> list[dict[str, Any]]:
         ),
         annotation(
             "Slower",
-            _changed(slower, "job, instance, target, module, cause, what, before, after", new=True),
+            _changed(slower, "job, instance, target, module, phase, cause, what, before, after", new=True),
             "red",
             "{{target}} on {{instance}} is slower",
-            "by the {{module}} probe; {{cause}}: {{what}} {{before}} {{after}}",
+            "{{phase}} by the {{module}} probe; {{cause}}: {{what}} {{before}} {{after}}",
         ),
         annotation(
             "ROCm changed",
@@ -492,14 +492,15 @@ def _target() -> dict[str, Any]:
             "Speed since then",
             "Median decode speed since the last change ÷ before it, with the interval that it lies in: where that includes 100 %, the "
             "difference is noise. Steps that no fact explains apart. Metrics: llm_last_change_speed_ratio, "
-            "llm_last_change_speed_ratio_bound, llm_last_change_ttft_ratio, llm_unexplained_change_speed_ratio, "
+            "llm_last_change_speed_ratio_bound, llm_last_change_ttft_ratio, llm_last_change_prefill_ratio, llm_unexplained_change_speed_ratio, "
             "llm_slowdown_speed_ratio.",
             [
                 query(server("llm_last_change_speed_ratio"), "speed {{module}}"),
                 query(server("llm_last_change_speed_ratio_bound"), "speed {{bound}} {{module}}"),
                 query(server("llm_last_change_ttft_ratio"), "TTFT {{module}}"),
+                query(server("llm_last_change_prefill_ratio"), "prefill {{module}}"),
                 query(server("llm_unexplained_change_speed_ratio"), "unexplained {{module}}"),
-                query(server("llm_slowdown_speed_ratio"), "slower {{module}}: {{cause}} {{what}}"),
+                query(server("llm_slowdown_speed_ratio"), "slower {{module}} {{phase}}: {{cause}} {{what}}"),
             ],
             (8, 6), unit="percentunit", no_value="No data",
             overrides=[dashed("^speed (min|max) .*$", IDENTITY_COLORS[0]), override("byRegexp", "^slower .*", color=_SLOWER)],

@@ -26,8 +26,10 @@ DISK: Final = HOST + ',mountpoint="/models"'
 UP: Final = f"up{{{HOST}}}"
 SPEED: Final = f"llm_probe_tokens_per_second{{{MODEL}}}"
 TTFT: Final = f"llm_probe_ttft_seconds{{{MODEL}}}"
-SLOWER: Final = f'llm_slowdown_speed_ratio{{{PROBE},cause="change",what="image",before="vllm:0.11",after="vllm:0.12"}}'
-UNEXPLAINED: Final = f'llm_slowdown_speed_ratio{{{PROBE},cause="unexplained",what="",before="",after=""}}'
+SLOWER: Final = f'llm_slowdown_speed_ratio{{{PROBE},phase="decode",cause="change",what="image",before="vllm:0.11",after="vllm:0.12"}}'
+UNEXPLAINED: Final = (
+    f'llm_slowdown_speed_ratio{{{PROBE},phase="decode",cause="unexplained",what="",before="",after=""}}'
+)
 SUCCESS: Final = f"llm_probe_success{{{PROBE}}}"
 INTERVAL: Final = f"llm_probe_interval_seconds{{{PROBE}}}"
 LAST_RUN: Final = f"llm_probe_last_run_timestamp_seconds{{{PROBE}}}"

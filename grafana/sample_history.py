@@ -331,6 +331,8 @@ def _changes(history: History, server: Server, where: Mapping[str, str]) -> None
             for module in ("default", "canary"):
                 history.put("llm_last_change_speed_ratio", 2.53, {**where, "module": module})
                 history.put("llm_last_change_ttft_ratio", 0.5, {**where, "module": module})
+                if module == "canary":
+                    history.put("llm_last_change_prefill_ratio", 2.1, {**where, "module": module})
                 for bound, ratio in {"min": 2.48, "max": 2.58}.items():
                     bounds = {**where, "module": module, "bound": bound}
                     history.put("llm_last_change_speed_ratio_bound", ratio, bounds)
@@ -341,7 +343,7 @@ def _changes(history: History, server: Server, where: Mapping[str, str]) -> None
         step = {**where, "module": module}
         history.put("llm_unexplained_change_timestamp_seconds", when - age + since, step)
         history.put("llm_unexplained_change_speed_ratio", ratio, step)
-        cause = {"cause": "unexplained", "what": "", "before": "", "after": ""}
+        cause = {"phase": "decode", "cause": "unexplained", "what": "", "before": "", "after": ""}
         history.put("llm_slowdown_speed_ratio", ratio, step | cause)
 
 

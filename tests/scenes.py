@@ -381,21 +381,24 @@ def containers() -> tuple[ContainerFacts, ...]:
     )  # fmt: skip
 
 
-def fed(ledger: Ledger, speed: float, ttft: float, since: float, until: float) -> Ledger:
+def fed(ledger: Ledger, speed: float, ttft: float, since: float, until: float, *, deep: bool = False) -> Ledger:
     """A ledger after a probe a minute, from and until so many seconds ago, whose speed wavers by 1 %."""
     for number in range(int((since - until) // 60)):
         wavering = speed * (1 + 0.01 * math.sin(number * 1.7))
         ledger = observe(ledger, "default", Sample(NOW - since + 60 * number, wavering, ttft, 64 / ttft))
+        if deep and number % 10 == 0:
+            sample = Sample(NOW - since + 60 * number, wavering * 0.8, ttft * 5, 2048 / ttft / 5)
+            ledger = observe(ledger, "canary", sample, prefill=True)
     return ledger
 
 
 def add_changes(snapshot: Snapshot) -> None:
     """A server whose new image costs half of its speed, and one that lost a part of it for no known reason."""
     facts = {"image": "rocm/vllm:rocm6.4_vllm_0.9.2", "backend version": "0.9.2", "kernel": "6.18.4-200.fc43.x86_64"}
-    ledger = fed(observe_facts(Ledger("vllm"), NOW - 15000, facts), 12.1, 0.48, 14400, 9000)
+    ledger = fed(observe_facts(Ledger("vllm"), NOW - 15000, facts), 12.1, 0.48, 14400, 9000, deep=True)
     new = {"image": "rocm/vllm:rocm6.4.1_vllm_0.10.1", "backend version": "0.10.1"}
     ledger = observe_facts(ledger, NOW - 9000, facts | new)
-    snapshot.publish(ledger_key("vllm"), fed(ledger, 6.4, 0.92, 8940, 12))
+    snapshot.publish(ledger_key("vllm"), fed(ledger, 6.4, 0.92, 8940, 12, deep=True))
     ledger = fed(observe_facts(Ledger("ollama"), NOW - 15000, {"model": "qwen2.5:14b"}), 15.6, 0.4, 14400, 7200)
     snapshot.publish(ledger_key("ollama"), fed(ledger, 13.4, 0.4, 7200, 12))
 

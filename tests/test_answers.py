@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from exporter.daemon import Daemon
-from exporter.settings import Discovery, Docker, Host, Settings
+from exporter.settings import Discovery, Docker, HistoryFile, Host, Settings
 from tests.ports import free_port
 from tests.probe.faults import FAULTS
 from tests.real.daemon import scrape, value
@@ -90,6 +90,34 @@ def test_a_fault_is_seen_and_ends(
     logged = "\n".join(record.getMessage() for record in caplog.records)
     assert f"by {module}: {result}" in logged
     assert "repeats" not in logged
+
+
+def test_another_model_behind_the_same_name_is_a_change(tmp_path: Path) -> None:
+    """The fingerprint's step is told as a change of the answers; what was learned before a restart is not learned anew."""
+    with AnsweringServer(logprobs=True) as server:
+        settings = settings_of(tmp_path, server.url)
+        settings = settings.model_copy(update={"history": HistoryFile(path=tmp_path / "history.sqlite")})
+        port, url = int(settings.listen.rpartition(":")[2]), f"http://{settings.listen}"
+        daemon = Daemon(lambda: settings)
+        daemon.start()
+        try:
+            eventually(
+                lambda: value(scrape(port), "llm_answer_fingerprint_distance", target="t") is not None, "a distance"
+            )
+        finally:
+            daemon.drain()
+        server.use(FAULT["accuracy-lost-in-a-commit"])
+        daemon = Daemon(lambda: settings)
+        daemon.start()
+        try:
+            change = {"what": "answers", "before": "fingerprint 1", "after": "fingerprint 2"}
+            eventually(lambda: value(scrape(port), "llm_last_change_info", target="t", **change) == 1, "the change")
+            assert (value(scrape(port), "llm_answer_fingerprint_distance", target="t") or 0) > 6
+            assert "odel&#39;s answers changed, though its name did not" in read(f"{url}/")
+            (told,) = json.loads(read(f"{url}/api/v1/changes?target=t"))["changes"]
+            assert told["differences"] == [change]
+        finally:
+            daemon.drain()
 
 
 def test_a_target_without_the_canary_has_none(tmp_path: Path) -> None:

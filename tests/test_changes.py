@@ -98,7 +98,7 @@ def test_a_slower_version_is_named_although_the_daemon_was_killed(tmp_path: Path
             assert value(samples, "llm_slowdown_speed_ratio", cause="change", **change) == ratio
             assert value(samples, "llm_last_change_info", target="vllm", **change) == 1
             page = " ".join(get(second, "/").split())
-            assert "Since the backend version changed from 0.11.0 to 0.12.0 at" in page
+            assert "ackend version changed from 0.11.0 to 0.12.0" in page
             (told,) = json.loads(get(second, "/api/v1/changes?target=vllm"))["changes"]
             assert told["differences"] == [change]
             asked = changes(second, config)

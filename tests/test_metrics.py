@@ -442,7 +442,7 @@ def test_a_change_is_told_with_what_it_cost() -> None:
     assert value_of(view, "llm_last_change_speed_ratio", **of) == pytest.approx(0.5, rel=0.02)
     assert value_of(view, "llm_last_change_ttft_ratio", **of) == pytest.approx(2.0)
     assert (value_of(view, "llm_last_change_speed_ratio_bound", bound="max", **of) or 1.0) < 1
-    drop = {**of, "cause": "change", "what": "image", "before": "A", "after": "B"}
+    drop = {**of, "phase": "decode", "cause": "change", "what": "image", "before": "A", "after": "B"}
     assert value_of(view, "llm_slowdown_speed_ratio", **drop) == pytest.approx(0.5, rel=0.02)
     assert "llm_slowdown_speed_ratio" not in names_in(with_ledger(accept(found, NOW)))
     back = fed(observe_facts(found, NOW - 3000, {"image": "A"}), 12.0, 0.4, 2900, 2600)
@@ -457,7 +457,7 @@ def test_a_step_that_nothing_explains_is_told_as_such() -> None:
     assert value_of(view, "llm_unexplained_change_speed_ratio", **of) == pytest.approx(0.75, rel=0.02)
     at = value_of(view, "llm_unexplained_change_timestamp_seconds", **of)
     assert at == pytest.approx(NOW - 6000, abs=300)
-    drop = {**of, "cause": "unexplained", "what": "", "before": "", "after": ""}
+    drop = {**of, "phase": "decode", "cause": "unexplained", "what": "", "before": "", "after": ""}
     assert value_of(view, "llm_slowdown_speed_ratio", **drop) == pytest.approx(0.75, rel=0.02)
     assert "llm_last_change_info" not in names_in(view)
 

@@ -37,6 +37,7 @@ class StubProber:
 
     def __init__(self, target: Any, **_: object) -> None:
         self.target = target
+        self.fingerprints = None
         self.probed: list[str] = []
         self.told: dict[str, bool] = {}
 

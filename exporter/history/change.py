@@ -14,14 +14,16 @@ from typing import Final
 
 from exporter.history import watch as module_watch
 from exporter.history.sample import Sample
-from exporter.history.shift import Shift
+from exporter.history.shift import DECODE, PREFILL, Phase, Shift, series_name
 from exporter.history.watch import Watch
 
 CHARACTERS: Final = 128
 """Of the name and of the value of a fact."""
 MOST_FACTS: Final = 256
 MOST_CHANGES: Final = 32
-MOST_MODULES: Final = 16
+MOST_SERIES: Final = 24
+ANSWERS: Final = "answers"
+"""The fact that is known by its effect: the fingerprint of the model, numbered anew when it has stepped."""
 TOGETHER_SECONDS: Final = 600.0
 """Facts that change within this time and without a good probe between them are one change."""
 RESTLESS: Final = 4
@@ -80,6 +82,7 @@ class Seen:
 class Ledger:
     """All that is known of one target: its facts, its newest changes (oldest first), and each module's speed.
 
+    ``watches`` are by the name of their series. ``fingerprints`` are kept for whoever takes them, by the model's identity.
     ``open`` is how many of the newest changes no good probe has followed yet: they may still grow, or be undone.
     """
 
@@ -89,6 +92,7 @@ class Ledger:
     changes: tuple[Change, ...] = ()
     open: int = 0
     watches: Mapping[str, Watch] = field(default_factory=dict)
+    fingerprints: Mapping[str, bytes] = field(default_factory=dict)
 
     @property
     def facts(self) -> dict[str, str]:
@@ -199,19 +203,41 @@ def _changed(ledger: Ledger, at_seconds: float, differences: Iterable[Difference
     return replace(ledger, changes=(*ledger.changes[:-1], grown))
 
 
-def observe(ledger: Ledger, module: str, sample: Sample) -> Ledger:
-    """After one probe by a module that was not skipped. Samples come in the order in which they were measured."""
-    watches = dict(ledger.watches)
-    if module not in watches and len(watches) >= MOST_MODULES:
+def observe(ledger: Ledger, module: str, sample: Sample, *, prefill: bool = False) -> Ledger:
+    """After one probe by a module that was not skipped. Samples come in the order in which they were measured.
+
+    ``prefill`` says that the prompt was long enough for the speed of prefill to be a figure of its own; once it was, it is.
+    """
+    ledger = _observe(ledger, module, DECODE, sample)
+    if not prefill and series_name(module, PREFILL) not in ledger.watches:
         return ledger
-    watches.setdefault(module, Watch(module))
+    own = replace(sample, tokens_per_second=sample.prefill_tokens_per_second, prefill_tokens_per_second=None)
+    return _observe(ledger, module, PREFILL, own)
+
+
+def _observe(ledger: Ledger, module: str, phase: Phase, sample: Sample) -> Ledger:
+    watches, series = dict(ledger.watches), series_name(module, phase)
+    if series not in watches and len(watches) >= MOST_SERIES:
+        return ledger
+    watches.setdefault(series, Watch(module, phase=phase))
     open_changes = ledger.open
     if open_changes and sample.counts:
         for change in ledger.changes[-open_changes:]:
             watches = {name: module_watch.begin(each, change.at_seconds) for name, each in watches.items()}
         open_changes = 0
-    watches[module] = module_watch.observe(watches[module], sample)
+    watches[series] = module_watch.observe(watches[series], sample)
     return replace(ledger, watches=watches, open=open_changes)
+
+
+def observe_fingerprint(
+    ledger: Ledger, at_seconds: float, fingerprints: Mapping[str, bytes], *, stepped: bool
+) -> Ledger:
+    """After the fingerprint of a model that is known was read; where it has stepped, another model answers to the name."""
+    number = int(ledger.facts.get(ANSWERS, "").rpartition(" ")[2] or 1)
+    ledger = observe_facts(ledger, at_seconds, {ANSWERS: f"fingerprint {number}"})
+    if stepped:
+        ledger = observe_facts(ledger, at_seconds, {ANSWERS: f"fingerprint {number + 1}"})
+    return replace(ledger, fingerprints=dict(fingerprints))
 
 
 def accept(ledger: Ledger, at_seconds: float) -> Ledger:
@@ -222,7 +248,7 @@ def accept(ledger: Ledger, at_seconds: float) -> Ledger:
 
 def retain(ledger: Ledger, modules: Collection[str]) -> Ledger:
     """Without what is known of modules that no longer probe this target."""
-    return replace(ledger, watches={name: each for name, each in ledger.watches.items() if name in modules})
+    return replace(ledger, watches={name: each for name, each in ledger.watches.items() if each.module in modules})
 
 
 def entries_of(target: str, changes: Iterable[Change], shifts: Collection[Shift]) -> tuple[Entry, ...]:
@@ -231,7 +257,11 @@ def entries_of(target: str, changes: Iterable[Change], shifts: Collection[Shift]
         Entry(target, change.at_seconds, change.differences, tuple(s for s in shifts if change.at_seconds in s.changes))
         for change in changes
     ]
-    entries += [Entry(target, shift.since_seconds, (), (shift,)) for shift in shifts if not shift.explained]
+    steps: dict[float, list[Shift]] = {}
+    for shift in shifts:
+        if not shift.explained:
+            steps.setdefault(shift.since_seconds, []).append(shift)
+    entries += [Entry(target, since, (), tuple(found)) for since, found in steps.items()]
     return tuple(sorted(entries, key=lambda entry: entry.at_seconds, reverse=True))
 
 
@@ -241,7 +271,7 @@ def news(before: Ledger, after: Ledger) -> News:
         return News()
     old, new = set(before.changes), {each.at_seconds for each in after.changes}
     gone = before.changes[len(before.changes) - before.open :]
-    shifts = [_news_of(before.watches.get(name, Watch(name)), each) for name, each in after.watches.items()]
+    shifts = [_news_of(before.watches.get(name, Watch(each.module)), each) for name, each in after.watches.items()]
     return News(
         tuple(each for each in after.changes if each not in old),
         tuple(shift for fresh, _ in shifts for shift in fresh),

@@ -28,6 +28,7 @@ def document_of(ledger: Ledger) -> dict[str, Any]:
         "recent": {name: [each.value, *each.times] for name, each in ledger.recent.items()},
         "changes": [asdict(each) for each in ledger.changes],
         "open": ledger.open,
+        "fingerprints": {name: _text(packed) for name, packed in ledger.fingerprints.items()},
         "watches": [_watch_document(each) for each in ledger.watches.values()],
     }
 
@@ -50,7 +51,8 @@ def _ledger_of(document: Document) -> Ledger:
         recent={name: Seen(value, tuple(times)) for name, (value, *times) in document["recent"].items()},
         changes=tuple(change_of(each) for each in document["changes"]),
         open=min(int(document["open"]), len(document["changes"])),
-        watches={each.module: each for each in watches},
+        fingerprints={name: _bytes(text) for name, text in document.get("fingerprints", {}).items()},
+        watches={each.series: each for each in watches},
     )
 
 
@@ -70,6 +72,7 @@ def _watch_document(watch: Watch) -> dict[str, Any]:
     reference = watch.reference
     return {
         "module": watch.module,
+        "phase": watch.phase,
         "since": _text(watch.since.packed),
         "before": _text(watch.before.packed),
         "judged": watch.judged,

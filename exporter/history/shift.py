@@ -1,14 +1,25 @@
 """What a module's speed did since a change, or since a step that no fact explains."""
 
 from dataclasses import dataclass
+from typing import Final, Literal
 
 from exporter.history.ratio import Ratio
+
+Phase = Literal["decode", "prefill"]
+DECODE: Final = "decode"
+PREFILL: Final = "prefill"
+
+
+def series_name(module: str, phase: Phase) -> str:
+    """The name of a module's series of one phase: that of decode is the module's own."""
+    return module if phase == DECODE else f"{module}/{phase}"
 
 
 @dataclass(frozen=True, slots=True)
 class Shift:
     """How one module's figures compare with those before ``since_seconds`` (Unix time).
 
+    ``speed`` is that of ``phase``: decode, or the prefill of long prompts, which may hold while the other falls.
     ``changes`` are the times of the changes that it belongs to: several where too few probes lie between them to tell them
     apart, none for an unexplained step. ``told_at_seconds`` is when the speed was first found to differ beyond the noise,
     ``back_at_seconds`` when it was found to be as before again, ``accepted_at_seconds`` when the new level became the usual one.
@@ -26,6 +37,12 @@ class Shift:
     accepted_at_seconds: float | None = None
     told_after_seconds: float = 0.0
     """Time under watch when it was told. Clocks are set; a level counts as accepted after 30 days of watching."""
+    phase: Phase = DECODE
+
+    @property
+    def series(self) -> str:
+        """The name of its series."""
+        return series_name(self.module, self.phase)
 
     @property
     def explained(self) -> bool:

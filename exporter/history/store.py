@@ -483,7 +483,7 @@ class _Writer:
         saved, at = self._saved.get(ledger.target, (None, 0.0))
         if saved is None or now - at >= SAVE_SECONDS:
             return True
-        return saved.known != ledger.known or bool(news(saved, ledger))
+        return saved.known != ledger.known or saved.fingerprints != ledger.fingerprints or bool(news(saved, ledger))
 
     def _check(self) -> None:
         self.suspect = False
@@ -536,7 +536,7 @@ class _Writer:
         )
         connection.executemany(
             "DELETE FROM shift WHERE target = ? AND module = ? AND since = ?",
-            [(name, each.module, each.since_seconds) for each in told.gone_shifts],
+            [(name, each.series, each.since_seconds) for each in told.gone_shifts],
         )
         connection.executemany(
             "INSERT OR REPLACE INTO change VALUES (?, ?, ?)",
@@ -544,7 +544,7 @@ class _Writer:
         )
         connection.executemany(
             "INSERT OR REPLACE INTO shift VALUES (?, ?, ?, ?)",
-            [(name, each.module, each.since_seconds, _text(asdict(each))) for each in told.shifts],
+            [(name, each.series, each.since_seconds, _text(asdict(each))) for each in told.shifts],
         )
         for table, time_of in (("change", "at"), ("shift", "since")) if told else ():
             statement = (

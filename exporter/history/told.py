@@ -6,8 +6,8 @@ from typing import Any, Final
 
 from exporter.history.change import Difference, Entry, Ledger
 from exporter.history.ratio import Ratio
-from exporter.history.shift import Shift
-from exporter.history.words import change_text, differences_of, effect_text, in_order, percent_text
+from exporter.history.shift import DECODE, Shift
+from exporter.history.words import change_text, differences_of, effect_text, in_order, percent_text, phase_text
 from exporter.text import rate_text
 
 SHOWN_SECONDS: Final = 7 * 86400.0
@@ -44,18 +44,21 @@ def lines_of(ledger: Ledger, module: str, now: float) -> tuple[ChangeLine, ...]:
     if drops or not ledger.changes or now - ledger.changes[-1].at_seconds > SHOWN_SECONDS:
         return tuple(drops[:MOST_LINES])
     last = ledger.changes[-1]
-    shift = next((each for each in ledger.shifts if each.module == module and last.at_seconds in each.changes), None)
+    shift = next((each for each in ledger.shifts if each.series == module and last.at_seconds in each.changes), None)
     effect = effect_text(shift.speed) if shift else ""
     return (ChangeLine(last.at_seconds, change_text(last.differences), effect, standing=False),)
 
 
 def _effect_of(shift: Shift, module: str) -> str:
-    told = effect_text(shift.speed)
+    told = f"{phase_text(shift.phase)}{effect_text(shift.speed)}"
     return told if shift.module == module else f"{told} by the module {shift.module}"
 
 
 def entry_json(entry: Entry) -> dict[str, Any]:
-    """An entry as ``/api/v1/changes`` and ``changes --json`` give it; ratios are since ÷ before."""
+    """An entry as ``/api/v1/changes`` and ``changes --json`` give it; ratios are since ÷ before.
+
+    ``tokens_per_second`` is the speed of the phase: decode, or prefill of a long prompt.
+    """
     return {
         "target": entry.target,
         "timestamp_seconds": entry.at_seconds,
@@ -72,6 +75,7 @@ def _difference_json(difference: Difference) -> dict[str, str]:
 def _shift_json(shift: Shift) -> dict[str, Any]:
     return {
         "module": shift.module,
+        "phase": shift.phase,
         "verdict": _verdict_of(shift),
         "tokens_per_second": _ratio_json(shift.speed),
         "ttft_seconds": _ratio_json(shift.ttft),
@@ -124,4 +128,5 @@ def _effect_words(module: Mapping[str, Any]) -> str:
     between = f"{percent_text(speed['min'])} to {percent_text(speed['max'])}"
     figures = f"{rate_text(speed['after'])}, before {rate_text(speed['before'])} tok/s"
     probes = f"{speed['probes_before']} and {speed['probes_after']} probes"
-    return f"{module['verdict']}: {figures}, {percent_text(speed['ratio'])} ({between}; {module['module']}, {probes})"
+    phase = phase_text(module.get("phase", DECODE))  # a daemon of an older version knows decode only
+    return f"{phase}{module['verdict']}: {figures}, {percent_text(speed['ratio'])} ({between}; {module['module']}, {probes})"

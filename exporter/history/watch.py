@@ -13,7 +13,7 @@ from typing import Final
 
 from exporter.history.ratio import LEAST_CHANGE, LEAST_SAMPLES, Ratio, ratio_of
 from exporter.history.sample import Sample, Samples
-from exporter.history.shift import Shift
+from exporter.history.shift import DECODE, Phase, Shift, series_name
 from exporter.history.steps import Cusum, Reference
 
 JUDGED_AT: Final = (3, 5, 10, 30)
@@ -64,6 +64,13 @@ class Watch:
     last_at_seconds: float | None = None
     watched_seconds: float = 0.0
     judged_after_seconds: float = 0.0
+    phase: Phase = DECODE
+    """Whose speed the samples hold: in a series of prefill it stands in the place of the decode speed."""
+
+    @property
+    def series(self) -> str:
+        """The name of its series."""
+        return series_name(self.module, self.phase)
 
     @property
     def shift(self) -> Shift | None:
@@ -190,6 +197,7 @@ def _told(watch: Watch, after: Samples, speed: Ratio, at_seconds: float) -> tupl
         back_at_seconds=back_at,
         accepted_at_seconds=accepted_at,
         told_after_seconds=told_after,
+        phase=watch.phase,
     )
     others = tuple(each for each in watch.shifts if each.since_seconds != shift.since_seconds)
     return replace(watch, shifts=(*others, shift)[-MOST_SHIFTS:]), shift

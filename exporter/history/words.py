@@ -3,9 +3,9 @@
 from collections.abc import Iterable
 from typing import Final
 
-from exporter.history.change import Change, Difference
+from exporter.history.change import ANSWERS, Change, Difference
 from exporter.history.ratio import Ratio
-from exporter.history.shift import Shift
+from exporter.history.shift import DECODE, Phase, Shift
 from exporter.text import count_text, rate_text
 
 FIRST: Final = ("model", "image", "backend version", "weights", "quantization", "host ROCm", "driver", "kernel")
@@ -39,11 +39,18 @@ def after_text(differences: Iterable[Difference]) -> str:
     return ", ".join(each.after for each in differences)
 
 
+def phase_text(phase: Phase) -> str:
+    """What to put before a speed that is not the usual one: ``prefill``, or nothing."""
+    return "" if phase == DECODE else f"{phase} "
+
+
 def change_text(differences: Iterable[Difference]) -> str:
     """``the image changed from A to B``; of several facts the first few, and how many more."""
     ordered = in_order(differences)
     if not ordered:
         return "nothing that is watched changed"
+    if [each.fact for each in ordered] == [ANSWERS]:
+        return "model's answers changed, though its name did not"
     named = [f"{each.fact} from {each.before} to {each.after}" for each in ordered[:MOST_NAMED]]
     more = [f"{count_text(len(ordered) - MOST_NAMED, 'more fact')}"] if len(ordered) > MOST_NAMED else []
     first, *others = named

@@ -1,10 +1,13 @@
 """What is known of the first tokens of a target's models, and when the next reading is due."""
 
+import json
 import math
 import threading
+from array import array
+from collections.abc import Iterator, Mapping
 from typing import Final
 
-from exporter.probe.fingerprint import State
+from exporter.probe.fingerprint import State, numbers_of, state_of
 from exporter.probe.result import Identity
 
 EVERY_SECONDS: Final = 3600.0
@@ -17,10 +20,11 @@ class Fingerprints:
     """One state for each identity that a server says it has, the last ``MODELS``. Thread-safe.
 
     Another name, version or quantization is another identity, which is learned anew: what changes openly is no secret.
+    ``kept`` is what ``packed`` gave before a restart.
     """
 
-    def __init__(self) -> None:
-        self._states: dict[_Name, State] = {}
+    def __init__(self, kept: Mapping[str, bytes] | None = None) -> None:
+        self._states: dict[_Name, State] = dict(_unpacked(kept or {}))
         self._not_before = -math.inf
         self._without: set[_Name] = set()
         self._lock = threading.Lock()
@@ -52,10 +56,27 @@ class Fingerprints:
                 del self._states[oldest]
             self._not_before = -math.inf if learning else now + EVERY_SECONDS
 
+    def packed(self) -> dict[str, bytes]:
+        """All states, for a history to keep."""
+        with self._lock:
+            states = dict(self._states)
+        return {json.dumps(name): array("d", numbers_of(state)).tobytes() for name, state in states.items()}
+
     def give_up(self, identity: Identity) -> None:
         """Note that this server gives no log-probabilities; it isn't asked again until something changes."""
         with self._lock:
             self._without.add(_name_of(identity))
+
+
+def _unpacked(kept: Mapping[str, bytes]) -> Iterator[tuple[_Name, State]]:
+    """What can be read of it; a state that can't is learned anew."""
+    for text, packed in kept.items():
+        try:
+            backend, version, model, quantization = json.loads(text)
+            numbers = array("d", packed)
+        except (ValueError, TypeError):
+            continue
+        yield (str(backend), version, model, quantization), state_of(numbers)
 
 
 def _name_of(identity: Identity) -> _Name:

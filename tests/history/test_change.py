@@ -10,7 +10,7 @@ from exporter.history.change import (
     CHARACTERS,
     MOST_CHANGES,
     MOST_FACTS,
-    MOST_MODULES,
+    MOST_SERIES,
     RESTLESS,
     Change,
     Difference,
@@ -20,10 +20,13 @@ from exporter.history.change import (
     news,
     observe,
     observe_facts,
+    observe_fingerprint,
     retain,
 )
+from exporter.history.document import document_of, ledger_of
 from exporter.history.sample import Sample
 from exporter.history.shift import Shift
+from exporter.history.words import change_text
 from tests.history.series import FACTS, MINUTE, SPEED, START, fed, known, probe, speeds
 
 FACT_SETS = st.dictionaries(st.sampled_from("abcd"), st.sampled_from(["1", "2", "3", "", None]), max_size=4)
@@ -156,7 +159,7 @@ def test_what_is_known_of_a_target_is_bounded() -> None:
         ledger = observe(ledger, f"module {number}", Sample(at + 60, SPEED))
     assert len(ledger.known) == MOST_FACTS
     assert len(ledger.changes) == MOST_CHANGES
-    assert len(ledger.watches) == MOST_MODULES
+    assert len(ledger.watches) == MOST_SERIES
 
 
 # What a change cost
@@ -361,3 +364,62 @@ def test_entries_are_newest_first() -> None:
     assert change.differences[0].fact == "kernel"
     assert all(one.at_seconds >= other.at_seconds for one, other in itertools.pairwise(ledger.entries))
     assert entries_of("vllm", (), ()) == ()
+
+
+# Behind long prompts
+
+
+def deep(ledger: Ledger, count: int, at: float, *, decode: float = 1.0, prefill: float = 1.0) -> Ledger:
+    """The ledger after canaries every ten minutes that decode and prefill at such shares of the usual speeds."""
+    pairs = zip(speeds(int(at), count), speeds(int(at) + 1, count, 520.0), strict=True)
+    for number, (one, other) in enumerate(pairs):
+        sample = Sample(at + 600 * number, one * decode, 3.9, other * prefill)
+        ledger = observe(ledger, "canary", sample, prefill=True)
+    return ledger
+
+
+@pytest.mark.parametrize(("decode", "prefill"), [(1.0, 0.61), (0.61, 1.0)])
+def test_decode_holds_while_prefill_loses_and_the_reverse(decode: float, prefill: float) -> None:
+    """Behind long prompts each of both is judged by itself: the one that lost 39 % stands, the other doesn't."""
+    ledger = observe_facts(deep(known(), 40, START), START + 40 * 600, FACTS | {"image": "new"})
+    ledger = deep(ledger, 5, START + 41 * 600, decode=decode, prefill=prefill)
+    (shift,) = ledger.standing
+    assert (shift.module, shift.phase) == ("canary", "decode" if decode < 1 else "prefill")
+    assert shift.speed.ratio == pytest.approx(0.61, rel=0.05)
+    (entry,) = ledger.entries
+    assert sorted(each.phase for each in entry.shifts) == ["decode", "prefill"]
+    assert ledger_of(document_of(ledger)) == ledger
+
+
+def test_a_loss_of_prefill_that_nothing_explains_is_a_step() -> None:
+    """Both lost at one time are one entry."""
+    ledger = deep(deep(known(), 60, START), 20, START + 60 * 600, prefill=0.61)
+    (shift,) = ledger.standing
+    assert (shift.phase, shift.explained) == ("prefill", False)
+    both = deep(deep(known(), 60, START), 20, START + 60 * 600, decode=0.61, prefill=0.61)
+    assert len(both.standing) == 2
+    (entry,) = both.entries
+    assert entry.shifts == both.standing
+
+
+def test_prefill_of_short_prompts_is_no_series() -> None:
+    """It is compared beside the decode speed, and is no figure of its own; a module that goes takes both of its own."""
+    ledger = fed(known(), speeds(3, 10), START)
+    assert list(ledger.watches) == ["default"]
+    ledger = deep(ledger, 3, START + 3600)
+    assert list(ledger.watches) == ["default", "canary", "canary/prefill"]
+    assert list(retain(ledger, ("default",)).watches) == ["default"]
+
+
+def test_a_step_of_the_fingerprint_is_a_change() -> None:
+    """Another model behind the same name; what is known of its first tokens is kept as it was given."""
+    ledger = observe_fingerprint(known(), START, {"model": b"one"}, stepped=False)
+    ledger = fed(ledger, speeds(4, 20), START + 60)
+    assert ledger.changes == ()
+    ledger = observe_fingerprint(ledger, START + 1800, {"model": b"two"}, stepped=True)
+    (change,) = ledger.changes
+    assert change.differences == (Difference("answers", "fingerprint 1", "fingerprint 2"),)
+    assert change_text(change.differences) == "model's answers changed, though its name did not"
+    ledger = ledger_of(document_of(ledger))
+    assert ledger.fingerprints == {"model": b"two"}
+    assert observe_fingerprint(ledger, START + 5400, {}, stepped=False).changes == ledger.changes
