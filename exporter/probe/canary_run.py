@@ -21,6 +21,7 @@ from exporter.probe.politeness import ABANDONED, standing_of
 from exporter.probe.prompt import estimate
 from exporter.probe.result import AnswerCheck, Depth, FingerprintReading, Measurements, ProbeResult, Result
 from exporter.probe.run import FORCING, SURE_SHARE, TEMPLATE_TOKENS, Outcome, Prober, Run, Stream, with_module_headers
+from exporter.probe.users import Served
 from exporter.settings import Module
 
 # How long one answer may take: a model that thinks longer than that gets no verdict.
@@ -278,6 +279,7 @@ class CanaryRun(Run):
         connection, headers = prober.tracker.connection()
         sent, _ = with_module_headers(headers, self._module)
         self._spent_on_reading += round(estimate(prompt) * prober.prompt_factor)
+        sent_at = prober.monotonic()
         with prober.server.streaming(1):
             answer = client.fetch(
                 connection,
@@ -288,7 +290,7 @@ class CanaryRun(Run):
                 method="POST",
                 body=json.dumps(body).encode(),
             )
-        prober.server.count(1)
+        prober.server.count(1, Served(1.0, prober.monotonic() - sent_at, 1.0))
         return answer
 
 

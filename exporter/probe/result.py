@@ -82,6 +82,13 @@ class TargetState:
     requests_waiting: float | None = None
     kv_cache_usage: float | None = None
     generated_tokens_per_second: float | None = None
+    user_tokens_per_second: float | None = None
+    """What one user gets, the mean over the answers that ran since the last reading; None while nobody is served."""
+    user_ttft_seconds: float | None = None
+    stuck: bool | None = None
+    """Whether requests have been running for minutes and nothing came of them."""
+    starting_since: float | None = None
+    """Unix time at which its container or process was started, where it doesn't answer yet; it then counts as loading."""
     error: str = ""
     notice: str = ""
     """What a person should know of probes of this server."""

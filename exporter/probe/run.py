@@ -46,12 +46,14 @@ from exporter.probe.politeness import (
     short_length,
     standing_of,
 )
+from exporter.probe.production import AGAIN_SECONDS
 from exporter.probe.prompt import compose, estimate
 from exporter.probe.result import Identity, Measurements, ProbeResult, Result, TargetState
 from exporter.probe.secret import hide
 from exporter.probe.server import Server, pause
 from exporter.probe.status import READ_BYTES, Headers, StatusResult, StatusTracker, read_secret, without_ours
 from exporter.probe.timeline import Timeline, Usage
+from exporter.probe.users import ours_of
 from exporter.settings import Module, Target
 
 log = logging.getLogger(__name__)
@@ -207,7 +209,13 @@ class Prober:
         """What the server says of itself, by reads that cost it nothing. None when it was cancelled, or a probe runs."""
         try:
             with self.server.in_turn(TURN_SECONDS, self.cancellation) as mine:
-                return self.check(STATUS_SECONDS)[1] if mine else None
+                if not mine:
+                    return None
+                state = self.check(STATUS_SECONDS)[1]
+                if self.tracker.production.wants_another:
+                    pause(AGAIN_SECONDS, self.cancellation)
+                    state = self.check(STATUS_SECONDS)[1]
+                return state
         except (Cancelled, ProbeFailure):
             return None
 
@@ -312,7 +320,6 @@ class Run:
         self._state = self._state and prober.tracker.named(self._state)
         spent = outcome.spent
         prompt, output = (sum(each[kind] for each in spent) for kind in (0, 1))
-        prober.server.count(output)
         after = self._look_back(outcome)
         measured = self._measure(outcome)
         queue_seconds = self._queue_seconds(outcome, after)
@@ -562,6 +569,9 @@ class Run:
             streams = _at_once(run, chats, requests, progress)
             busy = prober.monotonic() - started
         spent = tuple(map(_spent, streams))
+        marked = [(each.timeline, output) for each, (_, output) in zip(streams, spent, strict=True) if each.timeline]
+        served = ours_of([marks for marks, _ in marked], [output for _, output in marked])
+        prober.server.count(sum(output for _, output in spent), served)
         cut = interruption.failure is not None and interruption.failure.result == "yielded"
         if cut:
             streams = tuple(_undisturbed(each, interruption.clean_until_ns) for each in streams)

@@ -10,6 +10,7 @@ from weakref import WeakValueDictionary
 from exporter.address import Address, address_of
 from exporter.probe.http.cancellation import Cancellation
 from exporter.probe.marker import Markers, remember
+from exporter.probe.users import Served
 
 
 @dataclass(eq=False)
@@ -22,6 +23,10 @@ class Server:
     """Streams of ours that run now."""
     generated: int = 0
     """Tokens that probes have made it generate."""
+    ours: Served = field(default_factory=Served)
+    """What probes have added to the sums of its histograms, as they themselves measured it; replaced whole."""
+    probes: int = 0
+    """How many times streams of ours have run."""
     markers: Markers = field(default_factory=Markers)
     """The words of our requests to it, hashed; replaced whole."""
 
@@ -45,11 +50,13 @@ class Server:
         finally:
             with self._lock:
                 self.streams -= streams
+                self.probes += 1
 
-    def count(self, tokens: int) -> None:
-        """Note that a probe has made it generate so many tokens."""
+    def count(self, tokens: int, served: Served | None = None) -> None:
+        """Note that a probe has made it generate so many tokens, and what that added to its sums."""
         with self._lock:
             self.generated += tokens
+            self.ours += served or Served()
 
     def remember(self, words: Iterable[str]) -> None:
         """Keep these words of requests that are about to be sent: in the answer to another one they are foreign."""

@@ -1,7 +1,7 @@
 """What a target says of itself: one status check after another, and what follows from two of them.
 
-A status check is a round of reads that cost the server nothing. From one to the next follow the production throughput (the server's own
-counter, our tokens taken out), that it restarted, and how long it loaded.
+A status check is a round of reads that cost the server nothing. From one to the next follow what it does for its users (``production``),
+that it restarted, and how long it loaded.
 """
 
 import logging
@@ -29,6 +29,7 @@ from exporter.probe.dialects.keep_alive import KeepAlive
 from exporter.probe.failure import ProbeFailure
 from exporter.probe.http.cancellation import Cancellation
 from exporter.probe.http.transport import Connection
+from exporter.probe.production import ProductionMeter
 from exporter.probe.result import Identity, Result, TargetState
 from exporter.probe.secret import hide, without_key
 from exporter.probe.server import Server
@@ -46,8 +47,6 @@ WANTS_KEY: Final = (
 )
 # A server that is awake after so long without any use has no sleep timer that a probe an hour would leave alone.
 SLEEPLESS_SECONDS: Final = 3300.0
-# Throughput between two readings closer than this would be noise.
-WINDOW_SECONDS: Final = 5.0
 _NOBODY_THERE: Final[frozenset[Result]] = frozenset({"resolve", "connect", "tls", "timeout_connect"})
 
 Headers = tuple[tuple[str, str], ...]
@@ -69,16 +68,6 @@ class StatusResult:
     def up(self) -> bool:
         """Whether the server answered its health check."""
         return self.status is not None or self.loading
-
-
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """The server's own count of generated tokens at a time, how many were ours by then, and which run of it counted them."""
-
-    tokens: float
-    ours: int
-    at: float
-    started: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,8 +129,7 @@ class StatusTracker:
         self._doubtful = False
         self._refused = False
         self._loading_since: float | None = None
-        self._reading: Reading | None = None
-        self._throughput: float | None = None
+        self.production = ProductionMeter(server, monotonic)
 
     def status(
         self, seconds: float, *, until: float = math.inf, thorough: bool = False, fresh: bool = False
@@ -226,6 +214,7 @@ class StatusTracker:
         state = self.named(state)
         if status is None:
             return state
+        produced = self.production.read(status)
         # What only a thorough check reads would come and go from one check to the next.
         running, waiting = (None, None) if status.read_is_use else without_ours(status, ours)
         return replace(
@@ -234,7 +223,10 @@ class StatusTracker:
             requests_running=running,
             requests_waiting=waiting,
             kv_cache_usage=status.kv_cache_usage,
-            generated_tokens_per_second=self._measure_throughput(status),
+            generated_tokens_per_second=produced.generated_tokens_per_second,
+            user_tokens_per_second=produced.user_tokens_per_second,
+            user_ttft_seconds=produced.user_ttft_seconds,
+            stuck=produced.stuck,
             error=hide(status.error, self.key),
             notice=hide(status.notice, self.key),
         )
@@ -311,19 +303,6 @@ class StatusTracker:
             self._sleeps = False
         self._touched = (now, status.activity)
 
-    def _measure_throughput(self, status: ServerStatus) -> float | None:
-        """What others made the server generate between the last two readings; None until there are two since its start."""
-        before, now = self._reading, self._monotonic()
-        if status.generated_tokens is None:
-            self._reading = self._throughput = None
-            return None
-        reading = Reading(status.generated_tokens, self._server.generated, now, status.started)
-        if before is None or before.started != reading.started or reading.tokens < before.tokens:
-            self._reading, self._throughput = reading, None
-        elif now - before.at >= WINDOW_SECONDS:
-            self._reading, self._throughput = reading, throughput(before, reading)
-        return self._throughput
-
 
 def without_ours(status: ServerStatus, ours: int) -> tuple[float | None, float | None]:
     """Requests of others that run and wait. Ours wait first: they came last."""
@@ -332,12 +311,6 @@ def without_ours(status: ServerStatus, ours: int) -> tuple[float | None, float |
         queued = min(waiting, ours)
         waiting, ours = waiting - queued, ours - int(queued)
     return None if status.running is None else max(status.running - ours, 0.0), waiting
-
-
-def throughput(before: Reading, after: Reading) -> float:
-    """Tokens per second that others made the server generate between two readings of one run of it."""
-    tokens = (after.tokens - before.tokens) - (after.ours - before.ours)
-    return max(tokens, 0.0) / (after.at - before.at)
 
 
 def identify(

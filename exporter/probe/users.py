@@ -16,14 +16,9 @@ LEAST_TOKENS: Final = 8
 """So many tokens of users must lie between two readings for a speed."""
 LEAST_SHARE: Final = 0.2
 """Where less than this share of a sum is the users', what is left of it after ours is mostly the error of ours."""
-_GAPS: Final = ("vllm:inter_token_latency_seconds_sum", "vllm:time_per_output_token_seconds_sum")
-PREFIXES: Final = (
-    "vllm:inter_token_latency_seconds_sum",
-    "vllm:time_per_output_token_seconds_sum",
-    "vllm:time_to_first_token_seconds_",
-    "vllm:generation_tokens_total",
-)
-"""What to read of an exposition."""
+_GAPS: Final = ("inter_token_latency_seconds_sum", "time_per_output_token_seconds_sum")
+SUMS: Final = (*_GAPS, "time_to_first_token_seconds_", "generation_tokens_total")
+"""What to read of an exposition, after the prefix of the server's names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +57,12 @@ class UserFigures:
     ttft_seconds: float | None = None
 
 
-def served_of(samples: tuple[MetricSample, ...]) -> Served | None:
-    """The sums that a vLLM has by now; None where it has no such histograms (``--disable-log-stats``)."""
-    requests = total(samples, "vllm:time_to_first_token_seconds_count")
-    first = total(samples, "vllm:time_to_first_token_seconds_sum")
-    tokens = total(samples, "vllm:generation_tokens_total")
-    gaps = total(samples, *_GAPS)
+def served_of(samples: tuple[MetricSample, ...], prefix: str = "vllm:") -> Served | None:
+    """The sums that a server has by now; None where it has no such histograms (vLLM's ``--disable-log-stats``)."""
+    requests = total(samples, f"{prefix}time_to_first_token_seconds_count")
+    first = total(samples, f"{prefix}time_to_first_token_seconds_sum")
+    tokens = total(samples, f"{prefix}generation_tokens_total")
+    gaps = total(samples, *(prefix + name for name in _GAPS))
     if requests is None or first is None or tokens is None or gaps is None:
         return None
     return Served(requests, first, tokens, gaps)

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from exporter.probe.exposition import parse
 from exporter.probe.timeline import Chunk, Timeline
-from exporter.probe.users import PREFIXES, Served, UserFigures, ours_of, served_of, users_between
+from exporter.probe.users import SUMS, Served, UserFigures, ours_of, served_of, users_between
 from tests.servers.captured import load
 
 NOTHING = Served()
@@ -14,7 +14,7 @@ NOTHING = Served()
 
 def recorded(name: str) -> Served:
     """The sums of a recorded exposition of vLLM."""
-    found = served_of(parse(load(f"vllm/{name}").body.decode(), *PREFIXES))
+    found = served_of(parse(load(f"vllm/{name}").body.decode(), *(f"vllm:{name}" for name in SUMS)))
     assert found is not None
     return found
 

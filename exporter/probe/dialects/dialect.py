@@ -17,8 +17,10 @@ from exporter.probe.client import Reply, Request
 from exporter.probe.dialects.keep_alive import KeepAlive
 from exporter.probe.failure import ProbeFailure, refuse
 from exporter.probe.result import Identity
+from exporter.probe.slots import SlotReading
 from exporter.probe.stream import Event
 from exporter.probe.timeline import Delta
+from exporter.probe.users import Served
 
 WHY_NOT: Final = "why-not"
 
@@ -61,6 +63,14 @@ class ServerStatus:
     kv_cache_usage: float | None = None
     generated_tokens: float | None = None
     """The server's own counter."""
+    counts_at_end: bool = False
+    """Whether that counter gets the tokens of a request only when it has ended."""
+    sums: Served | None = None
+    """The sums of its histograms, by which it tells what users get."""
+    slot_readings: tuple[SlotReading, ...] | None = None
+    """What llama-server's slots hold, where each status check may read them."""
+    progress: tuple[float | SlotReading, ...] | None = None
+    """What it counts of its work: the same at two status checks means that it has done nothing in between."""
     served: bool | None = None
     """Whether it has answered a request since its start."""
     started: str | None = None

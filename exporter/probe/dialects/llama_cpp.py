@@ -12,6 +12,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import PurePath
 from typing import Any, Final
 from urllib.parse import quote
@@ -50,10 +51,16 @@ from exporter.probe.dialects.openai import (
 )
 from exporter.probe.exposition import parse, total
 from exporter.probe.result import Identity
+from exporter.probe.slots import running_tokens, slot_readings
 from exporter.probe.stream import Event
 from exporter.probe.timeline import Delta, ServerTimings, Usage
 
 METRICS_WAKE_NOTHING: Final = 10531
+PROGRESS: Final = (
+    "llamacpp:n_decode_total",
+    "llamacpp:prompt_tokens_total",
+    "llamacpp:tokens_predicted_total",
+)
 HOST_PROMPT_CACHE: Final = 6735
 
 
@@ -99,6 +106,8 @@ class LlamaCpp(Dialect):
         )
         if not asleep and (query.thorough or unloads is False):
             status = replace(_with_slots(status, get, "/slots", query, props), read_is_use=unloads is not False)
+            if unloads is not False:
+                status = replace(status, slot_readings=None)
         if query.hints.server_metrics and (unloads is False or _build_of(props) >= METRICS_WAKE_NOTHING):
             status = _counting(_with_metrics(status, get, "/metrics", props.get("endpoint_metrics")))
         identity = _identity(get, props, started, last)
@@ -184,6 +193,8 @@ def _with_metrics(status: ServerStatus, get: Get, path: str, enabled: object) ->
         waiting=total(samples, "llamacpp:requests_deferred"),
         kv_cache_usage=total(samples, "llamacpp:kv_cache_usage_ratio"),
         generated_tokens=generated,
+        counts_at_end=True,
+        progress=tuple(each for each in map(partial(total, samples), PROGRESS) if each is not None) or status.progress,
         served=status.served if generated is None else generated > 0,
         started=reply.headers.get("process-start-time-unix") or status.started,
     )
@@ -193,7 +204,15 @@ def _counting(status: ServerStatus) -> ServerStatus:
     """The server's counters tell of each use, and reading them is none."""
     if status.generated_tokens is None:
         return status
-    return replace(status, activity=f"{status.generated_tokens:.0f} tokens", activity_is_free=True, read_is_use=False)
+    counted = replace(
+        status, activity=f"{status.generated_tokens:.0f} tokens", activity_is_free=True, read_is_use=False
+    )
+    if status.slot_readings is None:
+        return counted
+    slots = status.slot_readings
+    if status.running != sum(each.running for each in slots):
+        return replace(counted, generated_tokens=None)  # a request began or ended between the two reads
+    return replace(counted, generated_tokens=status.generated_tokens + running_tokens(slots), counts_at_end=False)
 
 
 def _slots(reply: Reply) -> list[dict[str, Any]] | None:
@@ -220,6 +239,8 @@ def _with_slots(
         slots=len(slots),
         served=any(isinstance(each, int) and each >= 0 for each in tasks.values()),
         activity=repr(sorted(tasks.items(), key=repr)),
+        slot_readings=(readings := slot_readings(slots)),
+        progress=readings,
         slot=slot if len(slots) > 1 else None,
         slot_task=task,
         conversation=taken and not kept,
@@ -291,6 +312,8 @@ def _router_status(query: StatusQuery, props: Mapping[str, Any]) -> ServerStatus
         status = _with_slots(status, get, _slots_path(str(model)), query, props)
         free = model in sleepless
         status = replace(status, activity_is_free=free and status.activity is not None, read_is_use=not free)
+        if not free:
+            status = replace(status, slot_readings=None)
     return status
 
 

@@ -25,6 +25,7 @@ from exporter.probe.dialects.openai import CHAT, OPTIONAL, V1_ONLY, chat_request
 from exporter.probe.exposition import MetricSample, parse, total
 from exporter.probe.stream import Event
 from exporter.probe.timeline import Delta, ServerTimings
+from exporter.probe.users import SUMS, served_of
 
 PREFIX: Final = b"vllm:"
 LOAD: Final = ("vllm:num_requests_running", "vllm:num_requests_waiting")
@@ -32,13 +33,17 @@ NOTICE: Final = "this vLLM can't tell whether it is busy (--disable-log-stats)"
 UNREAD: Final = "this vLLM's /metrics can't be read: it can't tell whether it is busy"
 # What a proxy answers at paths that it doesn't pass on; vLLM itself has /health, open without the key.
 _HIDDEN: Final[frozenset[int]] = frozenset({401, 403, 404})
+PROGRESS: Final = ("vllm:prompt_tokens_total", "vllm:iteration_tokens_total_count")
+"""What moves while it works, besides the tokens that it generates."""
 METRICS: Final = (
     "vllm:engine_sleep_state",
     "vllm:num_requests_running",
     "vllm:num_requests_waiting",
     "vllm:kv_cache_usage_perc",
     "vllm:gpu_cache_usage_perc",
-    "vllm:generation_tokens_",
+    "vllm:generation_tokens_created",
+    *(f"vllm:{name}" for name in SUMS),
+    *PROGRESS,
     "vllm:request_queue_time_seconds_",
     "process_start_time_seconds",
 )
@@ -84,6 +89,8 @@ class Vllm(Dialect):
             notice="" if _tells_load(samples) else NOTICE if metrics.status == 200 else UNREAD,
             kv_cache_usage=_fullest(samples),
             generated_tokens=generated,
+            sums=served_of(samples),
+            progress=_progress_of(samples, generated),
         )
 
     def others(self, get: Get, status: ServerStatus, ours: int) -> float | None:
@@ -132,6 +139,12 @@ def _seconds_of(milliseconds: Any) -> float | None:
 
 def _tells_load(samples: tuple[MetricSample, ...]) -> bool:
     return total(samples, "vllm:num_requests_running") is not None
+
+
+def _progress_of(samples: tuple[MetricSample, ...], generated: float | None) -> tuple[float, ...] | None:
+    if generated is None:
+        return None
+    return (generated, *(value for name in PROGRESS if (value := total(samples, name)) is not None))
 
 
 def _queue_of(samples: tuple[MetricSample, ...]) -> tuple[float, float] | None:
