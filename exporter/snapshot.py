@@ -25,7 +25,7 @@ from exporter.host.process import ProcessReading
 from exporter.host.rocm import RocmFacts
 from exporter.probe.result import SKIPPED, ProbeResult, TargetState
 from exporter.text import ERROR_CHARACTERS, label, printable
-from exporter.tiers import Judgement
+from exporter.tiers import Judgement, Tier
 
 P = TypeVar("P")
 T = TypeVar("T")
@@ -59,6 +59,14 @@ class TargetInfo:
     settings: tuple[tuple[str, str], ...] = ()
     unknown: Names = ()
     weight_bytes: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """How good what a server's users get is; ``tier`` is None while nobody is served. ``acceptable`` is the tier's lower bound."""
+
+    tier: Tier | None = None
+    acceptable: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +151,7 @@ TARGET: Final = Kind("target", TargetState)
 INFO: Final = Kind("info", TargetInfo)
 JUDGEMENT: Final = Kind("judgement", Judgement)
 LEDGER: Final = Kind("ledger", Ledger)
+SERVICE: Final = Kind("service", Service)
 CACHE: Final = Kind("cache", CacheRecord)
 COLLECTOR: Final = Kind("collector", CollectorRun)
 
@@ -157,10 +166,10 @@ PROCESSES: Final[Key[ServerProcesses, ServerProcesses]] = Key(Kind("processes", 
 MODEL_FILES: Final[Key[ModelFiles, ModelFiles]] = Key(Kind("model_files", ModelFiles))
 
 _KINDS: Final[tuple[Kind[Any], ...]] = (
-    *(RECORD, TARGET, INFO, JUDGEMENT, LEDGER, CACHE, COLLECTOR),
+    *(RECORD, TARGET, INFO, JUDGEMENT, LEDGER, SERVICE, CACHE, COLLECTOR),
     *(key.kind for key in (ROCM, GPU, GPU_SENSORS, GPU_NAMES, MACHINE, PROCESSES, MODEL_FILES, CONTAINERS, EXPORTER)),
 )
-_OF_A_TARGET: Final = (TARGET, INFO, JUDGEMENT, LEDGER)
+_OF_A_TARGET: Final = (TARGET, INFO, JUDGEMENT, LEDGER, SERVICE)
 
 
 def plan_key(target: str, module: str) -> Key[Plan, Record]:
@@ -191,6 +200,11 @@ def judgement_key(target: str, module: str) -> Key[Judgement, Judgement]:
 def ledger_key(target: str) -> Key[Ledger, Ledger]:
     """What changed of a target, and what that did to its speed."""
     return Key(LEDGER, (target,))
+
+
+def service_key(target: str) -> Key[Service, Service]:
+    """How good what a target's users get is."""
+    return Key(SERVICE, (target,))
 
 
 def cache_key(name: str) -> Key[CacheFacts, CacheRecord]:

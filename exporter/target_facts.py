@@ -15,7 +15,7 @@ from exporter.cache.find import find_weights
 from exporter.containers.facts import ContainerFacts
 from exporter.host.gpu import GpuFacts, GpuSample
 from exporter.host.gpu_memory import ProcessMemory
-from exporter.host.process import ProcessFacts, process_of, settings_of_process, working
+from exporter.host.process import ProcessFacts, awaited_at, process_of, settings_of_process, working
 from exporter.launch.settings import Compute, LaunchSettings, aiter_usable, settings_of
 from exporter.probe.result import Identity, Measurements, ProbeResult, TargetState
 from exporter.serving_gpu import (
@@ -41,10 +41,11 @@ from exporter.snapshot import (
     GpuNames,
     ModelFiles,
     ServerProcesses,
+    Service,
     TargetInfo,
     View,
 )
-from exporter.tiers import UNQUANTIZED, Judgement, TargetFacts, Weights, hardware_of, judge, scenario_of
+from exporter.tiers import UNQUANTIZED, Judgement, TargetFacts, Weights, hardware_of, judge, scenario_of, tier_of
 
 # Heat that holds the clocks down for less of the time than this explains no slow speed.
 THROTTLED_SHARE: Final = 0.1
@@ -128,6 +129,23 @@ def behind(url: str, machine: Machine) -> Behind:
         return Behind(None, process, local=is_local(url, None))
     inside = [each for each in processes if each.container == container.id and each.launch.backend == container.backend]
     return Behind(container, inside[0] if len(inside) == 1 else None, local=True)
+
+
+def starts_of(url: str, machine: Machine) -> tuple[float | None, ...]:
+    """When the container and the process behind a URL were started, Unix time, as far as that is known."""
+    setup = behind(url, machine)
+    process = setup.process or (None if setup.container else awaited_at(url, machine.processes.reading.processes))
+    return (
+        setup.container.started_at_seconds if setup.container else None,
+        process.started_at_seconds if process else None,
+    )
+
+
+def service_of(target: Target, state: TargetState | None, profiles: Profiles) -> Service:
+    """How good what users get is, by the bounds of the target."""
+    bounds = target.tiers or profiles.tiers
+    speed = state.user_tokens_per_second if state else None
+    return Service(None if speed is None else tier_of(speed, bounds), bounds.acceptable)
 
 
 def container_of(url: str, containers: Iterable[ContainerFacts]) -> ContainerFacts | None:

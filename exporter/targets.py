@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Final
 
@@ -45,8 +45,10 @@ from exporter.snapshot import (
     ledger_key,
     plan_key,
     probe_key,
+    service_key,
     target_key,
 )
+from exporter.starting import Silence, probe_of_starting, silence_of, starting_since, with_start
 from exporter.target_facts import (
     Machine,
     hints_of,
@@ -55,7 +57,9 @@ from exporter.target_facts import (
     judgement_of,
     machine_of,
     paths_of,
+    service_of,
     serving_of,
+    starts_of,
     target_facts_of,
 )
 from exporter.text import seconds_text, speed_text
@@ -76,11 +80,13 @@ class Watched:
 
     ``watts`` is the mean power of its GPU while the newest probe of each module decoded, where that was measured.
     ``publishing`` is held while its observations are made and published, so that no older ones replace newer ones.
+    ``silence`` is how long it has not answered.
     """
 
     prober: Prober
     watts: dict[str, float] = field(default_factory=dict)
     publishing: threading.Lock = field(default_factory=threading.Lock)
+    silence: Silence | None = None
 
     @property
     def target(self) -> Target:
@@ -200,8 +206,7 @@ class Targets:
                 meter.stop()
         if result is not None:
             _note_power(watched, result, meter)
-            self.publish(result)
-            _log_result(result)
+            _log_result(self._publish(watched, result=result) or result)
 
     def check_status(self, name: str) -> None:
         """Ask a target what it says of itself, and publish that."""
@@ -280,22 +285,29 @@ class Targets:
 
     def _publish(
         self, watched: Watched, *, result: ProbeResult | None = None, state: TargetState | None = None
-    ) -> None:
-        """Publish what is new together with what follows from it, so that no scrape sees one without the other."""
+    ) -> ProbeResult | None:
+        """Publish what is new together with what follows from it, so that no scrape sees one without the other.
+
+        Gives the result as it was published.
+        """
         target = watched.target
         with watched.publishing:
             news: list[Observation] = []
+            view = self._snapshot.view()
+            state = result.state if result is not None else state
+            if state is not None:
+                state = _with_start(watched, state, machine_of(view))
             if result is not None:
+                result = probe_of_starting(replace(result, state=state))
                 news.append((probe_key(result.target, result.module), result))
-                state = result.state
             elif state is not None:
                 news.append((target_key(target.name), state))
-            view = self._snapshot.view()
             before = _paths_of(target, view.get(target_key(target.name)), view)
             self._snapshot.publish_all((*news, *self._judged(watched, result, state)))
             changed = state is not None and _paths_of(target, state, view) != before
         if changed:
             self._models_changed()
+        return result
 
     def _judged(self, watched: Watched, result: ProbeResult | None, state: TargetState | None) -> Iterator[Observation]:
         """What a target is and how good each of its modules is, by the newest facts of all rooms."""
@@ -306,6 +318,7 @@ class Targets:
         known = target_facts_of(target, identity, machine, state)
         info = info_of(target, identity, known, machine, profiles)
         yield info_key(target.name), info
+        yield service_key(target.name), service_of(target, state, profiles)
         facts = watched_facts(target, identity, info, known.weights, modules=self._settings.modules, view=view)
         yield ledger_key(target.name), self._ledger(watched.prober, facts, result)
         for module in target.modules:
@@ -343,6 +356,13 @@ def _target_of(found: Found) -> Target:
 
 def _paths_of(target: Target, state: TargetState | None, view: View) -> tuple[str, ...]:
     return paths_of(target.url, state.identity, machine_of(view)) if state else ()
+
+
+def _with_start(watched: Watched, state: TargetState, machine: Machine) -> TargetState:
+    """The state, as loading where the server was started not long ago and doesn't answer yet."""
+    target = watched.target
+    watched.silence = silence_of(watched.silence, state, starts_of(target.url, machine) if not state.up else ())
+    return with_start(state, starting_since(watched.silence, target.start_window, state.at_seconds))
 
 
 def _tell(prober: Prober, machine: Machine) -> None:

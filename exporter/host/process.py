@@ -133,6 +133,13 @@ def process_of(url: str, processes: Iterable[ProcessFacts], host_names: Collecti
     return seen[0] if len(seen) == 1 else None
 
 
+def awaited_at(url: str, processes: Iterable[ProcessFacts], host_names: Collection[str] = ()) -> ProcessFacts | None:
+    """The newest process that is meant to answer at a URL, whether or not it listens by now; None without one."""
+    host, port = address_of(url)
+    found = [each for each in _all(processes) if each.port == port and _is_at(each, host, host_names)]
+    return max(found, key=lambda each: each.start_ticks, default=None)
+
+
 def _all(processes: Iterable[ProcessFacts]) -> Iterator[ProcessFacts]:
     for process in processes:
         yield process

@@ -98,7 +98,8 @@ class Target(Section):
 
     ``gpu`` names the GPU that serves, by PCI address or render node, several with commas. ``options`` are the runner options of
     an Ollama's clients, which a probe then repeats. ``server_metrics`` reads the
-    ``/metrics`` of llama-server at each status check: each read resets the rates that another reader gets there.
+    ``/metrics`` of llama-server at each status check: each read resets the rates that another reader gets there. A server
+    whose container or process is younger than ``start_window`` (seconds) is starting, not down.
     """
 
     url: Url
@@ -112,6 +113,7 @@ class Target(Section):
     scenario: Name = "auto"
     gpu: Gpus = "auto"
     tiers: Thresholds | None = None
+    start_window: Duration = 1200.0
     budget: Budget = Budget()
     options: dict[Name, Annotated[int | float | bool | str, BeforeValidator(option_value)]] = Field(
         default_factory=dict
