@@ -48,6 +48,7 @@ from exporter.snapshot import (
     PROCESSES,
     RECORD,
     ROCM,
+    SERVICE,
     TARGET,
     CacheRecord,
     Changed,
@@ -56,6 +57,7 @@ from exporter.snapshot import (
     Kind,
     Names,
     ServerProcesses,
+    Service,
     TargetInfo,
     View,
 )
@@ -129,6 +131,7 @@ PROBES: Final = Source(
 TARGETS: Final = _by(TARGET, "target")
 INFOS: Final = _by(INFO, "target")
 LEDGERS: Final = _by(LEDGER, "target")
+SERVICES: Final = _by(SERVICE, "target")
 _OWN: Final = "exposition"
 COLLECTORS: Final = Source(
     (COLLECTOR,),
@@ -159,7 +162,7 @@ SHARING: Final = Source(
     lambda view, _: (view.get(CONTAINERS), *view.of(CACHE).values()),
 )
 
-_OF_A_TARGET: Final = (PROBES, TARGETS, INFOS, LEDGERS)
+_OF_A_TARGET: Final = (PROBES, TARGETS, INFOS, LEDGERS, SERVICES)
 
 
 # What follows reads a sample or two from an observation; a row of the table stays one line.
@@ -279,6 +282,10 @@ def _info(info: TargetInfo) -> Samples:
             1,
         )
     ]
+
+
+def _user_tier(service: Service) -> Samples:
+    return [((tier,), tier == service.tier) for tier in TIERS] if service.tier else ()
 
 
 def _tier(_record: Record, judgement: Judgement) -> Samples:
@@ -672,7 +679,7 @@ THE_TARGET: Final = (
     ),
     _target(
         "llm_target_loading",
-        "1 while the server says that it is loading a model.",
+        "1 while the server says that it is loading a model, or was started within its start_window and does not answer yet.",
         lambda s: s.loading,
     ),
     _target(
@@ -697,8 +704,33 @@ THE_TARGET: Final = (
     ),
     _target(
         "llm_server_generated_tokens_per_second",
-        "Production throughput from the server's own token counter between two readings, without the probes' tokens.",
+        "Production throughput of all users together between two readings, without the probes' tokens: from the server's own token"
+        " counter, and of llama.cpp from its slots, so that it is right during a long answer.",
         lambda s: s.generated_tokens_per_second,
+    ),
+    _target(
+        "llm_server_user_tokens_per_second",
+        "Decode speed that one user gets: the mean over the answers that ran since the last reading (vLLM and SGLang by their"
+        " histograms, llama.cpp by its slots); absent while nobody is served.",
+        lambda s: s.user_tokens_per_second,
+    ),
+    _target(
+        "llm_server_user_ttft_seconds",
+        "Mean time to first token of users' requests since the last reading, where the server says.",
+        lambda s: s.user_ttft_seconds,
+    ),
+    _gauge(
+        SERVICES,
+        "llm_server_user_tier",
+        "Of what one user gets, one of excellent, good, acceptable, poor is 1, the rest 0; absent while nobody is served.",
+        _user_tier,
+        "tier",
+    ),
+    _target(
+        "llm_target_stuck",
+        "1 where requests have been running for four minutes and the server counted no work on them, else 0; absent where it can't"
+        " tell.",
+        lambda s: s.stuck,
     ),
 )
 

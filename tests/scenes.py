@@ -26,6 +26,7 @@ from exporter.snapshot import (
     ROCM,
     CollectorRun,
     ExporterState,
+    Service,
     Snapshot,
     TargetInfo,
     cache_key,
@@ -35,6 +36,7 @@ from exporter.snapshot import (
     ledger_key,
     plan_key,
     probe_key,
+    service_key,
     target_key,
 )
 from exporter.tiers import Judgement, tier_of
@@ -292,8 +294,10 @@ def add_quiet_servers(snapshot: Snapshot) -> None:
         up(
             "mi300x", "http://10.0.0.7:8000",
             requests_running=37.0, requests_waiting=4.0, kv_cache_usage=0.83, generated_tokens_per_second=1412.0,
+            user_tokens_per_second=38.2, user_ttft_seconds=1.9, stuck=False,
         ),
     )  # fmt: skip
+    snapshot.publish(service_key("mi300x"), Service("excellent", 10))
     publish_run(
         snapshot,
         [probe("lm-studio", 55, "skipped_unloaded")],

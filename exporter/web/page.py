@@ -58,7 +58,13 @@ SKIPPED_IN_WORDS: Final[Mapping[str, str]] = {
     "yielded": "gave way to a user",
 }
 
-_BAD: Final = (status.Verdict.down, status.Verdict.failing, status.Verdict.wrong, status.Verdict.poor)
+_BAD: Final = (
+    status.Verdict.down,
+    status.Verdict.stuck,
+    status.Verdict.failing,
+    status.Verdict.wrong,
+    status.Verdict.poor,
+)
 _FINE: Final = (status.Verdict.acceptable, status.Verdict.good, status.Verdict.excellent, status.Verdict.right)
 _PREDICATES: Final = {
     status.Verdict.unmeasured: "without a speed",

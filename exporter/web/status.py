@@ -3,6 +3,7 @@
 Pure: the time is handed in. What stands here is what ``/api/v1/status`` answers and what the status page shows.
 """
 
+import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
@@ -29,11 +30,13 @@ from exporter.snapshot import (
     MACHINE,
     PROCESSES,
     ROCM,
+    Service,
     TargetInfo,
     View,
     info_key,
     judgement_key,
     ledger_key,
+    service_key,
     target_key,
 )
 from exporter.text import ERROR_CHARACTERS, band_text, count_text, finite, no_speed_text, printable
@@ -46,20 +49,21 @@ class Verdict(IntEnum):
     """How a target is; the worst first, which is the order of the page."""
 
     down = 0
-    failing = 1
-    wrong = 2
-    poor = 3
-    unmeasured = 4
-    loading = 5
-    acceptable = 6
-    good = 7
-    excellent = 8
-    right = 9
-    undecided = 10
-    busy = 11
-    unloaded = 12
-    unable = 13
-    waiting = 14
+    stuck = 1
+    failing = 2
+    wrong = 3
+    poor = 4
+    unmeasured = 5
+    loading = 6
+    acceptable = 7
+    good = 8
+    excellent = 9
+    right = 10
+    undecided = 11
+    busy = 12
+    unloaded = 13
+    unable = 14
+    waiting = 15
 
 
 IN_WORDS: Final[Mapping[str, str]] = {
@@ -91,6 +95,7 @@ IN_WORDS: Final[Mapping[str, str]] = {
 }
 
 
+STUCK: Final = "requests have been running for four minutes, and the server has done no work on them"
 LIMIT_WORDS: Final[Mapping[str | None, str]] = {
     "users": "others used it meanwhile",
     "offload": "a part of the work isn't done on the GPU",
@@ -182,19 +187,12 @@ def target_of(view: View, target: str, modules: list[str], now: float) -> Target
     changes = lines_of(ledger, ordered[0], now) if ledger else ()
     worst = min(probes, key=lambda probe: probe.verdict)
     advice = advise_target(_case(view, info, state, probes, changes))
+    verdict, reason = probes[0].verdict, probes[0].reason
     if worst is not probes[0] and worst.verdict <= Verdict.wrong:
-        return TargetStatus(
-            target,
-            worst.verdict,
-            f"{worst.record.module}: {worst.reason}",
-            info,
-            state,
-            probes,
-            ledger,
-            changes,
-            advice,
-        )
-    return TargetStatus(target, probes[0].verdict, probes[0].reason, info, state, probes, ledger, changes, advice)
+        verdict, reason = worst.verdict, f"{worst.record.module}: {worst.reason}"
+    elif verdict > Verdict.poor and (of_users := _too_slow_for_users(view.get(service_key(target)), state)):
+        verdict, reason = Verdict.poor, of_users
+    return TargetStatus(target, verdict, reason, info, state, probes, ledger, changes, advice)
 
 
 def _case(
@@ -263,9 +261,11 @@ def _judge(
     # A status that is newer than the last probe overrules it.
     newer = state if state and (ran is None or state.at_seconds > ran.at_seconds) else None
     if newer and newer.loading:
-        verdict = Verdict.loading, "the server is loading a model"
+        verdict = Verdict.loading, _why_loading(newer)
     elif newer and not newer.up:
         verdict = Verdict.down, newer.error or "the server does not answer its health check"
+    elif newer and newer.stuck:
+        verdict = Verdict.stuck, STUCK
     elif ran is None:
         verdict = _not_run(record)
     elif failed(ran):
@@ -277,6 +277,21 @@ def _judge(
     else:
         verdict = Verdict[tier], _why(record, judgement, tier)
     return verdict
+
+
+def _why_loading(state: TargetState) -> str:
+    if state.starting_since is None:
+        return "the server is loading a model"
+    at = time.strftime("%H:%M", time.localtime(state.starting_since))
+    return f"starting since {at}: it does not answer yet"
+
+
+def _too_slow_for_users(service: Service | None, state: TargetState | None) -> str:
+    """What to say where users get less than is acceptable; empty where they don't."""
+    speed = finite(state.user_tokens_per_second) if state else None
+    if speed is None or service is None or service.tier != "poor":
+        return ""
+    return f"users get {speed:.3g} tokens/s, below {service.acceptable:g}, the least that is acceptable"
 
 
 def _failure(ran: ProbeResult, state: TargetState | None) -> Verdict:
