@@ -23,6 +23,9 @@ CLOCK_NOW: Final = "target_module:llm_probe_clock_error:ratio"
 CLOCK: Final = "target_module:llm_probe_clock_error:ratio_median"
 CEILING: Final = "llm_decode_ceiling_tokens_per_second"
 CEILING_SHARE: Final = "target_model:llm_probe_tokens_per_second:ceiling_share"
+USER_SPEED: Final = "llm_server_user_tokens_per_second"
+USERS: Final = f"target:{USER_SPEED}:median_recent"
+USERS_SHARE: Final = f"target:{USER_SPEED}:ceiling_share"
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +116,17 @@ RECORDINGS: Final = (
         "the limit, and nothing is wrong with the set-up.",
     ),
     Recording(
+        USERS,
+        f"quantile_over_time(0.5, {USER_SPEED}[10m])\nand on (@target) last_over_time({USER_SPEED}[3m])",
+        "Median of what one user got within 10 minutes, only while somebody was served within the last 3: a server without users has "
+        "no such speed.",
+    ),
+    Recording(
+        USERS_SHARE,
+        f"{USERS} / on (@target) max by (@target) ({CEILING})",
+        "The share of what the memory allows that one user gets.",
+    ),
+    Recording(
         TTFT_LONG,
         f"(\n{_long(f'quantile_over_time(0.5, {TTFT}[W])')}\n)\n"
         f"and on (@module, model) last_over_time({TTFT}[3m])\n"
@@ -158,13 +172,15 @@ _SPEED_GATES_TEXT: Final = (
 _ONE_SERVER: Final = "max by (@target, model) (\n" + "\n".join((RECENT, *_SPEED_GATES)) + "\n)"
 _ACCEPTABLE: Final = f'max by (@target) ({BOUND}{{tier="acceptable"}})'
 _LOW_CEILING: Final = f"(max by (@target) ({CEILING}) < {_ACCEPTABLE})"
+_IDLE_IS_POOR: Final = f"(max by (@target) (\n{_ONE_SERVER}\n) < on (@target) {_ACCEPTABLE})"
 
 
-def _ask(series: str) -> str:
-    """A template that asks for a series of the server that an alert is about."""
+def _ask(series: str, *, of_all: str = "") -> str:
+    """A template that asks for a series of the server that an alert is about, or for ``of_all`` of its series."""
     labels = ("job", "instance", "target")
-    wanted = ",".join(f"{label}=%q" for label in labels)
-    return f'with printf "{series}{{{wanted}}}" ' + " ".join(f"$labels.{label}" for label in labels) + " | query"
+    wanted = f"{series}{{{','.join(f'{label}=%q' for label in labels)}}}"
+    asked = f"{of_all}({wanted})" if of_all else wanted
+    return f'with printf "{asked}" ' + " ".join(f"$labels.{label}" for label in labels) + " | query"
 
 
 _NOT_SKIPPING: Final = f'unless on (@module) (sum by (@module) ({COUNTS}{{result=~"skipped_.*|yielded"}}) > 0)'
@@ -260,12 +276,56 @@ ALERTS: Final = (
         ),
     ),
     Alert(
+        name="LLMUsersThroughputPoor",
+        severity="warning",
+        summary="The users of an LLM server get too few tokens a second",
+        description=(
+            _WHO
+            + ' gives each of its users {{ $value | printf "%.1f" }} tokens per second (median of ten minutes). That is below the tier '
+            "acceptable."
+        ),
+        detail=(
+            "{{ "
+            + _ask(SPEED, of_all="max")
+            + ' }} Alone on the machine, a probe measured {{ . | first | value | printf "%.1f" }}.{{ end }}'
+        ),
+        value=USERS,
+        op="<",
+        match="on (@target)",
+        bound=_ACCEPTABLE,
+        gates=(
+            f"unless on (@target) {_IDLE_IS_POOR}",
+            f"unless on (@target) ({USERS_SHARE} > 0.75 and on (@target) {_LOW_CEILING})",
+        ),
+        hold="5m",
+        keep="5m",
+        board="llm-target",
+        panel="What users get",
+        variables=_TARGET_LABELS,
+        means=(
+            "No probe is needed for this: vLLM and SGLang say by their histograms what their users' answers got between two status "
+            "checks (what probes took is taken out), llama.cpp by its slots, while the answers run. It fires also for a server that is "
+            "always busy, on which probes are skipped. Where an idle server is too slow by itself, LLMThroughputPoor (or "
+            "LLMThroughputAtCeiling) says so instead: one slow server is one alert. Silent while nobody is served."
+        ),
+        look=(
+            (
+                "*How much can the machine do alone?* The panel shows the last probe's speed beside it. Where that is far above, too many "
+                "requests run at once: `llm_server_requests_running`. Fewer at once (vLLM `--max-num-seqs`, llama.cpp `--parallel`), "
+                "or another machine."
+            ),
+            "Do long prompts hold up the answers? vLLM's `--max-num-batched-tokens` and llama.cpp's `-ub` set how much at once.",
+            "Long conversations decode slower: the canary's speed at depth on the dashboard shows by how much.",
+            "Is the GPU throttled? The Machine dashboard shows it beside the speed.",
+        ),
+    ),
+    Alert(
         name="LLMThroughputAtCeiling",
         severity="info",
         summary="An LLM server is as fast as its memory allows, which is too slow to use",
         description=(
-            _WHO + " decodes at {{ $value | humanizePercentage }} of the most that its memory's bandwidth allows with "
-            "{{ $labels.model }}, and that is below the tier acceptable. A smaller or a quantized model is the way: half the bytes "
+            _WHO + " decodes at {{ $value | humanizePercentage }} of the most that its memory's bandwidth allows"
+            "{{ with $labels.model }} with {{ . }}{{ end }}, and that is below the tier acceptable. A smaller or a quantized model is the way: half the bytes "
             "for each token allow twice the speed."
         ),
         detail=(
@@ -273,10 +333,13 @@ ALERTS: Final = (
             + _ask(CEILING)
             + ' }} The ceiling is {{ . | first | value | printf "%.1f" }} tokens per second.{{ end }}'
         ),
-        value=CEILING_SHARE,
+        value=(
+            f"(\n{CEILING_SHARE} and on (@target, model) ({_ONE_SERVER})\n)\nor on (@target)\n"
+            f"({USERS_SHARE} unless on (@target) ({_ONE_SERVER}))"
+        ),
         op=">",
         bound="0.75",
-        gates=(f"and on (@target) {_LOW_CEILING}", f"and on (@target, model) ({_ONE_SERVER})"),
+        gates=(f"and on (@target) {_LOW_CEILING}",),
         hold="30m",
         keep="30m",
         board="llm-target",
@@ -284,7 +347,8 @@ ALERTS: Final = (
         variables=_TARGET_LABELS,
         means=(
             "Nothing is wrong with the set-up: each token reads the model's active weights once, and the memory gives no more. A 14B "
-            "in BF16 reads 28 GB a token, so that 256 GB/s allow 9.2 tokens per second. Stands in place of LLMThroughputPoor. "
+            "in BF16 reads 28 GB a token, so that 256 GB/s allow 9.2 tokens per second. Stands in place of LLMThroughputPoor, and of "
+            "LLMUsersThroughputPoor on a server that is always busy: there, what one user gets counts. "
             + _SPEED_GATES_TEXT
         ),
         look=(
@@ -590,9 +654,9 @@ ALERTS: Final = (
         panel="Verdict over time",
         variables=_TARGET_LABELS,
         means=(
-            "The health check has failed for five minutes. The alert is silent while the server says that it loads a model. vLLM does "
-            "not listen before its model is loaded, hence the five minutes. While this fires, the other alerts of the target are "
-            "silent."
+            "The health check has failed for five minutes. The alert is silent while the server says that it loads a model, and while its "
+            "container or process is younger than `targets[].start_window` (20 minutes): vLLM compiles before it listens. A server that "
+            "was started three times without ever answering is down. While this fires, the other alerts of the target are silent."
         ),
         look=(
             "Does the container or the process run? `docker ps`, `docker logs`, `journalctl`.",
@@ -601,10 +665,41 @@ ALERTS: Final = (
         ),
     ),
     Alert(
+        name="LLMServerStuck",
+        severity="critical",
+        summary="An LLM server hangs: requests run, and no token comes",
+        description=_WHO
+        + " has had requests for four minutes without doing any work on them, though it answers its health check.",
+        value="llm_target_stuck",
+        op=">",
+        bound="0",
+        gates=("unless on (@target) (llm_target_up == 0)",),
+        hold="0s",
+        keep="2m",
+        board="llm-target",
+        panel="State of the server",
+        variables=_TARGET_LABELS,
+        means=(
+            "Requests run or wait, and for four minutes nothing moved that the server counts of its work: no generated token, no prompt "
+            "token, no step. A long prompt is work, and no reason for this. Probes are skipped since the server looks busy, so no other "
+            "alert would tell. A server without counters (Ollama) has no such series: there, LLMProbeFailing reports a hang."
+        ),
+        look=(
+            "Restart the server: a hung engine does not come back. `docker restart`, `systemctl restart`.",
+            "`dmesg` and the server's log: a GPU reset, a page fault of amdgpu, or an engine that died behind a living API server.",
+            "Is the GPU still at work? `amdgpu_busy_ratio` of 0 or of 1 without any token is a hang of the runtime.",
+            (
+                "vLLM: requests that wait for ever may need more KV cache than there is: `llm_server_kv_cache_usage_ratio`, "
+                "`--max-model-len`."
+            ),
+            "On Strix Halo, MES firmware and kernels before 6.18.4 are known to hang: the Machine dashboard has both versions.",
+        ),
+    ),
+    Alert(
         name="LLMTargetLoadingLong",
         severity="warning",
         summary="An LLM server has been loading its model for very long",
-        description=_WHO + " has said for half an hour that it is loading a model.",
+        description=_WHO + " has been loading its model or starting for half an hour.",
         value="llm_target_loading",
         op=">",
         bound="0",
@@ -975,18 +1070,19 @@ class Inhibition:
     equal: tuple[str, ...]
 
 
-_SPEED_ALERTS: Final = "LLMThroughput.*|LLMSlower.*|LLMTTFTRegressed"
+_SPEED_ALERTS: Final = "LLMThroughput.*|LLMUsersThroughputPoor|LLMSlower.*|LLMTTFTRegressed"
 INHIBITIONS: Final = (
     Inhibition("LLMProbeExporterAbsent", "LLM.*", ("job",)),
     Inhibition("LLMProbeExporterDown", "LLM.*", ("job", "instance")),
     Inhibition(
         "LLMTargetDown",
-        f"LLMProbeFailing|LLMProbeMisconfigured|LLMProbeStale|LLMNeverProbed|LLMProbeStreamBuffered|{_SPEED_ALERTS}",
+        f"LLMServerStuck|LLMProbeFailing|LLMProbeMisconfigured|LLMProbeStale|LLMNeverProbed|LLMProbeStreamBuffered|{_SPEED_ALERTS}",
         _TARGET_LABELS,
     ),
+    Inhibition("LLMServerStuck", f"LLMProbeFailing|LLMProbeStale|LLMProbeStarved|{_SPEED_ALERTS}", _TARGET_LABELS),
     Inhibition("LLMProbeFailing", _SPEED_ALERTS, _PROBE_LABELS),
-    Inhibition("LLMThroughputPoor", "LLMThroughputBelowExpected", _TARGET_LABELS),
+    Inhibition("LLMThroughputPoor", "LLMThroughputBelowExpected|LLMUsersThroughputPoor", _TARGET_LABELS),
     # The one that names the cause.
-    Inhibition("LLMSlowerSinceChange", "LLMThroughput.*", _TARGET_LABELS),
+    Inhibition("LLMSlowerSinceChange", "LLMThroughput.*|LLMUsersThroughputPoor", _TARGET_LABELS),
     Inhibition("LLMModelCacheDiskFull", "LLMModelCacheDiskFilling", ("job", "instance", "mountpoint")),
 )

@@ -74,16 +74,17 @@ def measured(metric: str, **matchers: str) -> str:
 # Verdicts are numbers in order of urgency, so that a table sorts worst first; people see the names.
 VERDICTS: Final[Mapping[str, tuple[str, str]]] = {
     "0": ("down", "dark-red"),
-    "1": ("failing", "red"),
-    "2": ("poor", TIER_COLORS["poor"]),
-    "3": ("no speed", "#8e8e8e"),
-    "4": ("not probed", "#8e8e8e"),
-    "5": ("loading", "blue"),
-    "6": ("busy", "purple"),
-    "7": ("unloaded", "#8e8e8e"),
-    "8": ("acceptable", TIER_COLORS["acceptable"]),
-    "9": ("good", TIER_COLORS["good"]),
-    "10": ("excellent", TIER_COLORS["excellent"]),
+    "1": ("stuck", "dark-red"),
+    "2": ("failing", "red"),
+    "3": ("poor", TIER_COLORS["poor"]),
+    "4": ("no speed", "#8e8e8e"),
+    "5": ("not probed", "#8e8e8e"),
+    "6": ("loading", "blue"),
+    "7": ("busy", "purple"),
+    "8": ("unloaded", "#8e8e8e"),
+    "9": ("acceptable", TIER_COLORS["acceptable"]),
+    "10": ("good", TIER_COLORS["good"]),
+    "11": ("excellent", TIER_COLORS["excellent"]),
 }
 _CODE: Final = {name: int(code) for code, (name, _) in VERDICTS.items()}
 
@@ -99,6 +100,7 @@ def verdict() -> str:
     conditions = {
         "loading": f"on (@target) ({server('llm_target_loading')} == 1)",
         "down": f"on (@target) ({server('llm_target_up')} == 0)",
+        "stuck": f"on (@target) ({server('llm_target_stuck')} == 1)",
         "failing": f"on (@module) ({probe('llm_probe_success')} == 0)",
         "busy": f"on (@module) ({age}) and on (@module) ({skipped['skipped_busy']})",
         "unloaded": f"on (@module) ({age}) and on (@module) ({skipped['skipped_unloaded']})",
@@ -273,8 +275,8 @@ def _overview() -> dict[str, Any]:
             [query(expand(f"count(count by (@target) ({probe('llm_probe_interval_seconds')}))"), instant=True)],
         ),
         stat(
-            "Faults", "Down or failing: probes whose server does not answer, or answers wrongly. Look at them first.",
-            [query(_count("down", "failing"), instant=True)], thresholds=_FAULTS, background=True,
+            "Faults", "Down, stuck or failing: probes whose server does not answer, hangs, or answers wrongly. Look at them first.",
+            [query(_count("down", "stuck", "failing"), instant=True)], thresholds=_FAULTS, background=True,
         ),
         stat(
             "Poor", "Too slow to use: probes whose last speed is in the tier poor. Metric: llm_performance_tier.",
@@ -590,17 +592,38 @@ def _target() -> dict[str, Any]:
             no_value=_NO_DATA,
         ),
         state_timeline(
-            "State of the server", "Metrics: llm_target_up, llm_target_loading, llm_target_model_resident, llm_probe_cold_start, llm_probe_queued.",
+            "State of the server", "Metrics: llm_target_up, llm_target_loading, llm_target_stuck, llm_target_model_resident, llm_probe_cold_start, llm_probe_queued.",
             [
                 query(server("llm_target_up"), "up"),
                 query(server("llm_target_loading"), "loading"),
+                query(server("llm_target_stuck"), "stuck"),
                 query(server("llm_target_model_resident"), "model in memory"),
                 query(probe("llm_probe_cold_start"), "cold start"),
                 query(probe("llm_probe_queued"), "probe waited in the queue"),
             ],
             (10, 8), values({"0": ("no", "#8e8e8e"), "1": ("yes", "blue")}),
             overrides=[override("byName", "up", mappings=values({"0": ("down", "red"), "1": ("up", "green")})),
+                       override("byName", "stuck", mappings=values({"0": ("no", "#8e8e8e"), "1": ("yes", "red")})),
                        override("byName", "model in memory", mappings=values({"0": ("no", "#8e8e8e"), "1": ("yes", "green")}))],
+        ),
+        timeseries(
+            "What users get",
+            "What one user's answer decodes at, beside the last probe's speed on the idle machine; the mean time to first token on the right. "
+            "Dashed: where the tiers begin. Metrics: llm_server_user_tokens_per_second, llm_server_user_ttft_seconds, "
+            "llm_probe_tokens_per_second.",
+            [
+                query(server("llm_server_user_tokens_per_second"), "users get"),
+                query(measured("llm_probe_tokens_per_second"), "the machine can"),
+                query(server("llm_server_user_ttft_seconds"), "first token"),
+                *_tier_queries(),
+            ],
+            (12, 8), unit=TOKENS_PER_SECOND, no_value="No data: nobody is served, or this server doesn't tell",
+            overrides=[*tier_lines(), override("byName", "first token", unit="s", custom__axisPlacement="right")],
+        ),
+        state_timeline(
+            "Tier of what users get", "One of four, while somebody is served. Metric: llm_server_user_tier.",
+            [query(f"max by (tier) ({server('llm_server_user_tier')}) == 1", "{{tier}}")], (12, 8), values({"1": ("this one", "blue")}),
+            no_value="No data: nobody is served, or this server doesn't tell",
         ),
         row("What probing costs, and how it was measured"),
         timeseries(
@@ -994,7 +1017,7 @@ def _fleet() -> dict[str, Any]:
         *(
             stat(title, description, [query(_count(*names), instant=True)], (6, 3), thresholds=colors, background=colors in (_FAULTS, _WARN))
             for title, description, names, colors in (
-                ("Down", "Servers whose health check fails.", ("down",), _FAULTS),
+                ("Down", "Servers whose health check fails, or that hang.", ("down", "stuck"), _FAULTS),
                 ("Failing", "Servers that answer, but not right.", ("failing",), _FAULTS),
                 ("Poor", "Too slow to use.", ("poor",), _WARN),
                 ("Busy", "Users keep them so busy that probes are skipped.", ("busy",), (("text", None), ("purple", 1))),

@@ -43,6 +43,8 @@ CONCURRENCY: Final = f"llm_probe_concurrency{{{PROBE}}}"
 TARGET_UP: Final = f"llm_target_up{{{SERVER}}}"
 LOADING: Final = f"llm_target_loading{{{SERVER}}}"
 RUNNING: Final = f"llm_server_requests_running{{{SERVER}}}"
+USERS_GET: Final = f"llm_server_user_tokens_per_second{{{SERVER}}}"
+STUCK: Final = f"llm_target_stuck{{{SERVER}}}"
 EXPECTED: Final = f'llm_expected_tokens_per_second{{{PROBE},bound="min",scenario="vllm-fp16-aiter",source="faq"}}'
 RELOAD: Final = f"llm_probe_exporter_config_last_reload_successful{{{HOST}}}"
 COLLECTOR: Final = f'llm_probe_exporter_collector_success{{{HOST},collector="cache"}}'
@@ -81,6 +83,8 @@ HEALTHY: Final[Mapping[str, str]] = {
     TARGET_UP: "1",
     LOADING: "0",
     RUNNING: "0",
+    USERS_GET: "18",
+    STUCK: "0",
     EXPECTED: "12",
     total("ok"): "count",
     total("timeout_total"): "0",
@@ -270,10 +274,79 @@ CASES: Final[tuple[Case, ...]] = (
     Case(
         "LLMThroughputAtCeiling",
         "is silent while users keep the server busy",
-        {SPEED: "8.3", EXPECTED: "5.5", CEILING: "9.15", RUNNING: "3"},
+        {SPEED: "8.3", EXPECTED: "5.5", CEILING: "9.15", RUNNING: "3", USERS_GET: None},
         {"60m": ()},
     ),
-    _missing("LLMThroughputAtCeiling", SPEED, **{CEILING: "9.15"}),
+    _missing("LLMThroughputAtCeiling", SPEED, **{CEILING: "9.15", USERS_GET: None}),
+    Case(
+        "LLMThroughputAtCeiling",
+        "goes by what users get where the server is always busy",
+        {SPEED: "8.3", EXPECTED: "5.5", CEILING: "9.15", RUNNING: "3", USERS_GET: "8.2"},
+        {"60m": ("LLMThroughputAtCeiling",)},
+        labels=_SERVER_L,
+        description=(
+            "vllm on box:9937 decodes at 89.62% of the most that its memory's bandwidth allows, and that is below the tier "
+            "acceptable. A smaller or a quantized model is the way: half the bytes for each token allow twice the speed. The ceiling "
+            "is 9.2 tokens per second."
+        ),
+    ),
+    # LLMUsersThroughputPoor: the probe is fine or skipped, and what users get is not.
+    Case(
+        "LLMUsersThroughputPoor",
+        "fires when what users get falls from 18 to 6.4, at the edge of its for",
+        {USERS_GET: "18 6.4@30", RUNNING: "6"},
+        **_edge("LLMUsersThroughputPoor", "35m"),
+        labels=_SERVER_L,
+        description=(
+            "vllm on box:9937 gives each of its users 6.4 tokens per second (median of ten minutes). That is below the tier acceptable. "
+            "Alone on the machine, a probe measured 24.0."
+        ),
+    ),
+    Case(
+        "LLMUsersThroughputPoor",
+        "fires on a server that is so busy that no probe ever ran",
+        {
+            USERS_GET: "6.4",
+            RUNNING: "6",
+            SPEED: None,
+            TTFT: None,
+            SUCCESS: None,
+            total("ok"): "0",
+            total("skipped_busy"): "count",
+            LAST_RUN: None,
+            CLOCK: None,
+            DECODE: None,
+            COLD: None,
+            BUFFERED: None,
+        },
+        {"20m": ("LLMUsersThroughputPoor",)},
+        labels=_SERVER_L,
+    ),
+    Case("LLMUsersThroughputPoor", "is silent at exactly 10", {USERS_GET: "10.0"}, {"60m": ()}),
+    Case("LLMUsersThroughputPoor", "fires just below 10", {USERS_GET: "9.99"}, {"60m": ("LLMUsersThroughputPoor",)}),
+    Case("LLMUsersThroughputPoor", "obeys another bound", {USERS_GET: "6.4", bound("acceptable"): "6"}, {"60m": ()}),
+    Case(
+        "LLMUsersThroughputPoor",
+        "leaves it to LLMThroughputPoor where the idle server is too slow by itself",
+        {**_SLOW, USERS_GET: "6"},
+        {"60m": ("LLMThroughputPoor",)},
+        labels=_ONE_L,
+    ),
+    Case(
+        "LLMUsersThroughputPoor",
+        "is silent where the memory is the limit of what users get",
+        {USERS_GET: "8.2", RUNNING: "3", CEILING: "9.15"},
+        {"20m": ()},
+    ),
+    Case("LLMUsersThroughputPoor", "forgets users who have left", {USERS_GET: "6.4 gone@2"}, {"8m": (), "60m": ()}),
+    Case(
+        "LLMUsersThroughputPoor",
+        "resolves after users get more, held for a while",
+        {USERS_GET: "6.4 18@60"},
+        {"64m": ("LLMUsersThroughputPoor",), "71m": ()},
+    ),
+    _missing("LLMUsersThroughputPoor", USERS_GET),
+    _missing("LLMUsersThroughputPoor", bound("acceptable"), **{USERS_GET: "6.4"}),
     # LLMThroughputBelowExpected
     Case(
         "LLMThroughputBelowExpected",
@@ -470,6 +543,31 @@ CASES: Final[tuple[Case, ...]] = (
     ),
     Case("LLMTargetDown", "forgives a restart", {TARGET_UP: "1 0@30 1@34"}, {"34m": (), "40m": ()}),
     _missing("LLMTargetDown", TARGET_UP),
+    Case(
+        "LLMTargetDown",
+        "is silent while a server starts for fifteen minutes, and fires when it never comes",
+        {TARGET_UP: "1 0@20", LOADING: "0 1@20 0@40"},
+        {"39m": (), "44m": (), "46m": ("LLMTargetDown",)},
+        pending={"44m": True},
+    ),
+    # LLMServerStuck
+    Case(
+        "LLMServerStuck",
+        "fires as soon as the exporter says that a server hangs, and clears with it",
+        {STUCK: "0 1@30 0@60", RUNNING: "2", USERS_GET: None},
+        {"29m": (), "64m": (), "30m": ("LLMServerStuck",)},
+        labels=_SERVER_L,
+        description=(
+            "vllm on box:9937 has had requests for four minutes without doing any work on them, though it answers its health check."
+        ),
+    ),
+    Case(
+        "LLMServerStuck",
+        "leaves it to LLMTargetDown where the server does not even answer",
+        {STUCK: "1", TARGET_UP: "0"},
+        {"60m": ("LLMTargetDown",)},
+    ),
+    _missing("LLMServerStuck", STUCK, **{RUNNING: "2"}),
     # LLMTargetLoadingLong
     Case(
         "LLMTargetLoadingLong",
@@ -478,7 +576,7 @@ CASES: Final[tuple[Case, ...]] = (
         {"29m": ("LLMTargetDown",), "59m": (), "60m": ("LLMTargetLoadingLong",)},
         pending={"59m": True},
         labels=_SERVER_L,
-        description="vllm on box:9937 has said for half an hour that it is loading a model.",
+        description="vllm on box:9937 has been loading its model or starting for half an hour.",
     ),
     _missing("LLMTargetLoadingLong", LOADING),
     # LLMProbeStale: the last run was at 29 minutes, so its age is above three intervals from 33 minutes on.

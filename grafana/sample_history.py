@@ -290,6 +290,13 @@ def _server(history: History, server: Server) -> None:
             now.running * now.speed * 0.62 * dice.uniform(0.85, 1.1),
             where,
         )
+        history.put("llm_target_stuck", 0.0, where)
+        if now.running:
+            got = now.speed * 0.62 * dice.uniform(0.95, 1.05)
+            history.put("llm_server_user_tokens_per_second", got, where)
+            history.put("llm_server_user_ttft_seconds", now.ttft * (1 + now.running / 4), where)
+            for tier in (*TIERS, "poor"):
+                history.put("llm_server_user_tier", float(tier == _tier(got)), where | {"tier": tier})
     for module, shape in _MODULES.items():
         if module == "prefill" and server.backend != "vllm":
             continue
