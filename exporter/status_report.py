@@ -11,7 +11,7 @@ from exporter.text import NONE, age_text, count_text, printable, rate_text, seco
 Document = Mapping[str, Any]
 
 HEADINGS: Final = ("TARGET", "VERDICT", "SPEED", "TTFT", "AGE", "MODEL", "WHY")
-BAD: Final = frozenset({"down", "failing", "wrong"})
+BAD: Final = frozenset({"down", "stuck", "failing", "wrong"})
 """Verdicts of a server that does not do what it is for; ``poor`` is slow, and not one of them."""
 TREND_POINTS: Final = 24
 _BARS: Final = "▁▂▃▄▅▆▇█"
