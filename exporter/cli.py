@@ -51,6 +51,7 @@ STYLES: Final = {
     "no change": "yellow",
     "poor": "bold red",
     "down": "bold red",
+    "stuck": "bold red",
     "failing": "bold red",
     "wrong": "bold red",
     "right": "green",

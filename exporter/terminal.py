@@ -30,6 +30,7 @@ LINES_AROUND: Final = 6
 
 STYLES: Final[Mapping[str, str]] = {
     "down": "bold white on red",
+    "stuck": "bold white on red",
     "failing": "bold red",
     "wrong": "bold red",
     "poor": "bold dark_orange",
