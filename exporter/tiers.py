@@ -323,7 +323,8 @@ def _share_of(ceiling: float | None, known: TargetFacts, profiles: Profiles) -> 
     if ceiling is None or is_mixture is None:
         return NOTHING
     shares = profiles.ceiling_shares.mixture if is_mixture else profiles.ceiling_shares.dense
-    return Expected(shares.min * ceiling, shares.max * ceiling, "ceiling")
+    low = 1 / (1 / (shares.min * ceiling) + profiles.ceiling_shares.overhead) if shares.min else 0.0
+    return Expected(low, shares.max * ceiling, "ceiling")
 
 
 def judge(

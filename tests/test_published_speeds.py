@@ -13,7 +13,7 @@ from exporter.settings import load_profiles
 from exporter.tiers import Judgement, TargetFacts, Weights, judge
 
 PROFILES = load_profiles(None)
-GIB = float(1 << 30)
+GIB, MIB = float(1 << 30), float(1 << 20)
 TOOLBOXES = "kyuz0/amd-strix-halo-toolboxes, docs/results.json"
 STRIX_HALO = 256e9
 
@@ -55,6 +55,14 @@ ROWS = (
     Published("Qwen3-4B BF16", "pegainfer-project/pegainfer#69, RTX 4090", 1008e9, 8.04e9, 4.02, None, 97.02),
     Published("Qwen3-4B BF16", "pegainfer-project/pegainfer#69, RTX 5070 Ti", 896e9, 8.04e9, 4.02, None, 81.05),
     Published("Llama-7B FP16", "tinygrad/tinygrad#3837, RTX 3090", 936e9, 13.48e9, 6.74, None, 50.95),
+    Published("TinyLlama-1.1B Q4_K_M", "geerlingguy/ai-benchmarks#43, RTX 4090", 1008e9, 636.18 * MIB, 1.1, None, 762.37),
+    Published("Llama-3.2-1B Q4_K_M", "AlexsJones/llmfit#778, RTX 2080", 448e9, 0.808e9, 1.24, None, 304.3),
+    Published("gemma-2-2B Q4_K_M", "AlexsJones/llmfit#778, RTX 2080", 448e9, 1.71e9, 2.61, None, 140.3),
+    Published("Llama-3-8B Q4_K_M", "ggml-org/llama.cpp#26284, RX 7900 XTX, HIP", 960e9, 4.58 * GIB, 8.03, None, 105.75),
+    Published("llama-2-7b Q4_0", "ggml-org/llama.cpp#20934, RX 7900 XTX, Vulkan", 960e9, 3.56 * GIB, 6.74, None, 167.0),
+    Published("llama-2-7b Q4_0", "ggml-org/llama.cpp#20934, RX 7900 XTX, ROCm", 960e9, 3.56 * GIB, 6.74, None, 129.0),
+    Published("llama-7b Q4_0", "ggml-org/llama.cpp#4766, RTX 3090", 936e9, 3.56 * GIB, 6.74, None, 121.82),
+    Published("Qwen3-8B Q4_K_M", "CambrianTech/continuum#1627, RTX 5090", 1792e9, 5.03e9, 8.19, None, 221.7),
     Published(
         "27B Q4_K_M with a drafting head", "reported of an RX 7900 XTX", 960e9, 16.8e9, 27.0, None, 62.6, speculative="mtp"
     ),
@@ -104,6 +112,21 @@ def test_a_published_speed_is_judged_as_what_it_is(row: Published) -> None:
         assert judgement.limit != "memory_bandwidth"
     else:
         assert low <= row.speed <= high
+
+
+def test_what_a_token_costs_beyond_its_reads() -> None:
+    """It lowers the band of a small model on fast memory, and next to nothing of a large one's."""
+
+    def low(size: float, bandwidth: float) -> float:
+        known = TargetFacts("llama_cpp", weights=Weights(size, size, experts=False), memory_bandwidth=bandwidth)
+        found = judge(None, bounds=PROFILES.tiers, known=known, profiles=PROFILES)
+        assert found.expected_min is not None
+        assert found.ceiling_tokens_per_second is not None
+        return found.expected_min / found.ceiling_tokens_per_second
+
+    assert low(27.98e9, STRIX_HALO) == pytest.approx(0.6, rel=0.02)
+    assert low(0.667e9, 1008e9) == pytest.approx(0.21, abs=0.01)
+    assert 0.25 < low(1.6e9, 1792e9) < low(4.92e9, 1008e9) < 0.55
 
 
 def test_the_best_of_a_strix_halo_lies_where_it_is_known_to_lie() -> None:

@@ -416,11 +416,15 @@ class ShareBand(Section):
 
 
 class CeilingShares(Section):
-    """What to expect of the ceiling, and the share from which on the memory is what limits a speed."""
+    """What to expect of the ceiling, and the share from which on the memory is what limits a speed.
+
+    ``overhead`` is what a token may cost beyond its reads (seconds): the lower bound allows for it.
+    """
 
     dense: ShareBand
     mixture: ShareBand
     at_ceiling: Share
+    overhead: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.0
 
 
 class Mixture(Section):
