@@ -55,8 +55,10 @@ class SimulatedTransformersServe(OpenAIServer):
             self.memory.add(model)
 
     def answer(self, asked: Asked) -> Answer:
-        """As it; each answer has a request id."""
+        """As it; each answer has a request id, but for one that failed in the server."""
         answer = self._answer(asked)
+        if answer.status == 500:
+            return answer
         headers = {**answer.headers, "x-request-id": "0c5a7d3e-1b6f-4f0e-9a53-3c1d1e2f0a01"}
         return Answer(answer.status, answer.body, answer.kind, headers, answer.pieces, answer.late)
 
@@ -66,7 +68,7 @@ class SimulatedTransformersServe(OpenAIServer):
                 return as_json({"status": "ok"})
             case "GET", "/v1/models":
                 if not self.hub:
-                    return as_text("Internal Server Error", 500)
+                    return load("transformers-serve/error-no-cache-folder")
                 data = [
                     {"id": each, "object": "model", "owned_by": each.split("/")[0], "created": 1}
                     for each in self.on_disk

@@ -24,6 +24,7 @@ from exporter.probe.result import Identity
 from exporter.probe.stream import Event
 from exporter.probe.timeline import Delta
 
+_ID: Final = "x-request-id"
 NOTICE: Final = "transformers serve can't tell whether it is busy, nor which model is in memory"
 
 
@@ -36,12 +37,15 @@ class Transformers(Dialect):
     optional: frozenset[str] = OPTIONAL - {"max_tokens"}
 
     def recognise(self, get: Get) -> bool:
-        """Its list of models carries a request id, or fails while its cache folder is missing; only then its health is asked."""
+        """Its answers carry a request id, but for the list of models, which fails while the cache folder is missing: then the
+        path that it does not have tells. Its health is asked last, since that costs something on another server.
+        """
         models = get("/v1/models")
-        listing = member(json_of(models), "data")
-        if "x-request-id" not in models.headers or not (isinstance(listing, list) or models.status == 500):
+        listing = isinstance(member(json_of(models), "data"), list)
+        if not (models.status == 500 or (listing and _ID in models.headers)):
             return False
-        return member(json_of(get("/health")), "status") == "ok" and get("/version").status == 404
+        missing = get("/version")
+        return missing.status == 404 and _ID in missing.headers and member(json_of(get("/health")), "status") == "ok"
 
     def status(self, query: StatusQuery) -> ServerStatus:
         """Two reads: its health check and its list. Started with a model, it lists none and answers with that one; started
