@@ -192,9 +192,16 @@ def target_facts_of(
         weights_words=words,
         offloaded=identity.offloaded or _has_no_gpu(setup),
         offload=settings.get("cpu_offload"),
-        speculative=settings.get("speculative"),
+        speculative=_speculative(settings.get("speculative"), state),
     )
     return _with_gpu(known, setup, served, machine)
+
+
+def _speculative(launched: str | None, state: TargetState | None) -> str | None:
+    """How tokens are drafted, by the launch settings, else by what the answers told; ``none`` where neither says that they are."""
+    if launched in {None, "none"} and state is not None and state.drafts:
+        return "its answers say so"
+    return launched
 
 
 def _decided(word: str) -> str | None:

@@ -89,6 +89,8 @@ class TargetState:
     """Whether requests have been running for minutes and nothing came of them."""
     starting_since: float | None = None
     """Unix time at which its container or process was started, where it doesn't answer yet; it then counts as loading."""
+    drafts: bool = False
+    """Whether its answers told of drafted tokens (speculative decoding)."""
     error: str = ""
     notice: str = ""
     """What a person should know of probes of this server."""

@@ -317,6 +317,7 @@ class Run:
         result: Result = failure.result if failure else "ok"
         self._answered = next((each.model for each in outcome.timelines if each.model), None)
         prober.tracker.answered = short_name(self._answered) or prober.tracker.answered
+        prober.tracker.drafts |= any(each.server and each.server.drafted_tokens for each in outcome.timelines)
         self._state = self._state and prober.tracker.named(self._state)
         spent = outcome.spent
         prompt, output = (sum(each[kind] for each in spent) for kind in (0, 1))

@@ -110,6 +110,8 @@ class StatusTracker:
         """The key that was sent last: a server may repeat it."""
         self.answered: str | None = None
         """The model that the newest answer named."""
+        self.drafts = False
+        """Whether an answer told of drafted tokens, since the server came up."""
         self.hints = Hints(options=target.options, server_metrics=target.server_metrics)
         """What is known of the server from elsewhere."""
         self.reloads: tuple[str | None, str] | None = None
@@ -232,7 +234,8 @@ class StatusTracker:
         )
 
     def named(self, state: TargetState) -> TargetState:
-        """The state with the model that the answers named, where nothing else names one."""
+        """The state with what the answers told: drafted tokens, and the model, where nothing else names one."""
+        state = replace(state, drafts=self.drafts)
         if state.identity is None or state.identity.model is not None or self.answered is None:
             return state
         return replace(state, identity=replace(state.identity, model=hide(self.answered, self.key)))
@@ -268,7 +271,7 @@ class StatusTracker:
             if restarted or (self.reloads and self.reloads[0] == status.model and not status.resident):
                 self.reloads = None
             if last is None or restarted or last.model != status.model:
-                self.unable = ""
+                self.unable, self.drafts = "", False
             if restarted:
                 self._sleeps = self._touched = self._probed_activity = None
                 status = replace(status, own_task=None)
@@ -276,7 +279,7 @@ class StatusTracker:
             self._log_notice(status.notice)
         self._up = status is not None
         if not checked.up:
-            self.answered = None
+            self.answered, self.drafts = None, False
         if status:
             self._refused, self.last = False, status
         elif checked.failure and checked.failure.result == "connect":

@@ -259,6 +259,8 @@ class Model:
             return
         last = {**chunk, "choices": [{"index": 0, "finish_reason": finish, "delta": {}}]}
         times = timings(prompt - cached, cached, prompt_seconds, most, server.pace)
+        if server.drafts:
+            times |= {"draft_n": most, "draft_n_accepted": most // 2}
         if not options.get("include_usage"):
             yield sse({**last, "timings": times})
         else:
@@ -294,7 +296,8 @@ class Model:
 class SimulatedLlamaServer(Simulated):
     """llama-server with one model, or a router: ``router`` names its models, with their status.
 
-    ``users`` is how many requests of others are there without a connection. ``parallel`` is the number of slots, ``host_cache``
+    ``users`` is how many requests of others are there without a connection. ``parallel`` is the number of slots, ``drafts``
+    says that a smaller model proposes its tokens. ``host_cache`` is
     --cache-ram (on from autumn 2025), ``models_max`` the most that a router loads at once.
     """
 
@@ -322,9 +325,11 @@ class SimulatedLlamaServer(Simulated):
         ping_seconds: float = 30.0,
         clock: Clock | None = None,
         model: str = "tiny.gguf",
+        drafts: bool = False,
     ) -> None:
         super().__init__()
         self.build = build
+        self.drafts = drafts
         self.metrics = metrics
         self.slots_endpoint = slots_endpoint
         self.parallel = parallel

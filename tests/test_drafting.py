@@ -1,0 +1,70 @@
+"""A server whose answers tell of drafted tokens has no ceiling: one read of its weights may give several tokens."""
+
+import random
+from dataclasses import replace
+
+from exporter.containers.facts import CandidateUrl, Devices
+from exporter.probe.result import ProbeResult
+from exporter.probe.run import Prober
+from exporter.settings import Module, load_profiles, make_target
+from exporter.target_facts import judgement_of, target_facts_of
+from exporter.tiers import Judgement
+from tests.servers.llama_cpp import SimulatedLlamaServer
+from tests.test_target_facts import MACHINE, VLLM
+
+PROFILES = load_profiles(None)
+
+
+def probed(one: Prober) -> ProbeResult:
+    """A probe that was not cancelled."""
+    result = one.probe("default", Module(max_tokens=10, prompt_tokens=48))
+    assert result is not None
+    return result
+
+
+def judged(url: str, result: ProbeResult) -> Judgement:
+    """What the daemon says of a result, on a machine with a known GPU and weights."""
+    assert result.state is not None
+    assert result.state.identity is not None
+    gpu = Devices(kfd=True, dri=True)
+    container = replace(VLLM, backend="llama_cpp", devices=gpu, urls=(CandidateUrl(url, "published_port"),))
+    identity = replace(result.state.identity, model="Qwen/Qwen2.5-14B-Instruct", weight_bytes=29_540_067_328)
+    machine = replace(MACHINE, containers=(container,))
+    target = make_target(url=url)
+    known = target_facts_of(target, identity, machine, result.state)
+    return judgement_of(target, known, result.measurements, PROFILES)
+
+
+def test_drafted_tokens_in_an_answer_take_the_ceiling_away() -> None:
+    """``timings.draft_n`` of llama-server: with it no ceiling and the reason, without it a ceiling."""
+    for drafts in (True, False):
+        # Slower than the memory of the machine allows, which is 9 tokens a second.
+        with SimulatedLlamaServer(drafts=drafts, tokens_per_second=8) as server:
+            one = Prober(make_target(url=server.url, name="t"), draw=random.Random(1))
+            probed(one)  # the first one after a start has no speed
+            result = probed(one)
+            judgement = judged(server.url, result)
+            state = one.status()
+        assert result.state is not None
+        assert state is not None
+        assert (result.state.drafts, state.drafts) == (drafts, drafts)
+        assert (judgement.ceiling_tokens_per_second is None) == drafts
+        assert ("it drafts tokens" in judgement.no_ceiling) == drafts
+        assert (result.measurements.speculative_accepted_ratio == 0.5) == drafts
+
+
+def test_another_server_at_the_address_drafts_nothing() -> None:
+    """What an answer told is forgotten when the server is down."""
+    server = SimulatedLlamaServer(drafts=True)
+    with server:
+        one = Prober(make_target(url=server.url, name="t"))
+        probed(one)
+        port = server.kill()
+        down = one.status()
+        assert down is not None
+        assert not down.drafts
+        server.drafts = False
+        server.start(port)
+        state = one.status()
+        assert state is not None
+        assert (state.up, state.drafts) == (True, False)
