@@ -221,7 +221,8 @@ class Collectors:
     def _read_models(self) -> Collected:
         """The weights of the models that targets run, by their own files; may hang where a filesystem does."""
         view = self._snapshot.view()
-        return Collected(((MODEL_FILES, ModelFiles(self._models.read(model_paths(view)))),))
+        by_path = self._models.read(model_paths(view))
+        return Collected(((MODEL_FILES, ModelFiles(by_path, self._models.stamps)),))
 
     def _read_containers(self, docker: Docker) -> Collected:
         gpus = machine_of(self._snapshot.view()).gpus

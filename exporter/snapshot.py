@@ -125,9 +125,10 @@ class ServerProcesses:
 
 @dataclass(frozen=True, slots=True)
 class ModelFiles:
-    """The weights of the models that servers run, by the path of their file or folder."""
+    """The weights of the models that servers run, by the path of their file or folder; ``stamps`` are its size and time."""
 
     by_path: tuple[tuple[str, WeightFacts | Unreadable], ...] = ()
+    stamps: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -304,7 +304,9 @@ class Targets:
                 news.append((target_key(target.name), state))
             before = _paths_of(target, view.get(target_key(target.name)), view)
             self._snapshot.publish_all((*news, *self._judged(watched, result, state)))
-            changed = state is not None and _paths_of(target, state, view) != before
+            changed = state is not None and (
+                _paths_of(target, state, view) != before or _changed_since(view, self._snapshot.view(), target.name)
+            )
         if changed:
             self._models_changed()
         return result
@@ -363,6 +365,12 @@ def _with_start(watched: Watched, state: TargetState, machine: Machine) -> Targe
     target = watched.target
     watched.silence = silence_of(watched.silence, state, starts_of(target.url, machine) if not state.up else ())
     return with_start(state, starting_since(watched.silence, target.start_window, state.at_seconds))
+
+
+def _changed_since(before: View, after: View, target: str) -> bool:
+    """Whether facts of a target have changed: then its model's file may be another one too."""
+    old, new = before.get(ledger_key(target)), after.get(ledger_key(target))
+    return old is not None and new is not None and old.changes != new.changes
 
 
 def _tell(prober: Prober, machine: Machine) -> None:

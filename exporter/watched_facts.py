@@ -25,6 +25,8 @@ from exporter.tiers import Weights
 Facts = dict[str, str | None]
 
 _REVISION: Final = re.compile(r"/snapshots/([0-9a-f]{7,40})(?:/|$)")
+WEIGHTS_FILE: Final = "weights file"
+"""The size and time of the model's file: another file under the same name is a change of weights."""
 # The settings that other facts tell already.
 _TOLD: Final = frozenset({"gpu"})
 
@@ -51,7 +53,9 @@ def watched_facts(
         return facts
     gpus = [gpu for gpu in machine.gpus if gpu.address in info.gpus]
     facts |= _container_facts(setup.container)
-    facts["model revision"] = _revision(paths_of(target.url, identity, machine))
+    paths, stamps = paths_of(target.url, identity, machine), dict(machine.models.stamps)
+    facts["model revision"] = _revision(paths)
+    facts[WEIGHTS_FILE] = next((stamps[path] for path in paths if path in stamps), None) if identity else None
     facts["gpu"] = ", ".join(f"{gpu.name} {gpu.address}" for gpu in gpus)
     return facts | dict(_host_facts(view.get(ROCM), view.get(MACHINE), gpus))
 

@@ -49,6 +49,11 @@ class Models:
     def __init__(self) -> None:
         self._known: dict[str, tuple[tuple[int, ...], WeightFacts | Unreadable]] = {}
 
+    @property
+    def stamps(self) -> tuple[tuple[str, str], ...]:
+        """Of each file that was read last, what tells it from another one under its name: its size and time, in words."""
+        return tuple((path, stamp) for path in self._known if (stamp := _stamp(path)))
+
     def read(self, paths: Iterable[str]) -> tuple[tuple[str, WeightFacts | Unreadable], ...]:
         """The weights at these paths, in their order; what was read of others is forgotten."""
         known: dict[str, tuple[tuple[int, ...], WeightFacts | Unreadable]] = {}
@@ -67,6 +72,21 @@ def _mark(path: str) -> tuple[int, ...]:
     except (OSError, ValueError):
         return ()
     return seen.st_dev, seen.st_ino, seen.st_size, seen.st_mtime_ns
+
+
+def _stamp(path: str) -> str:
+    """Size and time of a file; empty for a folder, whose time says nothing of what it holds."""
+    try:
+        seen = os.stat(path)
+    except (OSError, ValueError):
+        return ""
+    if not stat.S_ISREG(seen.st_mode):
+        return ""
+    try:
+        when = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(seen.st_mtime))
+    except (OverflowError, ValueError, OSError):
+        when = f"{seen.st_mtime:.0f}"  # beyond what a calendar goes to
+    return f"{seen.st_size} bytes of {when}"
 
 
 def _read_gguf(path: str) -> WeightFacts:

@@ -8,7 +8,17 @@ from exporter.history.ratio import Ratio
 from exporter.history.shift import DECODE, Phase, Shift
 from exporter.text import count_text, rate_text
 
-FIRST: Final = ("model", "image", "backend version", "weights", "quantization", "host ROCm", "driver", "kernel")
+FIRST: Final = (
+    "model",
+    "image",
+    "backend version",
+    "weights",
+    "weights file",
+    "quantization",
+    "host ROCm",
+    "driver",
+    "kernel",
+)
 """What a reader asks for first; the rest follows in the order in which it was seen."""
 MOST_NAMED: Final = 3
 

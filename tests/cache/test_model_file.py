@@ -228,3 +228,12 @@ def test_a_model_is_read_again_when_its_file_has_changed(tmp_path: Path, monkeyp
     models.read([])
     models.read([str(path)])
     assert len(read) == 3
+
+
+def test_a_file_is_told_from_another_of_its_name(tmp_path: Path) -> None:
+    """By its size and time; a folder has none, and what is not there neither."""
+    path, models = tmp_path / "a.gguf", model_file.Models()
+    path.write_bytes(SMALL_GGUF)
+    os.utime(path, (86400, 86400))
+    models.read([str(path), str(tmp_path), str(tmp_path / "b.gguf")])
+    assert models.stamps == ((str(path), f"{len(SMALL_GGUF)} bytes of 1970-01-02 00:00:00 UTC"),)
