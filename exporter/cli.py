@@ -25,7 +25,7 @@ import click
 
 from exporter import __version__
 from exporter.backends import CONFIGURABLE
-from exporter.text import count_text
+from exporter.text import count_text, escaped
 
 if TYPE_CHECKING:
     from urllib.request import OpenerDirector
@@ -225,7 +225,7 @@ class LogLine(logging.Formatter):
         text = record.getMessage()
         if record.exc_info:
             text = f"{text}\n{self.formatException(record.exc_info)}"
-        message = json.dumps(text, ensure_ascii=False)
+        message = escaped(json.dumps(text, ensure_ascii=False))
         component = record.name.removeprefix("exporter.")
         return f"ts={at} level={record.levelname.lower()} component={component} msg={message}"
 
@@ -242,7 +242,7 @@ class PersonLine(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """A record as one line, control characters escaped; a traceback follows on lines of its own."""
         at = datetime.fromtimestamp(record.created).astimezone().strftime("%H:%M:%S")
-        text = "".join(each if each.isprintable() else repr(each)[1:-1] for each in record.getMessage())
+        text = escaped(record.getMessage())
         level = "" if record.levelno == logging.INFO else f"{record.levelname.lower()}: "
         line = f"{at} {record.name.removeprefix('exporter.')}: {level}{text}"
         if self._color and record.levelname in self.COLORS:
@@ -834,7 +834,7 @@ def _own_url(environ: Mapping[str, str]) -> tuple[str, tuple[Path, Path] | None]
 
 
 def _say(text: str) -> None:
-    click.echo(text, err=True)
+    click.echo(escaped(text, keep="\n\t"), err=True)
 
 
 def _fail(text: str) -> NoReturn:
@@ -856,11 +856,12 @@ def _wrong_settings() -> Iterator[None]:
 
 
 def _print_json(document: Any) -> None:
-    click.echo(json.dumps(document, ensure_ascii=False, indent=2, allow_nan=False))
+    click.echo(escaped(json.dumps(document, ensure_ascii=False, indent=2, allow_nan=False), keep="\n"))
 
 
 def _print_rows(rows: Sequence[tuple[str, ...]], headings: tuple[str, ...] = ()) -> None:
     """Columns: in colour and fitted on a terminal, plain and never cut elsewhere."""
+    rows = [tuple(escaped(words) for words in row) for row in rows]
     if not sys.stdout.isatty():
         lines = [headings, *rows] if headings else list(rows)
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]

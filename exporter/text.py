@@ -5,6 +5,7 @@ A figure that is None or not finite is shown as ``NONE``, never as 0.
 
 import hashlib
 import math
+import re
 from collections.abc import Iterable
 from itertools import islice
 from typing import Final
@@ -13,16 +14,48 @@ LABEL_CHARACTERS: Final = 128
 ERROR_CHARACTERS: Final = 500
 _DIGEST_CHARACTERS: Final = 8
 NONE: Final = "–"
+# Printable to Python, and yet nothing is seen of them: joiners, fillers, variation selectors, the empty pattern of Braille.
+_SHORT: Final = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
+_BLANK: Final = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180d\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
+)
 
 
 # What strangers' servers and files say
 
 
 def printable(text: str, characters: int = LABEL_CHARACTERS) -> str:
-    """A stranger's text without control characters, lone surrogates and line breaks, cut to a number of characters."""
-    if text.isprintable() and len(text) <= characters:
+    """A stranger's text without what can't be seen, lone surrogates and line breaks, cut to a number of characters.
+
+    What can't be seen are control, format and direction characters, and letters and marks that show nothing: they make a text
+    look like another one.
+    """
+    if is_visible(text) and len(text) <= characters:
         return text
-    return "".join(islice((c for c in text[: 16 * characters] if c.isprintable()), characters))
+    return "".join(islice((c for c in text[: 16 * characters] if is_visible(c)), characters))
+
+
+def is_visible(text: str) -> bool:
+    """Whether each character of a text shows something, spaces included."""
+    # ASCII is most of what comes, and has none of the letters that show nothing.
+    return text.isprintable() and (text.isascii() or not _BLANK.search(text))
+
+
+def escaped(text: str, keep: str = "") -> str:
+    """A text in which what can't be seen is written by its number, as JSON does; ``keep`` stays as it is."""
+    if is_visible(text):
+        return text
+    return "".join(c if c in keep or is_visible(c) else _escape(c) for c in text)
+
+
+def _escape(character: str) -> str:
+    if character in _SHORT:
+        return _SHORT[character]
+    code = ord(character)
+    if code < 0x10000:
+        return f"\\u{code:04x}"
+    code -= 0x10000
+    return f"\\u{0xD800 + (code >> 10):04x}\\u{0xDC00 + (code & 0x3FF):04x}"
 
 
 def label(text: str) -> str:

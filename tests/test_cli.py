@@ -579,7 +579,9 @@ def test_a_person_at_a_terminal_reads_a_short_line() -> None:
     info = logging.LogRecord("exporter.targets", logging.INFO, __file__, 1, "probe of %s: ok", ("a",), None)
     bad = logging.LogRecord("exporter.web.auth", logging.WARNING, __file__, 1, "said %s", ("a\x1b[2J\nb",), None)
     assert re.fullmatch(r"\d\d:\d\d:\d\d targets: probe of a: ok", PersonLine(color=True).format(info))
-    assert re.fullmatch(r"\d\d:\d\d:\d\d web\.auth: warning: said a\\x1b\[2J\\nb", PersonLine(color=False).format(bad))
+    assert re.fullmatch(
+        r"\d\d:\d\d:\d\d web\.auth: warning: said a\\u001b\[2J\\nb", PersonLine(color=False).format(bad)
+    )
     assert PersonLine(color=True).format(bad).startswith("\x1b[33m")
 
 

@@ -16,6 +16,7 @@ from exporter.history import watch as module_watch
 from exporter.history.sample import Sample
 from exporter.history.shift import DECODE, PREFILL, Phase, Shift, series_name
 from exporter.history.watch import Watch
+from exporter.text import printable
 
 CHARACTERS: Final = 128
 """Of the name and of the value of a fact."""
@@ -136,8 +137,7 @@ class News:
 
 def in_words(text: str) -> str:
     """A fact's name or value as it is kept: one line, no control characters, at most 128 characters."""
-    shown = text if text.isprintable() else "".join(c for c in islice(text, 16 * CHARACTERS) if c.isprintable())
-    return shown.strip()[:CHARACTERS]
+    return printable(text.strip(), CHARACTERS).strip()
 
 
 def observe_facts(ledger: Ledger, at_seconds: float, facts: Mapping[str, str | None]) -> Ledger:

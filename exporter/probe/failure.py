@@ -20,6 +20,7 @@ import httpx
 from exporter.probe.result import Result
 from exporter.probe.stream import TooLarge
 from exporter.probe.timeline import Timeline
+from exporter.text import is_visible
 
 _TEXT_LIMIT: Final = 200
 _BODY_LIMIT: Final = 4096
@@ -209,8 +210,8 @@ def error_text(body: bytes) -> str:
 
 def one_line(text: str) -> str:
     """Make a server's text fit for a log or a page: one line, no control characters, at most 200 characters."""
-    printable = "".join(c if c.isprintable() else " " for c in text[: 4 * _TEXT_LIMIT])
-    line = " ".join(printable.split())
+    visible = "".join(c if is_visible(c) else " " for c in text[: 4 * _TEXT_LIMIT])
+    line = " ".join(visible.split())
     return line if len(line) <= _TEXT_LIMIT else line[: _TEXT_LIMIT - 1] + "…"
 
 

@@ -29,7 +29,7 @@ from exporter.metrics import TEXT, render_probe
 from exporter.probe.result import ProbeResult
 from exporter.settings import MAX_ADDRESS, MAX_KEEP_SECONDS, parse_duration
 from exporter.snapshot import EXPORTER, Snapshot, View, info_key, plan_key, probe_key
-from exporter.text import finite, printable
+from exporter.text import escaped, finite, printable
 from exporter.web import page, status
 from exporter.web.negotiate import accepts_gzip, choose_format, compress
 from exporter.web.runbook import render_runbook
@@ -111,7 +111,9 @@ def build_app(
         Route("/-/reload", site.reload, methods=["POST"]),
         Route("/static/{name}", _static),
     ]
-    return _with_headers(Starlette(routes=routes, exception_handlers={HTTPException: _refusal, Exception: _failure}))
+    app = Starlette(routes=routes, exception_handlers={HTTPException: _refusal, Exception: _failure})
+    app.router.redirect_slashes = False  # a redirect would repeat the Host header that came
+    return _with_headers(app)
 
 
 class _Site:
@@ -186,7 +188,7 @@ class _Site:
         target = _name(request, "target")
         recent = status.recent_json(self._snapshot.view(), target)
         if recent is None:
-            raise HTTPException(404, f"{printable(target)} is not a target; /api/v1/targets lists them")
+            raise HTTPException(404, "this is not a target; /api/v1/targets lists them")
         return _json(recent)
 
     async def targets(self, _: Request) -> Response:
@@ -213,7 +215,7 @@ class _Site:
     def _target(self, request: Request) -> str | None:
         target = request.query_params.get("target")
         if target is not None and target not in self._snapshot.view().targets:
-            raise HTTPException(404, f"{printable(target)} is not a target; /api/v1/targets lists them")
+            raise HTTPException(404, "this is not a target; /api/v1/targets lists them")
         return target
 
     def _since(self, text: str) -> float:
@@ -312,14 +314,16 @@ def _is_cross_site(request: Request) -> bool:
 
 
 def _json(content: Any, status_code: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    body = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    body = escaped(json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":")))
     return Response(
         body, status_code, media_type="application/json", headers={"cache-control": "no-store", **(headers or {})}
     )
 
 
 def _text(content: str, status_code: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    return PlainTextResponse(f"{content}\n", status_code, headers={"cache-control": "no-store", **(headers or {})})
+    return PlainTextResponse(
+        escaped(content, keep="\n") + "\n", status_code, headers={"cache-control": "no-store", **(headers or {})}
+    )
 
 
 def _verdict(fine: bool, message: str) -> Response:  # noqa: FBT001 - the pair that Actions answers
@@ -337,15 +341,15 @@ async def _refusal(request: Request, refusal: Exception) -> Response:
         raise refusal
     message = refusal.detail
     if refusal.status_code == 404 and message == "Not Found":
-        message = f"There is nothing at {printable(request.url.path)}. Try / for people, /metrics for Prometheus."
+        message = "There is nothing at this path. Try / for people, /metrics for Prometheus."
     if refusal.status_code == 405:
         allowed = ", ".join(sorted((refusal.headers or {}).get("Allow", "").split(", ")))
-        message = f"{request.url.path} answers {allowed}, not {printable(request.method)}."
+        message = f"This path answers {allowed}, and no other method."
     return _error(request, refusal.status_code, message, refusal.headers)
 
 
 async def _failure(request: Request, failure: Exception) -> Response:
-    log.error("%s failed", request.url.path, exc_info=failure)
+    log.error("%s failed", printable(request.url.path), exc_info=failure)
     return _error(request, 500, "This failed inside the exporter; its log says how.")
 
 

@@ -10,6 +10,7 @@ scrape, however many they are.
 import asyncio
 import errno
 import logging
+import re
 import socket
 import ssl
 import threading
@@ -40,6 +41,7 @@ WRITE_SECONDS: Final = 30.0
 WRITE_BYTES: Final = 16 * 1024
 """So much of an answer that waits for it must a client take in that time."""
 _NOT_ACCEPTED: Final = frozenset({"PEER_DID_NOT_RETURN_A_CERTIFICATE", "CERTIFICATE_VERIFY_FAILED"})
+_BLANK_LINE: Final = re.compile(rb"\n\r?\n")
 ACCEPT_PAUSE_SECONDS: Final = 0.05
 
 
@@ -319,6 +321,9 @@ class _Connection(H11Protocol):
             self.drop()
 
     def handle_events(self) -> None:
+        if self._headers_are_too_large():
+            self.send_400_response("The headers are too large.")
+            return
         super().handle_events()
         state = self.conn.their_state
         if state is h11.SEND_BODY or (state is h11.IDLE and self.conn.trailing_data[0]):
@@ -328,6 +333,13 @@ class _Connection(H11Protocol):
             self._wait_for("next request")
         else:
             self._wait_for("")
+
+    def _headers_are_too_large(self) -> bool:
+        """Whether the request that comes next has more headers than any may. h11 looks only where they have not all come."""
+        if self.conn.their_state is not h11.IDLE or self.conn.our_state is not h11.IDLE:
+            return False
+        received = self.conn.trailing_data[0]
+        return len(received) > HEADER_BYTES and _BLANK_LINE.search(received, 0, HEADER_BYTES) is None
 
     def on_response_complete(self) -> None:
         self.since = self.loop.time()

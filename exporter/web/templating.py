@@ -2,8 +2,15 @@
 
 from typing import TYPE_CHECKING
 
+from exporter.text import printable
+
 if TYPE_CHECKING:
     from jinja2 import Environment
+
+
+def _visible(value: object) -> object:
+    """What a template shows, without what can't be seen: markup is ours, any other text may be a stranger's."""
+    return printable(value, len(value)) if type(value) is str else value
 
 
 def new_environment() -> "Environment":
@@ -13,6 +20,7 @@ def new_environment() -> "Environment":
     return Environment(
         loader=PackageLoader("exporter.web"),
         autoescape=True,
+        finalize=_visible,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

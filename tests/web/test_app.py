@@ -257,14 +257,14 @@ def test_another_sites_page_cannot_reload(
 @pytest.mark.parametrize(
     ("method", "path", "status_code", "message"),
     [
-        ("GET", "/-/reload", 405, "/-/reload answers POST, not GET."),
-        ("POST", "/metrics", 405, "/metrics answers GET, HEAD, not POST."),
-        ("GET", "/nothing", 404, "There is nothing at /nothing. Try / for people, /metrics for Prometheus."),
+        ("GET", "/-/reload", 405, "This path answers POST, and no other method."),
+        ("POST", "/metrics", 405, "This path answers GET, HEAD, and no other method."),
+        ("GET", "/nothing", 404, "There is nothing at this path. Try / for people, /metrics for Prometheus."),
         ("GET", "/static/../app.py", 404, None),
         ("GET", "/static/status.html", 404, None),
-        ("GET", "/api/v1/probes?target=nobody", 404, "nobody is not a target; /api/v1/targets lists them"),
+        ("GET", "/api/v1/probes?target=nobody", 404, "this is not a target; /api/v1/targets lists them"),
         ("GET", "/api/v1/probes", 400, "say which target: /api/v1/probes?target=…"),
-        ("GET", "/api/v2", 404, "There is nothing at /api/v2. Try / for people, /metrics for Prometheus."),
+        ("GET", "/api/v2", 404, "There is nothing at this path. Try / for people, /metrics for Prometheus."),
     ],
 )
 def test_errors_say_what_is_wrong(
