@@ -327,6 +327,8 @@ class Targets:
             if (record := view.records.get((target.name, module))) and record.plan.canary:
                 continue  # the tiers are about short prompts
             figures, watts = _figures(view, target.name, module, result), watched.watts.get(module)
+            if record and record.plan.concurrency > 1:
+                figures = None  # the tiers are about one stream
             judgement = judgement_of(target, known, figures, profiles, decode_watts=watts)
             yield judgement_key(target.name, module), judgement
 

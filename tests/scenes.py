@@ -5,6 +5,7 @@ The figures are invented; the shapes are those of a Strix Halo box with two cont
 
 import math
 from dataclasses import replace
+from typing import Final
 
 from exporter.cache.facts import CacheFacts, FilesystemFacts, ModelFacts
 from exporter.containers.facts import ContainerFacts, EngineReading, ImageRocm
@@ -46,6 +47,11 @@ LIMITS = Thresholds(excellent=20, good=15, acceptable=10)
 QWEN = "Qwen/Qwen2.5-14B-Instruct"
 
 
+def gap_after(number: int) -> float:
+    """Share of the mean gap that one has: a little more or less, and now and then twice as long."""
+    return 2.0 if number % 16 == 9 else 0.93 + 0.12 * math.sin(number * 1.7)
+
+
 def measured(speed: float | None, ttft: float = 0.41, tokens: int = 64) -> Measurements:
     """What a good probe of a warm model measures."""
     decode = (tokens - 1) / speed if speed else 0.0
@@ -58,7 +64,7 @@ def measured(speed: float | None, ttft: float = 0.41, tokens: int = 64) -> Measu
         server_tokens_per_second=None if speed is None else speed * 1.002,
         speculative_accepted_ratio=0.71,
         aggregate_tokens_per_second=speed,
-        gaps=() if not speed else ((1 / speed, tokens - 1),),
+        gaps=() if not speed else tuple((gap_after(i) / speed, 1) for i in range(tokens - 1)),
         prompt_tokens=64,
         cached_tokens=0,
         output_tokens=tokens,
@@ -112,7 +118,7 @@ def probe(
         output_tokens_spent=tokens if good else 0,
         busy_seconds=0.0 if skipped else 1.25,
         timelines=() if skipped else (Timeline(0, 0, 400_000, None, 500_000, 9_000_000, chunks, 3_000_000_000),),
-        log=() if skipped else ("POST /v1/chat/completions", f"{result} after 1.25 s"),
+        log=() if skipped else ("+0.002 s POST /v1/chat/completions", f"+1.250 s {result}"),
     )
 
 
@@ -405,6 +411,67 @@ def add_changes(snapshot: Snapshot) -> None:
     snapshot.publish(ledger_key("vllm"), fed(ledger, 6.4, 0.92, 8940, 12, deep=True))
     ledger = fed(observe_facts(Ledger("ollama"), NOW - 15000, {"model": "qwen2.5:14b"}), 15.6, 0.4, 14400, 7200)
     snapshot.publish(ledger_key("ollama"), fed(ledger, 13.4, 0.4, 7200, 12))
+
+
+MANY: Final = (
+    *("good", "good", "excellent", "acceptable", "good", "excellent", "good", "excellent", "at_limit", "busy"),
+    *("good", "excellent", "acceptable", "poor", "good", "down", "excellent", "failing", "unloaded", "waiting"),
+)
+"""States of which many servers have one each, in turns."""
+
+
+def publish_many(snapshot: Snapshot, count: int) -> Snapshot:
+    """So many servers, in every state, most of them fine."""
+    for number in range(count):
+        add_one(snapshot, f"{MANY[number % len(MANY)].replace('_', '-')}-{number:03}", MANY[number % len(MANY)], number)
+    add_host(snapshot)
+    return snapshot
+
+
+def one(snapshot: Snapshot) -> Snapshot:
+    """One server, as fast as its memory allows, which is too slow to use."""
+    add_one(snapshot, "vllm", "at_limit", 1)
+    add_host(snapshot)
+    return snapshot
+
+
+def nine(snapshot: Snapshot) -> Snapshot:
+    """Nine servers, each in another state."""
+    states = ("good", "excellent", "acceptable", "poor", "at_limit", "down", "failing", "busy", "waiting")
+    for number, state in enumerate(states):
+        add_one(snapshot, state.replace("_", "-"), state, number)
+    add_host(snapshot)
+    return snapshot
+
+
+def add_one(snapshot: Snapshot, name: str, state: str, number: int) -> None:
+    """One server in a state."""
+    speeds = {"good": 16.0, "excellent": 24.0, "acceptable": 11.5, "poor": 6.4, "at_limit": 8.3}
+    url = f"http://10.0.{number // 250}.{number % 250 + 1}:8000"
+    info = TargetInfo(url, "vllm", "0.11.2", QWEN, "none", scenario="vllm-fp16")
+    speed = speeds.get(state)
+    if speed is not None:
+        speed = round(speed * (1 + (number % 7) / 50), 2)
+        ceiling = 9.4 if state == "at_limit" else None
+        run, judgement = (
+            steady(name, speed, count=6),
+            judged(speed, "vllm-fp16", *((8, 12) if ceiling else (12, 26)), ceiling),
+        )
+        publish_run(snapshot, run, info, judgement, up(name, url))
+    elif state == "waiting":
+        snapshot.publish(plan_key(name, "default"), Plan(60))
+        snapshot.publish(info_key(name), info)
+    else:
+        failures: dict[str, tuple[Result, str]] = {
+            "busy": ("skipped_busy", ""),
+            "unloaded": ("skipped_unloaded", ""),
+            "down": ("connect", "connection refused"),
+            "failing": ("http_5xx", "500: CUDA error: HIP out of memory"),
+        }
+        result, error = failures[state]
+        known = {"requests_running": 3.0} if state == "busy" else {}
+        look = up(name, url, up=False, error=error) if state == "down" else up(name, url, **known)
+        publish_run(snapshot, [probe(name, 20, result, error=error)], info, judged(None, "", None, None), look)
 
 
 def publish_all(snapshot: Snapshot) -> Snapshot:

@@ -59,6 +59,7 @@ PURE = (
     "advice/target.py",
     "history/change.py",
     "history/document.py",
+    "history/gaps.py",
     "history/hours.py",
     "history/ratio.py",
     "history/record.py",

@@ -219,6 +219,15 @@ def test_each_result_is_judged_once(bench: TargetBench, monkeypatch: pytest.Monk
     assert judged == [("qwen2.5-14b", 17.0), ("qwen2.5-14b", None)]
 
 
+def test_several_streams_have_no_tier(bench: TargetBench) -> None:
+    """A module that runs several streams at once has bounds and no tier, in the metrics too."""
+    bench.use({"name": "a", "url": URL, "modules": ["default", "parallel"]})
+    run(bench, replace(probe("a", 0, module="parallel", speed=4.0), state=up("a")), "parallel")
+    judgement = bench.view.get(judgement_key("a", "parallel"))
+    assert judgement is not None
+    assert (judgement.tier, judgement.efficiency, judgement.thresholds.good) == (None, None, 15)
+
+
 def test_a_skipped_probe_leaves_the_judgement_as_it_was(bench: TargetBench) -> None:
     """The tier and the figures of the last probe that ran are still the newest."""
     run(bench, probe("a", 60, speed=17.0))

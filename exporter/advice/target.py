@@ -112,7 +112,10 @@ def _failed(case: Case) -> Advice | None:
     if case.state is not None and not case.state.up and not case.state.loading and result not in FAILURES:
         result = "down"
     remedy = FAILURES.get(result)
-    return Advice(f"failed_{result}", remedy[1], title=remedy[0]) if remedy else None
+    if remedy is None:
+        return None
+    title, what_to_do = remedy
+    return Advice(f"failed_{result}", f"{title[:1].upper()}{title[1:]}.", remedy=what_to_do, title=title)
 
 
 # Each returns its sentence where it holds, and None where it doesn't or nothing says whether it does. -----------------
@@ -128,7 +131,8 @@ def _stuck(case: Case) -> str | None:
 
 
 def _drop(case: Case, *, explained: bool) -> ChangeLine | None:
-    return next((each for each in case.changes if each.standing and each.explained is explained), None)
+    drops = [each for each in case.changes if each.standing and each.explained is explained]
+    return next((each for each in drops if each.own), drops[0] if drops else None)
 
 
 def _slower_since_change(case: Case) -> str | None:
@@ -164,12 +168,13 @@ def _users(case: Case) -> str | None:
     running = beside or (case.state.requests_running if case.state else None)
     if not running:
         return None
-    ran = count_text(round(running), "request")
+    requests = count_text(round(running), "request")
     theirs = case.user_tokens_per_second
     each = f", and each gets {rate_text(theirs)} tokens/s" if theirs is not None else ""
     together = case.state.generated_tokens_per_second if case.state and theirs is None else None
     whole = f", {rate_text(together)} tokens/s together" if together else ""
-    return f"{ran} of its users {'runs' if round(running) == 1 else 'run'} beside the probe{each}{whole}."
+    verb = "ran beside the probe" if beside else "runs now" if round(running) == 1 else "run now"
+    return f"{requests} of its users {verb}{each}{whole}."
 
 
 def _on_cpu(case: Case) -> str | None:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
+from exporter.history.gaps import NO_GAPS, Gaps, gaps_of
 from exporter.probe.result import (
     CHECKS,
     RESULTS,
@@ -144,6 +145,8 @@ class Record:
     history: SpeedHistory = SpeedHistory()
     fingerprint: FingerprintReading | None = None
     """The last one that was taken."""
+    gaps: Gaps = NO_GAPS
+    """Between the tokens of the last good probe of one stream that ran; none after another."""
 
     @property
     def success(self) -> bool | None:
@@ -168,6 +171,7 @@ def planned(record: Record | None, target: str, module: str, plan: Plan) -> Reco
 def fold(record: Record, result: ProbeResult) -> Record:
     """The record after one more probe."""
     histograms = observed(record.histograms, result)
+    gaps = gaps_of(result.measurements.gaps) if result.concurrency == 1 else NO_GAPS
     result = trimmed(result)
     changed = replace(
         record,
@@ -182,7 +186,7 @@ def fold(record: Record, result: ProbeResult) -> Record:
         return changed
     ok = result.result == "ok"
     point = Point(result.at_seconds, finite(result.measurements.tokens_per_second) if ok else None, ok)
-    return replace(changed, ran=result, history=record.history.followed_by(point))
+    return replace(changed, ran=result, history=record.history.followed_by(point), gaps=gaps if ok else NO_GAPS)
 
 
 def trimmed(result: ProbeResult) -> ProbeResult:

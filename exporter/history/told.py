@@ -19,7 +19,8 @@ MOST_LINES: Final = 3
 class ChangeLine:
     """One change, or one unexplained step, and what it did to the speed; ``effect`` is empty while too few probes tell.
 
-    ``standing`` says that the speed is lower since and neither back nor accepted.
+    ``standing`` says that the speed is lower since and neither back nor accepted, ``own`` that it is the decode speed of the
+    module that judges the target.
     """
 
     at_seconds: float
@@ -27,6 +28,7 @@ class ChangeLine:
     effect: str
     standing: bool
     explained: bool = True
+    own: bool = True
 
 
 def lines_of(ledger: Ledger, module: str, now: float) -> tuple[ChangeLine, ...]:
@@ -38,6 +40,7 @@ def lines_of(ledger: Ledger, module: str, now: float) -> tuple[ChangeLine, ...]:
             _effect_of(shift, module),
             standing=True,
             explained=shift.explained,
+            own=shift.series == module,
         )
         for shift in reversed(ledger.standing)
     ]

@@ -31,6 +31,7 @@ from exporter.settings import MAX_ADDRESS, MAX_KEEP_SECONDS, parse_duration
 from exporter.snapshot import EXPORTER, Snapshot, View, info_key, plan_key, probe_key
 from exporter.text import escaped, finite, printable
 from exporter.web import page, status
+from exporter.web.badge import badge_of
 from exporter.web.negotiate import accepts_gzip, choose_format, compress
 from exporter.web.runbook import render_runbook
 from exporter.web.server import AsgiApp, Message
@@ -40,9 +41,12 @@ log = logging.getLogger(__name__)
 PROBES_AT_ONCE: Final = 8
 """Calls of ``/probe`` that wait for a probe; more get a 503, so that they never take the threads that scrapes need."""
 
+MOST_ASKED: Final = 500
+"""Characters of what a reader searches for."""
+
 _POLICY: Final = (
     "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self' data:; connect-src 'self';"
-    " base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    " base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
 )
 _HEADERS: Final = (
     (b"content-security-policy", _POLICY.encode()),
@@ -106,6 +110,7 @@ def build_app(
         Route("/api/v1/targets", site.targets),
         Route("/api/v1/changes", site.changes),
         Route("/api/v1/changes/accept", site.accept, methods=["POST"]),
+        Route("/badge/{name:path}", site.badge),
         Route("/-/healthy", site.healthy),
         Route("/-/ready", site.ready),
         Route("/-/reload", site.reload, methods=["POST"]),
@@ -177,9 +182,24 @@ class _Site:
             raise HTTPException(400, outcome.message)
         return outcome
 
-    async def page(self, _: Request) -> Response:
-        html = await run_in_threadpool(page.render_page, self._snapshot.view(), self._clock(), self._links)
+    async def page(self, request: Request) -> Response:
+        """``board`` gives one large row a server, ``target`` one server, ``q`` and ``verdict`` those that they fit."""
+        given = {name: value[:MOST_ASKED] for name, value in request.query_params.items()}
+        asked = page.Asked("board" in given, given.get("target", ""), given.get("q", ""), given.get("verdict", ""))
+        html = await run_in_threadpool(page.render_page, self._snapshot.view(), self._clock(), self._links, asked)
         return Response(html, media_type="text/html", headers={"cache-control": "no-store"})
+
+    async def badge(self, request: Request) -> Response:
+        """A target as a picture; the name of a target may hold a slash."""
+        path: str = request.path_params["name"]
+        name, view = path.removesuffix(".svg"), self._snapshot.view()
+        modules = sorted(module for target, module in view.records if target == name)
+        if not modules or name == path:
+            raise HTTPException(404, f"{printable(path)} is no picture of a target; /api/v1/targets lists the targets")
+        svg = await run_in_threadpool(lambda: badge_of(status.target_of(view, name, modules, self._clock())))
+        # A picture is made to stand in other pages. Where a password is set, it is asked for here, too.
+        headers = {"cache-control": "no-store", "cross-origin-resource-policy": "cross-origin"}
+        return Response(svg, media_type="image/svg+xml", headers=headers)
 
     async def status(self, _: Request) -> Response:
         return await run_in_threadpool(lambda: _json(_status_json(self._snapshot.view(), self._clock())))
@@ -377,7 +397,9 @@ def _with_headers(app: AsgiApp) -> AsgiApp:
     async def guarded(scope: Message, receive: Any, send: Any) -> None:
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message.get("headers", ()), *_HEADERS]
+                own = list(message.get("headers", ()))
+                named = {name for name, _ in own}
+                message["headers"] = [*own, *(each for each in _HEADERS if each[0] not in named)]
             await send(message)
 
         await app(scope, receive, send_with_headers)

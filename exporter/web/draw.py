@@ -1,10 +1,12 @@
-"""The geometry of the page's two drawings, in percent of their box. Pure."""
+"""The geometry of the page's drawings, in percent of their box. Pure."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
+from statistics import median
 from typing import Final
 
+from exporter.history.gaps import Gaps
 from exporter.history.record import Point
 from exporter.tiers import Judgement
 
@@ -113,4 +115,68 @@ def sparkline_of(
         seconds=seconds,
         low=min(speeds, default=None),
         high=max(speeds, default=None),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """One phase of a probe: where it begins, how wide it is, and its seconds."""
+
+    name: str
+    x: float
+    width: float
+    seconds: float
+
+
+def waterfall_of(phases: Iterable[tuple[str, float]]) -> tuple[Phase, ...]:
+    """The phases of a probe, each beginning where the one before ended; the whole is the total, or their sum if that is more."""
+    held = dict(phases)
+    total = held.pop("total", 0.0)
+    scale = max(total, sum(held.values()))
+    if not scale > 0:
+        return ()
+    found, begin = [], 0.0
+    for name, seconds in held.items():
+        found.append(
+            Phase(name.replace("_", " "), round(100 * begin / scale, 2), round(100 * seconds / scale, 2), seconds)
+        )
+        begin += seconds
+    return tuple(found)
+
+
+@dataclass(frozen=True, slots=True)
+class Strip:
+    """The gaps between tokens as columns from the left, all of one width; heights in percent of the longest gap.
+
+    Seconds per token: ``median`` over the gaps, ``longest`` and the number of the token after it.
+    """
+
+    columns: tuple[tuple[float, float], ...]
+    width: float
+    median: float
+    longest: float
+    longest_at: int
+    tokens: int
+
+
+def strip_of(gaps: Gaps) -> Strip | None:
+    """The gaps of the last probe as a strip; None for fewer than two."""
+    held = list(gaps)
+    if len(held) < 2:
+        return None
+    seconds = [each for each, _ in held]
+    longest = max(seconds)
+    if longest <= 0:
+        return None
+    at = seconds.index(longest)
+    width = 100 / len(held)
+    return Strip(
+        columns=tuple(
+            (round(number * width, 2), round(100 * each / longest, 1)) for number, each in enumerate(seconds)
+        ),
+        width=round(0.8 * width, 2),
+        median=median(seconds),
+        longest=longest,
+        longest_at=1 + sum(tokens for _, tokens in held[: at + 1]),
+        tokens=sum(tokens for _, tokens in held),
     )

@@ -5,6 +5,7 @@ import platform
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import exporter
@@ -12,32 +13,70 @@ from exporter.backends import name_of
 from exporter.cache.facts import CacheFacts, filesystems
 from exporter.history.change import Ledger
 from exporter.host.gpu import GpuFacts, GpuSample
-from exporter.snapshot import CACHE, COLLECTOR, CONTAINERS, EXPORTER, GPU, GPU_SENSORS, ROCM, View
+from exporter.snapshot import CACHE, COLLECTOR, CONTAINERS, EXPORTER, GPU, GPU_SENSORS, MACHINE, ROCM, View
 from exporter.text import age_text, band_text, bytes_text, count_text, rate_text, seconds_text, share_text
 from exporter.web import status
-from exporter.web.draw import bar_of, sparkline_of
+from exporter.web.draw import bar_of, sparkline_of, strip_of, waterfall_of
+from exporter.web.probe_log import log_rows
 from exporter.web.templating import new_environment
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-SHOWN: Final = 100
-"""Targets on the page, the worst first; the API has all."""
+CARDS: Final = 12
+"""Targets that are drawn as cards; more are rows, grouped by reason."""
 MODELS_SHOWN: Final = 8
 
 
-def render_page(view: View, now: float, links: Mapping[str, str]) -> str:
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a reader asked for: the board, one target, or those that a text and a verdict fit; all where nothing is given."""
+
+    board: bool = False
+    target: str = ""
+    text: str = ""
+    verdict: str = ""
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """What a target has to hold, all of it."""
+        return tuple(self.text.lower().split())
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Targets that are as they are for the same reason; ``said`` and ``remedy`` where they are the same for all."""
+
+    verdict: status.Verdict
+    cause: str
+    said: str
+    remedy: str
+    targets: tuple[status.TargetStatus, ...]
+
+    @property
+    def dense(self) -> bool:
+        """Whether nothing has to be said of each."""
+        return bool(self.said) or self.verdict in _FINE
+
+
+def render_page(view: View, now: float, links: Mapping[str, str], asked: Asked = Asked()) -> str:
     """The page as HTML, with all times relative to ``now``."""
     targets = status.targets_of(view, now)
+    shown = tuple(each for each in targets if is_asked(each, asked))
     return (
         _environment()
-        .get_template("status.html")
+        .get_template("board.html" if asked.board else "status.html")
         .render(
             now=now,
             version=exporter.__version__,
             python=platform.python_version(),
-            targets=targets[:SHOWN],
-            hidden=len(targets[SHOWN:]),
+            asked=asked,
+            many=len(targets) > CARDS,
+            total=len(targets),
+            targets=shown,
+            groups=groups_of(shown) if len(shown) > CARDS else (),
+            advice=status.machine_advice(view),
+            machine=view.get(MACHINE),
             headline=_headline(targets),
             counts=status.counted(targets),
             state=view.get(EXPORTER),
@@ -49,6 +88,51 @@ def render_page(view: View, now: float, links: Mapping[str, str]) -> str:
             links=links,
         )
     )
+
+
+def is_asked(target: status.TargetStatus, asked: Asked) -> bool:
+    """Whether a reader asked for this target."""
+    if asked.target:
+        return target.target == asked.target
+    text = found_by(target)
+    return asked.verdict in {"", target.verdict.name} and all(word in text for word in asked.words)
+
+
+def found_by(target: status.TargetStatus) -> str:
+    """The text, in lower case, in which a search looks."""
+    info = target.info
+    parts = (target.target, target.verdict.name, target.cause, target.reason, info.url, info.model, info.quantization)
+    return " ".join((*parts, name_of(info.backend), info.container, info.image, info.hardware)).lower()
+
+
+def groups_of(targets: Iterable[status.TargetStatus]) -> tuple[Group, ...]:
+    """Targets by verdict and reason: the worst verdict first, then the reason that most of them share."""
+    found: dict[tuple[status.Verdict, str], list[status.TargetStatus]] = {}
+    for each in targets:
+        # Of those that are fine the cause says nothing that a reader has to know of each.
+        found.setdefault((each.verdict, "" if each.verdict in _FINE else each.cause), []).append(each)
+    ordered = sorted(found.items(), key=lambda item: (item[0][0], -len(item[1]), item[0][1]))
+    return tuple(_group(verdict, cause, each) for (verdict, cause), each in ordered)
+
+
+def _group(verdict: status.Verdict, cause: str, targets: list[status.TargetStatus]) -> Group:
+    if verdict in _FINE:
+        return Group(verdict, cause, "", "", tuple(targets))
+    said = _shared(said_of(each) for each in targets)
+    return Group(verdict, cause, said, _shared(each.why.remedy if each.why else "" for each in targets), tuple(targets))
+
+
+def _shared(texts: Iterable[str]) -> str:
+    """What all of them say, else nothing."""
+    different = set(texts)
+    return different.pop() if len(different) == 1 else ""
+
+
+def said_of(target: status.TargetStatus) -> str:
+    """What a row says of a target: the error of one that doesn't answer, else the reason with its fact."""
+    if target.why is None or target.verdict <= status.Verdict.failing:
+        return target.reason[:1].upper() + target.reason[1:]
+    return target.why.sentence
 
 
 SKIPPED_IN_WORDS: Final[Mapping[str, str]] = {
@@ -65,7 +149,13 @@ _BAD: Final = (
     status.Verdict.wrong,
     status.Verdict.poor,
 )
-_FINE: Final = (status.Verdict.acceptable, status.Verdict.good, status.Verdict.excellent, status.Verdict.right)
+_FINE: Final = (
+    status.Verdict.acceptable,
+    status.Verdict.good,
+    status.Verdict.excellent,
+    status.Verdict.right,
+    status.Verdict.measured,
+)
 _PREDICATES: Final = {
     status.Verdict.unmeasured: "without a speed",
     status.Verdict.unloaded: "not loaded",
@@ -119,6 +209,16 @@ def as_instant(seconds: float) -> str:
         return ""
 
 
+def energy_text(joules_per_token: float) -> str:
+    """What a token takes while it is decoded, and what a million of them do."""
+    return f"{joules_per_token:.3g} J a token, {joules_per_token / 3.6:.3g} kWh for a million"
+
+
+def day_text(watts: float) -> str:
+    """What a day takes at this power."""
+    return f"{watts * 24 / 1000:.2g} kWh a day at this power"
+
+
 def _change_times(ledger: Ledger | None) -> tuple[float, ...]:
     """When something changed, or stepped for no known reason."""
     return tuple(entry.at_seconds for entry in ledger.entries) if ledger else ()
@@ -143,6 +243,13 @@ def _environment() -> "Environment":
         "count_text": count_text,
         "bar_of": bar_of,
         "sparkline_of": sparkline_of,
+        "found_by": found_by,
+        "waterfall_of": waterfall_of,
+        "strip_of": strip_of,
+        "log_rows": log_rows,
+        "energy_text": energy_text,
+        "day_text": day_text,
+        "said_of": said_of,
         "change_times": _change_times,
         "models_shown": MODELS_SHOWN,
         "skipped_in_words": SKIPPED_IN_WORDS,

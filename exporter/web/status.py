@@ -39,10 +39,22 @@ from exporter.snapshot import (
     service_key,
     target_key,
 )
-from exporter.text import ERROR_CHARACTERS, band_text, count_text, finite, no_speed_text, printable
-from exporter.tiers import Judgement
+from exporter.text import (
+    ERROR_CHARACTERS,
+    band_text,
+    count_text,
+    finite,
+    no_speed_text,
+    printable,
+    rate_text,
+    share_text,
+)
+from exporter.tiers import Judgement, tier_of
+from exporter.web.steady import NEAR, near_bound, speed_shown, steady_tier
 
 STALE_AFTER_INTERVALS: Final = 3
+LOOK_BACK: Final = 30
+"""Probes that decide which tier is shown near a bound."""
 
 
 class Verdict(IntEnum):
@@ -59,11 +71,12 @@ class Verdict(IntEnum):
     good = 8
     excellent = 9
     right = 10
-    undecided = 11
-    busy = 12
-    unloaded = 13
-    unable = 14
-    waiting = 15
+    measured = 11
+    undecided = 12
+    busy = 13
+    unloaded = 14
+    unable = 15
+    waiting = 16
 
 
 IN_WORDS: Final[Mapping[str, str]] = {
@@ -105,7 +118,10 @@ LIMIT_WORDS: Final[Mapping[str | None, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class ProbeStatus:
-    """One module on one target, judged at one time; ``tier`` is None while no speed is known."""
+    """One module on one target, judged at one time; ``tier`` is None while no speed is known.
+
+    ``verdict`` is the tier as people see it: near a bound it stays what it was (``steady_tier``).
+    """
 
     record: Record
     judgement: Judgement | None
@@ -118,6 +134,24 @@ class ProbeStatus:
     def figures(self) -> Measurements:
         """What the last probe measured, empty after a failed one."""
         return self.record.figures or Measurements()
+
+    @property
+    def speed(self) -> float | None:
+        """Tokens per second to show: of one stream, or of all streams of a module that runs several."""
+        return finite(
+            self.figures.aggregate_tokens_per_second
+            if self.record.plan.concurrency > 1
+            else self.figures.tokens_per_second
+        )
+
+    @property
+    def speed_words(self) -> str:
+        """The speed, with as many digits as agree with its tier."""
+        return (
+            speed_shown(self.speed, self.judgement.thresholds)
+            if self.judgement and self.tier
+            else rate_text(self.speed)
+        )
 
     @property
     def next_run_seconds(self) -> float | None:
@@ -157,6 +191,12 @@ class TargetStatus:
     def cause(self) -> str:
         """A few words by which servers are grouped that are as they are for the same reason; empty where none is known."""
         return self.why.title if self.why else ""
+
+    @property
+    def other_changes(self) -> tuple[ChangeLine, ...]:
+        """What changed besides what the reason tells."""
+        why = self.why.sentence if self.why else ""
+        return tuple(each for each in self.changes if not (each.effect and f"{each.what}: {each.effect}." in why))
 
     @property
     def at_depth(self) -> Measurements | None:
@@ -216,6 +256,8 @@ def _case(
         next((each for each in containers if info.container and each.name == info.container), None),
         machine_facts(view, info.gpus, info.weight_bytes) if info.gpus else None,
         tuple(sample for sample in view.get(GPU_SENSORS) or () if sample.address in info.gpus),
+        state.user_tokens_per_second if state else None,
+        STUCK if state and state.stuck else "",
     )
 
 
@@ -241,7 +283,8 @@ def machine_advice(view: View) -> tuple[Advice, ...]:
 def probe_of(record: Record, judgement: Judgement | None, state: TargetState | None, now: float) -> ProbeStatus:
     """One module on one target, judged at ``now`` (Unix time)."""
     has_speed = record.figures is not None and finite(record.figures.tokens_per_second) is not None
-    tier = judgement.tier if judgement and has_speed else None
+    # The tiers are of one stream.
+    tier = judgement.tier if judgement and has_speed and record.plan.concurrency == 1 else None
     verdict, reason = _judge(record, judgement, tier, state)
     ran_at = record.totals.last_run_seconds
     paused = record.last is not None and record.last.paused_since is not None
@@ -272,10 +315,12 @@ def _judge(
         verdict = _failure(ran, state), _said(ran)
     elif ran.checks:
         verdict = _checked(ran)
+    elif record.plan.concurrency > 1:
+        verdict = _together(record)
     elif judgement is None or tier is None:
         verdict = Verdict.unmeasured, _why_no_speed(record)
     else:
-        verdict = Verdict[tier], _why(record, judgement, tier)
+        verdict = _tiered(record, judgement)
     return verdict
 
 
@@ -292,6 +337,29 @@ def _too_slow_for_users(service: Service | None, state: TargetState | None) -> s
     if speed is None or service is None or service.tier != "poor":
         return ""
     return f"users get {speed:.3g} tokens/s, below {service.acceptable:g}, the least that is acceptable"
+
+
+def _tiered(record: Record, judgement: Judgement) -> tuple[Verdict, str]:
+    speed = (record.figures and record.figures.tokens_per_second) or 0.0
+    before = [point.tokens_per_second for point in record.history if point.tokens_per_second is not None]
+    shown = steady_tier([*before[-LOOK_BACK:-1], speed], judgement.thresholds) or tier_of(speed, judgement.thresholds)
+    bound = near_bound(speed, shown, judgement.thresholds)
+    near = (
+        f"; {speed_shown(speed, judgement.thresholds)} is within {share_text(NEAR)} of the bound at {bound:g}"
+        if bound
+        else ""
+    )
+    return Verdict[shown], (_why(record, judgement, shown) + near).removeprefix("; ")
+
+
+def _together(record: Record) -> tuple[Verdict, str]:
+    """What a module that runs several streams found."""
+    figures, streams = record.figures or Measurements(), record.plan.concurrency
+    if finite(figures.aggregate_tokens_per_second) is None:
+        return Verdict.unmeasured, _why_no_speed(record)
+    each = f", {rate_text(figures.tokens_per_second)} for each" if finite(figures.tokens_per_second) is not None else ""
+    whole = f"{rate_text(figures.aggregate_tokens_per_second)} tokens/s of {streams} streams together{each}"
+    return Verdict.measured, f"{whole}; tiers are of one stream"
 
 
 def _failure(ran: ProbeResult, state: TargetState | None) -> Verdict:

@@ -92,6 +92,8 @@ def test_slower_since_a_change_says_when_and_by_how_much() -> None:
     assert (first.condition, first.since_seconds) == ("slower_since_change", 1234.0)
     assert first.sentence == "Slower since the image changed from a to b: 6.4, before 12.1 tok/s."
     assert second.condition == "at_memory_limit"
+    prefill = replace(line, effect="prefill 445, before 853 tok/s", own=False)
+    assert advise_target(replace(known, changes=(prefill, line)))[0] == first
     assert conditions(replace(known, changes=(replace(line, standing=False),))) == ["at_memory_limit"]
     alone = ChangeLine(9.0, "nothing that is watched changed", "6.4, before 12.1 tok/s", True, explained=False)
     (why,) = advise_target(case(changes=(alone,)))
@@ -114,11 +116,15 @@ def test_slower_since_a_change_says_when_and_by_how_much() -> None:
         (case(info=settings(cpu_offload="24 of 48 layers")), "offload", "24 of 48 layers"),
         (case(info=settings(aiter="no_effect")), "aiter_without_effect", "not built for this GPU"),
         (case(Judgement(None, LIMITS), probe(None)), "stream_buffered", "one burst"),
-        (case(Judgement(None, LIMITS), probe(7.0, beside_users=3.0)), "users", "3 requests of its users run"),
+        (
+            case(Judgement(None, LIMITS), probe(7.0, beside_users=3.0)),
+            "users",
+            "3 requests of its users ran beside the probe",
+        ),
         (
             case(Judgement(None, LIMITS), probe(7.0, beside_users=1.0), user_tokens_per_second=11.5),
             "users",
-            "1 request of its users runs beside the probe, and each gets 11.5 tokens/s",
+            "1 request of its users ran beside the probe, and each gets 11.5 tokens/s",
         ),
     ],
 )
@@ -188,7 +194,7 @@ def test_each_way_to_fail_says_what_to_look_at(result: Result) -> None:
     """A failed probe has one advice, by the way in which it failed."""
     (why,) = advise_target(case(None, probe(None, result, "it failed")))
     assert (why.condition, why.title) == (f"failed_{result}", FAILURES[result][0])
-    assert why.sentence.endswith((".", "?"))
+    assert why.remedy.endswith((".", "?"))
 
 
 def test_a_server_that_went_down_since_its_last_good_probe() -> None:

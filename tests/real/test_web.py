@@ -5,7 +5,7 @@ import shutil
 import subprocess
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from exporter.web.app import build_app
 from exporter.web.server import WebServer, listen
 from tests.ports import free_port
 from tests.real.conftest import need
-from tests.scenes import NOW, judged, probe, publish_all
+from tests.scenes import NOW, judged, nine, one, probe, publish_all, publish_many
 from tests.waiting import eventually
 from tests.web.actions import StubActions
 
@@ -37,10 +37,10 @@ ARGUMENTS = [
 
 
 @contextmanager
-def serving() -> Iterator[tuple[Snapshot, int]]:
+def serving(publish: Callable[[Snapshot], Snapshot] = publish_all) -> Iterator[tuple[Snapshot, int]]:
     """The made-up machine, served on loopback."""
     exposition = Exposition()
-    snapshot = publish_all(Snapshot())
+    snapshot = publish(Snapshot())
     bound = listen("127.0.0.1", 0)
     server = WebServer(build_app(snapshot, exposition.render, StubActions(), clock=lambda: NOW), bound)
     server.start()
@@ -151,7 +151,7 @@ def test_the_page_in_a_browser(tmp_path: Path) -> None:
             assert said == []
             assert {urllib.parse.urlsplit(url).port for url in asked} == {port}
             assert page.evaluate("document.documentElement.scrollWidth") == width
-            assert page.locator("article.target").count() == 11
+            assert page.locator("article.target").count() == 12
             light = page.evaluate("getComputedStyle(document.body).backgroundColor")
             assert (light == "rgb(17, 19, 22)") == (scheme == "dark")
             context.close()
@@ -201,12 +201,12 @@ def test_a_link_to_the_runbook_shows_the_alert() -> None:
         page = chromium.new_context(viewport={"width": 390, "height": 900}).new_page()
         page.goto(f"http://127.0.0.1:{port}/runbook#llmtargetdown")
         page.evaluate("for (const each of document.querySelectorAll('details')) each.open = true")
-        page.goto(f"http://127.0.0.1:{port}/runbook#llmtierdropped")
-        top = page.evaluate("document.getElementById('llmtierdropped').getBoundingClientRect().top")
+        page.goto(f"http://127.0.0.1:{port}/runbook#llmthroughputpoor")
+        top = page.evaluate("document.getElementById('llmthroughputpoor').getBoundingClientRect().top")
         assert 0 <= top < 30
         assert page.evaluate("document.documentElement.scrollWidth") == 390
         page.get_by_role("link", name="Status page").click()
-        assert page.locator("article.target").count() == 11
+        assert page.locator("article.target").count() == 12
 
 
 def test_the_page_without_a_script_is_complete() -> None:
@@ -214,7 +214,7 @@ def test_the_page_without_a_script_is_complete() -> None:
     with serving() as (_, port), browser() as chromium:
         page = chromium.new_context(java_script_enabled=False).new_page()
         page.goto(f"http://127.0.0.1:{port}/")
-        assert page.locator("h1").inner_text() == "Of 11 servers, 1 is down, 1 is failing, 1 is poor"
+        assert page.locator("h1").inner_text() == "Of 12 servers, 1 is down, 1 is failing, 1 is wrong, 1 is poor"
         assert "probed 12 s ago" in page.locator("article", has_text="llamacpp-q4").first.inner_text()
 
 
@@ -238,11 +238,78 @@ def test_the_page_keeps_itself_fresh() -> None:
 
 
 def test_the_page_says_when_the_exporter_is_gone() -> None:
-    """A page whose exporter has stopped keeps its figures and says that they are old."""
+    """A page whose exporter has stopped keeps its figures, dims them, and its headline says that they are old."""
     with browser() as chromium:
         page = chromium.new_page()
         with serving() as (_, port):
             page.goto(f"http://127.0.0.1:{port}/")
         page.evaluate("refresh()")
-        assert "the exporter does not answer" in page.locator("#updated").inner_text()
-        assert page.locator("article.target").count() == 11
+        said = "The exporter does not answer: this is as of "
+        assert page.locator("h1").inner_text().startswith(said)
+        assert page.title().startswith(said)
+        assert float(page.evaluate("getComputedStyle(document.querySelector('main')).opacity")) < 0.5
+        assert page.locator("article.target").count() == 12
+
+
+SCENES: dict[str, Callable[[Snapshot], Snapshot]] = {
+    "none": lambda snapshot: snapshot,
+    "1": one,
+    "9": nine,
+    "12": publish_all,
+    "200": lambda snapshot: publish_many(snapshot, 200),
+}
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [360, 1280])
+@pytest.mark.parametrize("name", SCENES)
+def test_axe_finds_nothing_in_any_state(tmp_path: Path, name: str, width: int, scheme: str) -> None:
+    """No violation of axe's rules and no word on the console, of page and board, details open; nothing sticks out."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="pip install axe-playwright-python")
+    with serving(SCENES[name]) as (_, port), browser() as chromium:
+        context = chromium.new_context(color_scheme=scheme, viewport={"width": width, "height": 900}, bypass_csp=True)
+        page = context.new_page()
+        said: list[str] = []
+        page.on("console", lambda message: said.append(message.text))
+        page.on("pageerror", lambda error: said.append(str(error)))
+        for path in ("", "?board", *(["?target=poor-013", "?q=memory"] if name == "200" else [])):
+            page.goto(f"http://127.0.0.1:{port}/{path}")
+            page.screenshot(path=tmp_path / f"{name}-{width}-{scheme}{path.strip('?=')}.png", full_page=True)
+            page.evaluate("for (const each of document.querySelectorAll('details')) each.open = true")
+            violations = axe.Axe().run(page).response["violations"]
+            assert [(each["id"], [node["html"][:200] for node in each["nodes"]]) for each in violations] == []
+            assert page.evaluate("document.documentElement.scrollWidth") == width
+        assert said == []
+
+
+def test_typing_filters_the_rows_and_a_refresh_keeps_that() -> None:
+    """What is typed counts at once, survives a refresh, and leads to one server's card."""
+    with serving(SCENES["200"]) as (_, port), browser() as chromium:
+        page = chromium.new_page()
+        page.goto(f"http://127.0.0.1:{port}/")
+        rows = page.locator("[data-find]:visible")
+        assert rows.count() == 200
+        page.get_by_label("Find").fill("memory's limit")
+        assert rows.count() == 10
+        assert page.locator(".group:visible").count() == 1
+        page.evaluate("refresh()")
+        assert rows.count() == 10
+        page.get_by_label("Find").fill("nobody")
+        assert page.get_by_text("No server fits.").is_visible()
+        page.get_by_label("Find").fill("poor-013")
+        page.get_by_role("link", name="poor-013").click()
+        assert page.locator("article.target").count() == 1
+        assert page.locator("details.more").get_attribute("open") is not None
+
+
+def test_the_next_probe_counts_down() -> None:
+    """The time to the next probe is that from now, not from when the page was made."""
+    with serving() as (_, port), browser() as chromium:
+        page = chromium.new_page()
+        page.goto(f"http://127.0.0.1:{port}/")
+        until = page.locator("details[data-key='vllm'] time[data-until]")
+        assert until.inner_text() in {"in 48 s", "in 47 s"}
+        page.evaluate("ahead -= 20; tick()")
+        assert until.inner_text() in {"in 28 s", "in 27 s", "in 26 s"}
+        page.evaluate("ahead -= 40; tick()")
+        assert until.inner_text() == "due"

@@ -25,6 +25,7 @@ PATHS = (
     "/api/v1/targets",
     "/api/v1/changes",
     "/runbook",
+    "/badge/vllm.svg",
     "/-/healthy",
     "/-/ready",
 )
@@ -191,7 +192,7 @@ def test_recent_probes_as_json(client: TestClient) -> None:
     newest = answer["probes"][0]
     assert newest["phase_seconds"]["first_token"] == 0.41
     assert newest["marks_seconds"][0]["first_text"] == 0.41
-    assert newest["log"] == ["POST /v1/chat/completions", "ok after 1.25 s"]
+    assert newest["log"] == ["+0.002 s POST /v1/chat/completions", "+1.250 s ok"]
     assert answer["probes"][-1]["result"] == "timeout_first_token"
     times = [each["timestamp_seconds"] for each in answer["probes"]]
     assert times == sorted(times, reverse=True)
@@ -339,3 +340,14 @@ def test_a_speed_is_accepted_by_post_alone(client: TestClient, daemon: StubActio
     assert daemon.asked == []
     assert client.post("/api/v1/changes/accept?target=vllm").json() == {"accepted": ["vllm"]}
     assert client.post("/api/v1/changes/accept").json() == {"accepted": ["all"]}
+
+
+def test_a_badge_is_a_picture_for_other_pages(client: TestClient) -> None:
+    """Another site may show it, and asks again each time; what is no target is a 404."""
+    answer = client.get("/badge/vllm.svg")
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "image/svg+xml")
+    assert answer.headers["cross-origin-resource-policy"] == "cross-origin"
+    assert "6.4 tok/s · poor" in answer.text
+    assert client.get("/").headers["cross-origin-resource-policy"] == "same-origin"
+    for path in ("/badge/nobody.svg", "/badge/vllm", "/badge/vllm.png"):
+        assert client.get(path).status_code == 404

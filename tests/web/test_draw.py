@@ -4,10 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from exporter.history.gaps import gaps_of
 from exporter.history.record import Point
 from exporter.settings import Thresholds
 from exporter.tiers import Judgement
-from exporter.web.draw import bar_of, sparkline_of
+from exporter.web.draw import bar_of, sparkline_of, strip_of, waterfall_of
 
 LIMITS = Thresholds(excellent=20, good=15, acceptable=10)
 speeds = st.none() | st.floats(0, 1000)
@@ -68,3 +69,39 @@ def test_any_history_is_drawn_inside_its_box(history: list[Point]) -> None:
     if line is not None:
         coordinates = [float(number) for points in line.lines for pair in points.split() for number in pair.split(",")]
         assert all(0 <= number <= 100 for number in (*coordinates, *line.failures))
+
+
+PHASES = (("resolve", 0.0), ("connect", 0.1), ("first_token", 0.4), ("decode", 1.5), ("total", 2.0))
+
+
+def test_phases_follow_each_other() -> None:
+    """Each begins where the one before ended; together they fill what the total does."""
+    drawn = waterfall_of(PHASES)
+    assert [(each.name, each.x, each.width) for each in drawn] == [
+        ("resolve", 0.0, 0.0),
+        ("connect", 0.0, 5.0),
+        ("first token", 5.0, 20.0),
+        ("decode", 25.0, 75.0),
+    ]
+    assert waterfall_of(()) == ()
+    assert waterfall_of((("total", 0.0),)) == ()
+
+
+@given(st.lists(st.tuples(st.text(max_size=5), st.floats(0, 1e6)), max_size=8))
+def test_no_phase_sticks_out(phases: list[tuple[str, float]]) -> None:
+    """Whatever was measured, every bar lies within the box."""
+    for each in waterfall_of(phases):
+        assert 0 <= each.x <= 100.01
+        assert each.x + each.width <= 100.1
+
+
+def test_the_longest_gap_is_named_with_its_token() -> None:
+    """Columns of one width in the order of the tokens; the highest is the longest gap."""
+    strip = strip_of(gaps_of([(0.05, 1), (0.05, 2), (0.5, 1), (0.25, 1)]))
+    assert strip is not None
+    assert [height for _, height in strip.columns] == [10.0, 10.0, 100.0, 50.0]
+    assert [x for x, _ in strip.columns] == [0.0, 25.0, 50.0, 75.0]
+    assert (strip.longest, strip.longest_at, strip.tokens) == (0.5, 5, 5)
+    assert strip.median == pytest.approx(0.15)
+    assert strip_of(gaps_of([(0.05, 1)])) is None
+    assert strip_of(gaps_of([(0.0, 1), (0.0, 1)])) is None

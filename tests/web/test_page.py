@@ -18,8 +18,8 @@ from exporter.snapshot import (
     plan_key,
     probe_key,
 )
-from exporter.web.page import SHOWN, render_page
-from tests.scenes import NOW, judged, probe, publish_all, steady
+from exporter.web.page import CARDS, Asked, render_page
+from tests.scenes import NOW, judged, probe, publish_all, publish_many, steady
 
 VOID = {"meta", "link", "br", "img", "input", "hr"}
 
@@ -52,8 +52,13 @@ class Page(HTMLParser):
         self.text += data
 
 
-def page_of(view: View) -> Page:
-    return Page(render_page(view, NOW, {"Grafana": "http://grafana.example/d/llm"}))
+def page_of(view: View, asked: Asked | None = None) -> Page:
+    return Page(render_page(view, NOW, {"Grafana": "http://grafana.example/d/llm"}, asked or Asked()))
+
+
+@pytest.fixture(scope="module")
+def many() -> View:
+    return publish_many(Snapshot(), 200).view()
 
 
 @pytest.fixture(scope="module")
@@ -175,15 +180,84 @@ def test_headlines(states: tuple[float | Result | None, ...], headline: str) -> 
     assert Page(render_page(snapshot.view(), NOW, {})).title == f"{headline} · llm-probe-exporter"
 
 
-def test_of_very_many_targets_the_worst_are_shown() -> None:
-    """The page stays small with a thousand targets, shows the bad ones and says how many it leaves out."""
-    snapshot = Snapshot()
-    snapshot.publish_all((plan_key(f"t{number:03}", "default"), Plan(60)) for number in range(300))
-    snapshot.publish(probe_key("t299", "default"), probe("t299", 5, "connect"))
-    page = page_of(snapshot.view())
-    assert "t299" in page.text
-    assert "t250" not in page.text
-    assert f"{300 - SHOWN} more" in page.text
+def links_of(page: Page) -> list[str]:
+    """The targets that can be reached from a page."""
+    links = [attributes.get("href") or "" for tag, attributes in page.elements if tag == "a"]
+    return [link.removeprefix("?target=") for link in links if link.startswith("?target=")]
+
+
+def test_of_many_targets_each_is_a_row_in_the_group_of_its_reason(many: View) -> None:
+    """All 200 can be reached, the worst group first, what to do said once a group, and the page stays light."""
+    html = render_page(many, NOW, {})
+    page = Page(html)
+    assert sorted(links_of(page)) == sorted(many.targets)
+    assert [tag for tag, attributes in page.elements if "card target" in (attributes.get("class") or "")] == []
+    text = " ".join(page.text.split())
+    order = [
+        "down No connection 10",
+        "failing The server failed 10",
+        "The server failed: 500: CUDA error: HIP out of memory. Look at",
+        "poor At the memory's limit 10",
+        "poor Slow for no known",
+    ]
+    places = [text.index(each) for each in order]
+    assert places == sorted(places)
+    assert text.count("Does the server run, and does it listen at this address and port?") == 1
+    assert "Kernel" not in text.partition("This machine")[0]
+    assert len(html) < 200_000
+
+
+@pytest.mark.parametrize(
+    ("asked", "count"),
+    [
+        (Asked(verdict="poor"), 20),
+        (Asked(text="MEMORY's limit"), 10),
+        (Asked(text="hip qwen"), 10),
+        (Asked(text="good-1", verdict="good"), 30),
+        (Asked(text="excellent-002"), 1),
+        (Asked(text="nobody"), 0),
+        (Asked(target="poor-013"), 1),
+        (Asked(target="nobody"), 0),
+    ],
+)
+def test_a_reader_finds_what_is_asked_for(many: View, asked: Asked, count: int) -> None:
+    """By words in any order and a verdict; the headline stays that of all servers."""
+    page = page_of(many, asked)
+    cards = [1 for tag, attributes in page.elements if tag == "article" and "target" in (attributes["class"] or "")]
+    assert len(links_of(page)) + len(cards) == count
+    assert (count > CARDS) == (not cards) or count == 0
+    assert page.text.count("No server fits") == (2 if count == 0 else 1)
+    assert page.title.startswith("Of 200 servers, 10 are down, 10 are failing, 20 are poor")
+
+
+def test_one_target_alone_is_open(many: View) -> None:
+    """A link to a target leads to its whole card, with its details open."""
+    page = page_of(many, Asked(target="poor-013"))
+    assert [
+        attributes["data-key"] for tag, attributes in page.elements if tag == "details" and "open" in attributes
+    ] == ["poor-013"]
+
+
+def test_the_board_has_a_large_row_for_each_server(many: View) -> None:
+    """Name, speed, verdict and cause, the worst first, and nothing of the machine."""
+    page = page_of(publish_all(Snapshot()).view(), Asked(board=True))
+    named = [
+        "transformers",
+        "webui",
+        "garbled",
+        "vllm",
+        "behind-nginx",
+        "loading",
+        "ollama",
+        "vllm-aiter",
+        "llamacpp-q4",
+    ]
+    assert links_of(page) == [*named, "mi300x", "lm-studio", "new"]
+    text = " ".join(page.text.split())
+    assert "vllm 6.4 tok/s poor Slower since a change" in text
+    assert "transformers down No connection" in text
+    assert "ROCm" not in text
+    assert len(links_of(page_of(many, Asked(board=True)))) == 200
 
 
 def test_extremes_are_drawn() -> None:

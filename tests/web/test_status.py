@@ -96,7 +96,7 @@ def test_the_worst_comes_first() -> None:
     assert list(counted(targets)) == [
         verdict.name
         for verdict in Verdict
-        if verdict not in {Verdict.stuck, Verdict.unable, Verdict.right, Verdict.undecided}
+        if verdict not in {Verdict.stuck, Verdict.unable, Verdict.right, Verdict.undecided, Verdict.measured}
     ]
 
 
@@ -116,3 +116,48 @@ def test_json_of_any_record() -> None:
     ]
     thresholds = {"excellent": 20, "good": 15, "acceptable": 10}
     assert as_json(judged(16, "x", *BAND))["thresholds"] == thresholds
+
+
+def test_a_module_of_several_streams_has_its_aggregate_and_no_tier() -> None:
+    """Tiers are of one stream; what the streams reach together is said."""
+    snapshot = Snapshot()
+    snapshot.publish(plan_key("a", "parallel"), Plan(600, concurrency=4))
+    measured = Measurements(tokens_per_second=9.0, aggregate_tokens_per_second=34.5)
+    snapshot.publish(
+        probe_key("a", "parallel"), dataclasses.replace(probe("a", 9, module="parallel"), measurements=measured)
+    )
+    snapshot.publish(judgement_key("a", "parallel"), judged(9.0, "x", *BAND))
+    (status,) = targets_of(snapshot.view(), NOW)
+    assert (status.verdict.name, status.probes[0].tier, status.probes[0].speed_words) == ("measured", None, "34.5")
+    assert status.reason == "34.5 tokens/s of 4 streams together, 9.0 for each; tiers are of one stream"
+
+
+def test_near_a_bound_the_verdict_stays_and_says_so() -> None:
+    """A wavering speed keeps its verdict; the exact tier is beside it."""
+    status = status_of(probe("a", 69, speed=19.9), probe("a", 9, speed=20.1), judgement=judged(20.1, "x", *BAND))
+    assert (status.verdict.name, status.probes[0].tier) == ("good", "excellent")
+    assert status.reason.endswith("20.1 is within 2 % of the bound at 20")
+
+
+def test_a_speed_below_a_bound_is_not_shown_as_the_bound() -> None:
+    """19.96 would be read as 20.0, which is another tier."""
+    status = status_of(probe("a", 9, speed=19.96), judgement=judged(19.96, "x", *BAND))
+    assert (status.verdict.name, status.probes[0].speed_words) == ("good", "19.96")
+
+
+def test_the_reason_of_a_status_comes_with_its_fact() -> None:
+    """What advice looks at is taken out of the view: containers, sensors and the machine of the GPU that serves."""
+    statuses = {each.target: each for each in targets_of(publish_all(Snapshot()).view(), NOW)}
+    found = {name: each.why.condition for name, each in statuses.items() if each.why}
+    assert found == {
+        "behind-nginx": "stream_buffered",
+        "garbled": "no_text",
+        "llamacpp-q4": "at_memory_limit",
+        "mi300x": "users",
+        "ollama": "slower_unexplained",
+        "transformers": "failed_connect",
+        "vllm": "slower_since_change",
+        "vllm-aiter": "at_memory_limit",
+        "webui": "failed_http_5xx",
+    }
+    assert target_json(statuses["garbled"])["advice"][0]["condition"] == "no_text"

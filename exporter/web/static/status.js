@@ -18,6 +18,10 @@ function tick() {
   for (const time of document.querySelectorAll("time[data-at]")) {
     time.textContent = words(Math.max(0, now - Number(time.dataset.at)));
   }
+  for (const time of document.querySelectorAll("time[data-until]")) {
+    const left = Number(time.dataset.until) - now;
+    time.textContent = left >= 0.5 ? `in ${words(left)}` : "due";
+  }
 }
 
 function localise() {
@@ -29,29 +33,55 @@ function localise() {
 async function refresh() {
   if (document.hidden) return;
   try {
-    const answer = await fetch("./", { cache: "no-store", signal: AbortSignal.timeout(10000) });
+    const answer = await fetch(`./${location.search}`, { cache: "no-store", signal: AbortSignal.timeout(10000) });
     if (!answer.ok) throw new Error(answer.statusText);
     const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
-    const open = new Set(Array.from(document.querySelectorAll("details[open]"), (each) => each.dataset.key));
-    for (const each of fresh.querySelectorAll("details")) each.open = open.has(each.dataset.key);
+    const before = new Map(Array.from(document.querySelectorAll("details"), (each) => [each.dataset.key, each.open]));
+    for (const each of fresh.querySelectorAll("details")) each.open = before.get(each.dataset.key) ?? each.open;
     const focused = document.activeElement.closest?.("details")?.dataset.key;
     for (const place of ["main", "header"]) document.querySelector(place).replaceWith(fresh.querySelector(place));
     document.title = fresh.title;
+    document.body.classList.remove("gone");
     ahead = Date.now() / 1000 - Number(document.getElementById("updated").dataset.now);
     for (const each of document.querySelectorAll("details")) {
       if (focused !== undefined && each.dataset.key === focused) each.querySelector("summary").focus();
     }
     localise();
+    filter();
   } catch {
-    const lost = document.querySelector("#updated span:last-child");
-    if (!lost.classList.contains("lost")) {
-      lost.classList.add("lost");
-      lost.prepend("the exporter does not answer; ");
-    }
+    gone();
   }
 }
 
+// What is shown is no longer so: everything dims, and the headline says it.
+function gone() {
+  if (document.body.classList.contains("gone")) return;
+  document.body.classList.add("gone");
+  const clock = document.querySelector("time[data-clock]").textContent;
+  const said = `The exporter does not answer: this is as of ${clock}`;
+  document.querySelector("h1").textContent = said;
+  document.title = said;
+}
+
+// The server filters by the address; while somebody types, the rows that are here are filtered at once.
+function filter() {
+  const form = document.querySelector(".search");
+  if (!form) return;
+  const wanted = form.elements.q.value.toLowerCase().split(/\s+/).filter(Boolean);
+  const verdict = form.elements.verdict.value;
+  let shown = 0;
+  for (const row of document.querySelectorAll("[data-find]")) {
+    const fits = (!verdict || row.dataset.verdict === verdict) && wanted.every((word) => row.dataset.find.includes(word));
+    row.hidden = !fits;
+    shown += fits;
+  }
+  for (const group of document.querySelectorAll(".group")) group.hidden = !group.querySelector("[data-find]:not([hidden])");
+  document.querySelector(".none-found").hidden = shown > 0 || !document.querySelector("[data-find]");
+}
+
 localise();
+filter();
+document.querySelector(".search")?.addEventListener("input", filter);
 setInterval(tick, 1000);
 setInterval(refresh, 15000);
 document.addEventListener("visibilitychange", refresh);
