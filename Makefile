@@ -37,10 +37,10 @@ run: $(VENV)/.runtime ## run the daemon: it finds the inference servers of this 
 	$(BIN)/llm-probe-exporter serve
 
 test: $(VENV)/.dev ## run the tests that need no service
-	$(BIN)/python -m pytest -q -m "not real" -n auto --dist loadscope
+	$(BIN)/python -m pytest -q -m "not real" -n auto --dist worksteal
 
 coverage: $(VENV)/.dev ## run the same tests and show which lines and branches of the exporter they leave out
-	$(BIN)/python -m pytest -q -m "not real" -n auto --dist loadscope --cov --cov-report=term
+	$(BIN)/python -m pytest -q -m "not real" -n auto --dist worksteal --cov --cov-report=term
 
 check: $(VENV)/.dev lint types grafana-check docs-check promtool $(TESTS) ## format, lint, types, generated files, rules, tests
 

@@ -1,11 +1,22 @@
-"""No test reads or writes the history of the person who runs it, and none that of another test."""
+"""What all tests have in common: none reads or writes the history of a person or of another test, and none is timed."""
 
 import itertools
+import os
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 _NUMBERS = itertools.count()
+
+# How long an example takes says how busy the machine is.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Twice as many as there are processors: these tests wait for sockets about half of their time."""
+    return 2 * (os.cpu_count() or 1)
 
 
 @pytest.fixture(scope="session", autouse=True)
