@@ -141,9 +141,9 @@ def test_ollama_keeps_its_interval_within_its_lease() -> None:
 
 
 def test_the_interval_is_an_hour_at_most() -> None:
-    """The interval doubles after each lone probe, up to an hour."""
+    """The interval of a model with a ``ttl`` doubles after each lone probe, up to an hour."""
     clock = Clock()
-    with SimulatedLlamaSwap(clock=clock) as server:
+    with SimulatedLlamaSwap(clock=clock, ttl=7200) as server:
         server.load("coder")
         one = prober(server, clock)
         intervals = []
