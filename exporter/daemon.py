@@ -20,6 +20,7 @@ from exporter.address import is_loopback
 from exporter.collectors import Collectors
 from exporter.history.change import Entry
 from exporter.history.folder import history_file
+from exporter.history.record import Point
 from exporter.history.store import Store
 from exporter.ledgers import Ledgers
 from exporter.metrics import Exposition
@@ -220,6 +221,10 @@ class Daemon:
     def changes(self, since: float, target: str | None) -> tuple[Entry, ...]:
         """What changed since a time, newest first."""
         return self._ledgers.entries(since, target)
+
+    def points(self, target: str, module: str, since: float, until: float) -> tuple[Point, ...]:
+        """The speeds of a module between two times, oldest first."""
+        return self._ledgers.points(target, module, since, until)
 
     def accept(self, target: str | None) -> tuple[str, ...]:
         """Take the speeds of now for the usual ones."""

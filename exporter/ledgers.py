@@ -3,18 +3,22 @@
 import logging
 import math
 import threading
+import time
 from collections.abc import Collection, Iterator, Mapping
 from typing import Final
 
 from exporter.history import change
 from exporter.history.change import Entry, Ledger
+from exporter.history.hours import HOUR_SECONDS
+from exporter.history.record import Point
 from exporter.history.sample import Sample
-from exporter.history.store import HistoryError, Reader, Store
+from exporter.history.store import RAW_HOURS, HistoryError, Reader, Store
 from exporter.probe.result import SKIPPED, ProbeResult
 from exporter.text import finite
 
 log = logging.getLogger(__name__)
 
+SINGLE_SECONDS: Final = RAW_HOURS * HOUR_SECONDS
 Packed = Mapping[str, bytes]
 """What is known of the first tokens of models, by their identity."""
 
@@ -117,6 +121,25 @@ class Ledgers:
             ledgers = [each for name, each in self._ledgers.items() if target in {None, name}]
         found |= {_key_of(each): each for ledger in ledgers for each in ledger.entries if each.at_seconds >= since}
         return tuple(sorted(found.values(), key=lambda each: each.at_seconds, reverse=True))
+
+    def points(self, target: str, module: str, since: float, until: float) -> tuple[Point, ...]:
+        """The speeds of a module between two times (Unix), oldest first: single probes of two days, medians by the hour beyond."""
+        if self._store is None:
+            return ()
+        reader = self._store.reader
+        try:
+            if since >= time.time() - SINGLE_SECONDS - HOUR_SECONDS:
+                return tuple(
+                    Point(each.at_seconds, each.tokens_per_second if each.counts else None, each.ok)
+                    for each in reader.samples(target, module, since, until)
+                )
+            return tuple(
+                Point(each.at_seconds + HOUR_SECONDS / 2, each.tokens_per_second, each.good > 0)
+                for each in reader.hours(target, module, since, until)
+            )
+        except HistoryError as exc:
+            log.warning("older speeds are not shown: %s", exc)
+            return ()
 
     def _keep(self, before: Ledger, after: Ledger) -> None:
         if after is before:

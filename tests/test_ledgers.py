@@ -90,6 +90,24 @@ def test_what_is_new_is_told_before_it_is_in_the_file(path: Path) -> None:
     assert opened(path).entries() == (entry,)
 
 
+def test_speeds_of_two_days_and_of_a_month(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Single probes of the last two days, medians by the hour of longer ago; nothing without a store."""
+    ledgers = opened(path)
+    feed(ledgers, {**BEFORE}, 12.0, 90, NOW - 5400)
+    assert ledgers._store is not None
+    assert ledgers._store.flush()
+    monkeypatch.setattr("exporter.ledgers.time.time", lambda: NOW)
+    single = ledgers.points("vllm", "default", NOW - 3600, NOW)
+    assert len(single) == 60
+    assert {point.ok for point in single} == {True}
+    hours = ledgers.points("vllm", "default", NOW - 30 * 86400, NOW)
+    assert 2 <= len(hours) <= 3
+    assert hours[0].tokens_per_second == pytest.approx(12, rel=0.01)
+    assert ledgers.points("other", "default", NOW - 3600, NOW) == ()
+    ledgers.close()
+    assert Ledgers().points("vllm", "default", NOW - 3600, NOW) == ()
+
+
 def test_an_accepted_level_stands_no_more() -> None:
     """What a person accepts is no drop from then on, also without a store."""
     ledgers = Ledgers()

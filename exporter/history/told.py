@@ -32,17 +32,23 @@ class ChangeLine:
 
 
 def lines_of(ledger: Ledger, module: str, now: float) -> tuple[ChangeLine, ...]:
-    """What to show beside a target: the drops that stand, of all modules, else the newest change of the last days."""
+    """What to show beside a target: the drops that stand, of all modules, else the newest change of the last days.
+
+    Drops of one time are one line, that of the module's own decode speed first.
+    """
+    together: dict[tuple[float, tuple[float, ...]], list[Shift]] = {}
+    for each in reversed(ledger.standing):
+        together.setdefault((each.since_seconds, each.changes), []).append(each)
     drops = [
         ChangeLine(
-            shift.since_seconds,
-            change_text(differences_of(shift, ledger.changes)),
-            _effect_of(shift, module),
+            since,
+            change_text(differences_of(shifts[0], ledger.changes)),
+            "; ".join(_effect_of(each, module) for each in sorted(shifts, key=lambda each: each.series != module)),
             standing=True,
-            explained=shift.explained,
-            own=shift.series == module,
+            explained=bool(changes),
+            own=any(each.series == module for each in shifts),
         )
-        for shift in reversed(ledger.standing)
+        for (since, changes), shifts in together.items()
     ]
     if drops or not ledger.changes or now - ledger.changes[-1].at_seconds > SHOWN_SECONDS:
         return tuple(drops[:MOST_LINES])

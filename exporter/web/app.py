@@ -23,7 +23,7 @@ from starlette.routing import Route
 
 import exporter
 from exporter.history.change import Entry
-from exporter.history.record import Plan
+from exporter.history.record import Plan, Point
 from exporter.history.told import entry_json
 from exporter.metrics import TEXT, render_probe
 from exporter.probe.result import ProbeResult
@@ -33,6 +33,7 @@ from exporter.text import escaped, finite, printable
 from exporter.web import page, status
 from exporter.web.badge import badge_of
 from exporter.web.negotiate import accepts_gzip, choose_format, compress
+from exporter.web.ranges import USUAL, Stretch
 from exporter.web.runbook import render_runbook
 from exporter.web.server import AsgiApp, Message
 
@@ -76,6 +77,9 @@ class Actions(Protocol):
 
     def changes(self, since: float, target: str | None) -> tuple[Entry, ...]:
         """What changed since a time (Unix), of one target or of all, newest first; may read a file."""
+
+    def points(self, target: str, module: str, since: float, until: float) -> tuple[Point, ...]:
+        """The speeds of a module between two times (Unix), oldest first; may read a file."""
 
     def accept(self, target: str | None) -> tuple[str, ...]:
         """Take the speeds of now for the usual ones, of one target or of all; the names of those."""
@@ -183,10 +187,14 @@ class _Site:
         return outcome
 
     async def page(self, request: Request) -> Response:
-        """``board`` gives one large row a server, ``target`` one server, ``q`` and ``verdict`` those that they fit."""
+        """``board`` gives one large row a server, ``target`` one server, ``q`` and ``verdict`` those that they fit,
+        ``range`` how far back the lines of speeds go: one of ``RANGES``.
+        """
         given = {name: value[:MOST_ASKED] for name, value in request.query_params.items()}
         asked = page.Asked("board" in given, given.get("target", ""), given.get("q", ""), given.get("verdict", ""))
-        html = await run_in_threadpool(page.render_page, self._snapshot.view(), self._clock(), self._links, asked)
+        stretch = Stretch(given.get("range", USUAL), self._actions.points)
+        view, now = self._snapshot.view(), self._clock()
+        html = await run_in_threadpool(page.render_page, view, now, self._links, asked, stretch)
         return Response(html, media_type="text/html", headers={"cache-control": "no-store"})
 
     async def badge(self, request: Request) -> Response:

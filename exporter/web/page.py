@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any, Final
 import exporter
 from exporter.backends import name_of
 from exporter.cache.facts import CacheFacts, filesystems
-from exporter.history.change import Ledger
 from exporter.host.gpu import GpuFacts, GpuSample
 from exporter.snapshot import CACHE, COLLECTOR, CONTAINERS, EXPORTER, GPU, GPU_SENSORS, MACHINE, ROCM, View
 from exporter.text import age_text, band_text, bytes_text, count_text, rate_text, seconds_text, share_text
 from exporter.web import status
-from exporter.web.draw import bar_of, sparkline_of, strip_of, waterfall_of
+from exporter.web.draw import bar_of, strip_of, waterfall_of
 from exporter.web.probe_log import log_rows
+from exporter.web.ranges import RANGES, USUALLY, Stretch
 from exporter.web.templating import new_environment
 
 if TYPE_CHECKING:
@@ -59,7 +59,9 @@ class Group:
         return bool(self.said) or self.verdict in _FINE
 
 
-def render_page(view: View, now: float, links: Mapping[str, str], asked: Asked = Asked()) -> str:
+def render_page(
+    view: View, now: float, links: Mapping[str, str], asked: Asked = Asked(), stretch: Stretch = USUALLY
+) -> str:
     """The page as HTML, with all times relative to ``now``."""
     targets = status.targets_of(view, now)
     shown = tuple(each for each in targets if is_asked(each, asked))
@@ -86,6 +88,8 @@ def render_page(view: View, now: float, links: Mapping[str, str], asked: Asked =
             gpus=_gpus(view),
             caches=_caches(view),
             links=links,
+            stretch=stretch,
+            ranges=RANGES,
         )
     )
 
@@ -219,11 +223,6 @@ def day_text(watts: float) -> str:
     return f"{watts * 24 / 1000:.2g} kWh a day at this power"
 
 
-def _change_times(ledger: Ledger | None) -> tuple[float, ...]:
-    """When something changed, or stepped for no known reason."""
-    return tuple(entry.at_seconds for entry in ledger.entries) if ledger else ()
-
-
 @functools.cache
 def _environment() -> "Environment":
     environment = new_environment()
@@ -242,7 +241,6 @@ def _environment() -> "Environment":
         "band_text": band_text,
         "count_text": count_text,
         "bar_of": bar_of,
-        "sparkline_of": sparkline_of,
         "found_by": found_by,
         "waterfall_of": waterfall_of,
         "strip_of": strip_of,
@@ -250,7 +248,6 @@ def _environment() -> "Environment":
         "energy_text": energy_text,
         "day_text": day_text,
         "said_of": said_of,
-        "change_times": _change_times,
         "models_shown": MODELS_SHOWN,
         "skipped_in_words": SKIPPED_IN_WORDS,
     }

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from exporter.history.change import Entry
+from exporter.history.record import Point
 from exporter.probe.result import ProbeResult
 from exporter.web.app import Refused
 
@@ -34,6 +35,10 @@ class StubActions:
     def changes(self, since: float, target: str | None) -> tuple[Entry, ...]:
         self.asked.append(("changes", f"{since:.0f}", target or ""))
         return tuple(each for each in self.entries if target in {None, each.target})
+
+    def points(self, target: str, module: str, since: float, until: float) -> tuple[Point, ...]:
+        self.asked.append(("points", target, module, f"{until - since:.0f}"))
+        return ()
 
     def accept(self, target: str | None) -> tuple[str, ...]:
         self.asked.append(("accept", target or ""))
