@@ -8,6 +8,8 @@
 #
 # Everything is downloaded and checked against deploy/requirements.lock before anything is changed.
 set -eu
+# What is made is readable for the service, and writable for root alone, whatever the umask of the shell that runs this.
+umask 022
 
 here=$(cd "$(dirname "$0")" && pwd)
 name=llm-probe-exporter

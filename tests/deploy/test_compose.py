@@ -1,6 +1,8 @@
 """The compose file as data: hardened, on the loopback, pinned, and its parts agree with each other."""
 
+import os
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,7 @@ def test_every_service_is_hardened(name: str) -> None:
     assert service["cap_drop"] == ["ALL"]
     assert service["security_opt"] == ["no-new-privileges:true"]
     assert re.fullmatch(r"(\$\{\w+:-)?\d+:\d+\}?|65534:\$\{DOCKER_GID:-0\}", service["user"])
+    assert service["ulimits"] == {"core": 0}
     assert service["mem_limit"]
     assert service["pids_limit"]
     assert service["healthcheck"]["test"][0] == "CMD"
@@ -39,9 +42,41 @@ def test_every_service_is_hardened(name: str) -> None:
 
 @pytest.mark.parametrize("name", SERVICES)
 def test_every_image_is_pinned(name: str) -> None:
-    """Each image but the one that is built here has the tag of one release."""
+    """Each image but the one that is built here has the tag of one release, and the digest of its manifest list."""
     image = SERVICES[name]["image"]
-    assert re.search(r":v?\d+\.\d+\.\d+$", image) or image == "${EXPORTER_IMAGE:-llm-probe-exporter:latest}"
+    pinned = re.fullmatch(r"\$\{[A-Z_]+_IMAGE:-[a-z/-]+:v?\d+\.\d+\.\d+@sha256:[0-9a-f]{64}\}", image)
+    assert pinned or image == "${EXPORTER_IMAGE:-llm-probe-exporter:latest}"
+
+
+def start_grafana(data: Path, **environ: str) -> str:
+    """The password that grafana-start.sh gives to what it starts; empty for none."""
+    shown = ["sh", "-c", 'printf %s "${GF_SECURITY_ADMIN_PASSWORD:-}" >"$1"', "sh", str(data / "shown")]
+    command = ["sh", str(FOLDER / "grafana-start.sh"), *shown]
+    subprocess.run(
+        command,
+        env={"PATH": os.environ["PATH"], "GF_PATHS_DATA": str(data), **environ},
+        check=True,
+        capture_output=True,
+    )
+    return (data / "shown").read_text()
+
+
+def test_grafana_gets_a_password_of_its_own(tmp_path: Path) -> None:
+    """One is made where none is given, kept for the next start, readable for its owner alone, and never the same twice."""
+    first, second = tmp_path / "a", tmp_path / "b"
+    for each in (first, second):
+        each.mkdir()
+    made = start_grafana(first)
+    assert re.fullmatch(r"[A-Za-z0-9_-]{24}", made)
+    assert start_grafana(first) == made != start_grafana(second)
+    assert (first / "admin-password").stat().st_mode & 0o777 == 0o600
+    assert start_grafana(second, GF_SECURITY_ADMIN_PASSWORD="mine") == "mine"
+    old = tmp_path / "old"
+    old.mkdir()
+    (old / "grafana.db").touch()
+    assert start_grafana(old) == ""
+    assert not (old / "admin-password").exists()
+    assert SERVICES["grafana"]["environment"]["GF_SECURITY_ADMIN_PASSWORD"] == "${GRAFANA_ADMIN_PASSWORD:-}"
 
 
 def test_what_is_mounted_is_there_and_read_only() -> None:
@@ -102,7 +137,8 @@ def test_the_example_of_the_environment_is_complete() -> None:
     text = (FOLDER / "compose.yaml").read_text(encoding="utf-8")
     read = set(re.findall(r"\$\{(\w+)", text)) | {"COMPOSE_PROFILES"}
     named = set(re.findall(r"^#?([A-Z_]+)=", (FOLDER / ".env.example").read_text(encoding="utf-8"), re.MULTILINE))
-    assert read - named == {"EXPORTER_IMAGE", "EXPORTER_PORT", "CONFIG_FOLDER"}
+    images = {name for name in read if name.endswith("_IMAGE")}
+    assert read - named - images == {"EXPORTER_PORT", "CONFIG_FOLDER"}
     assert named <= read
     profiles = {profile for service in SERVICES.values() for profile in service["profiles"]}
     assert profiles == {"full", "exporter", "demo", "docker"}

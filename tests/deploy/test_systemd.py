@@ -153,3 +153,9 @@ def test_the_installer_refuses(arguments: list[str], message: str, tmp_path: Pat
     assert done.returncode == 1
     assert message in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_installer_sets_its_umask() -> None:
+    """Before anything is made: a shell with umask 0 leaves nothing that others can write, one with 077 nothing unreadable."""
+    text = INSTALLER.read_text(encoding="utf-8")
+    assert text.index("\numask 022\n") < text.index("\nhere=")

@@ -102,8 +102,14 @@ def services() -> dict[str, Any]:
 
 
 def image_of(service: str) -> str:
-    """The image that the compose file pins for a service."""
-    return str(services()[service]["image"])
+    """The image that the compose file pins for a service, without its digest, which no image that is built here has."""
+    return re.sub(r"\$\{\w+:-(.*?)(?:@sha256:\w+)?\}", r"\1", str(services()[service]["image"]))
+
+
+def stand_ins() -> dict[str, str]:
+    """The variables that name the images of the compose file, without their digests."""
+    named = {name: re.search(r"\w+_IMAGE", str(each["image"])) for name, each in services().items()}
+    return {variable[0]: image_of(name) for name, variable in named.items() if variable}
 
 
 def stand_in(engine: DockerEngine, tag: str, files: Mapping[str, Any], lines: list[str]) -> None:
@@ -126,7 +132,7 @@ def compose(docker_engine: DockerEngine, stocked: DockerEngine) -> Iterator[Call
     started: list[Project] = []
 
     def begin(file: Path = FOLDER / "compose.yaml", **variables: str) -> Project:
-        project = Project(stocked, file, {"EXPORTER_IMAGE": images.EXPORTER, **variables})
+        project = Project(stocked, file, {**stand_ins(), "EXPORTER_IMAGE": images.EXPORTER, **variables})
         started.append(project)
         return project
 
