@@ -32,7 +32,7 @@ class Case:
 
     ``ran`` is the newest probe that ran and ``checked`` the newest of a canary. ``machine`` are the facts of this machine with
     the GPUs that serve the target alone, ``samples`` what these GPUs do now. ``user_tokens_per_second`` is what one request of
-    its users gets, ``stuck`` in words why the server counts as stuck.
+    its users gets, ``least_for_users`` the bound that it is below, if it is; ``stuck`` in words why the server counts as stuck.
     """
 
     info: TargetInfo
@@ -46,6 +46,7 @@ class Case:
     samples: tuple[GpuSample, ...] = ()
     user_tokens_per_second: float | None = None
     stuck: str = ""
+    least_for_users: float | None = None
     settings: Mapping[str, str] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -163,6 +164,13 @@ def _throttled(case: Case) -> str | None:
     return None
 
 
+def _slow_for_users(case: Case) -> str | None:
+    theirs, least = finite(case.user_tokens_per_second), case.least_for_users
+    if theirs is None or least is None or theirs >= least:
+        return None
+    return f"Each of its users gets {rate_text(theirs)} tokens/s, below {least:g}, the least that is acceptable."
+
+
 def _users(case: Case) -> str | None:
     beside = case.ran.beside_users if case.ran and case.ran.result not in SKIPPED else None
     running = beside or (case.state.requests_running if case.state else None)
@@ -272,6 +280,11 @@ TARGET_CONDITIONS: Final[dict[str, Condition]] = {
         _no_answer,
     ),
     "stuck": Condition("stuck", "Restart the server; its log says what it waits for.", _stuck),
+    "slow_for_users": Condition(
+        "too slow for its users",
+        "Let fewer requests run at once (--max-num-seqs, -np), or share them among servers.",
+        _slow_for_users,
+    ),
     "slower_since_change": Condition(
         "slower since a change",
         "Go back to what it was, or take the new speed for the usual one: llm-probe-exporter changes --accept.",

@@ -226,11 +226,12 @@ def target_of(view: View, target: str, modules: list[str], now: float) -> Target
     ledger = view.get(ledger_key(target))
     changes = lines_of(ledger, ordered[0], now) if ledger else ()
     worst = min(probes, key=lambda probe: probe.verdict)
-    advice = advise_target(_case(view, info, state, probes, changes))
+    service = view.get(service_key(target))
+    advice = advise_target(_case(view, info, state, probes, changes, service=service))
     verdict, reason = probes[0].verdict, probes[0].reason
     if worst is not probes[0] and worst.verdict <= Verdict.wrong:
         verdict, reason = worst.verdict, f"{worst.record.module}: {worst.reason}"
-    elif verdict > Verdict.poor and (of_users := _too_slow_for_users(view.get(service_key(target)), state)):
+    elif verdict > Verdict.poor and (of_users := _too_slow_for_users(service, state)):
         verdict, reason = Verdict.poor, of_users
     return TargetStatus(target, verdict, reason, info, state, probes, ledger, changes, advice)
 
@@ -241,6 +242,8 @@ def _case(
     state: TargetState | None,
     probes: Sequence[ProbeStatus],
     changes: tuple[ChangeLine, ...],
+    *,
+    service: Service | None,
 ) -> Case:
     """All that advice looks at, out of a view."""
     first, engine = probes[0], view.get(CONTAINERS)
@@ -258,6 +261,7 @@ def _case(
         tuple(sample for sample in view.get(GPU_SENSORS) or () if sample.address in info.gpus),
         state.user_tokens_per_second if state else None,
         STUCK if state and state.stuck else "",
+        service.acceptable if service and service.tier == "poor" else None,
     )
 
 

@@ -137,6 +137,16 @@ def test_each_condition_names_its_fact(known: Case, condition: str, fact: str) -
     assert why.remedy.endswith(".")
 
 
+def test_what_users_get_is_told_before_what_the_machine_can() -> None:
+    """Too little for users comes before the memory's limit; enough for them says nothing."""
+    known = replace(at_limit(16.2, 19.4, "none", "good"), user_tokens_per_second=4.2, least_for_users=10.0)
+    first, second = advise_target(known)
+    assert (first.condition, second.condition) == ("slow_for_users", "at_memory_limit")
+    assert first.sentence == "Each of its users gets 4.2 tokens/s, below 10, the least that is acceptable."
+    assert conditions(replace(known, least_for_users=None)) == ["at_memory_limit"]
+    assert conditions(replace(known, user_tokens_per_second=12.0)) == ["at_memory_limit"]
+
+
 def test_an_offload_of_a_fast_server_is_nobodys_fault() -> None:
     """What slows down is told of a slow server only."""
     fast = Judgement("excellent", LIMITS, expected_min=20, expected_max=40)

@@ -159,7 +159,10 @@ def test_the_page_in_a_browser(tmp_path: Path) -> None:
 
 CONTRAST = """
 () => {
-  const parse = (text) => text.match(/[\\d.]+/g).map(Number);
+  const parse = (text) => {
+    const parts = text.match(/[\\d.]+/g).map(Number);
+    return text.startsWith("color(srgb") ? parts.map((each, i) => (i < 3 ? each * 255 : each)) : parts;
+  };
   const light = ([r, g, b]) => [r, g, b]
     .map((each) => each / 255)
     .map((each) => (each <= 0.03928 ? each / 12.92 : ((each + 0.055) / 1.055) ** 2.4))
