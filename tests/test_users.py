@@ -14,6 +14,7 @@ import pytest
 from tests.ports import free_port
 from tests.real.daemon import Samples, running_daemon, scrape, value
 from tests.servers.llama_cpp import SimulatedLlamaServer
+from tests.servers.sglang import SimulatedSGLang
 from tests.servers.user import User
 from tests.servers.vllm import SimulatedVllm
 from tests.waiting import eventually
@@ -112,6 +113,18 @@ def test_the_ttft_of_users_is_theirs(tmp_path: Path) -> None:
             assert value(scrape(port), "llm_probes_total", target="one", result="ok") == 0
     assert ttft == pytest.approx(sum(seen) / len(seen), rel=0.1)
     assert speed == pytest.approx(100, rel=0.15)
+
+
+def test_users_of_an_sglang(tmp_path: Path) -> None:
+    """Two users at once by its histograms, during their answers: its counter of whole answers says nothing yet."""
+    with SimulatedSGLang(tokens_per_second=30, prefill_seconds=0.2) as server, ExitStack() as stack:
+        users = [stack.enter_context(User(server.url, tokens=600)) for _ in range(2)]
+        with watching(tmp_path, server.url) as port:
+            speed = eventually(lambda: of_users(port, USER_SPEED), "a speed of users")
+            production = eventually(lambda: of_users(port, PRODUCTION), "what all get")
+            measured = sum(map(speed_of, users)) / len(users)
+    assert speed == pytest.approx(measured, rel=0.1)
+    assert production == pytest.approx(2 * measured, rel=0.15)
 
 
 def test_a_long_answer_of_llama_cpp_has_its_speed_while_it_runs(tmp_path: Path) -> None:

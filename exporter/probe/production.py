@@ -18,8 +18,8 @@ from exporter.probe.users import Served, UserFigures, users_between
 WINDOW_SECONDS: Final = 5.0
 # A slow server's few tokens are waited for so long.
 LONGEST_WINDOW_SECONDS: Final = 30.0
-# The slots say exactly what was generated between two readings, so these may be closer.
-SLOTS_WINDOW_SECONDS: Final = 2.0
+# The slots say exactly what was generated between two readings, so these may be closer where nothing is known yet.
+FIRST_WINDOW_SECONDS: Final = 2.0
 # Between the readings of one status check, where an answer runs that is seen for the first time.
 AGAIN_SECONDS: Final = 3.0
 LEAST_FOLLOWED: Final = 8
@@ -151,17 +151,21 @@ class ProductionMeter:
             # What the slots hold now is partly ours: what was known of users stays until the next reading.
             self._slots = reading
             self._users = UserFigures() if _idle(before) and _idle(reading) else self._users
-        elif (elapsed := now - before.at) >= SLOTS_WINDOW_SECONDS or before.slots == reading.slots:
+        elif (elapsed := now - before.at) >= self._slots_window or before.slots == reading.slots:
             found = growth(before.slots, reading.slots)
             if found.answers and found.followed < LEAST_FOLLOWED and elapsed < LONGEST_WINDOW_SECONDS:
                 return
             self._slots, self._users = reading, self._users_by(found, elapsed)
             if status.generated_tokens is None:
-                self._throughput = None if found.tokens is None else found.tokens / max(elapsed, SLOTS_WINDOW_SECONDS)
+                self._throughput = None if found.tokens is None else found.tokens / max(elapsed, FIRST_WINDOW_SECONDS)
         followed = {(each.number, each.task) for each in before.slots if each.running} if before else set()
         self.wants_another = any(
             each.running and each.decoded and (each.number, each.task) not in followed for each in status.slot_readings
         )
+
+    @property
+    def _slots_window(self) -> float:
+        return FIRST_WINDOW_SECONDS if self._users.tokens_per_second is None else WINDOW_SECONDS
 
     def _users_by(self, found: Growth, elapsed: float) -> UserFigures:
         """The mean speed of the answers that ran all the time; of one that has ended since, what was measured before."""

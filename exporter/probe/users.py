@@ -68,6 +68,19 @@ def served_of(samples: tuple[MetricSample, ...], prefix: str = "vllm:") -> Serve
     return Served(requests, first, tokens, gaps)
 
 
+def served_by_gaps(samples: tuple[MetricSample, ...], prefix: str = "sglang:") -> Served | None:
+    """The same of a server whose histogram of time between tokens counts each token, while its counter of tokens moves only
+    when an answer ends.
+    """
+    requests = total(samples, f"{prefix}time_to_first_token_seconds_count")
+    first = total(samples, f"{prefix}time_to_first_token_seconds_sum")
+    following = total(samples, f"{prefix}inter_token_latency_seconds_count")
+    gaps = total(samples, f"{prefix}inter_token_latency_seconds_sum")
+    if requests is None or first is None or following is None or gaps is None:
+        return None
+    return Served(requests, first, requests + following, gaps)
+
+
 def ours_of(timelines: Sequence[Timeline], output_tokens: Sequence[int]) -> Served:
     """What the streams of a probe added to a server's sums, with how many tokens each generated.
 

@@ -32,6 +32,7 @@ from tests.real.prometheus import filled, missing_tools, query_range, running_pr
 from tests.servers.answering import AnsweringServer
 from tests.servers.llama_cpp import SimulatedLlamaServer
 from tests.servers.simulated import Simulated
+from tests.servers.user import User
 from tests.servers.vllm import SimulatedVllm
 from tests.waiting import eventually
 
@@ -213,6 +214,7 @@ def live(shared_engine: DockerEngine, tmp_path_factory: pytest.TempPathFactory) 
         daemon = stack.enter_context(running_daemon("--config", config, port=exporter, log=folder / "daemon.log"))
         assert daemon.poll() is None
         eventually(lambda: probed(exporter, "fast") >= 5, what="five speeds")
+        stack.enter_context(User(thinks.url, tokens=1500))
         loads.loading = False
         fast.pace = 1 / 6.4
         fast.prefill_seconds = 0.6

@@ -1,17 +1,21 @@
 """A simulated SGLang: its batch, the gauges and counters of its /metrics, usage in every chunk, a health check that generates.
 
 Read in its source (python/sglang/srt: entrypoints/http_server.py, entrypoints/openai/protocol.py, metrics/collector.py) and its
-documentation; no real one was at hand.
+documentation; no real one was at hand. Its histogram of time between tokens counts each token while the answer runs.
 
 Costs: ``health token`` (``GET /health`` and ``/health_generate`` make an idle server generate one; by default both do).
 """
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
+from tests.servers.histogram import Histogram
 from tests.servers.openai import OpenAIServer, Shape
 from tests.servers.simulated import Answer, Asked, as_json, sse
 
+# Some of those of its collector.
+BUCKETS = (0.002, 0.006, 0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.08, 0.1, 0.2, 0.4, 0.8, 1.0, 2.0, 8.0)
 SECRET = "the-key-in-its-settings"
 
 
@@ -43,6 +47,8 @@ class SimulatedSGLang(OpenAIServer):
         self.ranks = ranks
         self.by_priority = by_priority
         self.key = key
+        self.first_token = Histogram("sglang:time_to_first_token_seconds", BUCKETS)
+        self.gaps = Histogram("sglang:inter_token_latency_seconds", BUCKETS)
 
     def answer(self, asked: Asked) -> Answer:  # noqa: PLR0911 - one case for each path
         """As its HTTP server."""
@@ -70,12 +76,19 @@ class SimulatedSGLang(OpenAIServer):
     def stream(self, asked: Asked, model: str) -> Iterator[bytes]:
         """The events; with ``continuous_usage_stats`` each token's has the usage so far."""
         options = asked.body.get("stream_options") or {}
-        tokens = 0
+        tokens, before = 0, time.monotonic()
         for piece in super().stream(asked, model):
-            if not options.get("continuous_usage_stats") or b'"content": " ' not in piece:
+            if b'"content": " ' not in piece:
                 yield piece
                 continue
             tokens += 1
+            now = time.monotonic()
+            with self.lock:
+                (self.first_token if tokens == 1 else self.gaps).observe(now - before)
+            before = now
+            if not options.get("continuous_usage_stats"):
+                yield piece
+                continue
             usage = {"prompt_tokens": 1, "completion_tokens": tokens, "total_tokens": tokens + 1}
             # The role, which comes with the first token, is an event of its own.
             *role, token = piece.rstrip().split(b"\n\n")
@@ -97,7 +110,8 @@ class SimulatedSGLang(OpenAIServer):
                     f"sglang:num_running_reqs{{{more}}} {self.queue.running}.0",
                     f"sglang:num_queue_reqs{{{more}}} {self.queue.waiting}.0",
                 ]
-        return "\n".join([*lines, ""])
+        histograms = [each.render(f'model_name="{self.model}"') for each in (self.first_token, self.gaps)]
+        return "\n".join([*lines, *histograms])
 
 
 def _with(event: bytes, usage: dict[str, int]) -> Any:

@@ -23,6 +23,7 @@ from exporter.probe.dialects.dialect import (
 )
 from exporter.probe.dialects.openai import OPTIONAL, OpenAI, chat_request, identity_of, is_owned_by
 from exporter.probe.exposition import MetricSample, parse
+from exporter.probe.users import served_by_gaps
 
 NOTICE: Final = "this SGLang can't tell whether it is busy (start it with --enable-metrics)"
 RUNNING: Final = "sglang:num_running_reqs"
@@ -30,6 +31,7 @@ WAITING: Final = "sglang:num_queue_reqs"
 USAGE: Final = "sglang:token_usage"
 # The first one moves while an answer runs, the second one when it ends.
 GENERATED: Final = ("sglang:realtime_tokens_total", "sglang:generation_tokens_total")
+SUMS: Final = ("sglang:time_to_first_token_seconds_", "sglang:inter_token_latency_seconds_")
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +95,9 @@ def _introduced(status: ServerStatus, get: Get) -> ServerStatus:
 def _with_metrics(status: ServerStatus, get: Get) -> ServerStatus:
     reply = get("/metrics")
     samples = (
-        parse(reply.body.decode("utf-8", "replace"), RUNNING, WAITING, USAGE, *GENERATED) if reply.status == 200 else ()
+        parse(reply.body.decode("utf-8", "replace"), RUNNING, WAITING, USAGE, *GENERATED, *SUMS)
+        if reply.status == 200
+        else ()
     )
     decoded = tuple(each for each in samples if each.labels.get("mode", "decode") == "decode")
     generated = next(filter(lambda each: each is not None, (_sum(decoded, name) for name in GENERATED)), None)
@@ -105,9 +109,18 @@ def _with_metrics(status: ServerStatus, get: Get) -> ServerStatus:
         waiting=_sum(samples, WAITING),
         kv_cache_usage=max(shares, default=None),
         generated_tokens=generated,
+        counts_at_end=generated is not None and _sum(decoded, GENERATED[0]) is None,
+        sums=served_by_gaps(samples),
+        progress=_progress_of(samples),
         served=None if generated is None else generated > 0,
         notice=NOTICE if running is None else "",
     )
+
+
+def _progress_of(samples: tuple[MetricSample, ...]) -> tuple[float, ...] | None:
+    """Prompt and answer tokens as they are worked on; None where it counts only what has ended."""
+    moving = tuple(each.value for each in samples if each.name == GENERATED[0])
+    return (*moving, *(each.value for each in samples if each.name == f"{SUMS[1]}count")) if moving else None
 
 
 def _sum(samples: tuple[MetricSample, ...], name: str) -> float | None:
