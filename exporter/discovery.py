@@ -1,6 +1,7 @@
 """Which servers to watch when nobody named them: candidates in, targets out, each with its reason.
 
-Candidates are the ports on which inference servers usually listen on this machine, and the containers that look like one.
+Candidates are the ports on which inference servers usually listen on this machine, the processes that are one, and the
+containers that look like one.
 What answers as an inference server becomes a target; it stays one while it is down, so that its going down is seen.
 """
 
@@ -11,6 +12,7 @@ from typing import Final
 from exporter.address import address_of
 from exporter.backends import BACKENDS
 from exporter.containers.facts import ContainerFacts
+from exporter.host.process import ProcessFacts
 from exporter.probe.result import Identity
 from exporter.probe.status import Identified
 
@@ -80,6 +82,28 @@ def container_candidates(containers: Iterable[ContainerFacts]) -> Iterator[Serve
         if each.running and each.backend and each.urls:
             why = f"container {each.name} runs {each.backend}"
             yield ServerCandidate(each.name, tuple(url.url for url in each.urls), why, each.name)
+
+
+def process_candidates(
+    processes: Iterable[ProcessFacts], containers: Iterable[ContainerFacts], own_port: int | None = None
+) -> Iterator[ServerCandidate]:
+    """The server processes of this machine at ports that no other candidate has.
+
+    A toolbox has the machine's network, and its engine may not tell what runs in it: then the process does, and its container
+    gives the name.
+    """
+    names = {each.id: each.name for each in containers if each.running and not each.urls}
+    for each in processes:
+        if each.network not in {"own", None} or each.port is None or each.port == own_port:
+            continue
+        if each.listening is False or (each.listening is None and each.launch.port != each.port):
+            continue
+        container = names.get(each.container)
+        if container is None and each.port in LOCAL_PORTS:
+            continue
+        why = f"process {each.pid} {f'in container {container} ' if container else ''}is {each.launch.name}"
+        name = container or f"localhost:{each.port}"
+        yield ServerCandidate(name, (f"http://127.0.0.1:{each.port}",), why, container)
 
 
 def survey(

@@ -19,7 +19,14 @@ from exporter.cache.scanner import Scanner
 from exporter.cache.verify import Blob, Checked, find_blobs, verify
 from exporter.containers.engine import Engine
 from exporter.containers.facts import EngineReading
-from exporter.discovery import OtherAddress, Survey, container_candidates, local_candidates, survey
+from exporter.discovery import (
+    OtherAddress,
+    Survey,
+    container_candidates,
+    local_candidates,
+    process_candidates,
+    survey,
+)
 from exporter.host.gpu import read_gpus, sample_gpus
 from exporter.host.gpu_links import read_links, read_render_nodes
 from exporter.host.gpu_memory import read_process_memory
@@ -250,9 +257,12 @@ def findings_about(settings: Settings, url: str) -> tuple[Findings | None, Serve
 def look_around(settings: Settings) -> tuple[Survey, str]:
     """One round of discovery by reads that cost a server nothing, and why containers were not looked at (or empty)."""
     engine = read_engine(settings)
+    own_port = split_listen(settings.listen)[1]
+    processes = read_processes(settings.host.proc).processes
     candidates = [
         *container_candidates(engine.containers),
-        *local_candidates(own_port=split_listen(settings.listen)[1]),
+        *process_candidates(processes, engine.containers, own_port),
+        *local_candidates(own_port=own_port),
     ]
     now, taken = time.time(), [target.url for target in settings.targets]
     found = survey(candidates, taken, Survey(), identify, now)

@@ -126,7 +126,12 @@ def behind(url: str, machine: Machine) -> Behind:
     processes = machine.processes.reading.processes
     if container is None:
         process = process_of(url, processes)
-        return Behind(None, process, local=is_local(url, None))
+        if process is not None and process.container:
+            # A toolbox, whose engine doesn't tell what runs in it.
+            container = next(
+                (each for each in machine.containers if each.running and each.id == process.container), None
+            )
+        return Behind(container, process, local=is_local(url, None))
     inside = [each for each in processes if each.container == container.id and each.launch.backend == container.backend]
     return Behind(container, inside[0] if len(inside) == 1 else None, local=True)
 

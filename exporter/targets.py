@@ -21,6 +21,7 @@ from exporter.discovery import (
     Survey,
     container_candidates,
     local_candidates,
+    process_candidates,
     survey,
 )
 from exporter.history.change import Ledger
@@ -236,8 +237,14 @@ class Targets:
             self._changed()
 
     def _candidates(self, settings: Settings) -> Iterator[ServerCandidate]:
+        machine = machine_of(self._snapshot.view())
         if settings.discovery.docker:
-            yield from container_candidates(machine_of(self._snapshot.view()).containers)
+            yield from container_candidates(machine.containers)
+        if settings.discovery.local or settings.discovery.docker:
+            processes = machine.processes.reading.processes
+            for each in process_candidates(processes, machine.containers, self._own_port):
+                if settings.discovery.docker if each.container else settings.discovery.local:
+                    yield each
         if settings.discovery.local:
             yield from local_candidates(own_port=self._own_port)
 

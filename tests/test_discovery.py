@@ -1,15 +1,22 @@
 """Discovery as a pure decision: candidates and their answers in, targets and reasons out."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
+import pytest
+
+from exporter.containers.facts import CandidateUrl, ContainerFacts
 from exporter.discovery import (
     ASK_AGAIN_SECONDS,
     FORGET_SECONDS,
     ServerCandidate,
     Survey,
     local_candidates,
+    process_candidates,
     survey,
 )
+from exporter.host.process import ProcessFacts
+from exporter.launch.settings import read_launch
 from exporter.probe.result import Identity
 from exporter.probe.status import Identified
 
@@ -115,3 +122,47 @@ def test_another_service_is_not_bothered_every_round() -> None:
     third = survey(local_candidates(), (), second, world.ask, now=ASK_AGAIN_SECONDS)
     assert world.asked.count("http://127.0.0.1:8080") == 2
     assert {each.url for each in third.seen} == {each.url for each in first.seen}
+
+
+SERVER = ProcessFacts(
+    42,
+    read_launch("llama-server", ["--port", "18231"], {}, complete=True),
+    1,
+    network="own",
+    port=18231,
+    listening=True,
+)
+TOOLBOX = ContainerFacts("0123456789ab", "llama-vulkan", "toolbox", "sha256:1", None, running=True)
+
+
+def test_a_server_process_is_a_candidate_at_its_own_port() -> None:
+    """By its port, in a toolbox by its container's name; on a usual port it is one already."""
+    (found,) = process_candidates([SERVER], [])
+    assert (found.name, found.urls, found.container) == ("localhost:18231", ("http://127.0.0.1:18231",), None)
+    assert found.why == "process 42 is llama-server"
+    (found,) = process_candidates([replace(SERVER, container=TOOLBOX.id)], [TOOLBOX])
+    assert (found.name, found.container) == ("llama-vulkan", "llama-vulkan")
+    assert found.why == "process 42 in container llama-vulkan is llama-server"
+    assert list(process_candidates([replace(SERVER, port=8080)], [])) == []
+    assert list(process_candidates([replace(SERVER, port=8080, container=TOOLBOX.id)], [TOOLBOX])) != []
+
+
+@pytest.mark.parametrize(
+    ("process", "container"),
+    [
+        (replace(SERVER, network="other"), TOOLBOX),
+        (replace(SERVER, network="host"), TOOLBOX),
+        (replace(SERVER, port=None), TOOLBOX),
+        (replace(SERVER, listening=False), TOOLBOX),
+        (replace(SERVER, port=9937), TOOLBOX),
+        (replace(SERVER, listening=None, port=18232), TOOLBOX),
+        (replace(SERVER, port=8000, container=TOOLBOX.id), replace(TOOLBOX, running=False)),
+        (
+            replace(SERVER, port=8000, container=TOOLBOX.id),
+            replace(TOOLBOX, urls=(CandidateUrl("http://127.0.0.1:8000", "host_network"),)),
+        ),
+    ],
+)
+def test_processes_that_are_no_candidates(process: ProcessFacts, container: ContainerFacts) -> None:
+    """In another network, without a port, not listening, the exporter's own port, or told by a container's own addresses."""
+    assert list(process_candidates([process], [container], own_port=9937)) == []

@@ -321,3 +321,17 @@ def test_a_model_that_the_gpu_does_not_hold_alone_is_told() -> None:
     assert target_facts_of(HERE, SAYS, bare).offloaded is None
     assert target_facts_of(HERE, SAYS, MACHINE).offloaded is True
     assert target_facts_of(HERE, SAYS, with_gpu).offloaded is None
+
+
+def test_a_toolbox_whose_engine_does_not_tell_what_runs_in_it() -> None:
+    """The process that answers is in a container: its name and image are the target's, and its process tells the rest."""
+    toolbox = ContainerFacts("0123456789ab", "llama-vulkan", "kyuz0/toolbox:1", "sha256:1", None, running=True)
+    processes = ran("--port 8000 -np 3", compute="vulkan")
+    inside = replace(processes.reading.processes[0], container=toolbox.id)
+    machine = Machine(containers=(toolbox,), processes=replace(processes, reading=ProcessReading((inside,))))
+    known = target_facts_of(HERE, LLAMA, machine)
+    info = info_of(HERE, LLAMA, known, machine, PROFILES)
+    assert (info.container, info.image) == ("llama-vulkan", "kyuz0/toolbox:1")
+    assert dict(info.settings).items() >= {"slots": "3", "compute": "vulkan"}.items()
+    stopped = replace(machine, containers=(replace(toolbox, running=False),))
+    assert info_of(HERE, LLAMA, known, stopped, PROFILES).container == ""

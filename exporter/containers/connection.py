@@ -58,6 +58,7 @@ class EngineConnection:
         self._deadline = time.monotonic() + CALLS_IN_A_ROW * timeout_seconds
         self._prefix: str | None = None
         self._problems: dict[str, None] = {}
+        self.is_podman = False
 
     def close(self) -> None:
         self._client.close()
@@ -139,6 +140,7 @@ class EngineConnection:
         url = f"{self._client.base_url}{self._prefix}{path}"
         waits = (self._timeout, silent_seconds or self._timeout)
         with self._client.get(url, params=query, stream=True, timeout=waits, allow_redirects=False) as response:
+            self.is_podman = self.is_podman or "Libpod-API-Version" in response.headers
             _check(response.status_code, path)
             yield response
 

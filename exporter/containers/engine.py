@@ -178,7 +178,9 @@ class Engine:
         inspect = mapping(connection.json(f"/containers/{identifier}/json"))
         image = connection.optional(f"/images/{text(inspect, 'Image')}/json") if _has_no_tag(inspect) else None
         asks = needs_processes(inspect, image)
-        top = self._processes(connection, identifier) if asks else None
+        # Of a container with the machine's processes Podman lists those of the whole machine, or none.
+        is_told = not (connection.is_podman and text(inspect, "HostConfig", "PidMode") == "host")
+        top = self._processes(connection, identifier) if asks and is_told else None
         shares, _, peer_id = text(inspect, "HostConfig", "NetworkMode").partition(":")
         peer = connection.optional(f"/containers/{peer_id}/json") if shares == "container" and peer_id else None
         facts = recognise(inspect, image, top, peer=peer, own_network=own_network, host_gfx=host_gfx)

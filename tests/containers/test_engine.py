@@ -368,3 +368,18 @@ def test_a_watch_survives_what_it_calls(made_up_engine: MadeUpEngine, caplog: py
     thread.join(10)
     assert not thread.is_alive()
     assert "could not be passed on" in caplog.text
+
+
+@pytest.mark.parametrize(("headers", "backend"), [({}, "llama_cpp"), ({"Libpod-API-Version": "5.4.0"}, None)])
+def test_podman_is_not_asked_what_runs_beside_the_whole_machine(
+    made_up_engine: MadeUpEngine, headers: dict[str, str], backend: str | None
+) -> None:
+    """Of a container with the machine's processes it lists all of the machine: a server of another would be taken for its own."""
+    document = load("toolbox")
+    document["HostConfig"]["PidMode"] = "host"
+    made_up_engine.holds(document)
+    path = f"{PREFIX}/containers/{document['Id']}"
+    made_up_engine.answers[f"{path}/json"] = EngineAnswer(document, headers=headers)
+    made_up_engine.answers[f"{path}/top?ps_args=-efww"] = EngineAnswer(load("toolbox.top"))
+    (found,) = Engine(made_up_engine.host).read().containers
+    assert found.backend == backend
