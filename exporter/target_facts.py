@@ -133,6 +133,10 @@ def behind(url: str, machine: Machine) -> Behind:
             )
         return Behind(container, process, local=is_local(url, None))
     inside = [each for each in processes if each.container == container.id and each.launch.backend == container.backend]
+    if len(inside) > 1:
+        # Of several the one at the URL's port; behind a published port, the one that the container's address is of.
+        launch, at = container.launch, address_of(url)[1]
+        inside = [each for each in inside if each.port == (at if each.network == "own" else launch and launch.port)]
     return Behind(container, inside[0] if len(inside) == 1 else None, local=True)
 
 

@@ -335,3 +335,26 @@ def test_a_toolbox_whose_engine_does_not_tell_what_runs_in_it() -> None:
     assert dict(info.settings).items() >= {"slots": "3", "compute": "vulkan"}.items()
     stopped = replace(machine, containers=(replace(toolbox, running=False),))
     assert info_of(HERE, LLAMA, known, stopped, PROFILES).container == ""
+
+
+@pytest.mark.parametrize(
+    ("network", "published", "slots"), [("own", 8001, "2"), ("own", 8000, "1"), ("other", 9090, "1")]
+)
+def test_of_several_servers_in_one_container_the_one_at_the_port(network: Any, published: int, slots: str) -> None:
+    """On the machine's network by the URL's port; behind a published one by the port that the container listens on."""
+    url = f"http://127.0.0.1:{published}"
+    launch = read_launch("llama-server", ["--port", "8000"], {}, complete=True)
+    container = ContainerFacts(
+        "0123456789ab", "two", "image", "sha256:1", "llama_cpp", running=True, launch=launch,
+        urls=(CandidateUrl(url, "published_port"),),
+    )  # fmt: skip
+    first = ran("--port 8000 -np 1", compute="cpu").reading.processes[0]
+    second = ran("--port 8001 -np 2", compute="cpu").reading.processes[0]
+    inside = tuple(
+        replace(each, pid=pid, port=pid, container=container.id, network=network)
+        for pid, each in ((8000, first), (8001, second))
+    )
+    machine = Machine(containers=(container,), processes=ServerProcesses(ProcessReading(inside)))
+    target = HERE.model_copy(update={"url": url})
+    known = target_facts_of(target, LLAMA, machine)
+    assert dict(info_of(target, LLAMA, known, machine, PROFILES).settings)["slots"] == slots

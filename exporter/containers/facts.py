@@ -101,13 +101,10 @@ class ContainerFacts:
     served_model_name: str | None = None
     quantization: str | None = None
     kv_cache_dtype: str | None = None
-    max_model_len: int | None = None
     tensor_parallel: int | None = None
     aiter: bool | None = None
     aiter_usable: bool | None = None
     """Whether the image's AITER is built for the host's GPU; None where the GPU is not known or AITER not asked for."""
-    switches: tuple[tuple[str, bool], ...] = ()
-    """ROCm switches that are set in the environment, by name."""
     devices: Devices = Devices()
     cache_path: str | None = None
     cache_source: str | None = None

@@ -22,10 +22,6 @@ from exporter.launch.command import assignments, commands_in
 from exporter.launch.programs import SERVERS, Name, Started, started_by
 from exporter.launch.settings import LaunchSettings, aiter_usable, read_launch
 
-_SWITCHES = re.compile(
-    r"VLLM_ROCM_USE_\w+|VLLM_ROCM_FP8_PADDING|VLLM_ROCM_CUSTOM_PAGED_ATTN|VLLM_ROCM_SHUFFLE_KV_CACHE_LAYOUT"
-    r"|VLLM_USE_TRITON_FLASH_ATTN|TORCH_ROCM_AOTRITON_ENABLE_EXPERIMENTAL|FLASH_ATTENTION_TRITON_AMD_ENABLE"
-)
 _ANY_NAME = re.compile(r"\w+")
 # These start servers of their own, which are to be seen beside them among the processes.
 _PARENTS: Final[tuple[Name, ...]] = (
@@ -113,11 +109,9 @@ def recognise(
         served_model_name=started.served_name if started else None,
         quantization=_quantization(started) if started else None,
         kv_cache_dtype=started.cache_type_k if started else None,
-        max_model_len=started.context if started else None,
         tensor_parallel=started.tensor_parallel if started else None,
         aiter=started.aiter if started else None,
         aiter_usable=aiter_usable(started.aiter_architectures, host_gfx) if started and started.aiter else None,
-        switches=_switches(environment),
         devices=_devices(inspect),
         cache_path=cache.path,
         cache_source=cache.source,
@@ -195,14 +189,6 @@ def _quantization(started: LaunchSettings) -> str | None:
         return by_name
     unquantized = "none" if "quantization" in SERVERS[started.name].switches else None
     return method_in(started.model) or unquantized if started.model else None
-
-
-def _switches(environment: Mapping[str, str]) -> tuple[tuple[str, bool], ...]:
-    return tuple(sorted((name, _is_true(value)) for name, value in environment.items() if _SWITCHES.fullmatch(name)))
-
-
-def _is_true(value: str) -> bool:
-    return value.strip().lower() in {"1", "true"}
 
 
 def _devices(inspect: Mapping[str, Any]) -> Devices:

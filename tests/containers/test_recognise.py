@@ -39,8 +39,8 @@ def test_vllm_with_aiter_on_the_host_network() -> None:
     facts = facts_of(load("vllm-aiter-host-network"), host_gfx=["gfx1151"])
     assert (facts.backend, facts.quantization, facts.kv_cache_dtype) == ("vllm", "awq", "fp8_e4m3")
     assert (facts.aiter, facts.aiter_usable) == (True, False)
-    assert facts.switches == (("VLLM_ROCM_USE_AITER", True), ("VLLM_ROCM_USE_AITER_MOE", False))
-    assert (facts.served_model_name, facts.max_model_len, facts.tensor_parallel) == ("qwen", 32000, 2)
+    assert facts.launch is not None
+    assert (facts.served_model_name, facts.launch.context, facts.tensor_parallel) == ("qwen", 32000, 2)
     assert facts.urls == (CandidateUrl("http://127.0.0.1:8000", "host_network"),)
     assert facts.cache_source == "/home/user/.cache/huggingface/hub"
     assert facts.cache_mounts == (
@@ -259,7 +259,8 @@ def test_llama_server_by_its_environment() -> None:
     }
     facts = facts_of(made_up(["/start"], environment=environment))
     assert (facts.backend, facts.model, facts.quantization) == ("llama_cpp", "x-Q6_K.gguf", "Q6_K")
-    assert (facts.max_model_len, facts.served_model_name, facts.urls[0].url) == (4096, "x", "http://127.0.0.1:9090")
+    assert facts.launch is not None
+    assert (facts.launch.context, facts.served_model_name, facts.urls[0].url) == (4096, "x", "http://127.0.0.1:9090")
 
 
 @pytest.mark.parametrize(

@@ -98,14 +98,14 @@ def test_the_facts_of_three_servers(servers: DockerEngine, tmp_path: Path) -> No
 
     vllm = found["vllm-awq"]
     assert (vllm.backend, vllm.model, vllm.served_model_name) == ("vllm", "Qwen/Qwen2.5-14B-Instruct-AWQ", "qwen")
-    assert (vllm.quantization, vllm.kv_cache_dtype, vllm.max_model_len, vllm.tensor_parallel) == (
+    assert vllm.launch is not None
+    assert (vllm.quantization, vllm.kv_cache_dtype, vllm.launch.context, vllm.tensor_parallel) == (
         "awq",
         "fp8_e4m3",
         32000,
         2,
     )
     assert (vllm.aiter, vllm.aiter_usable) == (True, False)
-    assert vllm.switches == (("VLLM_ROCM_USE_AITER", True), ("VLLM_ROCM_USE_AITER_MOE", False))
     assert vllm.urls == (CandidateUrl("http://127.0.0.1:8000", "host_network"),)
     assert vllm.cache_path == "/root/.cache/huggingface/hub"
     assert vllm.cache_source == str(tmp_path / "huggingface" / "hub")
@@ -114,7 +114,8 @@ def test_the_facts_of_three_servers(servers: DockerEngine, tmp_path: Path) -> No
     assert vllm.started_at_seconds == pytest.approx(time.time(), abs=300)
 
     llama = found["llama"]
-    assert (llama.backend, llama.quantization, llama.max_model_len) == ("llama_cpp", "IQ4_XS", 16384)
+    assert llama.launch is not None
+    assert (llama.backend, llama.quantization, llama.launch.context) == ("llama_cpp", "IQ4_XS", 16384)
     assert llama.urls == (CandidateUrl("http://127.0.0.1:8081", "host_network"),)
     assert [(mount.source, mount.destination, mount.kind) for mount in llama.cache_mounts] == [
         (str(tmp_path / "models"), "/models", "files")
