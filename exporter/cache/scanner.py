@@ -23,13 +23,12 @@ from typing import Final
 
 from exporter.cache.facts import CacheFacts, CacheFolder, ModelFacts, combine
 from exporter.cache.layouts import LAYOUTS
+from exporter.cache.memory import LEAST_BYTES, memory_for_scans
 from exporter.cache.scan_share import ScanJob, ScanShare
 from exporter.cache.worker import ALIVE, ANSWER
 
 WORKER: Final = Path(__file__).with_name("worker.py")
 MAX_MODELS: Final = 5000
-MEMORY_BYTES: Final = 384 << 20
-"""Of all scanning processes together: half of what the unit may take before the kernel slows it down, and some more."""
 MAX_ANSWER_BYTES: Final = 64 << 20
 _PIECE: Final = 1 << 16
 
@@ -38,12 +37,21 @@ class Scanner:
     """Scans caches, one at a time, and remembers what it found so that a rescan reads only what changed.
 
     ``stall_seconds``: a scan that gets on to no further file for so long hangs. ``niceness``: added to its priority.
+    ``memory_bytes``: what its processes may take together, by default a part of what this one may.
     """
 
-    def __init__(self, *, stall_seconds: float = 20.0, niceness: int = 10, workers: int | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        stall_seconds: float = 20.0,
+        niceness: int = 10,
+        workers: int | None = None,
+        memory_bytes: int | None = None,
+    ) -> None:
         self._stall_seconds = stall_seconds
         self._niceness = niceness
-        self._workers = workers or min(4, os.cpu_count() or 1)
+        self._memory_bytes = memory_bytes or memory_for_scans()
+        self._workers = workers or min(4, os.cpu_count() or 1, max(1, self._memory_bytes // LEAST_BYTES))
         self._turn = threading.Lock()
         self._known: dict[CacheFolder, tuple[ModelFacts, ...]] = {}
         self._hanging: dict[CacheFolder, subprocess.Popen[bytes]] = {}
@@ -101,7 +109,7 @@ class Scanner:
             return [ScanShare(error=f"the scanning process did not start: {error}")]
         try:
             known = self._known.get(cache_folder, ())
-            _send(process, ScanJob(cache_folder, known, workers, self._niceness, MEMORY_BYTES // workers))
+            _send(process, ScanJob(cache_folder, known, workers, self._niceness, self._memory_bytes // workers))
             return _collect(process, workers, self._stall_seconds, cancel)
         finally:
             if not _end(process):

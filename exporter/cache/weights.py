@@ -18,7 +18,7 @@ from typing import Any
 from exporter.cache.facts import WeightFacts
 from exporter.cache.tree import open_file, read, read_at
 
-MAX_JSON_BYTES = 16 << 20
+MAX_JSON_BYTES = 32 << 20
 MAX_JSON_VALUES = 750_000
 MAX_SAFETENSORS_HEADER = 32 << 20
 MAX_GGUF_HEADER = 64 << 20

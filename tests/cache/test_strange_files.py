@@ -12,6 +12,7 @@ from exporter.cache import files, scan_share, scanner, weights, worker
 from exporter.cache.facts import CacheFolder, WeightFacts
 from exporter.cache.layouts import LAYOUTS, Layout
 from exporter.cache.links import LinkLoops
+from exporter.cache.memory import memory_for_scans
 from exporter.cache.model_file import Unreadable, read_model
 from exporter.cache.mounts import kernel_devices
 from exporter.cache.scan_share import ScanJob, ScanShare
@@ -245,21 +246,19 @@ def test_signs_of_life_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
 # Memory ----------------------------------------------------------------------------------------------------------------
 
 
-def test_the_scanner_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_scanner_is_bounded(tmp_path: Path) -> None:
     """In its own process, a file that needs more memory than a scan may take is that model's problem."""
     bound = _own_bytes() + 24 * MIB
-    monkeypatch.setattr(scanner, "MEMORY_BYTES", bound)
     header = '{"__metadata__": [' + ",".join(["[[]]"] * 240_000) + "]}"
     for name, content in {"strange": with_header(header), "good": safetensors({"lm_head.weight": 64})}.items():
         (tmp_path / name).mkdir()
         (tmp_path / name / "model.safetensors").write_bytes(content)
-    facts = Scanner().scan(CacheFolder("it", "files", str(tmp_path)))
+    facts = Scanner(memory_bytes=bound).scan(CacheFolder("it", "files", str(tmp_path)))
     assert facts.error is None
     assert [model.name for model in facts.models if model.weights] == ["good"]
     assert facts.unreadable_entries == 1
     assert "MemoryError" in facts.problems[0]
-    monkeypatch.setattr(scanner, "MEMORY_BYTES", 384 * MIB)
-    assert Scanner().scan(CacheFolder("it", "files", str(tmp_path))).unreadable_entries == 0
+    assert Scanner(memory_bytes=384 * MIB).scan(CacheFolder("it", "files", str(tmp_path))).unreadable_entries == 0
 
 
 def _own_bytes() -> int:
@@ -274,6 +273,32 @@ def _own_bytes() -> int:
     )
     output = subprocess.run([sys.executable, "-I", "-S", "-c", program], check=True, capture_output=True, text=True)
     return int(output.stdout) << 10
+
+
+@pytest.mark.parametrize(
+    ("group", "files", "expected"),
+    [
+        ("0::/", {}, 384),
+        ("0::/", {"memory.max": "max"}, 384),
+        ("0::/", {"memory.max": str(256 * MIB)}, 128),
+        ("0::/", {"memory.max": str(64 * MIB)}, 96),
+        ("0::/a/b", {"a/memory.max": str(1024 * MIB), "a/memory.high": str(512 * MIB), "a/b/memory.max": "max"}, 256),
+        ("4:memory:/docker/x\n0::/", {"memory/docker/x/memory.limit_in_bytes": str(300 * MIB)}, 150),
+        ("4:memory:/", {"memory/memory.limit_in_bytes": "9223372036854771712"}, 384),
+        ("4:cpu:/", {"memory.max": str(256 * MIB)}, 384),
+        ("0::/../..", {"memory.max": str(256 * MIB)}, 128),
+        ("nonsense", {"memory.max": "1" * 30}, 384),
+    ],
+)
+def test_the_memory_of_scans_follows_the_control_group(
+    tmp_path: Path, group: str, files: dict[str, str], expected: int
+) -> None:
+    """Half of the smallest limit above this process, so that a scan never takes the exporter's own; 96 to 384 MiB."""
+    (tmp_path / "own").write_text(group)
+    for name, content in files.items():
+        (tmp_path / "cgroup" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "cgroup" / name).write_text(content)
+    assert memory_for_scans(str(tmp_path / "cgroup"), str(tmp_path / "own")) == expected * MIB
 
 
 def test_a_scan_without_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
