@@ -106,7 +106,18 @@ def settle(auth: Auth) -> tuple[str, ...]:
 
 
 @pytest.mark.parametrize(
-    "path", ["/", "/metrics", "/probe?target=a", "/api/v1/status", "/-/ready", "/static/status.js", "/x"]
+    "path",
+    [
+        "/",
+        "/metrics",
+        "/probe?target=a",
+        "/api/v1/status",
+        "/-/ready",
+        "/?board",
+        "/badge/a.svg",
+        "/static/status.js",
+        "/x",
+    ],
 )
 def test_everything_wants_the_password(tmp_path: Path, path: str) -> None:
     """Without it, with a wrong one, and with another user's, no path says anything; the answer says what is wanted."""
