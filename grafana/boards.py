@@ -71,6 +71,15 @@ def measured(metric: str, **matchers: str) -> str:
     return select(metric, _MODEL, **matchers)
 
 
+def _answers_by_verdict() -> list[dict[str, Any]]:
+    """Overrides for series that are named after a depth and a verdict on an answer."""
+    colors = {"right": "green", "(wrong|degenerate|foreign)": "red", "undecided": "#8e8e8e"}
+    return [
+        override("byRegexp", f"^.* {verdict}$", color={"mode": "shades", "fixedColor": color})
+        for verdict, color in colors.items()
+    ]
+
+
 # Verdicts are numbers in order of urgency, so that a table sorts worst first; people see the names.
 VERDICTS: Final[Mapping[str, tuple[str, str]]] = {
     "0": ("down", "dark-red"),
@@ -486,7 +495,7 @@ def _target() -> dict[str, Any]:
         row("What changed"),
         table(
             "Last change", "What was last seen to change on the target and its machine. Metric: llm_last_change_info.",
-            [query(f"max by (job, instance, target, what, before, after) ({server('llm_last_change_info')})", table=True)], (12, 6),
+            [query(f"max by (job, instance, target, what, before, after) ({server('llm_last_change_info')})", table=True)], (10, 9),
             columns={"target": "Target", "what": "What", "before": "Before", "after": "After"},
             no_value=_NO_DATA,
         ),
@@ -504,14 +513,16 @@ def _target() -> dict[str, Any]:
                 query(server("llm_unexplained_change_speed_ratio"), "unexplained {{module}}"),
                 query(server("llm_slowdown_speed_ratio"), "slower {{module}} {{phase}}: {{cause}} {{what}}"),
             ],
-            (8, 6), unit="percentunit", no_value="No data",
-            overrides=[dashed("^speed (min|max) .*$", IDENTITY_COLORS[0]), override("byRegexp", "^slower .*", color=_SLOWER)],
+            (10, 9), unit="percentunit", no_value="No data",
+            overrides=[*(override("byRegexp", f"^{name} .*$", color=shades(place))
+                         for place, name in enumerate(("speed", "TTFT", "unexplained"))),
+                       dashed("^speed (min|max) .*$", IDENTITY_COLORS[0]), override("byRegexp", "^slower .*", color=_SLOWER)],
         ),
         stat("Since", "Time since the last change, and since the last step that no fact explains. Metrics: "
              "llm_last_change_timestamp_seconds, llm_unexplained_change_timestamp_seconds.",
              [query(f"time() - {server('llm_last_change_timestamp_seconds')}", "change", instant=True),
               query(f"time() - {server('llm_unexplained_change_timestamp_seconds')}", "unexplained step by {{module}}", instant=True)],
-             (4, 6), unit="s", decimals=0, names=True, no_value=_NO_DATA),
+             (4, 9), unit="s", decimals=0, names=True, no_value=_NO_DATA),
         row("Where the time goes"),
         timeseries(
             "Phases of the last probe",
@@ -563,6 +574,7 @@ def _target() -> dict[str, Any]:
         timeseries(
             "Verdicts", "Answers that a canary judged, by depth and verdict. Metric: llm_answer_checks_total.",
             [query(f"sum by (depth, verdict) (increase({server('llm_answer_checks_total')}[$__rate_interval])) > 0", "{{depth}} {{verdict}}")], (8, 8),
+            bars=True, stacked=True, decimals=0, overrides=_answers_by_verdict(),
         ),
         timeseries(
             "Fingerprint of the model",

@@ -1,11 +1,15 @@
-"""Some hours of made-up but plausible history of three made-up machines, as OpenMetrics for ``promtool tsdb
+"""Some hours of made-up but plausible history of four made-up machines, as OpenMetrics for ``promtool tsdb
 create-blocks-from openmetrics``. Nothing in it was measured: it is there to draw and test dashboards with.
 
-- ``framework``: a Ryzen AI Max+ 395. vLLM in FP16 at 6.4 tok/s is restarted with AITER and reaches 16; llama.cpp with a Q4
-  model runs at 24, slower while people use it; Ollama runs at 22 until the GPU gets hot and throttles.
+Sizes of models and bandwidths are real, and what follows from them (ceiling, band, tier, limit, energy, memory in use) is computed:
+by the exporter's own judgement, where it has one.
+
+- ``framework``: a Ryzen AI Max+ 395. vLLM with a 14B in BF16 at 6.4 tok/s is restarted from a newer image and reaches 8.3, which is
+  what the memory allows; llama.cpp with a Q4 model runs at 24, slower while people use it.
+- ``minipc``: another one, whose GPU gets hot: its clocks fall, and Ollama's speed with them.
 - ``workstation``: an RX 7900 XTX. A vLLM with AWQ whose probes fail for half an hour and recover; a text-generation-webui that
   is so busy that its probes are skipped.
-- ``oldbox``: an RX 7600 with ROCm 6.4. A Transformers server at 7, and one that goes down.
+- ``oldbox``: an RX 7600 with ROCm 6.4. A Transformers server at 7, and a llama.cpp with a draft model that goes down.
 """
 
 import argparse
@@ -13,34 +17,39 @@ import math
 import random
 import sys
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, TextIO
 
 from exporter.metrics import FAMILIES
 from exporter.probe.result import RESULTS
+from exporter.settings import load_profiles
+from exporter.tiers import TIERS, Judgement, TargetFacts, Weights, judge, tier_of
 
 JOB: Final = "llm-probe-exporter"
-TIERS: Final = {"excellent": 20.0, "good": 15.0, "acceptable": 10.0}
+PROFILES: Final = load_profiles(None)
 MINUTE: Final = 60.0
 HOUR: Final = 3600.0
 BUDGET: Final = 0.05
 """The share of its time that a server gives to probes: a slow server is probed less often."""
 GIB: Final = 1024.0**3
+THROTTLES: Final = 0.4
+"""How hot a GPU is from which on it lowers its clocks."""
 
 Labels = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """What a server does at one time: ``state`` is up, loading, down, failing or busy."""
+    """What a server does at one time: ``state`` is up, loading, down, failing or busy; ``hot`` is a share of what the GPU bears."""
 
     state: str = "up"
     speed: float = 0.0
     ttft: float = 0.4
     running: float = 0.0
     cold: bool = False
+    hot: float = 0.0
 
 
 class Shape(NamedTuple):
@@ -52,21 +61,104 @@ class Shape(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class Model:
+    """A model as its files tell: bytes on the disk, bytes that one token reads, parameters."""
+
+    name: str
+    quantization: str
+    bytes: float
+    streamed: float
+    parameters: float
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """A made-up machine: facts of its GPU, memory in bytes, watts while it decodes, and the ROCm of the host."""
+
+    gpu: str
+    name: str
+    gfx: str
+    units: int
+    hardware: str
+    vram: float
+    watts: float
+    power_cap: float
+    rocm: str
+    unified: bool = False
+
+    @property
+    def bandwidth(self) -> float:
+        """Bytes per second, as the profiles have it."""
+        return PROFILES.hardware[self.hardware].memory_bandwidth or math.nan
+
+
+MACHINES: Final = {
+    "framework": Machine(
+        "0000:c3:00.0", "Radeon 8060S", "gfx1151", 40, "ryzen-ai-max-395", 96 * GIB, 78.0, 120.0, "7.2.0", unified=True
+    ),
+    "minipc": Machine(
+        "0000:c4:00.0", "Radeon 8060S", "gfx1151", 40, "ryzen-ai-max-395", 64 * GIB, 78.0, 120.0, "7.2.0", unified=True
+    ),
+    "workstation": Machine(
+        "0000:03:00.0", "Radeon RX 7900 XTX", "gfx1100", 96, "radeon-rx-7900-xtx", 24 * GIB, 260.0, 339.0, "7.2.0"
+    ),
+    "oldbox": Machine(
+        "0000:0a:00.0", "Radeon RX 7600", "gfx1102", 32, "radeon-rx-7600", 8 * GIB, 115.0, 150.0, "6.4.1"
+    ),
+}
+
+BF16_14B: Final = Model("Qwen/Qwen2.5-14B-Instruct", "none", 29.54e9, 27.98e9, 14.77e9)
+AWQ_14B: Final = Model("Qwen/Qwen2.5-14B-Instruct-AWQ", "awq", 9.98e9, 8.42e9, 14.77e9)
+GPTQ_14B: Final = Model("Qwen2.5-14B-Instruct-GPTQ", "gptq", 9.99e9, 8.43e9, 14.77e9)
+Q4_14B: Final = Model("qwen2.5-14b-instruct-q4_k_m", "Q4_K_M", 8.99e9, 8.55e9, 14.77e9)
+QWEN3_Q4: Final = Model("qwen3:14b", "Q4_K_M", 9.28e9, 8.84e9, 14.77e9)
+BF16_1B: Final = Model("Qwen/Qwen2.5-1.5B-Instruct", "none", 3.09e9, 3.09e9, 1.54e9)
+Q4_3B: Final = Model("qwen2.5-3b-instruct-q4_k_m", "Q4_K_M", 1.93e9, 1.93e9, 3.09e9)
+
+
+@dataclass(frozen=True, slots=True)
 class Server:
-    """A made-up target; ``at`` maps seconds before the end of the history (negative) to what it does then."""
+    """A made-up target; ``at`` maps seconds before the end of the history (negative) to what it does then.
+
+    ``prefill`` is in tokens per second.
+    """
 
     name: str
     host: str
     backend: str
     version: str
-    model: str
-    quantization: str
-    hardware: str
-    ceiling: float
+    model: Model
+    prefill: float
     at: Callable[[float], Moment]
-    scenario: Callable[[float], tuple[str, float, float]]
-    image: Callable[[float], str]
+    image: Callable[[float], str] = lambda _: ""
     failure: str = "connect"
+    thinks_tokens: int = 0
+    drafts: bool = False
+    aiter: bool = False
+
+    def facts(self, now: Moment) -> TargetFacts:
+        """What the exporter would know of it."""
+        machine, model = MACHINES[self.host], self.model
+        return TargetFacts(
+            self.backend,
+            model.name,
+            model.quantization,
+            aiter=self.aiter,
+            weights=Weights(
+                bytes=model.bytes, streamed_bytes=model.streamed, parameters=model.parameters, experts=False
+            ),
+            gfx_target=machine.gfx,
+            compute_units=machine.units,
+            memory_bandwidth=machine.bandwidth,
+            aiter_usable=False,
+            speculative="draft" if self.drafts else "none",
+            users=now.running,
+            throttled=self.host == "minipc" and now.hot > THROTTLES,
+        )
+
+    def judged(self, now: Moment, speed: float | None) -> Judgement:
+        """What the exporter would say of a speed then."""
+        return judge(speed, bounds=PROFILES.tiers, known=self.facts(now), profiles=PROFILES)
 
 
 @dataclass(slots=True)
@@ -93,14 +185,14 @@ class History:
         self.samples[name][key].append((self.when, self.totals[name, key]))
 
 
-def _fp16_then_aiter(age: float) -> Moment:
-    if age < -2.8 * HOUR:
-        return Moment(speed=6.4, ttft=0.82)
-    if age < -2.8 * HOUR + 2 * MINUTE:
+def _restarted(age: float) -> Moment:
+    if age < _RESTARTED:
+        return Moment(speed=_BEFORE, ttft=0.82)
+    if age < _RESTARTED + 2 * MINUTE:
         return Moment("down")
-    if age < -2.8 * HOUR + 7 * MINUTE:
+    if age < _RESTARTED + 7 * MINUTE:
         return Moment("loading")
-    return Moment(speed=16.2, ttft=0.41, cold=age < -2.8 * HOUR + 8 * MINUTE)
+    return Moment(speed=_SINCE, ttft=0.41, cold=age < _RESTARTED + 8 * MINUTE)
 
 
 def _by_day(age: float) -> Moment:
@@ -108,18 +200,22 @@ def _by_day(age: float) -> Moment:
     return Moment(speed=24.3 - 5.5 * load, ttft=0.28 + 0.5 * load, running=1.0 if load > 0.7 else 0.0)
 
 
+def _heat(age: float) -> float:
+    return min(1.0, max(0.0, (age + 1.6 * HOUR) / HOUR))
+
+
 def _getting_hot(age: float) -> Moment:
-    hot = min(1.0, max(0.0, (age + 1.6 * HOUR) / HOUR))
-    return Moment(speed=22.4 - 9.5 * hot, ttft=0.35 + 0.25 * hot)
+    hot = _heat(age)
+    return Moment(speed=_COOL * (1 - 0.42 * hot), ttft=0.35 * (1 + 0.7 * hot), hot=hot)
 
 
 def _failing_for_a_while(age: float) -> Moment:
-    return Moment("failing" if -4.2 * HOUR < age < -3.6 * HOUR else "up", speed=58.0, ttft=0.12)
+    return Moment("failing" if -4.2 * HOUR < age < -3.6 * HOUR else "up", speed=74.0, ttft=0.16)
 
 
 def _busy(age: float) -> Moment:
     busy = age > -1.5 * HOUR
-    return Moment("busy" if busy else "up", speed=21.0, ttft=0.5, running=6.0 if busy else 1.0)
+    return Moment("busy" if busy else "up", speed=71.0, ttft=0.3, running=6.0 if busy else 0.0)
 
 
 def _slow(_: float) -> Moment:
@@ -127,103 +223,32 @@ def _slow(_: float) -> Moment:
 
 
 def _goes_down(age: float) -> Moment:
-    return Moment("down" if age > -25 * MINUTE else "up", speed=18.4, ttft=0.3)
+    return Moment("down" if age > -25 * MINUTE else "up", speed=118.0, ttft=0.2)
 
 
+_BEFORE, _SINCE = 6.4, 8.3
+"""Tokens per second of the restarted vLLM."""
+_COOL: Final = 22.4
+"""Those of the Ollama whose GPU gets hot, before it does."""
 SERVERS: Final = (
     Server(
-        "vllm",
-        "framework",
-        "vllm",
-        "0.11.2",
-        "Qwen/Qwen2.5-14B-Instruct",
-        "none",
-        "ryzen-ai-max-395",
-        8.5 * 2.1,
-        _fp16_then_aiter,
-        lambda age: ("vllm-fp16", 8.0, 12.0) if age < -2.8 * HOUR else ("vllm-fp16-aiter", 12.0, 20.0),
-        lambda age: "rocm/vllm:6.4" if age < -2.8 * HOUR else "rocm/vllm:7.0-aiter",
+        "vllm", "framework", "vllm", "0.11.2", BF16_14B, 700.0, _restarted,
+        lambda age: "rocm/vllm:6.4" if age < _RESTARTED else "rocm/vllm:7.0", aiter=True,
     ),
     Server(
-        "llama-cpp",
-        "framework",
-        "llama_cpp",
-        "b6871",
-        "qwen2.5-14b-instruct-q4_k_m",
-        "Q4_K_M",
-        "ryzen-ai-max-395",
-        27.0,
-        _by_day,
-        lambda _: ("llamacpp-q4", 20.0, 30.0),
-        lambda _: "ghcr.io/ggml-org/llama.cpp:server-rocm",
+        "llama-cpp", "framework", "llama_cpp", "b6871", Q4_14B, 480.0, _by_day, lambda _: "ghcr.io/ggml-org/llama.cpp:server-rocm",
     ),
+    Server("ollama", "minipc", "ollama", "0.12.9", QWEN3_Q4, 450.0, _getting_hot, lambda _: "ollama/ollama:rocm", thinks_tokens=40),
     Server(
-        "ollama",
-        "framework",
-        "ollama",
-        "0.12.9",
-        "qwen2.5:14b",
-        "Q4_K_M",
-        "ryzen-ai-max-395",
-        27.0,
-        _getting_hot,
-        lambda _: ("ollama", 20.0, 25.0),
-        lambda _: "ollama/ollama:rocm",
-    ),
-    Server(
-        "vllm-awq",
-        "workstation",
-        "vllm",
-        "0.11.2",
-        "Qwen/Qwen2.5-14B-Instruct-AWQ",
-        "awq",
-        "radeon-rx-7900-xtx",
-        96.0,
-        _failing_for_a_while,
-        lambda _: ("vllm-awq-aiter", 25.0, 40.0),
-        lambda _: "rocm/vllm:7.0-aiter",
+        "vllm-awq", "workstation", "vllm", "0.11.2", AWQ_14B, 1800.0, _failing_for_a_while, lambda _: "rocm/vllm:7.0",
         "timeout_first_token",
     ),
     Server(
-        "textgen",
-        "workstation",
-        "text_generation_webui",
-        "3.12",
-        "Qwen2.5-14B-Instruct-GPTQ",
-        "gptq",
-        "radeon-rx-7900-xtx",
-        96.0,
-        _busy,
-        lambda _: ("text-generation-webui", 18.0, 22.0),
-        lambda _: "textgen-webui:rocm",
+        "textgen", "workstation", "text_generation_webui", "3.12", GPTQ_14B, 1500.0, _busy, lambda _: "textgen-webui:rocm",
     ),
-    Server(
-        "transformers",
-        "oldbox",
-        "transformers",
-        "4.57",
-        "Qwen/Qwen2.5-7B-Instruct",
-        "none",
-        "radeon-rx-7600",
-        19.0,
-        _slow,
-        lambda _: ("transformers", 5.0, 8.0),
-        lambda _: "",
-    ),
-    Server(
-        "llama-small",
-        "oldbox",
-        "llama_cpp",
-        "b6871",
-        "qwen2.5-7b-instruct-q4_k_m",
-        "Q4_K_M",
-        "radeon-rx-7600",
-        60.0,
-        _goes_down,
-        lambda _: ("llamacpp-q4", 15.0, 25.0),
-        lambda _: "",
-    ),
-)
+    Server("transformers", "oldbox", "transformers", "4.57", BF16_1B, 900.0, _slow),
+    Server("llama-draft", "oldbox", "llama_cpp", "b6871", Q4_3B, 2500.0, _goes_down, drafts=True),
+)  # fmt: skip
 _MODULES: Final = {
     "default": Shape(60.0, 64, 64),
     "prefill": Shape(600.0, 16, 2048),
@@ -248,15 +273,11 @@ def _observe(history: History, name: str, values: list[float], labels: Mapping[s
     history.add(f"{name}_count", len(values), labels)
 
 
-def _tier(speed: float) -> str:
-    return next((tier for tier, bound in TIERS.items() if speed >= bound), "poor")
-
-
 def _server(history: History, server: Server) -> None:
     age, dice = history.age, history.dice
     where = {"job": JOB, "instance": f"{server.host}:9937", "target": server.name}
-    now = server.at(age)
-    scenario, _, _ = server.scenario(age)
+    now, machine = server.at(age), MACHINES[server.host]
+    scenario = server.judged(now, None).scenario
     up = now.state not in ("down", "loading")
     history.put("llm_target_up", float(up), where)
     history.put("llm_target_loading", float(now.state == "loading"), where)
@@ -268,12 +289,13 @@ def _server(history: History, server: Server) -> None:
             "url": "http://127.0.0.1:8000",
             "backend": server.backend,
             "backend_version": server.version,
-            "model": server.model,
+            "model": server.model.name,
         }
-        | {"quantization": server.quantization, "container": server.name, "image": server.image(age)}
-        | {"scenario": scenario, "hardware": server.hardware},
+        | {"quantization": server.model.quantization, "container": server.name if server.image(age) else ""}
+        | {"image": server.image(age), "scenario": scenario or "", "hardware": machine.hardware},
     )
-    history.put("llm_target_setting_info", 1.0, where | {"setting": "compute", "value": "rocm"})
+    for setting, value in {"compute": "rocm", **({"aiter": "no_effect"} if server.aiter else {})}.items():
+        history.put("llm_target_setting_info", 1.0, where | {"setting": setting, "value": value})
     if up:
         history.put("llm_target_model_resident", 1.0, where)
         history.put(
@@ -295,8 +317,9 @@ def _server(history: History, server: Server) -> None:
             got = now.speed * 0.62 * dice.uniform(0.95, 1.05)
             history.put("llm_server_user_tokens_per_second", got, where)
             history.put("llm_server_user_ttft_seconds", now.ttft * (1 + now.running / 4), where)
-            for tier in (*TIERS, "poor"):
-                history.put("llm_server_user_tier", float(tier == _tier(got)), where | {"tier": tier})
+            for tier in TIERS:
+                told = tier == tier_of(got, PROFILES.tiers)
+                history.put("llm_server_user_tier", float(told), where | {"tier": tier})
     for module, shape in _MODULES.items():
         if module == "prefill" and server.backend != "vllm":
             continue
@@ -329,21 +352,23 @@ def _changes(history: History, server: Server, where: Mapping[str, str]) -> None
     if server.name == "vllm" and age >= _RESTARTED:
         history.put("llm_last_change_timestamp_seconds", when - age + _RESTARTED, where)
         for what, before, after in (
-            ("image", "rocm/vllm:6.4", "rocm/vllm:7.0-aiter"),
+            ("image", "rocm/vllm:6.4", "rocm/vllm:7.0"),
             ("container ROCm", "6.4.0", "7.0.2"),
-            ("setting aiter", "off", "on"),
         ):
             history.put("llm_last_change_info", 1.0, {**where, "what": what, "before": before, "after": after})
         if age >= _RESTARTED + 12 * MINUTE:
             for module in ("default", "canary"):
-                history.put("llm_last_change_speed_ratio", 2.53, {**where, "module": module})
+                history.put("llm_last_change_speed_ratio", _SINCE / _BEFORE, {**where, "module": module})
                 history.put("llm_last_change_ttft_ratio", 0.5, {**where, "module": module})
                 if module == "canary":
-                    history.put("llm_last_change_prefill_ratio", 2.1, {**where, "module": module})
-                for bound, ratio in {"min": 2.48, "max": 2.58}.items():
+                    deep = (_MODULES["canary"].prompt - 64) / server.prefill
+                    history.put(
+                        "llm_last_change_prefill_ratio", (0.82 + deep) / (0.41 + deep), {**where, "module": module}
+                    )
+                for bound, ratio in {"min": 0.98 * _SINCE / _BEFORE, "max": 1.02 * _SINCE / _BEFORE}.items():
                     bounds = {**where, "module": module, "bound": bound}
                     history.put("llm_last_change_speed_ratio_bound", ratio, bounds)
-    for name, module, since, usual in (("ollama", "default", _HOT, 22.4), ("vllm", "canary", _LESS_AT_DEPTH, 0.0)):
+    for name, module, since, usual in (("ollama", "default", _HOT, _COOL), ("vllm", "canary", _LESS_AT_DEPTH, 0.0)):
         if server.name != name or age < since:
             continue
         ratio = server.at(age).speed / usual if usual else 0.78
@@ -390,16 +415,15 @@ def _module(history: History, server: Server, probe: Mapping[str, str], shape: S
 
 def _expected(history: History, server: Server, probe: Mapping[str, str]) -> None:
     """What a speed is compared with; that behind the canary's deep prompt has no tier."""
-    for tier, bound in TIERS.items():
-        history.put("llm_performance_tier_threshold_tokens_per_second", bound, {**probe, "tier": tier})
-    scenario, low, high = server.scenario(history.age)
-    for bound_name, value in {"min": low, "max": high}.items():
-        history.put(
-            "llm_expected_tokens_per_second",
-            value,
-            {**probe, "bound": bound_name, "scenario": scenario, "source": "faq"},
-        )
-    history.put("llm_decode_ceiling_tokens_per_second", server.ceiling, probe)
+    for tier, least in PROFILES.tiers:
+        history.put("llm_performance_tier_threshold_tokens_per_second", least, {**probe, "tier": tier})
+    judged = server.judged(server.at(history.age), None)
+    for bound, value in {"min": judged.expected_min, "max": judged.expected_max}.items():
+        if value is not None:
+            of = {"bound": bound, "scenario": judged.scenario or "", "source": judged.expected_source or ""}
+            history.put("llm_expected_tokens_per_second", value, {**probe, **of})
+    if judged.ceiling_tokens_per_second is not None:
+        history.put("llm_decode_ceiling_tokens_per_second", judged.ceiling_tokens_per_second, probe)
 
 
 def _success(
@@ -407,22 +431,22 @@ def _success(
 ) -> None:
     _, tokens, prompt = shape
     now = server.at(history.age)
-    labels = {**probe, "model": server.model}
+    labels = {**probe, "model": server.model.name}
     loses = server.name == "vllm" and probe["module"] == "canary" and history.age >= _LESS_AT_DEPTH
     speed = now.speed * dice.gauss(1.0, 0.012) * (0.78 if loses else 1.0)
-    ttft = now.ttft * (1 if prompt < 1000 else 4.5) * max(0.7, dice.gauss(1.0, 0.06))
+    ttft = (now.ttft + (prompt - 64) / server.prefill) * max(0.7, dice.gauss(1.0, 0.06))
     decode = tokens / speed
-    thinks = 2.1 if server.name == "ollama" else 0.0
+    judged = server.judged(now, speed)
     for name, value in {
         "llm_probe_tokens_per_second": speed,
         "llm_probe_end_to_end_tokens_per_second": tokens / (decode + ttft),
         "llm_probe_ttft_seconds": ttft,
-        "llm_probe_time_to_first_answer_seconds": ttft + thinks,
+        "llm_probe_time_to_first_answer_seconds": ttft + server.thinks_tokens / speed,
         "llm_probe_prefill_tokens_per_second": prompt / ttft,
         "llm_probe_server_tokens_per_second": speed * 1.006,
         "llm_probe_aggregate_tokens_per_second": speed,
-        "llm_probe_energy_joules_per_token": 78.0 / speed,
-        "llm_probe_speculative_accepted_ratio": 0.7,
+        "llm_probe_energy_joules_per_token": MACHINES[server.host].watts / speed,
+        **({"llm_probe_speculative_accepted_ratio": dice.uniform(0.62, 0.74)} if server.drafts else {}),
     }.items():
         history.put(name, value, labels)
     phases = {
@@ -435,8 +459,8 @@ def _success(
     }
     for phase, seconds in (phases | {"total": sum(phases.values())}).items():
         history.put("llm_probe_phase_seconds", seconds, {**probe, "phase": phase})
-    for kind, count in {"prompt": prompt, "cached": 0, "reasoning": 40 if thinks else 0, "output": tokens}.items():
-        history.put("llm_probe_tokens", float(count), {**probe, "kind": kind, "model": server.model})
+    for kind, count in {"prompt": prompt, "cached": 0, "reasoning": server.thinks_tokens, "output": tokens}.items():
+        history.put("llm_probe_tokens", float(count), {**probe, "kind": kind, "model": server.model.name})
     history.put("llm_probe_token_count_exact", float(server.backend != "text_generation_webui"), probe)
     history.put("llm_probe_stream_buffered", 0.0, probe)
     history.put("llm_probe_cold_start", float(now.cold), probe)
@@ -446,30 +470,23 @@ def _success(
     history.put("llm_probe_model_load_seconds", 286.0 if server.name == "vllm" else 12.0, probe)
     history.put("llm_probe_clock_error_seconds", dice.uniform(0.0001, 0.0009), probe)
     if probe["module"] != "canary":
-        for tier in (*TIERS, "poor"):
-            history.put("llm_performance_tier", float(_tier(speed) == tier), {**probe, "tier": tier})
-        history.put("llm_decode_efficiency_ratio", speed / server.ceiling, probe)
-        limit = "memory_bandwidth" if speed >= 0.75 * server.ceiling else "unknown"
-        history.put("llm_limit_info", 1.0, {**probe, "limit": limit})
+        for tier in TIERS:
+            history.put("llm_performance_tier", float(judged.tier == tier), {**probe, "tier": tier})
+        if judged.efficiency is not None:
+            history.put("llm_decode_efficiency_ratio", judged.efficiency, probe)
+        if judged.limit is not None:
+            history.put("llm_limit_info", 1.0, {**probe, "limit": judged.limit})
     _observe(history, "llm_probe_time_to_first_token_seconds", [ttft] if runs else [], labels)
     gaps = [dice.gauss(1 / speed, 0.06 / speed) * dice.choice((1,) * 30 + (1.6,)) for _ in range(tokens)]
     _observe(history, "llm_probe_inter_token_seconds", gaps if runs else [], labels)
 
 
-_GPUS: Final = {
-    "framework": ("0000:c3:00.0", "Radeon 8060S", "gfx1151", "40", "true", 256e9, 96 * GIB, 118.0),
-    "workstation": ("0000:03:00.0", "Radeon RX 7900 XTX", "gfx1100", "96", "false", 960e9, 24 * GIB, 300.0),
-    "oldbox": ("0000:0a:00.0", "Radeon RX 7600", "gfx1102", "32", "false", 288e9, 8 * GIB, 140.0),
-}
-
-
 def _machine(history: History, host: str) -> None:
     when, age, dice = history.when, history.age, history.dice
     where = {"job": JOB, "instance": f"{host}:9937"}
-    gpu, name, gfx, units, unified, bandwidth, vram, power = _GPUS[host]
-    card = where | {"gpu": gpu}
-    hot = min(1.0, max(0.0, (age + 1.6 * HOUR) / HOUR)) if host == "framework" else 0.0
-    version = "6.4.1" if host == "oldbox" else "7.2.0"
+    machine = MACHINES[host]
+    card = where | {"gpu": machine.gpu}
+    hot = _heat(age) if host == "minipc" else 0.0
 
     def rocm(scope: str, container: str, version: str, source: str) -> None:
         whose = where | {"scope": scope, "container": container}
@@ -477,57 +494,68 @@ def _machine(history: History, host: str) -> None:
         history.put("rocm_version_info", 1.0, whose | {"version": version, "release": release, "source": source})
         history.put("rocm_version_supported", float(version[0] == "7"), whose)
 
-    rocm("host", "", version, "/opt/rocm/.info/version")
+    rocm("host", "", machine.rocm, "info")
     if host == "framework":
-        inside = "6.4.0" if age < -2.8 * HOUR else "7.0.2"
-        rocm("container", "vllm", inside, "image")
+        inside = "6.4.0" if age < _RESTARTED else "7.0.2"
+        rocm("container", "vllm", inside, "file")
         history.put("rocm_container_release_matches_host", 0.0, where | {"container": "vllm"})
-    history.put("amdgpu_driver_info", 1.0, where | {"version": "6.14.14", "source": "/sys/module/amdgpu/version"})
+    history.put("amdgpu_driver_info", 1.0, where | {"version": "6.14.14", "source": "dkms"})
     history.put(
         "amdgpu_info",
         1.0,
-        card | {"name": name, "gfx_target": gfx, "compute_units": units, "unified_memory": unified},
+        card
+        | {"name": machine.name, "gfx_target": machine.gfx, "compute_units": str(machine.units)}
+        | {"unified_memory": str(machine.unified).lower()},
     )
-    history.put("amdgpu_memory_bandwidth_bytes_per_second", bandwidth, card | {"source": "kfd"})
-    share = {"framework": 0.55, "workstation": 0.82, "oldbox": 0.7}[host]
+    history.put("amdgpu_memory_bandwidth_bytes_per_second", machine.bandwidth, card | {"source": "memory bank"})
+    running = [each for each in SERVERS if each.host == host and each.at(age).state not in ("down", "loading")]
     busy = 0.35 + 0.25 * math.sin(when / 900) ** 2 + dice.uniform(0, 0.2) + 0.2 * hot
     history.put("amdgpu_busy_ratio", min(1.0, busy), card)
-    history.put("amdgpu_memory_used_bytes", vram * (share + 0.05 * math.sin(when / 3000)), card | {"kind": "vram"})
+    used = 0.7e9 + sum(1.06 * each.model.bytes for each in running)
+    history.put("amdgpu_memory_used_bytes", used, card | {"kind": "vram"})
     history.put("amdgpu_memory_used_bytes", 1.2 * GIB, card | {"kind": "gtt"})
-    history.put("amdgpu_memory_total_bytes", vram, card | {"kind": "vram"})
+    history.put("amdgpu_memory_total_bytes", machine.vram, card | {"kind": "vram"})
     history.put("amdgpu_memory_total_bytes", 15.4 * GIB, card | {"kind": "gtt"})
     history.put(
         "amdgpu_power_watts",
-        power * (0.3 + 0.6 * min(1.0, busy)),
-        card | {"scope": "socket" if unified == "true" else "gpu"},
+        machine.watts * (0.3 + 0.7 * min(1.0, busy)),
+        card | {"scope": "socket" if machine.unified else "gpu"},
     )
     heat = 52 + 22 * min(1.0, busy) + 24 * hot
     for sensor, extra in {"edge": 0.0, "junction": 6.0, "mem": 2.0}.items():
         history.put("amdgpu_temperature_celsius", heat + extra + dice.uniform(-0.6, 0.6), card | {"sensor": sensor})
     history.put("amdgpu_clock_hertz", (2.9e9 - 1.2e9 * hot) * dice.uniform(0.97, 1), card | {"domain": "sclk"})
-    history.put("amdgpu_clock_hertz", 1.0e9, card | {"domain": "mclk"})
-    history.put("amdgpu_throttled", float(hot > 0.4), {**card, "reason": "thermal"})
+    history.put("amdgpu_clock_hertz", 1.0e9 * (1 - 0.42 * hot), card | {"domain": "mclk"})
+    history.put("amdgpu_throttled", float(hot > THROTTLES), {**card, "reason": "thermal"})
     history.put("amdgpu_suspended", 0.0, card)
-    history.put("amdgpu_power_cap_watts", power, card)
+    history.put("amdgpu_power_cap_watts", machine.power_cap, card)
     history.put("amdgpu_firmware_info", 1.0, {**card, "block": "smc", "version": "0x5d5c00"})
     history.put("amdgpu_vbios_info", 1.0, {**card, "version": "113-EXAMPLE-001"})
-    machine = {key: card[key] for key in ("job", "instance")}
-    history.put("host_kernel_info", 1.0, {**machine, "release": "6.18.4"})
-    history.put("host_kernel_parameter_info", 1.0, {**machine, "parameter": "iommu", "value": "pt"})
+    history.put("host_kernel_info", 1.0, {**where, "release": "6.18.4"})
+    history.put("host_kernel_parameter_info", 1.0, {**where, "parameter": "iommu", "value": "pt"})
     profile = {"platform_profile": "performance", "governor": "powersave", "tuned": "", "gpu_performance_level": "auto"}
-    history.put("host_power_profile_info", 1.0, machine | profile)
-    history.put("host_bios_info", 1.0, {**machine, "version": "3.04"})
+    history.put("host_power_profile_info", 1.0, where | profile)
+    history.put("host_bios_info", 1.0, {**where, "version": "3.04"})
 
 
 _MODELS: Final = {
     ("framework", "huggingface"): {
-        "Qwen/Qwen2.5-14B-Instruct": (27.5, 1, 0.1), "Qwen/Qwen3-32B": (41.0, 0, 2.0), "meta-llama/Llama-3.1-8B-Instruct": (15.0, 1, 700.0),
+        BF16_14B.name: (BF16_14B.bytes, 1, 0.1), "Qwen/Qwen3-32B": (44e9, 0, 2.0), "meta-llama/Llama-3.1-8B-Instruct": (16.1e9, 1, 700.0),
     },
-    ("framework", "ollama"): {"qwen2.5:14b": (8.4, 1, 0.1), "llama3.1:8b": (4.6, 1, 200.0)},
-    ("workstation", "huggingface"): {"Qwen/Qwen2.5-14B-Instruct-AWQ": (9.3, 1, 0.1), "Qwen/Qwen2.5-14B-Instruct-GPTQ": (9.9, 1, 0.1)},
-    ("oldbox", "huggingface"): {"Qwen/Qwen2.5-7B-Instruct": (14.2, 1, 0.1)},
-    ("oldbox", "llama_cpp"): {"qwen2.5-7b-instruct-q4_k_m": (4.4, 1, 0.4)},
+    ("framework", "llama_cpp"): {Q4_14B.name: (Q4_14B.bytes, 1, 0.1)},
+    ("minipc", "ollama"): {QWEN3_Q4.name: (QWEN3_Q4.bytes, 1, 0.1), "llama3.1:8b": (4.9e9, 1, 200.0)},
+    ("workstation", "huggingface"): {AWQ_14B.name: (AWQ_14B.bytes, 1, 0.1), GPTQ_14B.name: (GPTQ_14B.bytes, 1, 0.1)},
+    ("oldbox", "huggingface"): {BF16_1B.name: (BF16_1B.bytes, 1, 0.1)},
+    ("oldbox", "llama_cpp"): {Q4_3B.name: (Q4_3B.bytes, 1, 0.4)},
 }  # fmt: skip
+"""Bytes, complete or not, hours since the last use."""
+_FREE: Final = {"framework": 330e9, "minipc": 700e9, "workstation": 940e9, "oldbox": 36e9}
+"""Bytes of the file system that are free at the end."""
+
+
+def _downloaded(age: float) -> float:
+    """Bytes of the download on ``framework`` that are there."""
+    return max(0.0, 12e9 * (1 + min(age, -HOUR) / (8 * HOUR)))
 
 
 def _cache(history: History, host: str) -> None:
@@ -537,31 +565,27 @@ def _cache(history: History, host: str) -> None:
         if owner != host:
             continue
         of = where | {"cache": cache}
-        loading = (
-            max(0.0, 12.0 * (1 + min(age, -HOUR) / (8 * HOUR)))
-            if cache == "huggingface" and host == "framework"
-            else 0.0
-        )
+        loading = _downloaded(age) if (host, cache) == ("framework", "huggingface") else 0.0
         for model, (size, complete, hours) in models.items():
             one = of | {"model": model}
-            history.put("llm_model_cache_model_bytes", (size + (0.0 if complete else loading)) * GIB, one)
+            history.put("llm_model_cache_model_bytes", size + (0.0 if complete else loading), one)
             history.put("llm_model_cache_model_complete", float(complete), one)
             history.put("llm_model_cache_model_last_used_timestamp_seconds", when - age - hours * HOUR, one)
-        history.put("llm_model_cache_bytes", (sum(size for size, _, _ in models.values()) + loading) * GIB, of)
+        history.put("llm_model_cache_bytes", sum(size for size, _, _ in models.values()) + loading, of)
         history.put("llm_model_cache_models", float(len(models)), of)
-        history.put("llm_model_cache_incomplete_bytes", loading * GIB, of)
+        history.put("llm_model_cache_incomplete_bytes", loading, of)
         history.put("llm_model_cache_unreadable_entries", 2.0 if cache == "ollama" else 0.0, of)
         history.put("llm_model_cache_scan_seconds", 0.4 if cache == "ollama" else 1.9, of)
         history.put("llm_model_cache_last_scan_timestamp_seconds", when - when % 900, of)
         history.add("llm_model_cache_scan_errors_total", 0.0, of)
         if host == "framework":
             history.put("llm_model_cache_shared", float(cache == "huggingface"), of | {"container": "vllm"})
-    size = 1.8e12
-    left = {"framework": 0.31, "workstation": 0.52, "oldbox": 0.02}[host] - 0.03 * (age + 8 * HOUR) / HOUR * (
-        host == "framework"
-    )
-    history.put("llm_model_cache_filesystem_free_bytes", size * max(0.01, left), where | {"mountpoint": "/srv/models"})
-    history.put("llm_model_cache_filesystem_size_bytes", size, where | {"mountpoint": "/srv/models"})
+    free = _FREE[host] + (_downloaded(0.0) - _downloaded(age) if host == "framework" else 0.0)
+    history.put("llm_model_cache_filesystem_free_bytes", free, where | {"mountpoint": "/srv/models"})
+    history.put("llm_model_cache_filesystem_size_bytes", 1.8e12, where | {"mountpoint": "/srv/models"})
+
+
+_STATES: Final = {"down": "down", "loading": "loading"}
 
 
 def _exporter(history: History, host: str) -> None:
@@ -576,9 +600,17 @@ def _exporter(history: History, host: str) -> None:
     )
     history.put("llm_probe_exporter_config_last_reload_success_timestamp_seconds", when - age - 7 * HOUR, where)
     count = sum(server.host == host for server in SERVERS)
-    for state, number in {"probed": count, "discovered": 1 if host == "framework" else 0, "refused": 0}.items():
-        history.put("llm_probe_exporter_targets", float(number), where | {"state": state})
-    for collector, seconds in {"rocm": 0.004, "amdgpu": 0.011, "cache": 1.9, "containers": 0.06}.items():
+    states = Counter(_STATES.get(each.at(age).state, "up") for each in SERVERS if each.host == host)
+    for state in ("up", "loading", "down", "unknown"):
+        history.put("llm_probe_exporter_targets", float(states[state]), where | {"state": state})
+    for collector, seconds in {
+        "rocm": 0.004,
+        "gpu": 0.011,
+        "sensors": 0.003,
+        "machine": 0.006,
+        "containers": 0.06,
+        "cache:huggingface": 1.9,
+    }.items():
         broken = host == "oldbox" and collector == "containers"
         history.put("llm_probe_exporter_collector_success", float(not broken), where | {"collector": collector})
         history.put(
@@ -608,14 +640,16 @@ def _alerts(history: History) -> None:
     firing("LLMThroughputPoor", "warning", instance="oldbox:9937", target="transformers", module="default")
     firing("LLMRocmBelowMinimum", "warning", instance="oldbox:9937", scope="host")
     firing("LLMModelCacheDiskFull", "critical", instance="oldbox:9937", mountpoint="/srv/models")
-    if age < -2.8 * HOUR:
+    if age < _RESTARTED:
         firing("LLMThroughputPoor", "warning", instance="framework:9937", target="vllm", module="default")
+    if age > _RESTARTED + 25 * MINUTE:
+        firing("LLMThroughputAtCeiling", "info", instance="framework:9937", target="vllm")
     if -4.1 * HOUR < age < -3.6 * HOUR:
         firing("LLMProbeFailing", "critical", instance="workstation:9937", target="vllm-awq", module="default")
     if age > -20 * MINUTE:
-        firing("LLMTargetDown", "critical", instance="oldbox:9937", target="llama-small")
+        firing("LLMTargetDown", "critical", instance="oldbox:9937", target="llama-draft")
     if age > -HOUR:
-        firing("LLMGPUThrottling", "info", instance="framework:9937", gpu="0000:c3:00.0")
+        firing("LLMGPUThrottling", "info", instance="minipc:9937", gpu=MACHINES["minipc"].gpu)
 
 
 def make(end: float, hours: float, step: float, ahead: float = 0.0) -> History:
@@ -626,7 +660,7 @@ def make(end: float, hours: float, step: float, ahead: float = 0.0) -> History:
         history.age = min(history.when - end, 0.0)
         for server in SERVERS:
             _server(history, server)
-        for host in _GPUS:
+        for host in MACHINES:
             _machine(history, host)
             _cache(history, host)
             _exporter(history, host)

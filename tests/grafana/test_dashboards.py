@@ -206,7 +206,7 @@ def test_identities_never_have_the_colour_of_a_state(board: Board) -> None:
     assert not set(IDENTITY_COLORS) & STATE_COLORS
     assert "palette-classic" not in json.dumps(board)
     states = re.compile(
-        r"\^?(excellent|good|acceptable|minimum|slower|ok|loading|skipped_busy|\(skipped_|\.\*( \.\*)?\$|\.\* )"
+        r"\^?(excellent|good|acceptable|minimum|slower|ok|loading|skipped_busy|\.\* (right|undecided|\(wrong)|\(skipped_|\.\*( \.\*)?\$|\.\* )"
     )
     for panel in walk_panels(board):
         if panel["type"] not in {"timeseries", "heatmap"}:
