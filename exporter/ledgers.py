@@ -9,6 +9,7 @@ from typing import Final
 
 from exporter.history import change
 from exporter.history.change import Entry, Ledger
+from exporter.history.circumstances import Circumstances, Figures
 from exporter.history.hours import HOUR_SECONDS
 from exporter.history.record import Point
 from exporter.history.sample import Sample
@@ -35,6 +36,7 @@ class Ledgers:
     def __init__(self, store: Store | None = None) -> None:
         self._store = store
         self._ledgers: dict[str, Ledger] = {}
+        self._circumstances: dict[str, Circumstances] = {}
         self._lock = threading.Lock()
 
     @property
@@ -74,11 +76,14 @@ class Ledgers:
         at_seconds: float,
         facts: Mapping[str, str | None],
         result: ProbeResult | None = None,
+        *,
         fingerprints: Packed | None = None,
+        figures: Figures | None = None,
     ) -> Ledger:
         """The ledger of a target after its facts were read (Unix time) and, where there is one, after a probe's result.
 
-        ``fingerprints`` are what is known of the models after a result with a reading.
+        ``fingerprints`` are what is known of the models after a result with a reading, ``figures`` what the machine did
+        beside it, by the names in ``KINDS``.
         """
         with self._lock:
             before = self._ledgers.get(target) or Ledger(target)
@@ -88,7 +93,12 @@ class Ledgers:
                 stepped = result.fingerprint.stepped
                 after = change.observe_fingerprint(after, at_seconds, fingerprints, stepped=stepped)
             if result is not None and sample is not None:
-                after = change.observe(after, result.module, sample, prefill=_is_long(result))
+                noted = self._circumstances.get(target, Circumstances())
+                if figures and sample.counts:
+                    noted = noted.followed_by(sample.at_seconds, figures)
+                    self._circumstances[target] = noted
+                observed = change.observe(after, result.module, sample, prefill=_is_long(result))
+                after = change.note_circumstances(after, observed, noted)
             self._keep(before, after)
         if self._store is not None and result is not None and sample is not None:
             self._store.add(target, result.module, sample)

@@ -24,7 +24,7 @@ from prometheus_client.utils import floatToGoString
 import exporter
 from exporter.cache.facts import CacheFacts, filesystems
 from exporter.containers.facts import EngineReading
-from exporter.history.change import Ledger
+from exporter.history.change import Difference, Ledger
 from exporter.history.record import INTER_TOKEN_BOUNDS, TTFT_BOUNDS, Histogram, ModelHistograms, Record
 from exporter.history.shift import DECODE, PREFILL, Phase, Shift
 from exporter.history.words import after_text, before_text, differences_of, facts_text
@@ -346,20 +346,24 @@ def _unexplained(read: Callable[[Shift], float]) -> Callable[[Ledger], Samples]:
 
 
 def _slowdowns(ledger: Ledger) -> Samples:
-    found = [(shift, differences_of(shift, ledger.changes)) for shift in ledger.standing]
+    # Of a step that no fact explains, what else was different at that time.
+    found = [
+        (shift, differences_of(shift, ledger.changes) or tuple(Difference(*each) for each in shift.meanwhile))
+        for shift in ledger.standing
+    ]
     return [
         (
             (
                 shift.module,
                 shift.phase,
                 "change" if shift.explained else "unexplained",
-                facts_text(differences),
-                before_text(differences),
-                after_text(differences),
+                facts_text(told),
+                before_text(told),
+                after_text(told),
             ),
             shift.speed.ratio,
         )
-        for shift, differences in reversed(found)  # of two with the same labels the newest counts
+        for shift, told in reversed(found)  # of two with the same labels the newest counts
     ]
 
 
@@ -856,7 +860,8 @@ WHAT_CHANGED: Final = (
         LEDGERS,
         "llm_slowdown_speed_ratio",
         "Speed since / before, for each drop beyond the noise that is neither over nor accepted; phase is decode, or prefill of"
-        " long prompts; cause is change or unexplained.",
+        " long prompts; cause is change or unexplained; what, before and after are the facts that changed, of an unexplained one the figures of"
+        " the machine that were different.",
         _slowdowns,
         *("module", "phase", "cause", "what", "before", "after"),
     ),

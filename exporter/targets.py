@@ -64,7 +64,7 @@ from exporter.target_facts import (
     target_facts_of,
 )
 from exporter.text import seconds_text, speed_text
-from exporter.watched_facts import watched_facts
+from exporter.watched_facts import figures_beside, watched_facts
 
 log = logging.getLogger(__name__)
 
@@ -329,7 +329,10 @@ class Targets:
         yield info_key(target.name), info
         yield service_key(target.name), service_of(target, state, profiles)
         facts = watched_facts(target, identity, info, known.weights, modules=self._settings.modules, view=view)
-        yield ledger_key(target.name), self._ledger(watched.prober, facts, result)
+        yield (
+            ledger_key(target.name),
+            self._ledger(watched.prober, facts, result, figures_beside(info, state, view) if result else None),
+        )
         for module in target.modules:
             if (record := view.records.get((target.name, module))) and record.plan.canary:
                 continue  # the tiers are about short prompts
@@ -339,12 +342,18 @@ class Targets:
             judgement = judgement_of(target, known, figures, profiles, decode_watts=watts)
             yield judgement_key(target.name, module), judgement
 
-    def _ledger(self, prober: Prober, facts: Mapping[str, str | None], result: ProbeResult | None) -> Ledger:
+    def _ledger(
+        self,
+        prober: Prober,
+        facts: Mapping[str, str | None],
+        result: ProbeResult | None,
+        figures: Mapping[str, float] | None,
+    ) -> Ledger:
         """The ledger after these; what has changed may have changed the answers too, so their fingerprint is taken soon."""
         name, memory = prober.target.name, prober.fingerprints
         changes = self._ledgers.of(name).changes
         packed = memory.packed() if memory is not None and result is not None and result.fingerprint else None
-        ledger = self._ledgers.observe(name, time.time(), facts, result, packed)
+        ledger = self._ledgers.observe(name, time.time(), facts, result, fingerprints=packed, figures=figures)
         if memory is not None and ledger.changes != changes:
             memory.soon()
         return ledger

@@ -16,9 +16,9 @@ from exporter.history.compare import MODEL, shape_fact
 from exporter.host.gpu import GpuFacts
 from exporter.host.machine import GpuSettings, MachineFacts
 from exporter.host.rocm import RocmFacts
-from exporter.probe.result import Identity
+from exporter.probe.result import Identity, TargetState
 from exporter.settings import Module, Target
-from exporter.snapshot import MACHINE, ROCM, TargetInfo, View
+from exporter.snapshot import GPU_SENSORS, MACHINE, ROCM, TargetInfo, View
 from exporter.target_facts import behind, machine_of, paths_of
 from exporter.tiers import Weights
 
@@ -58,6 +58,22 @@ def watched_facts(
     facts[WEIGHTS_FILE] = next((stamps[path] for path in paths if path in stamps), None) if identity else None
     facts["gpu"] = ", ".join(f"{gpu.name} {gpu.address}" for gpu in gpus)
     return facts | dict(_host_facts(view.get(ROCM), view.get(MACHINE), gpus))
+
+
+def figures_beside(info: TargetInfo, state: TargetState | None, view: View) -> dict[str, float]:
+    """What the machine did beside a probe, by the names in ``KINDS``: of the GPU that serves, where one does; users."""
+    found: dict[str, float | None] = {"requests of users": state.requests_running if state else None}
+    samples = {each.address: each for each in view.get(GPU_SENSORS) or () if not each.suspended}
+    if len(info.gpus) == 1 and (sample := samples.get(info.gpus[0])) is not None:
+        used = [each for each in (sample.vram_used_bytes, sample.gtt_used_bytes) if each is not None]
+        found |= {
+            "GPU temperature": next((value for _, value in sample.temperatures), None),
+            "GPU clock": next((value for _, value in sample.clocks), None),
+            "GPU power": sample.power_watts,
+            "GPU memory in use": float(sum(used)) if used else None,
+            "time throttled": max((share for _, share in sample.throttling), default=None),
+        }
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def _served_facts(identity: Identity | None, info: TargetInfo, weights: Weights) -> Facts:

@@ -433,6 +433,7 @@ ALERTS: Final = (
             "The "
             + _PROBE
             + " measures {{ $value | humanizePercentage }} of the {{ $labels.phase }} speed from before. Nothing that is watched changed."
+            "{{ if $labels.what }} At that time: {{ $labels.what }} from {{ $labels.before }} to {{ $labels.after }}.{{ end }}"
         ),
         value=f'{SLOWDOWN}{{cause="unexplained"}}',
         op="<",

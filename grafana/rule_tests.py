@@ -27,9 +27,7 @@ UP: Final = f"up{{{HOST}}}"
 SPEED: Final = f"llm_probe_tokens_per_second{{{MODEL}}}"
 TTFT: Final = f"llm_probe_ttft_seconds{{{MODEL}}}"
 SLOWER: Final = f'llm_slowdown_speed_ratio{{{PROBE},phase="decode",cause="change",what="image",before="vllm:0.11",after="vllm:0.12"}}'
-UNEXPLAINED: Final = (
-    f'llm_slowdown_speed_ratio{{{PROBE},phase="decode",cause="unexplained",what="",before="",after=""}}'
-)
+UNEXPLAINED: Final = f'llm_slowdown_speed_ratio{{{PROBE},phase="decode",cause="unexplained",what="GPU temperature",before="62 °C",after="84 °C"}}'
 SUCCESS: Final = f"llm_probe_success{{{PROBE}}}"
 INTERVAL: Final = f"llm_probe_interval_seconds{{{PROBE}}}"
 LAST_RUN: Final = f"llm_probe_last_run_timestamp_seconds{{{PROBE}}}"
@@ -381,7 +379,8 @@ CASES: Final[tuple[Case, ...]] = (
         {"32m": ("LLMSlowerUnexplained",), "70m": (), "55m": ("LLMSlowerUnexplained",)},
         labels=_PROBE_L | {"cause": "unexplained"},
         description=(
-            "The default probe of vllm on box:9937 measures 85% of the decode speed from before. Nothing that is watched changed."
+            "The default probe of vllm on box:9937 measures 85% of the decode speed from before. Nothing that is watched changed. "
+            "At that time: GPU temperature from 62 °C to 84 °C."
         ),
     ),
     Case("LLMSlowerUnexplained", "is silent without its data", {SPEED: "24 22@30"}, {"60m": ()}),

@@ -13,6 +13,7 @@ from itertools import islice
 from typing import Final
 
 from exporter.history import watch as module_watch
+from exporter.history.circumstances import Circumstances
 from exporter.history.sample import Sample
 from exporter.history.shift import DECODE, PREFILL, Phase, Shift, series_name
 from exporter.history.watch import Watch
@@ -238,6 +239,17 @@ def observe_fingerprint(
     if stepped:
         ledger = observe_facts(ledger, at_seconds, {ANSWERS: f"fingerprint {number + 1}"})
     return replace(ledger, fingerprints=dict(fingerprints))
+
+
+def note_circumstances(before: Ledger, after: Ledger, circumstances: Circumstances) -> Ledger:
+    """The later of two successive ledgers, in which an unexplained step that is new says what else was different since."""
+    known, watches = {(each.series, each.since_seconds) for each in before.shifts}, dict(after.watches)
+    for shift in after.shifts:
+        if shift.explained or (shift.series, shift.since_seconds) in known:
+            continue
+        if meanwhile := circumstances.stood_out(shift.since_seconds):
+            watches[shift.series] = module_watch.note_meanwhile(watches[shift.series], shift.since_seconds, meanwhile)
+    return replace(after, watches=watches) if watches != after.watches else after
 
 
 def accept(ledger: Ledger, at_seconds: float) -> Ledger:

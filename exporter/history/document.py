@@ -65,7 +65,11 @@ def change_of(document: Document) -> Change:
 def shift_of(document: Document) -> Shift:
     """A shift from its fields. Raises KeyError or TypeError where some are missing."""
     ratios = {name: document[name] and Ratio(**document[name]) for name in ("speed", "ttft", "prefill")}
-    return Shift(**{**document, **ratios, "changes": tuple(document["changes"])})
+    return Shift(**{**document, **ratios, "changes": tuple(document["changes"]), "meanwhile": _meanwhile(document)})
+
+
+def _meanwhile(document: Document) -> tuple[tuple[str, str, str], ...]:
+    return tuple((str(name), str(before), str(after)) for name, before, after in document.get("meanwhile", ()))
 
 
 def _watch_document(watch: Watch) -> dict[str, Any]:

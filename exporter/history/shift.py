@@ -38,6 +38,8 @@ class Shift:
     told_after_seconds: float = 0.0
     """Time under watch when it was told. Clocks are set; a level counts as accepted after 30 days of watching."""
     phase: Phase = DECODE
+    meanwhile: tuple[tuple[str, str, str], ...] = ()
+    """What else was different since an unexplained step: name, before, after."""
 
     @property
     def series(self) -> str:

@@ -7,7 +7,15 @@ from typing import Any, Final
 from exporter.history.change import Difference, Entry, Ledger
 from exporter.history.ratio import Ratio
 from exporter.history.shift import DECODE, Shift
-from exporter.history.words import change_text, differences_of, effect_text, in_order, percent_text, phase_text
+from exporter.history.words import (
+    change_text,
+    differences_of,
+    effect_text,
+    in_order,
+    meanwhile_text,
+    percent_text,
+    phase_text,
+)
 from exporter.text import rate_text
 
 SHOWN_SECONDS: Final = 7 * 86400.0
@@ -42,7 +50,7 @@ def lines_of(ledger: Ledger, module: str, now: float) -> tuple[ChangeLine, ...]:
     drops = [
         ChangeLine(
             since,
-            change_text(differences_of(shifts[0], ledger.changes)),
+            change_text(differences_of(shifts[0], ledger.changes)) + meanwhile_text(shifts[0].meanwhile),
             "; ".join(_effect_of(each, module) for each in sorted(shifts, key=lambda each: each.series != module)),
             standing=True,
             explained=bool(changes),
@@ -89,6 +97,7 @@ def _shift_json(shift: Shift) -> dict[str, Any]:
         "tokens_per_second": _ratio_json(shift.speed),
         "ttft_seconds": _ratio_json(shift.ttft),
         "prefill_tokens_per_second": _ratio_json(shift.prefill),
+        "meanwhile": [{"what": name, "before": old, "after": new} for name, old, new in shift.meanwhile],
         "judged_with": len(shift.changes),
         "judged_timestamp_seconds": shift.judged_at_seconds,
         "back_timestamp_seconds": shift.back_at_seconds,
@@ -125,8 +134,9 @@ def _ratio_json(ratio: Ratio | None) -> dict[str, Any] | None:
 def entry_rows(document: Mapping[str, Any], time: str) -> list[tuple[str, ...]]:
     """An entry of the JSON as rows of a table: time, target, what changed, what that did; one row for each module."""
     differences = [Difference(each["what"], each["before"], each["after"]) for each in document["differences"]]
-    what = change_text(differences)
     modules: Sequence[Mapping[str, Any]] = document["modules"]
+    meanwhile = modules[0].get("meanwhile", ()) if modules else ()
+    what = change_text(differences) + meanwhile_text(tuple(each.values()) for each in meanwhile)
     effects = [_effect_words(each) for each in modules] or ["too few good probes yet"]
     first, *others = effects
     return [(time, document["target"], what, first), *(("", "", "", each) for each in others)]

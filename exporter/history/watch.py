@@ -137,6 +137,15 @@ def accept(watch: Watch, at_seconds: float) -> Watch:
     return replace(watch, shifts=tuple(_accepted(each, at_seconds) for each in watch.shifts))
 
 
+def note_meanwhile(watch: Watch, since_seconds: float, meanwhile: tuple[tuple[str, str, str], ...]) -> Watch:
+    """What else was different since an unexplained step."""
+    shifts = (
+        replace(each, meanwhile=meanwhile) if each.since_seconds == since_seconds and not each.explained else each
+        for each in watch.shifts
+    )
+    return replace(watch, shifts=tuple(shifts))
+
+
 def _accepted(shift: Shift, at_seconds: float) -> Shift:
     return replace(shift, accepted_at_seconds=at_seconds) if shift.standing else shift
 
@@ -198,6 +207,7 @@ def _told(watch: Watch, after: Samples, speed: Ratio, at_seconds: float) -> tupl
         accepted_at_seconds=accepted_at,
         told_after_seconds=told_after,
         phase=watch.phase,
+        meanwhile=old.meanwhile if old is not None else (),
     )
     others = tuple(each for each in watch.shifts if each.since_seconds != shift.since_seconds)
     return replace(watch, shifts=(*others, shift)[-MOST_SHIFTS:]), shift

@@ -1,6 +1,6 @@
 """Changes in words, in one form for labels, the page and the prompt. Pure."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from exporter.history.change import ANSWERS, Change, Difference
@@ -65,6 +65,12 @@ def change_text(differences: Iterable[Difference]) -> str:
     more = [f"{count_text(len(ordered) - MOST_NAMED, 'more fact')}"] if len(ordered) > MOST_NAMED else []
     first, *others = named
     return f"{first.replace(' from ', ' changed from ', 1)}{''.join(f', {each}' for each in (*others, *more))}"
+
+
+def meanwhile_text(meanwhile: Iterable[Sequence[str]]) -> str:
+    """``; at that time: GPU temperature from 62 °C to 84 °C``, or nothing."""
+    told = [f"{name} from {before} to {after}" for name, before, after in meanwhile]
+    return f"; at that time: {', '.join(told)}" if told else ""
 
 
 def percent_text(ratio: float) -> str:
