@@ -365,7 +365,8 @@ CASES: Final[tuple[Case, ...]] = (
         "fires with what changed and clears when the speed is back or accepted",
         {SLOWER: "gone 0.53@30 gone@60"},
         {"32m": ("LLMSlowerSinceChange",), "70m": (), "55m": ("LLMSlowerSinceChange",)},
-        labels=_PROBE_L | {"cause": "change", "what": "image", "before": "vllm:0.11", "after": "vllm:0.12"},
+        labels=_PROBE_L
+        | {"phase": "decode", "cause": "change", "what": "image", "before": "vllm:0.11", "after": "vllm:0.12"},
         description=(
             "The default probe of vllm on box:9937 measures 53% of the decode speed from before a change: image changed from "
             "vllm:0.11 to vllm:0.12."
@@ -377,7 +378,8 @@ CASES: Final[tuple[Case, ...]] = (
         "fires for a step that nothing explains and clears with it",
         {UNEXPLAINED: "gone 0.85@30 gone@60"},
         {"32m": ("LLMSlowerUnexplained",), "70m": (), "55m": ("LLMSlowerUnexplained",)},
-        labels=_PROBE_L | {"cause": "unexplained"},
+        labels=_PROBE_L
+        | {"phase": "decode", "cause": "unexplained", "what": "GPU temperature", "before": "62 °C", "after": "84 °C"},
         description=(
             "The default probe of vllm on box:9937 measures 85% of the decode speed from before. Nothing that is watched changed. "
             "At that time: GPU temperature from 62 °C to 84 °C."

@@ -21,7 +21,7 @@ Figures = Mapping[str, float]
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class FigureKind:
     """How a figure is written, and how much of a difference means something: absolute, and as a share of what it was."""
 
     unit: str
@@ -34,13 +34,13 @@ class Kind:
         return f"{value / self.per_unit:.{self.digits}f} {self.unit}".rstrip()
 
 
-KINDS: Final[Mapping[str, Kind]] = {
-    "GPU temperature": Kind("°C", least=5.0),
-    "GPU clock": Kind("MHz", least=50e6, share=0.05, per_unit=1e6),
-    "GPU power": Kind("W", least=3.0, share=0.08),
-    "GPU memory in use": Kind("GiB", least=256 * 2**20, share=0.03, per_unit=2**30, digits=1),
-    "time throttled": Kind("%", least=0.05, per_unit=0.01),
-    "requests of users": Kind("", least=0.5, digits=1),
+KINDS: Final[Mapping[str, FigureKind]] = {
+    "GPU temperature": FigureKind("°C", least=5.0),
+    "GPU clock": FigureKind("MHz", least=50e6, share=0.05, per_unit=1e6),
+    "GPU power": FigureKind("W", least=3.0, share=0.08),
+    "GPU memory in use": FigureKind("GiB", least=256 * 2**20, share=0.03, per_unit=2**30, digits=1),
+    "time throttled": FigureKind("%", least=0.05, per_unit=0.01),
+    "requests of users": FigureKind("", least=0.5, digits=1),
 }
 """The figures that are noted; to note one more, give it a line here and a value in ``exporter/watched_facts.py``."""
 
@@ -68,7 +68,7 @@ class Circumstances:
         return tuple(each for _, each in sorted(found, key=lambda one: -one[0])[:MOST_TOLD])
 
 
-def _difference(kind: Kind, before: Sequence[float], after: Sequence[float]) -> tuple[float, str, str] | None:
+def _difference(kind: FigureKind, before: Sequence[float], after: Sequence[float]) -> tuple[float, str, str] | None:
     """How far apart, in units of what means something, and both medians in words; None where that may be noise."""
     if min(len(before), len(after)) < LEAST:
         return None
