@@ -9,7 +9,7 @@ FUZZ_TARGETS := $(patsubst tests/fuzz/fuzz_%.py,%,$(sort $(wildcard tests/fuzz/f
 FUZZ   := -verbosity=0 -print_final_stats=1 -artifact_prefix=$(CURDIR)/build/fuzz
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test coverage check format lint types promtool test-real bench fuzz grafana docs audit sbom image build release clean
+.PHONY: help demo run test coverage check format lint types promtool test-real test-servers bench fuzz grafana docs audit sbom image build release clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -37,10 +37,10 @@ run: $(VENV)/.runtime ## run the daemon: it finds the inference servers of this 
 	$(BIN)/llm-probe-exporter serve
 
 test: $(VENV)/.dev ## run the tests that need no service
-	$(BIN)/python -m pytest -q -m "not real" -n auto --dist worksteal
+	$(BIN)/python -m pytest -q -m "not real and not servers" -n auto --dist worksteal
 
 coverage: $(VENV)/.dev ## run the same tests and show which lines and branches of the exporter they leave out
-	$(BIN)/python -m pytest -q -m "not real" -n auto --dist worksteal --cov --cov-report=term
+	$(BIN)/python -m pytest -q -m "not real and not servers" -n auto --dist worksteal --cov --cov-report=term
 
 check: $(VENV)/.dev lint types grafana-check docs-check promtool $(TESTS) ## format, lint, types, generated files, rules, tests
 
@@ -77,6 +77,9 @@ promtool: ## check and test the alert rules, where promtool is installed
 
 test-real: $(VENV)/.real ## run the tests against real parts: llama-server, Prometheus, Docker, Podman, systemd, Chromium
 	$(BIN)/python -m pytest -q -m real
+
+test-servers: $(VENV)/.dev ## measure real vLLM, transformers serve and LiteLLM, installed in environments of their own: 6 GB, not in CI
+	$(BIN)/python -m pytest -q -m servers -rA -n 0
 
 $(VENV)/.fuzz: $(VENV)/.dev
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,fuzz]' || \
