@@ -3,14 +3,17 @@
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
+import threading
+import time
 import urllib.request
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from exporter.probe.exposition import MetricSample, parse, total
 from exporter.probe.result import ProbeResult
@@ -141,3 +144,46 @@ def _answers(process: subprocess.Popen[bytes], port: int, path: str, log: Path) 
     assert process.poll() is None, f"it ended with {process.returncode}: {log.read_text()[-2000:]}"
     with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
         return bool(answer.status == 200)
+
+
+class Tap:
+    """A TCP forwarder before a server, which notes when what came from the server: the same stream, stamped by somebody else.
+
+    Use it as a context manager. ``arrived`` are monotonic seconds and bytes, of all connections so far.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._upstream = ("127.0.0.1", int(url.rpartition(":")[2]))
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        self.arrived: list[tuple[float, bytes]] = []
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self._accept, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._listener.close()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                threading.Thread(target=self._forward, args=(client,), daemon=True).start()
+
+    def _forward(self, client: socket.socket) -> None:
+        with client, socket.create_connection(self._upstream) as server:
+            there = threading.Thread(target=self._pass, args=(client, server, False), daemon=True)
+            there.start()
+            self._pass(server, client, noted=True)
+            with suppress(OSError):
+                client.shutdown(socket.SHUT_RDWR)
+            there.join()
+
+    def _pass(self, source: socket.socket, sink: socket.socket, noted: bool) -> None:  # noqa: FBT001 - a thread's target
+        with suppress(OSError):
+            while data := source.recv(65536):
+                if noted:
+                    self.arrived.append((time.monotonic(), data))
+                sink.sendall(data)
+            sink.shutdown(socket.SHUT_WR)
