@@ -64,10 +64,7 @@ def folder() -> Iterator[Path]:
         path = Path(name)
         path.chmod(0o755)
         package = Path(exporter.__file__).parent
-        for part in ("__init__.py", "place.py", "rocm_version.py", "launch", "host"):
-            copy = shutil.copytree if (package / part).is_dir() else shutil.copyfile
-            (path / "exporter").mkdir(exist_ok=True)
-            copy(package / part, path / "exporter" / part)
+        shutil.copytree(package, path / "exporter", ignore=shutil.ignore_patterns("__pycache__"))
         make_model(path, "tiny")
         yield path
 
