@@ -287,7 +287,7 @@ ALERTS: Final = (
         detail=(
             "{{ "
             + _ask(SPEED, of_all="max")
-            + ' }} Alone on the machine, a probe measured {{ . | first | value | printf "%.1f" }}.{{ end }}'
+            + ' }} The last probe measured {{ . | first | value | printf "%.1f" }}.{{ end }}'
         ),
         value=USERS,
         op="<",

@@ -620,12 +620,12 @@ def _target() -> dict[str, Any]:
         ),
         timeseries(
             "What users get",
-            "What one user's answer decodes at, beside the last probe's speed on the idle machine; the mean time to first token on the right. "
+            "What one user's answer decodes at, beside the last probe's where no user's request ran; the mean time to first token on the right. "
             "Dashed: where the tiers begin. Metrics: llm_server_user_tokens_per_second, llm_server_user_ttft_seconds, "
-            "llm_probe_tokens_per_second.",
+            "llm_probe_tokens_per_second, llm_probe_beside_users.",
             [
                 query(server("llm_server_user_tokens_per_second"), "users get"),
-                query(measured("llm_probe_tokens_per_second"), "the machine can"),
+                query(expand(f"{measured('llm_probe_tokens_per_second')} unless on (@module) ({probe('llm_probe_beside_users')} > 0)"), "the machine can"),
                 query(server("llm_server_user_ttft_seconds"), "first token"),
                 *_tier_queries(),
             ],

@@ -297,7 +297,7 @@ CASES: Final[tuple[Case, ...]] = (
         labels=_SERVER_L,
         description=(
             "vllm on box:9937 gives each of its users 6.4 tokens per second (median of ten minutes). That is below the tier acceptable. "
-            "Alone on the machine, a probe measured 24.0."
+            "The last probe measured 24.0."
         ),
     ),
     Case(

@@ -147,6 +147,8 @@ class Record:
     """The last one that was taken."""
     gaps: Gaps = NO_GAPS
     """Between the tokens of the last good probe of one stream that ran; none after another."""
+    alone: tuple[str, float] | None = None
+    """Model and speed of the newest good probe that no user's request ran beside: what users get is set beside it."""
 
     @property
     def success(self) -> bool | None:
@@ -186,7 +188,19 @@ def fold(record: Record, result: ProbeResult) -> Record:
         return changed
     ok = result.result == "ok"
     point = Point(result.at_seconds, finite(result.measurements.tokens_per_second) if ok else None, ok)
-    return replace(changed, ran=result, history=record.history.followed_by(point), gaps=gaps if ok else NO_GAPS)
+    return replace(
+        changed,
+        ran=result,
+        history=record.history.followed_by(point),
+        gaps=gaps if ok else NO_GAPS,
+        alone=_alone(record.alone, result, point.tokens_per_second),
+    )
+
+
+def _alone(before: tuple[str, float] | None, result: ProbeResult, speed: float | None) -> tuple[str, float] | None:
+    if speed is not None and not result.beside_users:
+        return result.model or "", speed
+    return before if before and (result.result != "ok" or before[0] == (result.model or "")) else None
 
 
 def trimmed(result: ProbeResult) -> ProbeResult:

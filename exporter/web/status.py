@@ -199,6 +199,12 @@ class TargetStatus:
         return tuple(each for each in self.changes if not (each.effect and f"{each.what}: {each.effect}." in why))
 
     @property
+    def speed_alone(self) -> float | None:
+        """What the newest good probe measured that no user's request ran beside; what users get is set beside it."""
+        alone = self.probes[0].record.alone
+        return alone[1] if alone else None
+
+    @property
     def at_depth(self) -> Measurements | None:
         """What the canary's long prompt measured, if it has run."""
         return next((each.figures for each in self.probes if each.record.plan.canary and each.record.figures), None)

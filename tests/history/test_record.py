@@ -146,3 +146,15 @@ def test_only_marks_of_a_stream_are_kept() -> None:
     assert kept.timelines[0].chunks == (result.timelines[0].chunks[0], result.timelines[0].chunks[-1])
     assert kept.measurements.gaps == ()
     assert kept.timelines[0].end_ns == result.timelines[0].end_ns
+
+
+def test_the_speed_without_users_outlives_probes_beside_them() -> None:
+    """A probe beside users and a failed one leave it, another model takes it away."""
+    alone = fold(Record("a", "default", Plan(60), 60), probe("a", 9, speed=22.0))
+    assert alone.alone is not None
+    assert alone.alone[1] == 22.0
+    beside = fold(alone, dataclasses.replace(probe("a", 8, speed=12.0), beside_users=2.0))
+    failed = fold(beside, probe("a", 7, "connect"))
+    assert alone.alone == beside.alone == failed.alone
+    assert fold(failed, dataclasses.replace(probe("a", 6, speed=12.0, model="other"), beside_users=1.0)).alone is None
+    assert fold(failed, probe("a", 6, speed=15.0, model="other")).alone == ("other", 15.0)

@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 import pytest
 
 from exporter.history.record import Plan
-from exporter.probe.result import Result
+from exporter.probe.result import Measurements, Result
 from exporter.snapshot import (
     EXPORTER,
     ExporterState,
@@ -268,3 +268,12 @@ def test_extremes_are_drawn() -> None:
     for result in (*steady("a", 20, count=3), probe("a", -1e6, speed=0.0), probe("a", 1e12, speed=1e9)):
         snapshot.publish(probe_key("a", "default"), result)
     assert "last reload refused" in page_of(snapshot.view()).text
+
+
+def test_a_probe_that_did_not_even_connect_breaks_no_page() -> None:
+    """Its only phase is the wait for its turn: there is no whole to name."""
+    snapshot = Snapshot()
+    snapshot.publish(plan_key("one", "default"), Plan(60))
+    refused = dataclasses.replace(probe("one", 9, "connect"), measurements=Measurements(phases=(("queue", 0.01),)))
+    snapshot.publish(probe_key("one", "default"), refused)
+    assert "one" in page_of(snapshot.view()).text
