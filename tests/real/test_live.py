@@ -49,7 +49,7 @@ BOARDS = [json.loads(path.read_text(encoding="utf-8")) for path in sorted((ROOT 
 SHIPPED = yaml.safe_load((ROOT / "grafana/provisioning/alerting/llm-probe.yml").read_text(encoding="utf-8"))
 RULES = [rule["title"] for rule in SHIPPED["groups"][0]["rules"]]
 # What this machine of two fixture trees and these servers don't have: gpu_metrics with throttle reasons, a power cap, firmware,
-# BIOS, deciding kernel parameters and power profiles; a file of the served model; drafted tokens; a server that is replaced;
+# BIOS, deciding kernel parameters and power profiles; a file of the served model; drafted tokens; how long users wait; a server that is replaced;
 # a step that no fact explains, which needs thirty good probes on one level. The golden exposition has all.
 NOT_HERE = (
     "amdgpu_throttled",
@@ -65,6 +65,7 @@ NOT_HERE = (
     "llm_last_change",
     "llm_unexplained_change",
     "llm_slowdown",
+    "llm_server_user_ttft",
 )
 INTERVALS = {"__rate_interval": "15s", "__range": "1m", "__interval": "5s"}
 
