@@ -8,6 +8,7 @@ import ast
 import asyncio
 import inspect
 import tomllib
+from asyncio import sslproto
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -168,3 +169,9 @@ def test_a_library_whose_inside_is_used_has_an_upper_bound(name: str) -> None:
     bounds = [each.removeprefix(name) for each in wanted if each.startswith(name)]
     assert len(bounds) == 1
     assert "<" in bounds[0]
+
+
+def test_asyncio_takes_the_buffer_of_tls_from_a_class_attribute() -> None:
+    """What exporter/web/server.py sets is what a connection's buffer is made with; else 512 of them take 130 MB."""
+    assert sslproto.SSLProtocol.max_size == server.TLS_BUFFER_BYTES
+    assert "bytearray(self.max_size)" in inspect.getsource(sslproto.SSLProtocol.__init__)

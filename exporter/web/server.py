@@ -15,6 +15,7 @@ import socket
 import ssl
 import threading
 import time
+from asyncio import sslproto
 from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import suppress
 from typing import Any, Final
@@ -40,6 +41,9 @@ IDLE_SECONDS: Final = 75.0
 WRITE_SECONDS: Final = 30.0
 WRITE_BYTES: Final = 16 * 1024
 """So much of an answer that waits for it must a client take in that time."""
+TLS_BUFFER_BYTES: Final = 16 * 1024
+"""Of each connection. A record of TLS has at most so many; asyncio's 256 KiB would be 130 MB for idle clients alone."""
+sslproto.SSLProtocol.max_size = TLS_BUFFER_BYTES
 _NOT_ACCEPTED: Final = frozenset({"PEER_DID_NOT_RETURN_A_CERTIFICATE", "CERTIFICATE_VERIFY_FAILED"})
 _BLANK_LINE: Final = re.compile(rb"\n\r?\n")
 ACCEPT_PAUSE_SECONDS: Final = 0.05
