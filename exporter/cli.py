@@ -327,12 +327,15 @@ def probe(
     """  # noqa: D301 - \b keeps click from filling lines
     from exporter import report
     from exporter.oneshot import Session
+    from exporter.settings import risks_of_target
 
     if markdown and as_json:
         raise click.UsageError("--markdown and --json exclude each other")
     with _wrong_settings():
         session = Session(config, module, may_load=may_load)
         target = session.target(url, backend=backend, model=model, api_key_file=api_key_file)
+        for risk in risks_of_target(session.settings, target):
+            _say(f"warning: {risk}")
         summary = _measured(session, [target], count)[0]
     if as_json:
         _print_json(summary)

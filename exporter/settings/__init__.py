@@ -35,7 +35,7 @@ from exporter.settings.model import (
     WebTls,
 )
 from exporter.settings.pattern import MAX_ADDRESS, AddressPattern, Place, is_covered, matches, parse_allowed, place_of
-from exporter.settings.risks import risks_of
+from exporter.settings.risks import risks_of, risks_of_target
 from exporter.settings.values import (
     MAX_KEEP_SECONDS,
     check_url,
@@ -94,5 +94,6 @@ __all__ = [
     "place_of",
     "prompt_url",
     "risks_of",
+    "risks_of_target",
     "split_listen",
 ]

@@ -12,7 +12,7 @@ from exporter.settings.pattern import parse_allowed
 
 def risks_of(settings: Settings, web: WebConfig | None = None) -> tuple[str, ...]:
     """A sentence for each thing that makes a key or the network easier to reach than it need be; reads modes of files only."""
-    found = [risk for target in settings.targets for risk in _risks_of_keys(settings, target)]
+    found = [risk for target in settings.targets for risk in risks_of_target(settings, target)]
     if web is not None and web.tls_server_config is not None and _others_can_read(web.tls_server_config.key_file):
         path = web.tls_server_config.key_file
         found.append(f"web_config_file: other users can read key_file {path}: chmod o-r {path}")
@@ -24,9 +24,11 @@ def risks_of(settings: Settings, web: WebConfig | None = None) -> tuple[str, ...
     return tuple(dict.fromkeys(found))
 
 
-def _risks_of_keys(settings: Settings, target: Target) -> Iterator[str]:
+def risks_of_target(settings: Settings, target: Target) -> Iterator[str]:
+    """What makes the keys of one target easier to reach than they need be."""
     keys = [] if target.api_key_file is None else [target.api_key_file]
-    keys += [each for name in target.modules for each in settings.modules[name].header_files.values()]
+    modules = [settings.modules[name] for name in target.modules if name in settings.modules]
+    keys += [each for module in modules for each in module.header_files.values()]
     for path in keys:
         if _others_can_read(path):
             yield f"target {target.name}: other users can read the key file {path}: chmod o-r {path}"

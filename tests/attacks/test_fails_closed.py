@@ -286,3 +286,14 @@ def test_a_client_whose_ca_is_gone_is_cut_off(tmp_path: Path) -> None:
             daemon.ask("/metrics", tls=trusted)
         failures = "llm_probe_exporter_auth_failures_total"
         eventually(lambda: f"{failures} 1.0" in daemon.ask("/metrics", tls=other).body, "the refused client counted")
+
+
+def test_a_probe_by_hand_warns_of_its_key(tmp_path: Path) -> None:
+    """`probe` says on stderr that others can read the key file; a file for the owner alone is no reason for a word."""
+    key = tmp_path / "key"
+    key.write_text(SECRET)
+    for mode, warned in ((0o644, True), (0o600, False)):
+        key.chmod(mode)
+        url = f"http://127.0.0.1:{free_port()}"
+        done = CliRunner().invoke(main, ["probe", url, "--api-key-file", str(key)], env={"LLM_PROBE_CONFIG": ""})
+        assert ("warning: " in done.stderr) is warned
