@@ -138,6 +138,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
                 eventually(
                     lambda: "llm_probe_tokens_per_second{" in drained.run(f"curl -s {drained.daemon}/metrics").stdout,
                     "a speed",
+                    seconds=240,
+                    every=0.5,
                 )
                 yield drained
             finally:
