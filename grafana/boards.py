@@ -132,8 +132,9 @@ def _worst_first() -> str:
     return expand(f"{verdict()} and on (@module) bottomk($worst, last_over_time(({verdict()})[2m:1m] @ end()))")
 
 
-_FAULTS: Final = (("green", None), ("red", 1))
-_WARN: Final = (("green", None), ("orange", 1))
+# The first colour is also that of no data.
+_FAULTS: Final = (("#8e8e8e", None), ("green", 0), ("red", 1))
+_WARN: Final = (("#8e8e8e", None), ("green", 0), ("orange", 1))
 _YES_NO: Final = values({"0": ("no", "red"), "1": ("yes", "green")})
 _FLAG: Final = values({"0": ("no", "green"), "1": ("yes", "orange")})
 _SLOWER: Final = {"mode": "shades", "fixedColor": "red"}
@@ -294,7 +295,7 @@ def _overview() -> dict[str, Any]:
         stat(
             "Other", "Busy with users, loading, unloaded, not probed for five intervals, or answered without a measurable speed.",
             [query(_count("busy", "loading", "unloaded", "not probed", "no speed"), instant=True)],
-            thresholds=(("green", None), ("blue", 1)), background=True,
+            thresholds=(("#8e8e8e", None), ("green", 0), ("blue", 1)), background=True,
         ),
         stat(
             "Oldest", "Age of the newest success of the target that has waited longest. "

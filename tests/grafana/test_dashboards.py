@@ -218,6 +218,15 @@ def test_identities_never_have_the_colour_of_a_state(board: Board) -> None:
                     assert states.match(override["matcher"]["options"]), (panel["title"], override)
 
 
+@each_board
+def test_no_data_has_no_colour_that_says_well(board: Board) -> None:
+    """The colour of a figure that isn't there is that of the lowest step: grey or the text's, never green."""
+    for panel in walk_panels(board):
+        if panel["type"] == "stat":
+            first = panel["fieldConfig"]["defaults"]["thresholds"]["steps"][0]
+            assert (first["color"], first["value"]) in {("text", None), ("#8e8e8e", None)}, panel["title"]
+
+
 NARROW = 800.0
 """Pixels of the narrowest page on which the grid still has its 24 columns."""
 
