@@ -165,6 +165,9 @@ def _starting(minutes: int, seed: int) -> bool:
 
 def recorded_rows() -> Iterable[Row]:
     """A real server, before and after its weights were exchanged for larger ones."""
+    if not RECORDED.exists():
+        yield Row("recorded, weights exchanged", "", f"there is no {RECORDED.name}", None)
+        return
     recorded = json.loads(RECORDED.read_text("utf-8"))
     one, other = recorded["before"], recorded["after"]
     true = median(other) / median(one)
