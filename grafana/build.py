@@ -18,7 +18,7 @@ from grafana.alerts import ALERTS, RECORDINGS
 from grafana.boards import BOARDS
 from grafana.panels import panel_ids, walk_panels
 from grafana.rule_tests import rule_tests
-from grafana.rules import Settings, to_yaml
+from grafana.rules import RuleSettings, to_yaml
 
 ROOT: Final = Path(__file__).parents[1]
 OWNED: Final = ("grafana/dashboards", "grafana/provisioning", "deploy/prometheus", "deploy/alertmanager")
@@ -33,7 +33,7 @@ LINT: Final = {
 }
 
 
-def outputs(settings: Settings) -> dict[str, str]:
+def outputs(settings: RuleSettings) -> dict[str, str]:
     """Every file that is written: path from the root → its text."""
     boards = {board["uid"]: board for board in BOARDS}
     files = {f"grafana/dashboards/{uid}.json": _json(board) for uid, board in boards.items()}
@@ -62,7 +62,7 @@ def _json(data: dict[str, Any]) -> str:
     return json.dumps(data, indent=2, ensure_ascii=False) + "\n"
 
 
-def problems(root: Path, settings: Settings) -> list[str]:
+def problems(root: Path, settings: RuleSettings) -> list[str]:
     """What ``--check`` finds wrong: one line each, empty when all is well."""
     files = outputs(settings)
     found = [
@@ -89,14 +89,14 @@ def _expressions() -> list[tuple[str, str]]:
     return found
 
 
-def _alert_expressions(settings: Settings) -> list[tuple[str, str]]:
+def _alert_expressions(settings: RuleSettings) -> list[tuple[str, str]]:
     found = [(f"alert {alert.name}", settings.expression(rules.condition(alert))) for alert in ALERTS]
     return found + [(rule.name, settings.expression(rule.expression)) for rule in RECORDINGS]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit status."""
-    default = Settings()
+    default = RuleSettings()
     parser = argparse.ArgumentParser(prog="python -m grafana.build", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument(
         "--check", action="store_true", help="write nothing; fail when something is not current or not right"
@@ -121,7 +121,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     if not 0 < given.time_scale <= 100:
         parser.error("--time-scale must be above 0 and at most 100")
-    settings = Settings(
+    settings = RuleSettings(
         time_scale=given.time_scale,
         job=given.job,
         exporters=tuple(given.exporter) or default.exporters,

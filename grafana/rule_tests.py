@@ -14,7 +14,7 @@ import yaml
 from grafana.advice import remedy_of
 from grafana.alerts import ALERTS, BOUND, Alert
 from grafana.promql import milliseconds
-from grafana.rules import HEADER, SERVICE, Settings, runbook_of
+from grafana.rules import HEADER, SERVICE, RuleSettings, runbook_of
 
 HOST: Final = 'job="llm-probe-exporter",instance="box:9937"'
 SERVER: Final = HOST + ',target="vllm"'
@@ -111,7 +111,7 @@ HEALTHY: Final[Mapping[str, str]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Case:
+class RuleCase:
     """What changes in the healthy world, and what fires when.
 
     A series' value is one number, or pieces ``value@minutes`` from which on it holds. ``up`` rises with time, ``count`` with
@@ -146,11 +146,11 @@ def _edge(name: str, start: str) -> dict[str, Any]:
     return {"when": {before: (), after: (name,)}, "pending": {before: True}}
 
 
-def _missing(name: str, series: str, **other: str | None) -> Case:
+def _missing(name: str, series: str, **other: str | None) -> RuleCase:
     """Without the series that the alert reads, it is silent: absence is not a fault of the server."""
     hold = next(alert.hold for alert in ALERTS if alert.name == name)
     end = f"{milliseconds(hold) // 60_000 + 20}m"
-    return Case(name, "is silent without its data", {series: None, **other}, {end: ()})
+    return RuleCase(name, "is silent without its data", {series: None, **other}, {end: ()})
 
 
 _SLOW: Final = {SPEED: "6.4", EXPECTED: "5"}
@@ -159,10 +159,10 @@ _SECOND: Final = {
     each.replace("default", "prefill"): HEALTHY[each]
     for each in (INTERVAL, total("ok"), CONCURRENCY, bound("acceptable"), LAST_RUN)
 }
-CASES: Final[tuple[Case, ...]] = (
-    Case("", "a healthy world is silent", {}, {"1m": (), "60m": (), "200m": ()}, minutes=200),
+CASES: Final[tuple[RuleCase, ...]] = (
+    RuleCase("", "a healthy world is silent", {}, {"1m": (), "60m": (), "200m": ()}, minutes=200),
     # LLMThroughputPoor: 24 falls to 6.4 at 30 minutes; the median of eleven samples turns five minutes later.
-    Case(
+    RuleCase(
         "LLMThroughputPoor",
         "fires when the speed falls from 24 to 6.4, at the edge of its for",
         {SPEED: "24 6.4@30", EXPECTED: "5"},
@@ -173,52 +173,56 @@ CASES: Final[tuple[Case, ...]] = (
             "acceptable, and its memory is not the limit as far as is known. What limits it, as far as is known: unknown."
         ),
     ),
-    Case("LLMThroughputPoor", "is silent at exactly 10", {SPEED: "10.0", EXPECTED: "5"}, {"60m": ()}),
-    Case("LLMThroughputPoor", "fires just below 10", {SPEED: "9.99", EXPECTED: "5"}, {"60m": ("LLMThroughputPoor",)}),
-    Case(
+    RuleCase("LLMThroughputPoor", "is silent at exactly 10", {SPEED: "10.0", EXPECTED: "5"}, {"60m": ()}),
+    RuleCase(
+        "LLMThroughputPoor", "fires just below 10", {SPEED: "9.99", EXPECTED: "5"}, {"60m": ("LLMThroughputPoor",)}
+    ),
+    RuleCase(
         "LLMThroughputPoor",
         "resolves after the speed has come back, held for a while",
         {SPEED: "6.4 24@60", EXPECTED: "5"},
         {"64m": ("LLMThroughputPoor",), "69m": ("LLMThroughputPoor",), "71m": ()},
     ),
-    Case(
+    RuleCase(
         "LLMThroughputPoor",
         "forgives one slow probe in ten",
         {SPEED: "24 6.4@30 24@34", EXPECTED: "5"},
         {"40m": (), "45m": ()},
     ),
-    Case(
+    RuleCase(
         "LLMThroughputPoor",
         "forgets the speed of a server that is busy: its gauge stays, no probe succeeds",
         {SPEED: "6.4", EXPECTED: "5", total("ok"): "count flat@5", total("skipped_busy"): "0 count@5"},
         {"20m": (), "35m": ()},
     ),
-    Case("LLMThroughputPoor", "is silent while users keep the server busy", {SPEED: "6.4", RUNNING: "3"}, {"60m": ()}),
-    Case("LLMThroughputPoor", "is silent after a cold start", {SPEED: "6.4", COLD: "1"}, {"60m": ()}),
-    Case("LLMThroughputPoor", "is silent for concurrent streams", {SPEED: "6.4", CONCURRENCY: "4"}, {"60m": ()}),
-    Case("LLMThroughputPoor", "is silent where the tokens are estimated", {SPEED: "6.4", EXACT: "0"}, {"60m": ()}),
-    Case(
+    RuleCase(
+        "LLMThroughputPoor", "is silent while users keep the server busy", {SPEED: "6.4", RUNNING: "3"}, {"60m": ()}
+    ),
+    RuleCase("LLMThroughputPoor", "is silent after a cold start", {SPEED: "6.4", COLD: "1"}, {"60m": ()}),
+    RuleCase("LLMThroughputPoor", "is silent for concurrent streams", {SPEED: "6.4", CONCURRENCY: "4"}, {"60m": ()}),
+    RuleCase("LLMThroughputPoor", "is silent where the tokens are estimated", {SPEED: "6.4", EXACT: "0"}, {"60m": ()}),
+    RuleCase(
         "LLMThroughputPoor",
         "does not let one failed probe start its clock again",
         {SPEED: "24 6.4@30 gone@37 6.4@38", EXPECTED: "5"},
         {"41m": ("LLMThroughputPoor",)},
     ),
-    Case(
+    RuleCase(
         "LLMThroughputPoor",
         "fires a little later when the budget stretches the interval of the slow probes",
         {SPEED: "24 6.4@30", EXPECTED: "5", INTERVAL: "60 240@33", total("ok"): "count quarter@33"},
         {"44m": (), "46m": ("LLMThroughputPoor",)},
     ),
-    Case(
+    RuleCase(
         "LLMThroughputPoor",
         "sees a module that runs every ten minutes",
         {SPEED: "6.4", EXPECTED: "5", INTERVAL: "600", total("ok"): "slow"},
         {"50m": ("LLMThroughputPoor",)},
     ),
-    Case(
+    RuleCase(
         "LLMThroughputPoor", "obeys another bound", {SPEED: "6.4", EXPECTED: "5", bound("acceptable"): "6"}, {"60m": ()}
     ),
-    Case(
+    RuleCase(
         "LLMThroughputPoor",
         "stays with the model that is slow when the model is swapped",
         {SPEED: "6.4 gone@60", SPEED.replace("qwen", "gemma"): "gone 24@60", EXPECTED: "5"},
@@ -226,7 +230,7 @@ CASES: Final[tuple[Case, ...]] = (
     ),
     _missing("LLMThroughputPoor", SPEED),
     _missing("LLMThroughputPoor", bound("acceptable"), **{SPEED: "6.4", EXPECTED: "5"}),
-    Case(
+    RuleCase(
         "LLMThroughputPoor",
         "is one alert for a server, whatever number of its modules is slow",
         {**_SLOW, **_SECOND, SPEED.replace("default", "prefill"): "5"},
@@ -237,20 +241,20 @@ CASES: Final[tuple[Case, ...]] = (
             "acceptable, and its memory is not the limit as far as is known. What limits it, as far as is known: unknown."
         ),
     ),
-    Case(
+    RuleCase(
         "LLMThroughputPoor",
         "fires for a server that is far below a low ceiling",
         {**_SLOW, CEILING: "9.15"},
         {"60m": ("LLMThroughputPoor",)},
     ),
-    Case(
+    RuleCase(
         "LLMThroughputPoor",
         "fires below the bound where no ceiling is known",
         {**_SLOW, CEILING: None},
         {"60m": ("LLMThroughputPoor",)},
     ),
     # LLMThroughputAtCeiling: a 14B in BF16 at its best on 256 GB/s.
-    Case(
+    RuleCase(
         "LLMThroughputAtCeiling",
         "stands in place of LLMThroughputPoor where the memory is the limit",
         {SPEED: "8.3", EXPECTED: "5.5", CEILING: "9.15"},
@@ -263,20 +267,20 @@ CASES: Final[tuple[Case, ...]] = (
             "is 9.2 tokens per second."
         ),
     ),
-    Case(
+    RuleCase(
         "LLMThroughputAtCeiling",
         "is silent where the ceiling would allow an acceptable speed",
         {SPEED: "9", EXPECTED: "5.5", CEILING: "11"},
         {"60m": ("LLMThroughputPoor",)},
     ),
-    Case(
+    RuleCase(
         "LLMThroughputAtCeiling",
         "is silent while users keep the server busy",
         {SPEED: "8.3", EXPECTED: "5.5", CEILING: "9.15", RUNNING: "3", USERS_GET: None},
         {"60m": ()},
     ),
     _missing("LLMThroughputAtCeiling", SPEED, **{CEILING: "9.15", USERS_GET: None}),
-    Case(
+    RuleCase(
         "LLMThroughputAtCeiling",
         "goes by what users get where the server is always busy",
         {SPEED: "8.3", EXPECTED: "5.5", CEILING: "9.15", RUNNING: "3", USERS_GET: "8.2"},
@@ -289,7 +293,7 @@ CASES: Final[tuple[Case, ...]] = (
         ),
     ),
     # LLMUsersThroughputPoor: the probe is fine or skipped, and what users get is not.
-    Case(
+    RuleCase(
         "LLMUsersThroughputPoor",
         "fires when what users get falls from 18 to 6.4, at the edge of its for",
         {USERS_GET: "18 6.4@30", RUNNING: "6"},
@@ -300,7 +304,7 @@ CASES: Final[tuple[Case, ...]] = (
             "The last probe measured 24.0."
         ),
     ),
-    Case(
+    RuleCase(
         "LLMUsersThroughputPoor",
         "fires on a server that is so busy that no probe ever ran",
         {
@@ -320,24 +324,28 @@ CASES: Final[tuple[Case, ...]] = (
         {"20m": ("LLMUsersThroughputPoor",)},
         labels=_SERVER_L,
     ),
-    Case("LLMUsersThroughputPoor", "is silent at exactly 10", {USERS_GET: "10.0"}, {"60m": ()}),
-    Case("LLMUsersThroughputPoor", "fires just below 10", {USERS_GET: "9.99"}, {"60m": ("LLMUsersThroughputPoor",)}),
-    Case("LLMUsersThroughputPoor", "obeys another bound", {USERS_GET: "6.4", bound("acceptable"): "6"}, {"60m": ()}),
-    Case(
+    RuleCase("LLMUsersThroughputPoor", "is silent at exactly 10", {USERS_GET: "10.0"}, {"60m": ()}),
+    RuleCase(
+        "LLMUsersThroughputPoor", "fires just below 10", {USERS_GET: "9.99"}, {"60m": ("LLMUsersThroughputPoor",)}
+    ),
+    RuleCase(
+        "LLMUsersThroughputPoor", "obeys another bound", {USERS_GET: "6.4", bound("acceptable"): "6"}, {"60m": ()}
+    ),
+    RuleCase(
         "LLMUsersThroughputPoor",
         "leaves it to LLMThroughputPoor where the idle server is too slow by itself",
         {**_SLOW, USERS_GET: "6"},
         {"60m": ("LLMThroughputPoor",)},
         labels=_ONE_L,
     ),
-    Case(
+    RuleCase(
         "LLMUsersThroughputPoor",
         "is silent where the memory is the limit of what users get",
         {USERS_GET: "8.2", RUNNING: "3", CEILING: "9.15"},
         {"20m": ()},
     ),
-    Case("LLMUsersThroughputPoor", "forgets users who have left", {USERS_GET: "6.4 gone@2"}, {"8m": (), "60m": ()}),
-    Case(
+    RuleCase("LLMUsersThroughputPoor", "forgets users who have left", {USERS_GET: "6.4 gone@2"}, {"8m": (), "60m": ()}),
+    RuleCase(
         "LLMUsersThroughputPoor",
         "resolves after users get more, held for a while",
         {USERS_GET: "6.4 18@60"},
@@ -346,7 +354,7 @@ CASES: Final[tuple[Case, ...]] = (
     _missing("LLMUsersThroughputPoor", USERS_GET),
     _missing("LLMUsersThroughputPoor", bound("acceptable"), **{USERS_GET: "6.4"}),
     # LLMThroughputBelowExpected
-    Case(
+    RuleCase(
         "LLMThroughputBelowExpected",
         "fires below the scenario's band, at the edge of its for",
         {SPEED: "24 11@30"},
@@ -357,10 +365,10 @@ CASES: Final[tuple[Case, ...]] = (
             "(scenario vllm-fp16-aiter)."
         ),
     ),
-    Case("LLMThroughputBelowExpected", "is silent at exactly the band's bound", {SPEED: "12"}, {"90m": ()}),
+    RuleCase("LLMThroughputBelowExpected", "is silent at exactly the band's bound", {SPEED: "12"}, {"90m": ()}),
     _missing("LLMThroughputBelowExpected", EXPECTED, **{SPEED: "11"}),
     # LLMSlowerSinceChange, LLMSlowerUnexplained: the exporter compares; there is no such series while nothing is slower.
-    Case(
+    RuleCase(
         "LLMSlowerSinceChange",
         "fires with what changed and clears when the speed is back or accepted",
         {SLOWER: "gone 0.53@30 gone@60"},
@@ -372,8 +380,8 @@ CASES: Final[tuple[Case, ...]] = (
             "vllm:0.11 to vllm:0.12."
         ),
     ),
-    Case("LLMSlowerSinceChange", "is silent without its data", {SPEED: "24 22@30"}, {"60m": ()}),
-    Case(
+    RuleCase("LLMSlowerSinceChange", "is silent without its data", {SPEED: "24 22@30"}, {"60m": ()}),
+    RuleCase(
         "LLMSlowerUnexplained",
         "fires for a step that nothing explains and clears with it",
         {UNEXPLAINED: "gone 0.85@30 gone@60"},
@@ -385,9 +393,9 @@ CASES: Final[tuple[Case, ...]] = (
             "At that time: GPU temperature from 62 °C to 84 °C."
         ),
     ),
-    Case("LLMSlowerUnexplained", "is silent without its data", {SPEED: "24 22@30"}, {"60m": ()}),
+    RuleCase("LLMSlowerUnexplained", "is silent without its data", {SPEED: "24 22@30"}, {"60m": ()}),
     # LLMTTFTRegressed
-    Case(
+    RuleCase(
         "LLMTTFTRegressed",
         "fires at three times the past",
         {TTFT: "0.4 1.2@2500"},
@@ -398,7 +406,7 @@ CASES: Final[tuple[Case, ...]] = (
         minutes=2600,
         step=5,
     ),
-    Case(
+    RuleCase(
         "LLMTTFTRegressed",
         "is silent below half a second",
         {TTFT: "0.04 0.4@1000"},
@@ -406,7 +414,7 @@ CASES: Final[tuple[Case, ...]] = (
         minutes=1200,
         step=5,
     ),
-    Case(
+    RuleCase(
         "LLMTTFTRegressed",
         "is silent after a model load",
         {TTFT: "0.4 40@600", COLD: "0 1@600"},
@@ -416,7 +424,7 @@ CASES: Final[tuple[Case, ...]] = (
     ),
     _missing("LLMTTFTRegressed", TTFT),
     # LLMAnswersDegenerate: the first one is counted at 31 minutes.
-    Case(
+    RuleCase(
         "LLMAnswersDegenerate",
         "fires when the answers become nonsense, at the edge of its for, and LLMProbeFailing does not",
         {SUCCESS: "1 0@30", SPEED: "24 gone@30", TTFT: "0.4 gone@30", total("degenerate"): "0 count@30"},
@@ -427,13 +435,13 @@ CASES: Final[tuple[Case, ...]] = (
             "came. The status page and /api/v1/probes say what repeats."
         ),
     ),
-    Case(
+    RuleCase(
         "LLMAnswersDegenerate",
         "forgives two of them between good ones",
         {total("degenerate"): "0 count@30 flat@32", SUCCESS: "1 0@30 1@31"},
         {"35m": (), "40m": ()},
     ),
-    Case(
+    RuleCase(
         "LLMAnswersDegenerate",
         "sees nonsense that comes now and then",
         {total("degenerate"): "0 half@30"},
@@ -441,7 +449,7 @@ CASES: Final[tuple[Case, ...]] = (
     ),
     _missing("LLMAnswersDegenerate", total("degenerate"), **{SUCCESS: "0"}),
     # LLMAnswersWrong: the second one is counted at 31 minutes.
-    Case(
+    RuleCase(
         "LLMAnswersWrong",
         "fires after two wrong answers, at the edge of its for",
         {SUCCESS: "1 0@30", SPEED: "24 gone@30", TTFT: "0.4 gone@30", total("wrong_answer"): "0 count@30"},
@@ -452,13 +460,13 @@ CASES: Final[tuple[Case, ...]] = (
             "status page says which."
         ),
     ),
-    Case(
+    RuleCase(
         "LLMAnswersWrong",
         "forgives one wrong answer",
         {total("wrong_answer"): "0 count@30 flat@31", SUCCESS: "1 0@30 1@31"},
         {"35m": (), "40m": ()},
     ),
-    Case(
+    RuleCase(
         "LLMAnswersWrong",
         "sees a canary that runs every ten minutes",
         {INTERVAL: "600", total("ok"): "slow flat@30", total("wrong_answer"): "0 slow@30", SUCCESS: "1 0@30"},
@@ -466,7 +474,7 @@ CASES: Final[tuple[Case, ...]] = (
     ),
     _missing("LLMAnswersWrong", total("wrong_answer"), **{SUCCESS: "0"}),
     # LLMModelChangedSilently
-    Case(
+    RuleCase(
         "LLMModelChangedSilently",
         "fires when the distance is above 6",
         {FINGERPRINT: "0.8 11.6@30"},
@@ -477,10 +485,10 @@ CASES: Final[tuple[Case, ...]] = (
             "changed, though its name did not."
         ),
     ),
-    Case("LLMModelChangedSilently", "is silent at exactly 6", {FINGERPRINT: "6"}, {"60m": ()}),
+    RuleCase("LLMModelChangedSilently", "is silent at exactly 6", {FINGERPRINT: "6"}, {"60m": ()}),
     _missing("LLMModelChangedSilently", FINGERPRINT),
     # LLMProbeFailing: the third failure comes at 32 minutes.
-    Case(
+    RuleCase(
         "LLMProbeFailing",
         "fires after three failures, at the edge of its for",
         {
@@ -497,19 +505,19 @@ CASES: Final[tuple[Case, ...]] = (
             "answers its health check."
         ).replace("failed 3", "failed 5"),
     ),
-    Case(
+    RuleCase(
         "LLMProbeFailing",
         "forgives two failures",
         {total("timeout_total"): "0 count@30 flat@32", SUCCESS: "1 0@30 1@32"},
         {"35m": (), "40m": ()},
     ),
-    Case(
+    RuleCase(
         "LLMProbeFailing", "does not take loading for failure", {SUCCESS: "0", total("loading"): "count"}, {"60m": ()}
     ),
-    Case("LLMProbeFailing", "does not take a skip for failure", {total("skipped_busy"): "count"}, {"60m": ()}),
+    RuleCase("LLMProbeFailing", "does not take a skip for failure", {total("skipped_busy"): "count"}, {"60m": ()}),
     _missing("LLMProbeFailing", total("timeout_total"), **{SUCCESS: "0"}),
     # LLMProbeMisconfigured
-    Case(
+    RuleCase(
         "LLMProbeMisconfigured",
         "fires when the key is refused, and LLMProbeFailing does not",
         {SUCCESS: "1 0@30", total("auth"): "0 count@30"},
@@ -522,7 +530,7 @@ CASES: Final[tuple[Case, ...]] = (
     ),
     _missing("LLMProbeMisconfigured", total("auth"), **{SUCCESS: "0"}),
     # LLMTargetDown
-    Case(
+    RuleCase(
         "LLMTargetDown",
         "fires when the health check fails, at the edge of its for",
         {TARGET_UP: "1 0@30", SUCCESS: "1 0@30"},
@@ -530,21 +538,21 @@ CASES: Final[tuple[Case, ...]] = (
         labels=_SERVER_L,
         description="vllm on box:9937 does not answer its health check and does not say that it is loading a model.",
     ),
-    Case(
+    RuleCase(
         "LLMTargetDown",
         "is alone when the server was killed: failing probes are its consequence",
         {TARGET_UP: "1 0@30", SUCCESS: "1 0@30", total("ok"): "count flat@30", total("timeout_total"): "0 count@30"},
         {"60m": ("LLMTargetDown",)},
     ),
-    Case(
+    RuleCase(
         "LLMTargetDown",
         "is silent while the server loads its model",
         {TARGET_UP: "1 0@30", LOADING: "0 1@30", SUCCESS: "1 0@30"},
         {"36m": (), "59m": ()},
     ),
-    Case("LLMTargetDown", "forgives a restart", {TARGET_UP: "1 0@30 1@34"}, {"34m": (), "40m": ()}),
+    RuleCase("LLMTargetDown", "forgives a restart", {TARGET_UP: "1 0@30 1@34"}, {"34m": (), "40m": ()}),
     _missing("LLMTargetDown", TARGET_UP),
-    Case(
+    RuleCase(
         "LLMTargetDown",
         "is silent while a server starts for fifteen minutes, and fires when it never comes",
         {TARGET_UP: "1 0@20", LOADING: "0 1@20 0@40"},
@@ -552,7 +560,7 @@ CASES: Final[tuple[Case, ...]] = (
         pending={"44m": True},
     ),
     # LLMServerStuck
-    Case(
+    RuleCase(
         "LLMServerStuck",
         "fires as soon as the exporter says that a server hangs, and clears with it",
         {STUCK: "0 1@30 0@60", RUNNING: "2", USERS_GET: None},
@@ -562,7 +570,7 @@ CASES: Final[tuple[Case, ...]] = (
             "vllm on box:9937 has had requests for four minutes without doing any work on them, though it answers its health check."
         ),
     ),
-    Case(
+    RuleCase(
         "LLMServerStuck",
         "leaves it to LLMTargetDown where the server does not even answer",
         {STUCK: "1", TARGET_UP: "0"},
@@ -570,7 +578,7 @@ CASES: Final[tuple[Case, ...]] = (
     ),
     _missing("LLMServerStuck", STUCK, **{RUNNING: "2"}),
     # LLMTargetLoadingLong
-    Case(
+    RuleCase(
         "LLMTargetLoadingLong",
         "fires after half an hour of loading",
         {TARGET_UP: "0", LOADING: "0 1@30"},
@@ -581,7 +589,7 @@ CASES: Final[tuple[Case, ...]] = (
     ),
     _missing("LLMTargetLoadingLong", LOADING),
     # LLMProbeStale: the last run was at 29 minutes, so its age is above three intervals from 33 minutes on.
-    Case(
+    RuleCase(
         "LLMProbeStale",
         "fires when the module stops running, at the edge of its for",
         {LAST_RUN: "up flat@30", total("ok"): "count flat@30"},
@@ -589,7 +597,7 @@ CASES: Final[tuple[Case, ...]] = (
         labels=_PROBE_L,
         description="The default probe of vllm on box:9937 last ran 9 intervals ago.",
     ),
-    Case(
+    RuleCase(
         "LLMProbeStale",
         "is silent while probes are skipped on purpose",
         {LAST_RUN: "up flat@30", total("ok"): "count flat@30", total("skipped_busy"): "0 count@30"},
@@ -597,7 +605,7 @@ CASES: Final[tuple[Case, ...]] = (
     ),
     _missing("LLMProbeStale", LAST_RUN),
     # LLMNeverProbed
-    Case(
+    RuleCase(
         "LLMNeverProbed",
         "fires when no probe was ever tried, at the edge of its for",
         {SPEED: None, TTFT: None, SUCCESS: None, LAST_RUN: None, total("ok"): "0"},
@@ -605,7 +613,7 @@ CASES: Final[tuple[Case, ...]] = (
         labels=_PROBE_L,
         description="The default probe of vllm on box:9937 has not been tried once since the exporter started.",
     ),
-    Case(
+    RuleCase(
         "LLMNeverProbed",
         "waits for a module that runs every few hours",
         {SPEED: None, TTFT: None, SUCCESS: None, LAST_RUN: None, INTERVAL: "14400", total("ok"): "0"},
@@ -613,7 +621,7 @@ CASES: Final[tuple[Case, ...]] = (
     ),
     _missing("LLMNeverProbed", INTERVAL),
     # LLMProbeStarved: the last success leaves the hour at 89 minutes.
-    Case(
+    RuleCase(
         "LLMProbeStarved",
         "fires after an hour of nothing but skips",
         {total("ok"): "count flat@30", total("skipped_busy"): "0 count@30", LAST_RUN: "up flat@30"},
@@ -628,7 +636,7 @@ CASES: Final[tuple[Case, ...]] = (
     ),
     _missing("LLMProbeStarved", total("skipped_busy")),
     # The exporter itself
-    Case(
+    RuleCase(
         "LLMProbeExporterDown",
         "fires when the scrape fails, and everything else falls silent",
         {series: f"{value} gone@30" for series, value in HEALTHY.items()} | {UP: "1 0@30"},
@@ -636,7 +644,7 @@ CASES: Final[tuple[Case, ...]] = (
         labels=_HOST_L,
         description="Prometheus cannot scrape the exporter box:9937: nothing is known of its servers.",
     ),
-    Case(
+    RuleCase(
         "LLMProbeExporterAbsent",
         "fires when the job is gone from Prometheus, at the edge of its for",
         {UP: "1 gone@30"},
@@ -644,7 +652,7 @@ CASES: Final[tuple[Case, ...]] = (
         labels={"job": "llm-probe-exporter"},
         description="Prometheus has no target in the job llm-probe-exporter: LLM servers are not watched at all.",
     ),
-    Case(
+    RuleCase(
         "LLMProbeConfigReloadFailed",
         "fires when a reload was rejected; five minutes of success must leave the window first",
         {RELOAD: "1 0@30"},
@@ -654,7 +662,7 @@ CASES: Final[tuple[Case, ...]] = (
         description="The exporter box:9937 could not reload its configuration; the previous one stays in use.",
     ),
     _missing("LLMProbeConfigReloadFailed", RELOAD),
-    Case(
+    RuleCase(
         "LLMProbeCollectorFailing",
         "fires when a collector has failed for half an hour in all",
         {COLLECTOR: "1 0@30"},
@@ -663,14 +671,14 @@ CASES: Final[tuple[Case, ...]] = (
         labels=_HOST_L | {"collector": "cache"},
         description="The collector cache of box:9937 has been failing.",
     ),
-    Case(
+    RuleCase(
         "LLMProbeCollectorFailing",
         "forgives a collector that works now and then",
         {COLLECTOR: "0 1@20 0@21 1@34 0@35"},
         {"48m": ()},
     ),
     _missing("LLMProbeCollectorFailing", COLLECTOR),
-    Case(
+    RuleCase(
         "LLMProbeMeasurementDegraded",
         "fires at 20 % error, and the speed alerts fall silent",
         {CLOCK: "0.001 0.52@30", SPEED: "24 6.4@30"},
@@ -681,15 +689,15 @@ CASES: Final[tuple[Case, ...]] = (
             "probe are silent."
         ),
     ),
-    Case(
+    RuleCase(
         "LLMProbeMeasurementDegraded",
         "does not let one late reading silence the others",
         {CLOCK: "0.001 0.9@36 0.001@38", SPEED: "24 6.4@30", EXPECTED: "5"},
         {"40m": ("LLMThroughputPoor",)},
     ),
-    Case("LLMProbeMeasurementDegraded", "is silent at 9 % error", {CLOCK: "0.234"}, {"60m": ()}),
+    RuleCase("LLMProbeMeasurementDegraded", "is silent at 9 % error", {CLOCK: "0.234"}, {"60m": ()}),
     _missing("LLMProbeMeasurementDegraded", CLOCK),
-    Case(
+    RuleCase(
         "LLMProbeStreamBuffered",
         "fires when the answer comes in a burst, at the edge of its for",
         {BUFFERED: "0 1@30", SPEED: "24 gone@30"},
@@ -698,7 +706,7 @@ CASES: Final[tuple[Case, ...]] = (
         description="The answer to the default probe of vllm on box:9937 arrives in a burst: its decode speed cannot be measured.",
     ),
     _missing("LLMProbeStreamBuffered", BUFFERED),
-    Case(
+    RuleCase(
         "LLMProbeScheduleLate",
         "fires when every job of ten minutes was late",
         {DELAY: "0.01 45@30"},
@@ -709,7 +717,7 @@ CASES: Final[tuple[Case, ...]] = (
     ),
     _missing("LLMProbeScheduleLate", DELAY),
     # Model cache
-    Case(
+    RuleCase(
         "LLMModelCacheDiskFilling",
         "fires when the trend of six hours ends within a day and little is left",
         {FREE: "300e9-0.5e9"},
@@ -718,14 +726,14 @@ CASES: Final[tuple[Case, ...]] = (
         description="The file system /models on box:9937 has 10% left and, at the pace of the last six hours, is full within a day.",
         minutes=400,
     ),
-    Case(
+    RuleCase(
         "LLMModelCacheDiskFilling",
         "does not take one large download for a trend",
         {FREE: "700e9 300e9@60"},
         {"120m": (), "180m": ()},
         minutes=180,
     ),
-    Case(
+    RuleCase(
         "LLMModelCacheDiskFilling",
         "is silent on a small disk that stands still",
         {FREE: "100e9"},
@@ -733,7 +741,7 @@ CASES: Final[tuple[Case, ...]] = (
         minutes=180,
     ),
     _missing("LLMModelCacheDiskFilling", FREE),
-    Case(
+    RuleCase(
         "LLMModelCacheDiskFull",
         "fires below 3 %, at the edge of its for",
         {FREE: "400e9 20e9@30"},
@@ -741,9 +749,9 @@ CASES: Final[tuple[Case, ...]] = (
         labels=_HOST_L | {"mountpoint": "/models"},
         description="The file system /models on box:9937 has 2% left.",
     ),
-    Case("LLMModelCacheDiskFull", "is silent at exactly 3 %", {FREE: "30e9"}, {"60m": ()}),
+    RuleCase("LLMModelCacheDiskFull", "is silent at exactly 3 %", {FREE: "30e9"}, {"60m": ()}),
     _missing("LLMModelCacheDiskFull", SIZE),
-    Case(
+    RuleCase(
         "LLMModelDownloadStuck",
         "fires when incomplete bytes stand still for two hours",
         {INCOMPLETE: "0 4294967296@30"},
@@ -753,7 +761,7 @@ CASES: Final[tuple[Case, ...]] = (
         description="4GiB of incomplete downloads in the huggingface cache on box:9937 have not changed for more than two hours.",
         minutes=200,
     ),
-    Case(
+    RuleCase(
         "LLMModelDownloadStuck",
         "is silent while the download grows",
         {INCOMPLETE: "1e9+1e6"},
@@ -761,7 +769,7 @@ CASES: Final[tuple[Case, ...]] = (
         minutes=200,
     ),
     _missing("LLMModelDownloadStuck", INCOMPLETE),
-    Case(
+    RuleCase(
         "LLMModelCacheNotShared",
         "fires after an hour, at its edge",
         {SHARED: "1 0@30"},
@@ -773,7 +781,7 @@ CASES: Final[tuple[Case, ...]] = (
     ),
     _missing("LLMModelCacheNotShared", SHARED),
     # Host
-    Case(
+    RuleCase(
         "LLMRocmBelowMinimum",
         "fires when the host's ROCm is too old, at the edge of its for",
         {ROCM: "1 0@30"},
@@ -782,7 +790,7 @@ CASES: Final[tuple[Case, ...]] = (
         description="ROCm of the host  on box:9937 is below the configured minimum.",
     ),
     _missing("LLMRocmBelowMinimum", ROCM),
-    Case(
+    RuleCase(
         "LLMGPUThrottling",
         "fires when the GPU was throttled most of a quarter of an hour",
         {THROTTLED: "0 1@30"},
@@ -828,7 +836,7 @@ def _values(value: str, minutes: int, step: int) -> str:
     return " ".join(text)
 
 
-def _queries(case: Case) -> Iterator[dict[str, Any]]:
+def _queries(case: RuleCase) -> Iterator[dict[str, Any]]:
     for time, firing in case.when.items():
         yield {
             "expr": 'count by (alertname) (ALERTS{alertstate="firing"})',
@@ -843,7 +851,7 @@ def _queries(case: Case) -> Iterator[dict[str, Any]]:
         }
 
 
-def _texts(case: Case, alert: Alert, settings: Settings) -> dict[str, Any]:
+def _texts(case: RuleCase, alert: Alert, settings: RuleSettings) -> dict[str, Any]:
     link = "&".join(f"var-{label}={quote_plus(case.labels[label])}" for label in alert.variables)
     return {
         "eval_time": list(case.when)[-1],
@@ -866,7 +874,7 @@ def _texts(case: Case, alert: Alert, settings: Settings) -> dict[str, Any]:
     }
 
 
-def _test(case: Case, settings: Settings) -> dict[str, Any]:
+def _test(case: RuleCase, settings: RuleSettings) -> dict[str, Any]:
     world = {series: value for series, value in (dict(HEALTHY) | dict(case.change)).items() if value is not None}
     test: dict[str, Any] = {
         "name": f"{case.alert or 'all'}: {case.says}",
@@ -882,7 +890,7 @@ def _test(case: Case, settings: Settings) -> dict[str, Any]:
     return test
 
 
-def rule_tests(settings: Settings, step: int) -> str:
+def rule_tests(settings: RuleSettings, step: int) -> str:
     """The test file for the cases whose samples are ``step`` minutes apart."""
     document = {
         "rule_files": ["../rules/recording.yml", "../rules/alerts.yml"],

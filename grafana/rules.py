@@ -18,7 +18,7 @@ FOLDER: Final = "LLM probes"
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class RuleSettings:
     """What a site may change. ``time_scale`` multiplies every window, ``for`` and interval: 1 fits a probe a minute.
 
     ``runbook_url`` is by default the page that the exporter itself serves, at the address at which Prometheus scrapes it.
@@ -84,7 +84,7 @@ def _grouped(alert: Alert) -> str:
     return alert.value if plain else f"({alert.value})"
 
 
-def _annotations(alert: Alert, settings: Settings) -> dict[str, str]:
+def _annotations(alert: Alert, settings: RuleSettings) -> dict[str, str]:
     query = "&".join(f"var-{label}={{{{ $labels.{label} | urlquery }}}}" for label in alert.variables)
     return {
         "summary": alert.summary,
@@ -95,7 +95,7 @@ def _annotations(alert: Alert, settings: Settings) -> dict[str, str]:
     }
 
 
-def runbook_of(alert: Alert, settings: Settings) -> dict[str, str]:
+def runbook_of(alert: Alert, settings: RuleSettings) -> dict[str, str]:
     """The annotation that leads to an alert's entry in the runbook: an address, or words where nothing may answer there."""
     if "$labels.instance" in settings.runbook_url and not alert.exporter_answers:
         return {
@@ -108,7 +108,7 @@ def _labels(alert: Alert) -> dict[str, str]:
     return {"severity": alert.severity, "service": SERVICE}
 
 
-def recording_rules(settings: Settings) -> dict[str, Any]:
+def recording_rules(settings: RuleSettings) -> dict[str, Any]:
     """The rule file with the recorded series, those that look back over days in a group of their own."""
 
     def group(name: str, interval: str, rules: Iterable[Recording]) -> dict[str, Any]:
@@ -126,7 +126,7 @@ def recording_rules(settings: Settings) -> dict[str, Any]:
     }
 
 
-def alerting_rules(settings: Settings) -> dict[str, Any]:
+def alerting_rules(settings: RuleSettings) -> dict[str, Any]:
     """The rule file with the alerts."""
     rules = []
     for alert in ALERTS:
@@ -141,7 +141,7 @@ def alerting_rules(settings: Settings) -> dict[str, Any]:
     return {"groups": [{"name": "llm-probe-alerts", "interval": settings.duration("30s"), "rules": rules}]}
 
 
-def grafana_rules(settings: Settings, panel_ids: Mapping[tuple[str, str], int]) -> dict[str, Any]:
+def grafana_rules(settings: RuleSettings, panel_ids: Mapping[tuple[str, str], int]) -> dict[str, Any]:
     """The same alerts for Grafana's own alerting. They read the recorded series: Prometheus needs the recording rules.
 
     A row that a gate takes away is no news (``noDataState: OK``); an unreachable data source keeps the state, but for one
@@ -162,7 +162,7 @@ def grafana_rules(settings: Settings, panel_ids: Mapping[tuple[str, str], int]) 
     }
 
 
-def _grafana_rule(alert: Alert, settings: Settings, panel: int) -> dict[str, Any]:
+def _grafana_rule(alert: Alert, settings: RuleSettings, panel: int) -> dict[str, Any]:
     shown = "B" if alert.match else "A"
     data = [_query("A", settings.expression(measured(alert)))]
     if alert.match:
@@ -221,7 +221,7 @@ def _threshold(alert: Alert) -> dict[str, Any]:
     }
 
 
-def grafana_datasource(settings: Settings) -> dict[str, Any]:
+def grafana_datasource(settings: RuleSettings) -> dict[str, Any]:
     """The data source that the Grafana rules name by its uid; dashboards take any Prometheus."""
     return {
         "apiVersion": 1,
@@ -265,7 +265,7 @@ def grafana_provider() -> dict[str, Any]:
     }
 
 
-def prometheus_config(settings: Settings) -> dict[str, Any]:
+def prometheus_config(settings: RuleSettings) -> dict[str, Any]:
     """A whole Prometheus configuration: scrape the exporter, load the rules, tell Alertmanager."""
     scrape = settings.duration("15s")
     return {
@@ -280,7 +280,7 @@ def prometheus_config(settings: Settings) -> dict[str, Any]:
     }
 
 
-def prometheus_rule(settings: Settings) -> dict[str, Any]:
+def prometheus_rule(settings: RuleSettings) -> dict[str, Any]:
     """The same rules as an object of the Prometheus operator. kube-prometheus-stack selects by the label ``release``."""
     return {
         "apiVersion": "monitoring.coreos.com/v1",
@@ -294,7 +294,7 @@ def prometheus_rule(settings: Settings) -> dict[str, Any]:
     }
 
 
-def alertmanager_config(settings: Settings) -> dict[str, Any]:
+def alertmanager_config(settings: RuleSettings) -> dict[str, Any]:
     """Routes by severity, one notification per server, and the inhibitions. The receiver is empty until a site fills it."""
     receiver: dict[str, Any] = {"name": "default"}
     if settings.webhook_url:
@@ -339,7 +339,7 @@ _ADVICE: Final = (
 )
 
 
-def runbook_data(settings: Settings, board_titles: Mapping[str, str]) -> dict[str, Any]:
+def runbook_data(settings: RuleSettings, board_titles: Mapping[str, str]) -> dict[str, Any]:
     """The runbook as the exporter's page ``/runbook`` reads it. In its texts, backticks mark code and asterisks stress."""
     return {
         "about": list(_ABOUT),
@@ -368,7 +368,7 @@ def runbook_data(settings: Settings, board_titles: Mapping[str, str]) -> dict[st
     }
 
 
-def runbook(settings: Settings, board_titles: Mapping[str, str]) -> str:
+def runbook(settings: RuleSettings, board_titles: Mapping[str, str]) -> str:
     """The same as a page of the documentation: one heading per alert."""
     data = runbook_data(settings, board_titles)
     lines = ["<!-- Written by `python -m grafana.build`; change grafana/alerts.py, not this file. -->", "# Runbook"]

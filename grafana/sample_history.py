@@ -41,7 +41,7 @@ Labels = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Moment:
+class SampleMoment:
     """What a server does at one time: ``state`` is up, loading, down, failing or busy; ``hot`` is a share of what the GPU bears."""
 
     state: str = "up"
@@ -52,7 +52,7 @@ class Moment:
     hot: float = 0.0
 
 
-class Shape(NamedTuple):
+class SampleShape(NamedTuple):
     """What a module does: seconds between probes, tokens of the answer and of the prompt."""
 
     interval: float
@@ -72,7 +72,7 @@ class Model:
 
 
 @dataclass(frozen=True, slots=True)
-class Machine:
+class SampleMachine:
     """A made-up machine: facts of its GPU, memory in bytes, watts while it decodes, and the ROCm of the host."""
 
     gpu: str
@@ -93,16 +93,16 @@ class Machine:
 
 
 MACHINES: Final = {
-    "framework": Machine(
+    "framework": SampleMachine(
         "0000:c3:00.0", "Radeon 8060S", "gfx1151", 40, "ryzen-ai-max-395", 96 * GIB, 78.0, 120.0, "7.2.0", unified=True
     ),
-    "minipc": Machine(
+    "minipc": SampleMachine(
         "0000:c4:00.0", "Radeon 8060S", "gfx1151", 40, "ryzen-ai-max-395", 64 * GIB, 78.0, 120.0, "7.2.0", unified=True
     ),
-    "workstation": Machine(
+    "workstation": SampleMachine(
         "0000:03:00.0", "Radeon RX 7900 XTX", "gfx1100", 96, "radeon-rx-7900-xtx", 24 * GIB, 260.0, 339.0, "7.2.0"
     ),
-    "oldbox": Machine(
+    "oldbox": SampleMachine(
         "0000:0a:00.0", "Radeon RX 7600", "gfx1102", 32, "radeon-rx-7600", 8 * GIB, 115.0, 150.0, "6.4.1"
     ),
 }
@@ -117,7 +117,7 @@ Q4_3B: Final = Model("qwen2.5-3b-instruct-q4_k_m", "Q4_K_M", 1.93e9, 1.93e9, 3.0
 
 
 @dataclass(frozen=True, slots=True)
-class Server:
+class SampleServer:
     """A made-up target; ``at`` maps seconds before the end of the history (negative) to what it does then.
 
     ``prefill`` is in tokens per second.
@@ -129,14 +129,14 @@ class Server:
     version: str
     model: Model
     prefill: float
-    at: Callable[[float], Moment]
+    at: Callable[[float], SampleMoment]
     image: Callable[[float], str] = lambda _: ""
     failure: str = "connect"
     thinks_tokens: int = 0
     drafts: bool = False
     aiter: bool = False
 
-    def facts(self, now: Moment) -> TargetFacts:
+    def facts(self, now: SampleMoment) -> TargetFacts:
         """What the exporter would know of it."""
         machine, model = MACHINES[self.host], self.model
         return TargetFacts(
@@ -156,13 +156,13 @@ class Server:
             throttled=self.host == "minipc" and now.hot > THROTTLES,
         )
 
-    def judged(self, now: Moment, speed: float | None) -> Judgement:
+    def judged(self, now: SampleMoment, speed: float | None) -> Judgement:
         """What the exporter would say of a speed then."""
         return judge(speed, bounds=PROFILES.tiers, known=self.facts(now), profiles=PROFILES)
 
 
 @dataclass(slots=True)
-class History:
+class SampleHistory:
     """Samples by series, the running totals of counters and histograms, and the time that is being written now."""
 
     step: float
@@ -185,45 +185,45 @@ class History:
         self.samples[name][key].append((self.when, self.totals[name, key]))
 
 
-def _restarted(age: float) -> Moment:
+def _restarted(age: float) -> SampleMoment:
     if age < _RESTARTED:
-        return Moment(speed=_BEFORE, ttft=0.82)
+        return SampleMoment(speed=_BEFORE, ttft=0.82)
     if age < _RESTARTED + 2 * MINUTE:
-        return Moment("down")
+        return SampleMoment("down")
     if age < _RESTARTED + 7 * MINUTE:
-        return Moment("loading")
-    return Moment(speed=_SINCE, ttft=0.41, cold=age < _RESTARTED + 8 * MINUTE)
+        return SampleMoment("loading")
+    return SampleMoment(speed=_SINCE, ttft=0.41, cold=age < _RESTARTED + 8 * MINUTE)
 
 
-def _by_day(age: float) -> Moment:
+def _by_day(age: float) -> SampleMoment:
     load = max(0.0, math.sin(age / HOUR * 1.9)) ** 3
-    return Moment(speed=24.3 - 5.5 * load, ttft=0.28 + 0.5 * load, running=1.0 if load > 0.7 else 0.0)
+    return SampleMoment(speed=24.3 - 5.5 * load, ttft=0.28 + 0.5 * load, running=1.0 if load > 0.7 else 0.0)
 
 
 def _heat(age: float) -> float:
     return min(1.0, max(0.0, (age + 1.6 * HOUR) / HOUR))
 
 
-def _getting_hot(age: float) -> Moment:
+def _getting_hot(age: float) -> SampleMoment:
     hot = _heat(age)
-    return Moment(speed=_COOL * (1 - 0.42 * hot), ttft=0.35 * (1 + 0.7 * hot), hot=hot)
+    return SampleMoment(speed=_COOL * (1 - 0.42 * hot), ttft=0.35 * (1 + 0.7 * hot), hot=hot)
 
 
-def _failing_for_a_while(age: float) -> Moment:
-    return Moment("failing" if -4.2 * HOUR < age < -3.6 * HOUR else "up", speed=74.0, ttft=0.16)
+def _failing_for_a_while(age: float) -> SampleMoment:
+    return SampleMoment("failing" if -4.2 * HOUR < age < -3.6 * HOUR else "up", speed=74.0, ttft=0.16)
 
 
-def _busy(age: float) -> Moment:
+def _busy(age: float) -> SampleMoment:
     busy = age > -1.5 * HOUR
-    return Moment("busy" if busy else "up", speed=71.0, ttft=0.3, running=6.0 if busy else 0.0)
+    return SampleMoment("busy" if busy else "up", speed=71.0, ttft=0.3, running=6.0 if busy else 0.0)
 
 
-def _slow(_: float) -> Moment:
-    return Moment(speed=7.1, ttft=1.4)
+def _slow(_: float) -> SampleMoment:
+    return SampleMoment(speed=7.1, ttft=1.4)
 
 
-def _goes_down(age: float) -> Moment:
-    return Moment("down" if age > -25 * MINUTE else "up", speed=118.0, ttft=0.2)
+def _goes_down(age: float) -> SampleMoment:
+    return SampleMoment("down" if age > -25 * MINUTE else "up", speed=118.0, ttft=0.2)
 
 
 _BEFORE, _SINCE = 6.4, 8.3
@@ -231,28 +231,28 @@ _BEFORE, _SINCE = 6.4, 8.3
 _COOL: Final = 22.4
 """Those of the Ollama whose GPU gets hot, before it does."""
 SERVERS: Final = (
-    Server(
+    SampleServer(
         "vllm", "framework", "vllm", "0.11.2", BF16_14B, 700.0, _restarted,
         lambda age: "rocm/vllm:6.4" if age < _RESTARTED else "rocm/vllm:7.0", aiter=True,
     ),
-    Server(
+    SampleServer(
         "llama-cpp", "framework", "llama_cpp", "b6871", Q4_14B, 480.0, _by_day, lambda _: "ghcr.io/ggml-org/llama.cpp:server-rocm",
     ),
-    Server("ollama", "minipc", "ollama", "0.12.9", QWEN3_Q4, 450.0, _getting_hot, lambda _: "ollama/ollama:rocm", thinks_tokens=40),
-    Server(
+    SampleServer("ollama", "minipc", "ollama", "0.12.9", QWEN3_Q4, 450.0, _getting_hot, lambda _: "ollama/ollama:rocm", thinks_tokens=40),
+    SampleServer(
         "vllm-awq", "workstation", "vllm", "0.11.2", AWQ_14B, 1800.0, _failing_for_a_while, lambda _: "rocm/vllm:7.0",
         "timeout_first_token",
     ),
-    Server(
+    SampleServer(
         "textgen", "workstation", "text_generation_webui", "3.12", GPTQ_14B, 1500.0, _busy, lambda _: "textgen-webui:rocm",
     ),
-    Server("transformers", "oldbox", "transformers", "4.57", BF16_1B, 900.0, _slow),
-    Server("llama-draft", "oldbox", "llama_cpp", "b6871", Q4_3B, 2500.0, _goes_down, drafts=True),
+    SampleServer("transformers", "oldbox", "transformers", "4.57", BF16_1B, 900.0, _slow),
+    SampleServer("llama-draft", "oldbox", "llama_cpp", "b6871", Q4_3B, 2500.0, _goes_down, drafts=True),
 )  # fmt: skip
 _MODULES: Final = {
-    "default": Shape(60.0, 64, 64),
-    "prefill": Shape(600.0, 16, 2048),
-    "canary": Shape(600.0, 64, 2048),
+    "default": SampleShape(60.0, 64, 64),
+    "prefill": SampleShape(600.0, 16, 2048),
+    "canary": SampleShape(600.0, 64, 2048),
 }
 _RESTARTED: Final = -2.8 * HOUR
 """When the vLLM of ``framework`` was restarted from another image."""
@@ -265,7 +265,7 @@ _GARBLED: Final = (-1.0 * HOUR, -0.7 * HOUR)
 _BOUNDS: Final[Mapping[str, tuple[float, ...]]] = {family.name: family.bounds for family in FAMILIES if family.bounds}
 
 
-def _observe(history: History, name: str, values: list[float], labels: Mapping[str, str]) -> None:
+def _observe(history: SampleHistory, name: str, values: list[float], labels: Mapping[str, str]) -> None:
     for bound in (*(b for b in _BOUNDS[name] if b != math.inf), math.inf):
         text = "+Inf" if bound == math.inf else f"{bound:g}"
         history.add(f"{name}_bucket", sum(value <= bound for value in values), {**labels, "le": text})
@@ -273,7 +273,7 @@ def _observe(history: History, name: str, values: list[float], labels: Mapping[s
     history.add(f"{name}_count", len(values), labels)
 
 
-def _server(history: History, server: Server) -> None:
+def _server(history: SampleHistory, server: SampleServer) -> None:
     age, dice = history.age, history.dice
     where = {"job": JOB, "instance": f"{server.host}:9937", "target": server.name}
     now, machine = server.at(age), MACHINES[server.host]
@@ -328,7 +328,7 @@ def _server(history: History, server: Server) -> None:
     _changes(history, server, where)
 
 
-def _answers(history: History, server: Server, probe: Mapping[str, str]) -> None:
+def _answers(history: SampleHistory, server: SampleServer, probe: Mapping[str, str]) -> None:
     """What the canary says of the answers."""
     if server.at(history.age).state != "up":
         return
@@ -346,7 +346,7 @@ def _answers(history: History, server: Server, probe: Mapping[str, str]) -> None
         history.put("llm_answer_fingerprint_distance", abs(dice.gauss(0.8, 0.4)), probe)
 
 
-def _changes(history: History, server: Server, where: Mapping[str, str]) -> None:
+def _changes(history: SampleHistory, server: SampleServer, where: Mapping[str, str]) -> None:
     """What changed and what it cost: a faster image, and a speed that falls while nothing changes."""
     when, age = history.when, history.age
     if server.name == "vllm" and age >= _RESTARTED:
@@ -379,7 +379,7 @@ def _changes(history: History, server: Server, where: Mapping[str, str]) -> None
         history.put("llm_slowdown_speed_ratio", ratio, step | cause)
 
 
-def _module(history: History, server: Server, probe: Mapping[str, str], shape: Shape) -> None:
+def _module(history: SampleHistory, server: SampleServer, probe: Mapping[str, str], shape: SampleShape) -> None:
     _, tokens, prompt = shape
     now, when, age = server.at(history.age), history.when, history.age
     cost = tokens / now.speed + now.ttft if now.speed else 0.0
@@ -413,7 +413,7 @@ def _module(history: History, server: Server, probe: Mapping[str, str], shape: S
     _success(history, server, probe, shape, runs=runs if result == "ok" else 0.0, dice=random.Random(seed))
 
 
-def _expected(history: History, server: Server, probe: Mapping[str, str]) -> None:
+def _expected(history: SampleHistory, server: SampleServer, probe: Mapping[str, str]) -> None:
     """What a speed is compared with; that behind the canary's deep prompt has no tier."""
     for tier, least in PROFILES.tiers:
         history.put("llm_performance_tier_threshold_tokens_per_second", least, {**probe, "tier": tier})
@@ -427,7 +427,13 @@ def _expected(history: History, server: Server, probe: Mapping[str, str]) -> Non
 
 
 def _success(
-    history: History, server: Server, probe: Mapping[str, str], shape: Shape, *, runs: float, dice: random.Random
+    history: SampleHistory,
+    server: SampleServer,
+    probe: Mapping[str, str],
+    shape: SampleShape,
+    *,
+    runs: float,
+    dice: random.Random,
 ) -> None:
     _, tokens, prompt = shape
     now = server.at(history.age)
@@ -481,7 +487,7 @@ def _success(
     _observe(history, "llm_probe_inter_token_seconds", gaps if runs else [], labels)
 
 
-def _machine(history: History, host: str) -> None:
+def _machine(history: SampleHistory, host: str) -> None:
     when, age, dice = history.when, history.age, history.dice
     where = {"job": JOB, "instance": f"{host}:9937"}
     machine = MACHINES[host]
@@ -558,7 +564,7 @@ def _downloaded(age: float) -> float:
     return max(0.0, 12e9 * (1 + min(age, -HOUR) / (8 * HOUR)))
 
 
-def _cache(history: History, host: str) -> None:
+def _cache(history: SampleHistory, host: str) -> None:
     when, age = history.when, history.age
     where = {"job": JOB, "instance": f"{host}:9937"}
     for (owner, cache), models in _MODELS.items():
@@ -588,7 +594,7 @@ def _cache(history: History, host: str) -> None:
 _STATES: Final = {"down": "down", "loading": "loading"}
 
 
-def _exporter(history: History, host: str) -> None:
+def _exporter(history: SampleHistory, host: str) -> None:
     when, age, dice, step = history.when, history.age, history.dice, history.step
     where = {"job": JOB, "instance": f"{host}:9937"}
     history.put("up", 1.0, where)
@@ -629,7 +635,7 @@ def _exporter(history: History, host: str) -> None:
     history.put("process_start_time_seconds", when - age - 30 * HOUR, where)
 
 
-def _alerts(history: History) -> None:
+def _alerts(history: SampleHistory) -> None:
     """What Prometheus itself would have written while these alerts fired."""
 
     def firing(name: str, severity: str, **labels: str) -> None:
@@ -652,9 +658,9 @@ def _alerts(history: History) -> None:
         firing("LLMGPUThrottling", "info", instance="minipc:9937", gpu=MACHINES["minipc"].gpu)
 
 
-def make(end: float, hours: float, step: float, ahead: float = 0.0) -> History:
+def make(end: float, hours: float, step: float, ahead: float = 0.0) -> SampleHistory:
     """The history up to ``end`` (Unix time) and ``ahead`` seconds beyond, in which things stay as they are at the end."""
-    history = History(step)
+    history = SampleHistory(step)
     history.when = math.floor((end - hours * HOUR) / step) * step
     while history.when <= end + ahead:
         history.age = min(history.when - end, 0.0)
@@ -669,7 +675,7 @@ def make(end: float, hours: float, step: float, ahead: float = 0.0) -> History:
     return history
 
 
-def lines(history: History) -> Iterator[str]:
+def lines(history: SampleHistory) -> Iterator[str]:
     """The history as OpenMetrics text."""
     for name, series in history.samples.items():
         kind = "counter" if name.endswith("_total") else "unknown"

@@ -14,6 +14,7 @@ settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
     """Twice as many as there are processors: these tests wait for sockets about half of their time."""
     return 2 * (os.cpu_count() or 1)

@@ -28,7 +28,7 @@ from tests.test_docs import PAGES, ROOT
 from tests.waiting import eventually
 
 REPLACED: Final = frozenset(
-    "apt docker htpasswd kubectl make pip pipx prometheus systemctl uv /opt/llm-probe-exporter/bin/python".split()
+    "apt docker htpasswd kubectl make pip pipx prometheus systemctl uv vllm /opt/llm-probe-exporter/bin/python".split()
 )
 """Programs of others: only that they are called with files that exist is shown here."""
 LONG: Final = frozenset({"serve", "demo", "top"})
@@ -61,7 +61,7 @@ CONFIGURATIONS: Final = [(page, text) for page, language, text in blocks() if la
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class CommandFolder:
     """Where commands are run: a home, a copy of the source, folders of the system below ``root``, programs, and who answers."""
 
     root: Path
@@ -99,7 +99,7 @@ case "$word" in deploy/*|grafana/*) [ -e "$word" ] || { echo "no such file: $wor
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CommandFolder]:
     """A person's home and machine, a server, and a daemon that watches it."""
     root = tmp_path_factory.mktemp("machine")
     programs, home, source = root / "bin", root / "home", root / "source"
@@ -131,7 +131,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
         }
         command = [sys.executable, "-m", "exporter", "serve"]
         with subprocess.Popen(command, env=watched, stderr=subprocess.DEVNULL) as process:
-            drained = Place(
+            drained = CommandFolder(
                 root, source, {**environ, "LLM_PROBE_LISTEN": f"127.0.0.1:{port}"}, server, f"http://127.0.0.1:{port}"
             )
             try:
@@ -164,10 +164,12 @@ def lines_of(script: str) -> list[str]:
     return [line for line in re.sub(r"(^|\s)#.*$", "", script, flags=re.MULTILINE).splitlines() if line.strip()]
 
 
+# Each is a process or several: among the tests of real parts, so that the others stay quick.
+@pytest.mark.real
 @pytest.mark.parametrize(
     ("page", "script"), SCRIPTS, ids=[f"{page}-{number}" for number, (page, _) in enumerate(SCRIPTS)]
 )
-def test_every_documented_command_runs(place: Place, page: str, script: str) -> None:
+def test_every_documented_command_runs(place: CommandFolder, page: str, script: str) -> None:
     """In the order of the page, each with an exit code that its command has when all is well."""
     assert subprocess.run(["bash", "-n", "-c", script], check=False).returncode == 0, page
     for line in lines_of(script):
@@ -194,7 +196,7 @@ CHECKED_ELSEWHERE: Final = {"docs/deploy-systemd.md", "docs/deploy-compose.md"}
 """Their installation is run by tests/real: systemd in a container, and Compose."""
 
 
-def assert_starts(place: Place, words: list[str]) -> None:
+def assert_starts(place: CommandFolder, words: list[str]) -> None:
     """A command that goes on until it is told to end begins without an error; ``top`` refuses what is no terminal."""
     arguments = [*words, *(["--listen", f"127.0.0.1:{free_port()}"] if words[0] != "top" else [])]
     command = [sys.executable, "-m", "exporter", *arguments]

@@ -36,7 +36,7 @@ NOT_LOADED: Final = {
 
 
 @dataclass(frozen=True)
-class Running:
+class ImportedExporter:
     """A daemon that runs with ``-X importtime``, which writes a line for each module to the file ``said``."""
 
     url: str
@@ -58,7 +58,7 @@ class Running:
 
 
 @pytest.fixture(scope="module")
-def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ImportedExporter]:
     """A daemon with one target, on a machine without a container engine, after its first probe."""
     folder = tmp_path_factory.mktemp("imports")
     listen = f"127.0.0.1:{free_port()}"
@@ -68,7 +68,7 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         environ = {**os.environ, "DOCKER_HOST": f"unix://{folder}/none.sock"}
         process = subprocess.Popen([*command, "--config", str(folder / "config.yml")], stderr=said, env=environ)
         try:
-            running = Running(f"http://{listen}", folder / "said")
+            running = ImportedExporter(f"http://{listen}", folder / "said")
             running.wait_for_probe()
             yield running
         finally:
@@ -76,14 +76,14 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
             process.wait(20)
 
 
-def test_the_daemon_loads_nothing_that_it_does_not_use(daemon: Running) -> None:
+def test_the_daemon_loads_nothing_that_it_does_not_use(daemon: ImportedExporter) -> None:
     """After a scrape and a probe, none of the modules for other commands, other machines and the page is loaded."""
     loaded = daemon.loaded()
     assert {"exporter.daemon", "httpx", "uvicorn.server", "apscheduler.schedulers.background"} <= loaded
     assert {name: reason for name, reason in NOT_LOADED.items() if name in loaded} == {}
 
 
-def test_the_page_loads_what_it_needs_when_it_is_opened(daemon: Running) -> None:
+def test_the_page_loads_what_it_needs_when_it_is_opened(daemon: ImportedExporter) -> None:
     """The status page is drawn by Jinja, and only then is it loaded."""
     with urlopen(f"{daemon.url}/") as answer:
         assert b"<html" in answer.read()

@@ -285,7 +285,7 @@ ALERT = """    Alert(
         look=("At nothing.",),
     ),
 """
-CASES = """    Case(
+CASES = """    RuleCase(
         "LLMProbeExample",
         "fires after five minutes",
         {DELAY: "0.01 90@30"},

@@ -17,7 +17,7 @@ from exporter.probe.result import RESULTS
 from exporter.settings import Discovery, Docker, Host, Settings, Target
 from tests.ports import free_port
 from tests.real.daemon import Samples, value
-from tests.servers.exact import Answer, ExactServer, chat, plain
+from tests.servers.exact import ExactServer, ScriptedAnswer, chat, plain
 from tests.waiting import eventually
 
 SCRAPERS = 20
@@ -148,7 +148,7 @@ def check(samples: Samples, target: str) -> bool:
 
 def test_every_scrape_is_one_view(tmp_path: Path) -> None:
     """While targets succeed and fail in turn, what a scrape says of each agrees: success, speed, tier, counters, histograms."""
-    answers: list[Answer] = [chat(tokens=12, tokens_per_second=400, ttft=0.01), FAILURE] * 20
+    answers: list[ScriptedAnswer] = [chat(tokens=12, tokens_per_second=400, ttft=0.01), FAILURE] * 20
     with ExitStack() as stack:
         servers = [stack.enter_context(ExactServer({"/v1/models": MODELS, CHAT: answers})) for _ in range(TARGETS)]
         targets = [Target(name=f"t{number}", url=each.url, backend="openai") for number, each in enumerate(servers)]

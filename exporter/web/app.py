@@ -191,7 +191,7 @@ class _Site:
         ``range`` how far back the lines of speeds go: one of ``RANGES``.
         """
         given = {name: value[:MOST_ASKED] for name, value in request.query_params.items()}
-        asked = page.Asked("board" in given, given.get("target", ""), given.get("q", ""), given.get("verdict", ""))
+        asked = page.PageQuery("board" in given, given.get("target", ""), given.get("q", ""), given.get("verdict", ""))
         stretch = Stretch(given.get("range", USUAL), self._actions.points)
         view, now = self._snapshot.view(), self._clock()
         html = await run_in_threadpool(page.render_page, view, now, self._links, asked, stretch)

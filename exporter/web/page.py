@@ -29,7 +29,7 @@ MODELS_SHOWN: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class PageQuery:
     """What a reader asked for: the board, one target, or those that a text and a verdict fit; all where nothing is given."""
 
     board: bool = False
@@ -60,7 +60,7 @@ class Group:
 
 
 def render_page(
-    view: View, now: float, links: Mapping[str, str], asked: Asked = Asked(), stretch: Stretch = USUALLY
+    view: View, now: float, links: Mapping[str, str], asked: PageQuery = PageQuery(), stretch: Stretch = USUALLY
 ) -> str:
     """The page as HTML, with all times relative to ``now``."""
     targets = status.targets_of(view, now)
@@ -94,7 +94,7 @@ def render_page(
     )
 
 
-def is_asked(target: status.TargetStatus, asked: Asked) -> bool:
+def is_asked(target: status.TargetStatus, asked: PageQuery) -> bool:
     """Whether a reader asked for this target."""
     if asked.target:
         return target.target == asked.target

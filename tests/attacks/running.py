@@ -26,7 +26,7 @@ QUIET = (
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class HttpAnswer:
     """What the daemon answered: its status, its headers as one text, and its body."""
 
     status: int
@@ -35,7 +35,7 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class Running:
+class RunningExporter:
     """A daemon that runs, and the file of its log."""
 
     process: subprocess.Popen[bytes]
@@ -56,7 +56,7 @@ class Running:
         headers: Mapping[str, str] | None = None,
         tls: ssl.SSLContext | None = None,
         host: str = "127.0.0.1",
-    ) -> Answer:
+    ) -> HttpAnswer:
         """One request on a connection of its own."""
         connection = (
             http.client.HTTPSConnection(host, self.port, timeout=20, context=tls)
@@ -69,11 +69,11 @@ class Running:
         try:
             connection.request(method, path, headers=sent)
             answer = connection.getresponse()
-            return Answer(answer.status, str(answer.headers), answer.read().decode(errors="replace"))
+            return HttpAnswer(answer.status, str(answer.headers), answer.read().decode(errors="replace"))
         finally:
             connection.close()
 
-    def probe(self, target: str, **headers: str) -> Answer:
+    def probe(self, target: str, **headers: str) -> HttpAnswer:
         """Ask for a probe of an address."""
         return self.ask(f"/probe?target={quote(target, safe='')}", headers=headers)
 
@@ -97,14 +97,14 @@ def command(config: Path, listen_on: str) -> list[str]:
 
 
 @contextmanager
-def running(config: Path, *, host: str = "127.0.0.1", tls: ssl.SSLContext | None = None) -> Iterator[Running]:
+def running(config: Path, *, host: str = "127.0.0.1", tls: ssl.SSLContext | None = None) -> Iterator[RunningExporter]:
     """``serve`` as a process that answers, ended with the block."""
     port, log = free_port(), config.parent / "daemon.log"
     with (
         log.open("wb") as file,
         subprocess.Popen(command(config, f"{host}:{port}"), stderr=file, env={**os.environ}) as process,
     ):
-        found = Running(process, port, log)
+        found = RunningExporter(process, port, log)
         try:
             eventually(lambda: found.ask("/-/healthy", tls=tls).status == 200, f"a start: {log}")
             yield found

@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 
 from exporter.settings import MAX_ADDRESS
-from tests.attacks.running import Running, configuration, running
+from tests.attacks.running import RunningExporter, configuration, running
 from tests.servers.exact import ExactServer, plain
 from tests.waiting import eventually
 
@@ -80,7 +80,7 @@ def reached() -> Iterator[ExactServer]:
 
 
 @pytest.fixture(scope="module")
-def daemon(tmp_path_factory: pytest.TempPathFactory, reached: ExactServer) -> Iterator[Running]:
+def daemon(tmp_path_factory: pytest.TempPathFactory, reached: ExactServer) -> Iterator[RunningExporter]:
     """A daemon with these patterns."""
     allowed = ", ".join(f'"{each.replace("{port}", str(reached.port))}"' for each in ALLOW)
     text = f"probe_endpoint: {{allow: [{allowed}]}}\nmodules: {{default: {{interval: 1h}}}}\n"
@@ -89,7 +89,7 @@ def daemon(tmp_path_factory: pytest.TempPathFactory, reached: ExactServer) -> It
 
 
 @pytest.mark.parametrize("address", REFUSED, ids=[each[:60] for each in REFUSED])
-def test_an_attempt_is_refused_with_its_reason(daemon: Running, reached: ExactServer, address: str) -> None:
+def test_an_attempt_is_refused_with_its_reason(daemon: RunningExporter, reached: ExactServer, address: str) -> None:
     """A 400 with the reason, no connection to the server, and no part of what was asked for that a terminal would interpret."""
     before = len(reached.played())
     answer = daemon.probe(address.replace("{port}", str(reached.port)))
@@ -98,14 +98,14 @@ def test_an_attempt_is_refused_with_its_reason(daemon: Running, reached: ExactSe
     assert answer.body.rstrip("\n").isprintable()
 
 
-def test_a_long_allowed_address_is_an_answer(daemon: Running, reached: ExactServer) -> None:
+def test_a_long_allowed_address_is_an_answer(daemon: RunningExporter, reached: ExactServer) -> None:
     """An address of nearly 300 characters is probed and answered, its label cut as any other."""
     start = f"http://127.0.0.1:{reached.port}/"
     answer = daemon.probe(start + "a" * (MAX_ADDRESS - len(start)))
     assert (answer.status, "llm_probe_success" in answer.body) == (200, True)
 
 
-def test_other_spellings_buy_no_second_probe(daemon: Running, reached: ExactServer) -> None:
+def test_other_spellings_buy_no_second_probe(daemon: RunningExporter, reached: ExactServer) -> None:
     """Case, dots in the path and the forms of an address lead to the one probe of the interval."""
     base = f"http://127.0.0.1:{reached.port}/once"
     assert daemon.probe(base).status == 200
@@ -126,14 +126,16 @@ def test_other_spellings_buy_no_second_probe(daemon: Running, reached: ExactServ
         {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors", "Sec-Fetch-Dest": "image"},
     ],
 )
-def test_a_page_of_another_site_starts_no_probe(daemon: Running, reached: ExactServer, headers: dict[str, str]) -> None:
+def test_a_page_of_another_site_starts_no_probe(
+    daemon: RunningExporter, reached: ExactServer, headers: dict[str, str]
+) -> None:
     """A browser that a stranger's page made ask says so, and is refused as it is for a reload."""
     before = len(reached.played())
     assert daemon.probe(f"http://127.0.0.1:{reached.port}/browser", **headers).status == 403
     assert len(reached.played()) == before
 
 
-def _warned(daemon: Running) -> bool:
+def _warned(daemon: RunningExporter) -> bool:
     return "probe_endpoint.allow has * for the host" in daemon.said()
 
 

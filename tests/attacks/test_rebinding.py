@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.attacks.running import HASH, Running, configuration, running
+from tests.attacks.running import HASH, RunningExporter, configuration, running
 
 FOREIGN = (
     "evil.example",
@@ -46,7 +46,7 @@ def address_beyond_loopback() -> str | None:
 
 
 @pytest.fixture(scope="module")
-def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningExporter]:
     """A daemon that listens on every address, as in a container, without authentication."""
     config = configuration(tmp_path_factory.mktemp("open"), "allowed_hosts: [gpu.example.org]\n")
     with running(config, host="0.0.0.0") as found:
@@ -54,7 +54,7 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 
 @pytest.mark.parametrize("host", FOREIGN)
-def test_a_foreign_name_is_refused_on_every_address(daemon: Running, host: str) -> None:
+def test_a_foreign_name_is_refused_on_every_address(daemon: RunningExporter, host: str) -> None:
     """By loopback and by another address alike, a foreign name gets a 421 for every path, and reloads nothing."""
     for address in filter(None, ("127.0.0.1", address_beyond_loopback())):
         for path, method in (("/metrics", "GET"), ("/", "GET"), ("/api/v1/status", "GET"), ("/-/reload", "POST")):
@@ -65,7 +65,7 @@ def test_a_foreign_name_is_refused_on_every_address(daemon: Running, host: str) 
 
 
 @pytest.mark.parametrize("host", OWN)
-def test_a_name_that_is_meant_is_answered(daemon: Running, host: str) -> None:
+def test_a_name_that_is_meant_is_answered(daemon: RunningExporter, host: str) -> None:
     """An address, a name of this machine, one without a dot and one of allowed_hosts are no attack."""
     assert daemon.ask("/metrics", headers={"Host": host}).status == 200
 

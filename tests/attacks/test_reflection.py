@@ -16,7 +16,7 @@ import pytest
 from exporter.probe.secret import hide
 from exporter.text import is_visible
 from exporter.web.server import HEADER_BYTES
-from tests.attacks.running import Running, configuration, running
+from tests.attacks.running import RunningExporter, configuration, running
 from tests.waiting import eventually
 
 KEY = "canary-K7/q&x+9aWd/3fH0sLm-key-of-a-server"
@@ -100,7 +100,7 @@ def reflecting() -> Iterator[int]:
 
 
 @contextmanager
-def watching(folder: Path, port: int, names: list[str]) -> Iterator[Running]:
+def watching(folder: Path, port: int, names: list[str]) -> Iterator[RunningExporter]:
     """A daemon that has probed one target for each name, with the key."""
     key = folder / "key"
     key.write_text(KEY)
@@ -120,7 +120,7 @@ def watching(folder: Path, port: int, names: list[str]) -> Iterator[Running]:
         yield daemon
 
 
-def places(daemon: Running, count: int) -> dict[str, str]:
+def places(daemon: RunningExporter, count: int) -> dict[str, str]:
     """All that the daemon shows, by its path; the log too."""
     paths = ["/", "/?board", "/metrics", "/api/v1/status", "/api/v1/targets", "/api/v1/changes", "/-/ready"]
     for number in range(count):
@@ -159,7 +159,7 @@ def test_letters_that_show_nothing_are_cleaned(tmp_path: Path, reflecting: int) 
 
 
 @pytest.fixture(scope="module")
-def quiet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+def quiet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningExporter]:
     """A daemon with nothing to probe."""
     with running(configuration(tmp_path_factory.mktemp("quiet"))) as daemon:
         yield daemon
@@ -183,7 +183,7 @@ SENT = "reflected\u202e<b>me</b>"
         f"/-/reload?x={urllib.parse.quote(SENT)}",
     ],
 )
-def test_nothing_that_was_sent_comes_back(quiet: Running, path: str, method: str) -> None:
+def test_nothing_that_was_sent_comes_back(quiet: RunningExporter, path: str, method: str) -> None:
     """Neither a path, a query, a header nor a method stands in an answer or in its headers."""
     headers = {"X-Sent": "reflected", "Referer": "http://reflected", "User-Agent": "reflected"}
     answer = quiet.ask(path, method=method, headers=headers)
@@ -192,7 +192,7 @@ def test_nothing_that_was_sent_comes_back(quiet: Running, path: str, method: str
 
 
 @pytest.mark.parametrize("path", ["/metrics/", "/api/v1/status/", "/-/healthy/", "/probe/", "//evil.example/%2e%2e"])
-def test_a_slash_is_no_redirect(quiet: Running, path: str) -> None:
+def test_a_slash_is_no_redirect(quiet: RunningExporter, path: str) -> None:
     """A path with a slash too many is not there; a redirect would repeat the Host header of the request."""
     answer = quiet.ask(path, headers={"Host": "reflected"})
     assert answer.status == 404
@@ -213,7 +213,7 @@ def reply_to(port: int, sent: bytes, pieces: int) -> bytes:
 
 @pytest.mark.parametrize(("size", "fits"), [(HEADER_BYTES - 1, True), (HEADER_BYTES + 1, False), (60_000, False)])
 @pytest.mark.parametrize("pieces", [1, 50])
-def test_16_kib_of_headers_are_the_most(quiet: Running, size: int, pieces: int, *, fits: bool) -> None:
+def test_16_kib_of_headers_are_the_most(quiet: RunningExporter, size: int, pieces: int, *, fits: bool) -> None:
     """More is refused, whether it comes at once or in parts, on a new connection and behind another request."""
     start = b"GET /-/healthy HTTP/1.1\r\nHost: 127.0.0.1\r\n"
     last = start + b"Connection: close\r\nX-A: "

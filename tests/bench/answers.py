@@ -40,7 +40,7 @@ BUSY: Final = "one hour in ten busy, 0.02"
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class AnswersRow:
     """What came of one style: answers, tokens in them, alarms, and the processor time of a verdict in microseconds."""
 
     style: str
@@ -77,7 +77,7 @@ def main() -> None:
     )
 
 
-def judged(style: str, answers: int, known: Markers) -> Row:
+def judged(style: str, answers: int, known: Markers) -> AnswersRow:
     """Judge so many answers of a style."""
     tokens, alarms, spent = 0, 0, 0.0
     for number in range(answers):
@@ -92,7 +92,7 @@ def judged(style: str, answers: int, known: Markers) -> Row:
         if nonsense or words:
             alarms += 1
             print(f"{style} {number}: {nonsense} {words}", file=sys.stderr)
-    return Row(style, answers, tokens, alarms, 1e6 * spent / answers)
+    return AnswersRow(style, answers, tokens, alarms, 1e6 * spent / answers)
 
 
 def found(name: str) -> bool:
@@ -116,7 +116,7 @@ def years_of(name: str, years: float) -> tuple[int, int, float]:
     return steps, beyond, largest
 
 
-def table_of(rows: list[Row]) -> list[str]:
+def table_of(rows: list[AnswersRow]) -> list[str]:
     """The answers by style."""
     lines = ["| style | answers | tokens | false alarms | µs each |", "|---|---|---|---|---|"]
     lines += [f"| {row.style} | {row.answers} | {row.tokens} | {row.alarms} | {row.microseconds:.0f} |" for row in rows]

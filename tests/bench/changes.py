@@ -38,7 +38,7 @@ ORACLE_SERIES: Final = 100
 
 
 @dataclass(frozen=True)
-class Row:
+class ChangesRow:
     """One line of the table; ``holds`` is None where there is no goal."""
 
     what: str
@@ -98,7 +98,7 @@ def false_steps(minutes: int, seed: int, scatter: float = 0.01, correlation: flo
     return len(times)
 
 
-def found_rows(pool: Pool, series: int) -> Iterable[Row]:
+def found_rows(pool: Pool, series: int) -> Iterable[ChangesRow]:
     """How soon changes with a known time are found."""
     for drop, most, goal in ((0.47, 3, True), (0.10, 5, True), (0.05, 15, True), (0.03, 30, False)):
         work = partial(_known, drop, most)
@@ -106,7 +106,7 @@ def found_rows(pool: Pool, series: int) -> Iterable[Row]:
         share = len(found) / series
         figures = f"{share:.1%} of {series}, median {median(each[0] for each in found):g}"
         wanted = "at least 98 %" if goal else ""
-        yield Row(
+        yield ChangesRow(
             f"a known change, -{drop:.0%}: found within {most} probes", wanted, figures, share >= 0.98 or not goal
         )
     for drop, most, goal in ((0.47, 15, True), (0.10, 15, True), (0.05, 15, False)):
@@ -117,7 +117,9 @@ def found_rows(pool: Pool, series: int) -> Iterable[Row]:
         figures = f"{share:.1%} of {series}, median {median(soon):g}, last {soon[-1]}; time right to 2 min: {off:.1%}"
         wanted = "at least 98 %" if goal else ""
         holds = share >= 0.98 or not goal
-        yield Row(f"a step that nothing explains, -{drop:.0%}: found within {most} minutes", wanted, figures, holds)
+        yield ChangesRow(
+            f"a step that nothing explains, -{drop:.0%}: found within {most} minutes", wanted, figures, holds
+        )
 
 
 def _known(drop: float, most: int, seed: int) -> tuple[int, float] | None:
@@ -128,12 +130,12 @@ def _unknown(drop: float, seed: int) -> tuple[int, float] | None:
     return probes_until_told(drop, change=False, warm=WATCHED, most=60, seed=seed)
 
 
-def false_rows(pool: Pool, changes: int, years: int) -> Iterable[Row]:
+def false_rows(pool: Pool, changes: int, years: int) -> Iterable[ChangesRow]:
     """How often something is told that was nothing."""
     seeds = range(10**6, 10**6 + changes, CHUNK)
     wrong = sum(pool.map(partial(false_changes, 0, CHUNK), seeds))
     share = 1000 * wrong / (len(seeds) * CHUNK)
-    yield Row(
+    yield ChangesRow(
         "changes without an effect that are told as slower or faster, within 30 probes",
         "at most 1 in 1,000",
         f"{share:.2f} in 1,000 of {len(seeds) * CHUNK:,}",
@@ -141,7 +143,7 @@ def false_rows(pool: Pool, changes: int, years: int) -> Iterable[Row]:
     )
     few = max(1, changes // 100)
     wrong = sum(pool.map(partial(false_changes, 3, 1), range(2 * 10**6, 2 * 10**6 + few)))
-    yield Row("the same within three days, judged daily", "", f"{wrong} of {few}")
+    yield ChangesRow("the same within three days, judged daily", "", f"{wrong} of {few}")
     for text, scatter, correlation, goal in (
         ("1 % noise, AR(1) 0.5", 0.01, 0.5, True),
         ("3 % noise, AR(1) 0.5", 0.03, 0.5, False),
@@ -152,21 +154,21 @@ def false_rows(pool: Pool, changes: int, years: int) -> Iterable[Row]:
         each = pool.map(work, range(count), chunksize=1)
         rate = sum(each) / count
         wanted = "at most 1 a year" if goal else ""
-        yield Row(
+        yield ChangesRow(
             f"steps told where nothing happens: {text}", wanted, f"{rate:.2f} a year, of {count}", rate <= 1 or not goal
         )
     starts = pool.map(partial(_starting, 600), range(3 * 10**6, 3 * 10**6 + changes // 10), chunksize=10)
-    yield Row("starts of which a step is told in the first ten hours", "", f"{sum(starts)} of {len(starts)}")
+    yield ChangesRow("starts of which a step is told in the first ten hours", "", f"{sum(starts)} of {len(starts)}")
 
 
 def _starting(minutes: int, seed: int) -> bool:
     return false_steps(minutes, seed) > 0
 
 
-def recorded_rows() -> Iterable[Row]:
+def recorded_rows() -> Iterable[ChangesRow]:
     """A real server, before and after its weights were exchanged for larger ones."""
     if not RECORDED.exists():
-        yield Row("recorded, weights exchanged", "", f"there is no {RECORDED.name}", None)
+        yield ChangesRow("recorded, weights exchanged", "", f"there is no {RECORDED.name}", None)
         return
     recorded = json.loads(RECORDED.read_text("utf-8"))
     one, other = recorded["before"], recorded["after"]
@@ -185,13 +187,13 @@ def recorded_rows() -> Iterable[Row]:
         shift = watch.shift
         said = "not told" if count is None else f"told after {count} probes"
         figures = "" if shift is None else f", {shift.speed.ratio:.3f} ({shift.speed.min:.3f} to {shift.speed.max:.3f})"
-        yield Row(text, "told" if changed else "not told", said + figures, (count is not None) == changed)
+        yield ChangesRow(text, "told" if changed else "not told", said + figures, (count is not None) == changed)
 
 
-def oracle_rows() -> Iterable[Row]:
+def oracle_rows() -> Iterable[ChangesRow]:
     """What an offline search that sees the whole series makes of the same steps."""
     if find_spec("ruptures") is None:
-        yield Row("the oracle", "", "not asked: ruptures is not installed")
+        yield ChangesRow("the oracle", "", "not asked: ruptures is not installed")
         return
     for drop in (0.10, 0.05, 0.0):
         ours, theirs, both = [], [], 0
@@ -206,7 +208,7 @@ def oracle_rows() -> Iterable[Row]:
             theirs.append(bool(found) if not drop else any(abs(each) <= 2 for each in found))
             both += ours[-1] and theirs[-1]
         text = f"-{drop:.0%}, at the right time to 2 min" if drop else "nothing happens, told all the same"
-        yield Row(
+        yield ChangesRow(
             f"beside the oracle: {text}", "", f"here {sum(ours)}, oracle {sum(theirs)}, both {both} of {ORACLE_SERIES}"
         )
 
@@ -229,7 +231,7 @@ def main() -> int:
     parser.add_argument("--changes", type=int, default=10_000, help="without an effect")
     parser.add_argument("--years", type=int, default=10, help="in which nothing happens")
     options = parser.parse_args()
-    rows: list[Row] = []
+    rows: list[ChangesRow] = []
     print("| what | goal | measured | holds |\n|---|---|---|---|")
     with Pool(os.cpu_count()) as pool:
         for part in (

@@ -27,7 +27,7 @@ from typing import Final
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from tests.attacks.running import Running, command, configuration
+from tests.attacks.running import RunningExporter, command, configuration
 from tests.ports import free_port
 from tests.servers.certificates import make_certificate
 from tests.waiting import eventually
@@ -74,7 +74,7 @@ def daemon(
     prepare: Callable[[], object] | None = None,
     tls: ssl.SSLContext | None = None,
     history: Path | None = None,
-) -> Iterator[Running]:
+) -> Iterator[RunningExporter]:
     """The command, behind other commands (``before``), once it answers; ended by SIGTERM with the block."""
     config, port, log = configuration(folder, text), free_port(), folder / "daemon.log"
     if history is not None:
@@ -85,7 +85,7 @@ def daemon(
             stderr=file,
             preexec_fn=prepare,  # noqa: PLW1509 - this process has no other threads yet
         )
-    found = Running(process, port, log)
+    found = RunningExporter(process, port, log)
     try:
         eventually(lambda: found.ask("/-/healthy", tls=tls).status == 200, f"a start: {log.read_text()}")
         yield found
@@ -102,7 +102,7 @@ def keep_history(config: Path, history: Path) -> None:
     config.write_text(config.read_text().replace("history: {path: none}", f"history: {{path: {history}}}"))
 
 
-def scrapes(found: Running, tls: ssl.SSLContext | None = None) -> tuple[int, float]:
+def scrapes(found: RunningExporter, tls: ssl.SSLContext | None = None) -> tuple[int, float]:
     """How many scrapes were answered, and the seconds of the slowest."""
     good, slowest = 0, 0.0
     for _ in range(SCRAPES):
@@ -113,7 +113,7 @@ def scrapes(found: Running, tls: ssl.SSLContext | None = None) -> tuple[int, flo
     return good, slowest
 
 
-def peak_megabytes(found: Running) -> float:
+def peak_megabytes(found: RunningExporter) -> float:
     """The most memory that the daemon has had resident."""
     status = Path(f"/proc/{found.process.pid}/status").read_text()
     return int(re.findall(r"VmHWM:\s+(\d+)", status)[0]) / 1024
@@ -247,11 +247,11 @@ def clock_jump(folder: Path) -> Row:
 
 
 @contextmanager
-def _plain(folder: Path, config: Path, **environ: str) -> Iterator[Running]:
+def _plain(folder: Path, config: Path, **environ: str) -> Iterator[RunningExporter]:
     port, log = free_port(), folder / "daemon.log"
     with log.open("wb") as file:
         process = subprocess.Popen(command(config, f"127.0.0.1:{port}"), stderr=file, env={**os.environ, **environ})
-    found = Running(process, port, log)
+    found = RunningExporter(process, port, log)
     try:
         eventually(lambda: found.ask("/-/healthy").status == 200, f"a start: {log}")
         yield found
@@ -269,7 +269,7 @@ def first_process(folder: Path) -> Row:
         log.open("wb") as file,
         subprocess.Popen([*before, *command(config, f"127.0.0.1:{port}")], stderr=file) as outer,
     ):
-        found = Running(outer, port, log)
+        found = RunningExporter(outer, port, log)
         eventually(lambda: found.ask("/-/healthy").status == 200, f"a start: {log}")
         (inner,) = Path(f"/proc/{outer.pid}/task/{outer.pid}/children").read_text().split()
         os.kill(int(inner), signal.SIGHUP)
@@ -296,7 +296,7 @@ def terminated(folder: Path, instants: int) -> Row:
         port = free_port()
         with (folder / "log").open("wb") as log:
             process = subprocess.Popen(command(config, f"127.0.0.1:{port}"), stderr=log)
-        found = Running(process, port, folder / "log")
+        found = RunningExporter(process, port, folder / "log")
         if in_reload:
             eventually(lambda found=found: found.ask("/-/healthy").status == 200, "a start")  # type: ignore[misc]
             process.send_signal(signal.SIGHUP)

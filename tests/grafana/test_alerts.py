@@ -18,7 +18,7 @@ from grafana.build import ROOT, outputs, problems
 from grafana.panels import panel_ids
 from grafana.promql import expand, metrics, milliseconds, scaled, selectors
 from grafana.rule_tests import CASES
-from grafana.rules import Settings
+from grafana.rules import RuleSettings
 
 BY_NAME = {alert.name: alert for alert in ALERTS}
 BOARD = {board["uid"]: board for board in BOARDS}
@@ -42,19 +42,19 @@ def grafana() -> dict[str, Any]:
 
 def test_what_is_committed_is_what_the_source_says() -> None:
     """Nothing is out of date, astray, unknown to the exporter or shown nowhere."""
-    assert problems(ROOT, Settings()) == []
+    assert problems(ROOT, RuleSettings()) == []
 
 
 def test_the_check_finds_what_is_wrong(tmp_path: Path) -> None:
     """A changed file, a missing one and a stray one are each named."""
-    for path, text in outputs(Settings()).items():
+    for path, text in outputs(RuleSettings()).items():
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).write_text(text, encoding="utf-8")
-    assert problems(tmp_path, Settings()) == []
+    assert problems(tmp_path, RuleSettings()) == []
     (tmp_path / "docs/runbook.md").write_text("old", encoding="utf-8")
     (tmp_path / "deploy/alertmanager/alertmanager.yml").unlink()
     (tmp_path / "grafana/dashboards/mine.json").write_text("{}", encoding="utf-8")
-    found = "\n".join(problems(tmp_path, Settings()))
+    found = "\n".join(problems(tmp_path, RuleSettings()))
     assert "docs/runbook.md: not what the source says" in found
     assert "deploy/alertmanager/alertmanager.yml: not there" in found
     assert "grafana/dashboards/mine.json: a stray file" in found
@@ -102,7 +102,7 @@ def test_an_alert_has_everything_a_person_needs(alert: Alert) -> None:
 def test_a_link_to_the_runbook_leads_to_an_exporter(alert: Alert) -> None:
     """It needs the label instance of the alert, which only an alert about a job that is gone doesn't have."""
     labels = next(case.labels for case in CASES if case.alert == alert.name and case.description)
-    link = rules.runbook_of(alert, Settings())
+    link = rules.runbook_of(alert, RuleSettings())
     assert link == (
         {"runbook_url": f"http://{{{{ $labels.instance }}}}/runbook#{alert.name.lower()}"}
         if alert.exporter_answers
@@ -114,7 +114,7 @@ def test_a_link_to_the_runbook_leads_to_an_exporter(alert: Alert) -> None:
 @each_alert
 def test_a_site_may_have_its_runbook_elsewhere(alert: Alert) -> None:
     """Then every alert links there, also one about an exporter that is down."""
-    settings = Settings(runbook_url="https://wiki.example.org/llm")
+    settings = RuleSettings(runbook_url="https://wiki.example.org/llm")
     assert rules.runbook_of(alert, settings) == {"runbook_url": f"https://wiki.example.org/llm#{alert.name.lower()}"}
 
 
@@ -133,13 +133,13 @@ def test_prometheus_and_grafana_say_the_same(alert: Alert) -> None:
         )
         value = queries["B"]["expr"]
         compared = f" {sign} {expand(alert.match)} {expand(alert.bound)}"
-        gates = "".join(f"\n{rules.Settings().expression(gate)}" for gate in alert.gates)
+        gates = "".join(f"\n{rules.RuleSettings().expression(gate)}" for gate in alert.gates)
         assert value.removesuffix(gates) + compared + gates == ours["expr"], "the shown value has the same gates"
     else:
         gates = (
             ours["expr"]
             .removesuffix("\n")
-            .removeprefix(rules.Settings().expression(rules.measured(alert)).split("\nand on")[0])
+            .removeprefix(rules.RuleSettings().expression(rules.measured(alert)).split("\nand on")[0])
         )
         assert sign in gates
         assert f"{sign} {alert.bound}" in ours["expr"]
@@ -174,7 +174,7 @@ def test_every_gate_names_the_labels_that_it_joins_on(alert: Alert) -> None:
     """A gate without ``on (…)`` would compare labels that the other side doesn't have, and never match."""
     for gate in alert.gates:
         assert re.match(r"(and|unless) on \((@module(, model)?|@target(, model)?|job, instance, \w+)\) ", gate)
-    for match in re.findall(r"on \(([^)]*)\)", rules.Settings().expression(rules.condition(alert))):
+    for match in re.findall(r"on \(([^)]*)\)", rules.RuleSettings().expression(rules.condition(alert))):
         assert {"job", "instance"} <= set(match.split(", ")), "two hosts may have a target of the same name"
 
 
@@ -230,11 +230,11 @@ def test_a_duration_that_is_none_is_an_error() -> None:
 
 def test_the_time_scale_reaches_every_window() -> None:
     """Ranges, offsets, numbers of seconds, ``for``, intervals: all of a scaled set are a twentieth."""
-    text = outputs(Settings(time_scale=0.05))["deploy/prometheus/rules/recording.yml"]
+    text = outputs(RuleSettings(time_scale=0.05))["deploy/prometheus/rules/recording.yml"]
     assert "[30s]" in text
     assert "llm_probe_interval_seconds <= 7.5" in text
     assert "[10m]" not in text
-    alerts = yaml.safe_load(outputs(Settings(time_scale=0.05))["deploy/prometheus/rules/alerts.yml"])
+    alerts = yaml.safe_load(outputs(RuleSettings(time_scale=0.05))["deploy/prometheus/rules/alerts.yml"])
     whole = prometheus()
     for rule in alerts["groups"][0]["rules"]:
         assert milliseconds(rule["for"]) == milliseconds(whole[rule["alert"]]["for"]) * 0.05

@@ -16,22 +16,22 @@ from exporter.targets import TARGET_STATES
 from exporter.tiers import LIMITS, TIERS
 from grafana import sample_history
 from grafana.contract import ELSEWHERE, labels_by_series
-from grafana.sample_history import MACHINES, PROFILES, SERVERS, History
+from grafana.sample_history import MACHINES, PROFILES, SERVERS, SampleHistory
 
 END: Final = 1_790_000_000.0
 
 
 @pytest.fixture(scope="module")
-def history() -> History:
+def history() -> SampleHistory:
     """Eight hours in large steps, so that every state occurs."""
     return sample_history.make(END, 8.0, 120.0)
 
 
-def labels(history: History, name: str) -> Iterator[dict[str, str]]:
+def labels(history: SampleHistory, name: str) -> Iterator[dict[str, str]]:
     return (dict(each) for each in history.samples[name])
 
 
-def test_its_series_have_the_exporters_labels(history: History) -> None:
+def test_its_series_have_the_exporters_labels(history: SampleHistory) -> None:
     """Every metric is one of the table, with exactly its labels, and those of a scrape."""
     table = labels_by_series()
     for name, series in history.samples.items():
@@ -40,7 +40,7 @@ def test_its_series_have_the_exporters_labels(history: History) -> None:
                 assert {key for key, _ in each} == table[name], name
 
 
-def test_every_metric_of_the_table_is_in_it(history: History) -> None:
+def test_every_metric_of_the_table_is_in_it(history: SampleHistory) -> None:
     """A dashboard over it has no panel that is empty for want of a metric."""
     names = {f"{family.name}_bucket" if family.type == "histogram" else family.name for family in FAMILIES}
     assert names - set(history.samples) == set()
@@ -77,14 +77,14 @@ VALUES: Final[dict[tuple[str, str], set[str]]] = {
 
 
 @pytest.mark.parametrize(("name", "label"), VALUES, ids=lambda each: each)
-def test_labels_have_values_that_the_exporter_has(history: History, name: str, label: str) -> None:
+def test_labels_have_values_that_the_exporter_has(history: SampleHistory, name: str, label: str) -> None:
     """An invented state or source would draw a dashboard that nobody ever sees."""
     found = {each[label] for each in labels(history, name)}
     assert found
     assert found <= VALUES[name, label]
 
 
-def test_collectors_are_those_of_the_exporter(history: History) -> None:
+def test_collectors_are_those_of_the_exporter(history: SampleHistory) -> None:
     """A cache's collector is named after the cache, the others are rows of the collectors' table."""
     rows = inspect.getsource(Collectors._rows)
     known = set(re.findall(r'Collector\("(\w+)"', rows))
@@ -93,7 +93,7 @@ def test_collectors_are_those_of_the_exporter(history: History) -> None:
         assert each["collector"] in known or each["collector"].startswith("cache:")
 
 
-def test_no_speed_is_above_what_the_memory_allows(history: History) -> None:
+def test_no_speed_is_above_what_the_memory_allows(history: SampleHistory) -> None:
     """At no time, by the real bandwidth and the real size of the model; a server that drafts has no ceiling."""
     ceilings = history.samples["llm_decode_ceiling_tokens_per_second"]
     assert ceilings

@@ -23,7 +23,7 @@ DAY = 86400.0
 FIRST_HOUR = START // HOUR_SECONDS * HOUR_SECONDS
 
 
-class Clock:
+class StoreClock:
     """A wall clock and a monotonic one, which pass together and of which the first can be set."""
 
     def __init__(self) -> None:
@@ -38,7 +38,7 @@ class Fixture:
     """A store on a file, with its clock, that can be closed and opened again."""
 
     def __init__(self, path: Path | None, **options: float) -> None:
-        self.path, self.options, self.clock = path, options, Clock()
+        self.path, self.options, self.clock = path, options, StoreClock()
         self.store = self.opened()
 
     def opened(self) -> Store:

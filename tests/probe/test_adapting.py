@@ -14,7 +14,7 @@ from exporter.settings import Module, Target, Timeouts, load_profiles
 from exporter.target_facts import Machine, info_of, target_facts_of
 from tests.servers.captured import Captured, load
 from tests.servers.exact import ExactServer, chat, plain
-from tests.servers.simulated import Answer, Asked, Simulated, as_json
+from tests.servers.simulated import Asked, ServerAnswer, Simulated, as_json
 
 MODULE = Module(max_tokens=16, prompt_tokens=48)
 MODELS = {"object": "list", "data": [{"id": "m"}]}
@@ -30,7 +30,7 @@ class Picky(Simulated):
         self.tells_context = True
         self.tokens = 16
 
-    def answer(self, asked: Asked) -> Answer:
+    def answer(self, asked: Asked) -> ServerAnswer:
         """As vLLM answers a chat without a template, and a prompt over the context."""
         if asked.path == "/v1/models":
             return as_json(MODELS)
@@ -46,7 +46,7 @@ class Picky(Simulated):
             extra = {"n_ctx": self.context} if self.tells_context else {}
             error = {"code": 400, "message": message, "type": "exceed_context_size_error", **extra}
             return as_json({"error": error}, 400)
-        return Answer(kind="text/event-stream", pieces=self._stream(len(prompt.split()), plain="prompt" in body))
+        return ServerAnswer(kind="text/event-stream", pieces=self._stream(len(prompt.split()), plain="prompt" in body))
 
     def _stream(self, prompt: int, *, plain: bool) -> Any:
         for number in range(self.tokens):

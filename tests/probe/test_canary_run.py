@@ -42,7 +42,7 @@ RESULTS = {
 }
 
 
-class Clock:
+class CanaryClock:
     """A monotonic clock that a test moves on besides."""
 
     def __init__(self) -> None:
@@ -176,7 +176,7 @@ def test_an_unloaded_model_gets_no_canary() -> None:
 
 def test_another_model_behind_the_same_name_is_found() -> None:
     """Learned within a few canaries, quiet while nothing changes, found at the next hourly reading, which is repeated at once."""
-    clock = Clock()
+    clock = CanaryClock()
     with AnsweringServer(logprobs=True) as server:
         one = prober(server.url, monotonic=clock, fingerprints=Fingerprints())
         learning = [ask(one).fingerprint for _ in range(LEARNED_READINGS)]
@@ -195,7 +195,7 @@ def test_another_model_behind_the_same_name_is_found() -> None:
 
 def test_the_fingerprint_is_taken_hourly_or_when_something_changed() -> None:
     """A canary within the hour takes none, unless it is told that something changed."""
-    clock, memory = Clock(), Fingerprints()
+    clock, memory = CanaryClock(), Fingerprints()
     with AnsweringServer(logprobs=True) as server:
         one = prober(server.url, monotonic=clock, fingerprints=memory)
         for _ in range(LEARNED_READINGS + 1):

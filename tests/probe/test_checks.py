@@ -13,7 +13,7 @@ from exporter.probe.run import Prober
 from exporter.settings import Module, Target
 from tests.probe.faults import FAULTS, Fault
 from tests.servers.answering import AnsweringServer
-from tests.servers.exact import Answer, ExactServer, chat, plain
+from tests.servers.exact import ExactServer, ScriptedAnswer, chat, plain
 from tests.servers.llama_cpp import SimulatedLlamaServer
 
 MODULE = Module(max_tokens=64, prompt_tokens=80)
@@ -137,6 +137,6 @@ def test_failures_before_the_text_stay_what_they_are(result: Result) -> None:
     assert judge_answers(failure, said, Markers()) is failure
 
 
-def models() -> Answer:
+def models() -> ScriptedAnswer:
     """The list of one model."""
     return plain({"object": "list", "data": [{"id": "m", "object": "model", "owned_by": "test"}]})

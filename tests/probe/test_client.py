@@ -20,7 +20,18 @@ from exporter.probe.result import Result
 from exporter.probe.stream import Event
 from exporter.probe.timeline import Delta, Timeline, Usage
 from tests.servers.certificates import make_certificate
-from tests.servers.exact import Answer, ExactServer, Played, chat, event, head, piece, plain, stream_head, streamed
+from tests.servers.exact import (
+    ExactServer,
+    Played,
+    ScriptedAnswer,
+    chat,
+    event,
+    head,
+    piece,
+    plain,
+    stream_head,
+    streamed,
+)
 
 DEADLINES = Deadlines(connect=1, first_token=1, stalled=1, total=2)
 REQUEST = Request("/chat", b'{"stream": true}', (("authorization", "Bearer sesame-street"),))
@@ -219,7 +230,7 @@ def test_the_request_arrives_as_it_is() -> None:
         ),
         pytest.param(streamed([(0, TEXT), (0, TEXT), (0, FINISH.rstrip())]), id="a finish without its line end"),
         pytest.param(
-            Answer(((0, head(200, [("content-type", "text/event-stream")]) + TEXT + TEXT + FINISH),), "close"),
+            ScriptedAnswer(((0, head(200, [("content-type", "text/event-stream")]) + TEXT + TEXT + FINISH),), "close"),
             id="no length, the connection closes",
         ),
         pytest.param(streamed([(0, TEXT), (0, TEXT), (0, DONE)], content_type="text/plain"), id="sloppy content type"),
@@ -237,7 +248,7 @@ def test_the_request_arrives_as_it_is() -> None:
         pytest.param(streamed([(0, TEXT.replace(b"word", b"\\u0000")), (0, TEXT), (0, FINISH)]), id="NUL in the text"),
     ],
 )
-def test_ends_that_are_fine(answer: Answer) -> None:
+def test_ends_that_are_fine(answer: ScriptedAnswer) -> None:
     """However the answer is framed and ends, once it says that it is whole it is taken as such."""
 
     def read_any(event: Event) -> Delta:
@@ -282,16 +293,16 @@ MIXED = head(
     200, [("content-type", "text/event-stream"), ("content-encoding", "gzip"), ("content-length", str(len(BOMB)))]
 )
 
-FAULTS: dict[str, tuple[Answer, Result, str]] = {
-    "silent": (Answer((), "hang"), "timeout_first_token", "no token for 1 s"),
-    "closed without an answer": (Answer((), "close"), "connect", "closed without an answer"),
-    "reset without an answer": (Answer((), "reset"), "connect", "closed without an answer"),
-    "not HTTP": (Answer(((0, b"SSH-2.0-OpenSSH_9\r\n"),), "close"), "protocol", "not HTTP"),
-    "half a header": (Answer(((0, b"HTTP/1.1 200 OK\r\ncont"),), "close"), "protocol", "not HTTP"),
-    "a header of 1 MB": (Answer(((0, LONG_HEADER),), "close"), "too_large", "headers are longer than 65536"),
-    "100,000 headers": (Answer(((0, MANY_HEADERS),), "close"), "too_large", "headers are longer"),
+FAULTS: dict[str, tuple[ScriptedAnswer, Result, str]] = {
+    "silent": (ScriptedAnswer((), "hang"), "timeout_first_token", "no token for 1 s"),
+    "closed without an answer": (ScriptedAnswer((), "close"), "connect", "closed without an answer"),
+    "reset without an answer": (ScriptedAnswer((), "reset"), "connect", "closed without an answer"),
+    "not HTTP": (ScriptedAnswer(((0, b"SSH-2.0-OpenSSH_9\r\n"),), "close"), "protocol", "not HTTP"),
+    "half a header": (ScriptedAnswer(((0, b"HTTP/1.1 200 OK\r\ncont"),), "close"), "protocol", "not HTTP"),
+    "a header of 1 MB": (ScriptedAnswer(((0, LONG_HEADER),), "close"), "too_large", "headers are longer than 65536"),
+    "100,000 headers": (ScriptedAnswer(((0, MANY_HEADERS),), "close"), "too_large", "headers are longer"),
     "100 Continue for ever": (
-        Answer(((0, b"HTTP/1.1 100 Continue\r\n\r\n" * 10_000),), "close"),
+        ScriptedAnswer(((0, b"HTTP/1.1 100 Continue\r\n\r\n" * 10_000),), "close"),
         "too_large",
         "headers are longer",
     ),
@@ -308,7 +319,7 @@ FAULTS: dict[str, tuple[Answer, Result, str]] = {
     ),
     "429": (plain(status=429, headers=[("retry-after", "9")]), "rate_limited", "429"),
     "500 that never ends": (
-        Answer(((0, head(500, [("content-length", "9999")]) + b"Internal"),), "hang"),
+        ScriptedAnswer(((0, head(500, [("content-length", "9999")]) + b"Internal"),), "hang"),
         "http_5xx",
         "answered 500: Internal",
     ),
@@ -317,7 +328,7 @@ FAULTS: dict[str, tuple[Answer, Result, str]] = {
     "HTML with 200": (plain("<p>Welcome</p>", content_type="text/html"), "protocol", "a web page (Welcome)"),
     "JSON with 200": (plain({"choices": []}), "protocol", "application/json, not with a stream"),
     "an error with 200": (plain({"error": {"message": "no memory"}}), "server_error", "no memory"),
-    "gzip bomb": (Answer(((0, MIXED + BOMB),), "close"), "too_large", "unpacks to more than 8388608 bytes"),
+    "gzip bomb": (ScriptedAnswer(((0, MIXED + BOMB),), "close"), "too_large", "unpacks to more than 8388608 bytes"),
     "an encoding that is not known": (
         plain(TEXT, content_type="text/event-stream", headers=[("content-encoding", "br")]),
         "protocol",
@@ -329,7 +340,7 @@ FAULTS: dict[str, tuple[Answer, Result, str]] = {
         "says that it is gzip, and is not",
     ),
     "HTTP/2 alone": (
-        Answer(((0, b"\0\0\x12\x04\0\0\0\0\0\0\x03\0\0\0\x64\0\x04\0\0\xff\xff\0\5\0\0\x40\0"),), "close"),
+        ScriptedAnswer(((0, b"\0\0\x12\x04\0\0\0\0\0\0\x03\0\0\0\x64\0\x04\0\0\xff\xff\0\5\0\0\x40\0"),), "close"),
         "protocol",
         "speaks HTTP/2 alone",
     ),
@@ -381,8 +392,8 @@ FAULTS: dict[str, tuple[Answer, Result, str]] = {
         "too_large",
         "more than 1048576 bytes",
     ),
-    "bad chunk framing": (Answer(((0, stream_head() + b"zz\r\n"),), "close"), "protocol", "not HTTP"),
-    "an endless chunk size": (Answer(((0, stream_head() + b"0" * 200_000),), "hang"), "protocol", "not HTTP"),
+    "bad chunk framing": (ScriptedAnswer(((0, stream_head() + b"zz\r\n"),), "close"), "protocol", "not HTTP"),
+    "an endless chunk size": (ScriptedAnswer(((0, stream_head() + b"0" * 200_000),), "hang"), "protocol", "not HTTP"),
 }
 
 
@@ -575,9 +586,13 @@ def test_any_status_is_a_reply() -> None:
 @pytest.mark.parametrize(
     ("answer", "result", "message"),
     [
-        (Answer((), "hang"), "timeout_total", "no whole answer for 0.4 s"),
-        (Answer(((0, head(200, [("content-length", "9")]) + b"1"),), "hang"), "timeout_total", "no whole answer"),
-        (Answer(((0, head(200, [("content-length", "9")]) + b"1"),), "close"), "truncated", "broke off"),
+        (ScriptedAnswer((), "hang"), "timeout_total", "no whole answer for 0.4 s"),
+        (
+            ScriptedAnswer(((0, head(200, [("content-length", "9")]) + b"1"),), "hang"),
+            "timeout_total",
+            "no whole answer",
+        ),
+        (ScriptedAnswer(((0, head(200, [("content-length", "9")]) + b"1"),), "close"), "truncated", "broke off"),
         (plain(b"x" * 1001), "too_large", "/path answered with more than 1000 bytes"),
         (plain(b"x" * 9_000_000), "too_large", "more than 1000 bytes"),
         (
@@ -585,10 +600,10 @@ def test_any_status_is_a_reply() -> None:
             "too_large",
             "unpacks to more than 1000 bytes",
         ),
-        (Answer((), "close"), "connect", "closed without an answer"),
+        (ScriptedAnswer((), "close"), "connect", "closed without an answer"),
     ],
 )
-def test_a_read_that_gets_no_answer_fails(answer: Answer, result: Result, message: str) -> None:
+def test_a_read_that_gets_no_answer_fails(answer: ScriptedAnswer, result: Result, message: str) -> None:
     """A small read is bounded in time and bytes like a probe."""
     start = time.monotonic()
     with ExactServer({"/path": answer}) as server, pytest.raises(ProbeFailure, match=message) as caught:

@@ -31,7 +31,18 @@ from exporter.settings import Discovery, Docker, Host, Module, Settings, Target
 from tests.ports import free_port
 from tests.real.daemon import Samples, running_daemon, scrape, value
 from tests.servers.certificates import make_certificate
-from tests.servers.exact import WORDS, Answer, ExactServer, chat, event, head, piece, plain, stream_head, streamed
+from tests.servers.exact import (
+    WORDS,
+    ExactServer,
+    ScriptedAnswer,
+    chat,
+    event,
+    head,
+    piece,
+    plain,
+    stream_head,
+    streamed,
+)
 from tests.servers.hostile import RawServer
 from tests.waiting import eventually
 
@@ -43,7 +54,7 @@ ENDLESS = 1000
 TOKENS = 16
 
 
-def listing(model: str = "exact") -> Answer:
+def listing(model: str = "exact") -> ScriptedAnswer:
     """The models of an OpenAI server."""
     return plain({"object": "list", "data": [{"id": model, "object": "model", "owned_by": "test"}]})
 
@@ -73,12 +84,12 @@ Server = AbstractContextManager[Any]
 """Something with a ``url`` while it runs."""
 
 
-def asked(answer: Answer) -> Callable[[Path], Server]:
+def asked(answer: ScriptedAnswer) -> Callable[[Path], Server]:
     """A server that is well until it is asked to generate."""
     return lambda _: ExactServer({"/v1/models": listing(), CHAT: answer})
 
 
-def everywhere(answer: Answer) -> Callable[[Path], Server]:
+def everywhere(answer: ScriptedAnswer) -> Callable[[Path], Server]:
     """A server that answers so at every path."""
     return lambda _: ExactServer(dict.fromkeys(("/v1/models", "/health", CHAT), answer))
 
@@ -229,13 +240,13 @@ ROWS: dict[str, FaultRow] = {
     "refused": unreached(nobody, "connect", "refused: nothing listens"),
     "unresolvable": unreached(unknown_name, "resolve", "the host name is not known"),
     "silent after connect": unreached(deaf, "timeout_total", "no whole answer"),
-    "silent when asked": waits(asked(Answer((), "hang"))),
+    "silent when asked": waits(asked(ScriptedAnswer((), "hang"))),
     "every read drips": unreached(dripping, "timeout_total", "no whole answer", backend="auto"),
-    "closes at once": unreached(everywhere(Answer((), "close")), "connect", "closed without an answer"),
+    "closes at once": unreached(everywhere(ScriptedAnswer((), "close")), "connect", "closed without an answer"),
     "a list of models that is too long": unreached(
         everywhere(plain(b"x" * 3_000_000)), "protocol", "/v1/models answered with more than 2097152 bytes"
     ),
-    "not HTTP": unreached(everywhere(Answer(((0, b"SSH-2.0-OpenSSH_9\r\n"),), "close")), "protocol", ""),
+    "not HTTP": unreached(everywhere(ScriptedAnswer(((0, b"SSH-2.0-OpenSSH_9\r\n"),), "close")), "protocol", ""),
     # TLS
     "TLS to a plain port": unreached(tls_to_plain, "tls", "its url begins with http://"),
     "plain to a TLS port": unreached(plain_to_tls, "protocol", "its url begins with https://"),
@@ -313,7 +324,9 @@ ROWS: dict[str, FaultRow] = {
     "NUL bytes": breaks(paced(b"data: \x00\x00\n\n"), "protocol", "is not of this API"),
     "deep JSON": breaks(paced(b"data: " + b"[" * 100_000 + b"\n\n"), "protocol", "is not of this API"),
     "a number without end": breaks(paced(b"data: " + b"9" * 100_000 + b"\n\n"), "protocol", "is not of this API"),
-    "bad chunk framing": fails(asked(Answer(((0, stream_head() + b"zz\r\n"),), "close")), "protocol", "not HTTP"),
+    "bad chunk framing": fails(
+        asked(ScriptedAnswer(((0, stream_head() + b"zz\r\n"),), "close")), "protocol", "not HTTP"
+    ),
     # Usage that can't be true: the chunks are counted instead
     "usage absent": well(paced(FINISH, DONE), ESTIMATE, values={"output": TOKENS, "probe_token_count_exact": 0}),
     "usage negative": well(

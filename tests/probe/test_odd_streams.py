@@ -19,7 +19,7 @@ from exporter.probe.result import Measurements
 from exporter.probe.stream import Event
 from exporter.probe.timeline import Chunk, Timeline, Usage
 from tests.servers.captured import STREAMS
-from tests.servers.exact import Answer, ExactServer, event, head, streamed
+from tests.servers.exact import ExactServer, ScriptedAnswer, event, head, streamed
 
 DEADLINES = Deadlines(connect=5, first_token=5, stalled=5, total=10)
 GAP = 0.004
@@ -52,12 +52,12 @@ def words(count: int, **more: Any) -> list[bytes]:
     return [chunk({"content": " word"}, **more) for _ in range(count)]
 
 
-def paced(events: list[bytes]) -> Answer:
+def paced(events: list[bytes]) -> ScriptedAnswer:
     """A stream of these events, one after the other."""
     return streamed([(0.02 + GAP * number, each) for number, each in enumerate(events)])
 
 
-def follow(answer: Answer, *, backend: str = "openai", max_tokens: int | None = 64) -> Timeline:
+def follow(answer: ScriptedAnswer, *, backend: str = "openai", max_tokens: int | None = 64) -> Timeline:
     """What the client sees of an answer, over a real socket, with its chunks set at one pace: when a busy machine reads them is
     no part of these tests.
     """
@@ -295,7 +295,7 @@ def test_a_stream_that_is_packed_is_read(encoding: str) -> None:
     for number, each in enumerate([*words(16), *final(16)]):
         data = packer.compress(each) + packer.flush(zlib.Z_SYNC_FLUSH)
         steps.append((0.02 + GAP * number, data))
-    timeline = follow(Answer(tuple(steps), "close"))
+    timeline = follow(ScriptedAnswer(tuple(steps), "close"))
     found = measure(timeline)
     assert (found.output_tokens, found.token_count_exact, found.stream_buffered) == (16, True, False)
     assert found.tokens_per_second == pace(timeline)
@@ -321,9 +321,9 @@ def test_a_packed_answer_may_have_several_parts() -> None:
     """As gzip files that were appended to each other; the parts of a bomb are bounded together."""
     parts = [gzip.compress(b"".join(words(8))), gzip.compress(b"".join([*words(8), *final(16)]))]
     sse = head(200, [("content-type", "text/event-stream"), ("content-encoding", "gzip")])
-    assert len(follow(Answer(((0.0, sse + b"".join(parts)),), "close")).chunks) == 16
+    assert len(follow(ScriptedAnswer(((0.0, sse + b"".join(parts)),), "close")).chunks) == 16
     with pytest.raises(ProbeFailure) as caught:
-        follow(Answer(((0.0, sse + gzip.compress(b":\n" * 500_000) * 20),), "close"))
+        follow(ScriptedAnswer(((0.0, sse + gzip.compress(b":\n" * 500_000) * 20),), "close"))
     assert caught.value.result == "too_large"
 
 
@@ -332,7 +332,7 @@ def test_an_error_that_is_packed_is_read() -> None:
     body = gzip.compress(b'{"error": {"message": "no memory"}}')
     headers = [("content-type", "application/json"), ("content-encoding", "gzip"), ("content-length", str(len(body)))]
     with pytest.raises(ProbeFailure, match="answered 500: no memory"):
-        follow(Answer(((0.0, head(500, headers) + body),)))
+        follow(ScriptedAnswer(((0.0, head(500, headers) + body),)))
 
 
 # Hidden thinking -----------------------------------------------------------------------------------------------------

@@ -16,9 +16,9 @@ from exporter.probe.result import ProbeResult, TargetState
 from exporter.probe.run import Prober
 from exporter.settings import Budget, Module, Target, Timeouts
 from tests.servers.clock import Clock
-from tests.servers.llama_cpp import Model, SimulatedLlamaServer
+from tests.servers.llama_cpp import RouterModel, SimulatedLlamaServer
 from tests.servers.ollama import DEFAULT_KEEP_ALIVE, SimulatedOllama
-from tests.servers.simulated import Answer, Asked, Simulated, as_json
+from tests.servers.simulated import Asked, ServerAnswer, Simulated, as_json
 from tests.servers.vllm import SimulatedVllm
 
 MODULE = Module(max_tokens=16, prompt_tokens=48)
@@ -113,7 +113,7 @@ def test_a_model_that_leaves_between_check_and_request_is_not_loaded_again() -> 
     """The router is told not to load; its refusal is a skip, not a failure."""
 
     class Leaving(SimulatedLlamaServer):
-        def answer(self, asked: Asked) -> Answer:
+        def answer(self, asked: Asked) -> ServerAnswer:
             if asked.method == "POST":
                 self.router = {"a": "unloaded"}
             return super().answer(asked)
@@ -291,7 +291,7 @@ def test_a_server_that_cant_tell_is_named_in_the_log() -> None:
     """Where nobody can know whether users are there, the log says so, and what a second request does to the first."""
 
     class Python(Simulated):
-        def answer(self, asked: Asked) -> Answer:
+        def answer(self, asked: Asked) -> ServerAnswer:
             if asked.path == "/v1/models":
                 return as_json({"object": "list", "data": [{"id": "tiny", "owned_by": "me"}]})
             return as_json({"detail": "Not Found"}, 404)
@@ -409,7 +409,7 @@ def test_a_server_that_was_gone_and_came_back_is_cold() -> None:
     with server:
         one = prober(server)
         assert [probe(one).cold_start for _ in range(2)] == [True, False]
-    server.only = Model(server, server.only.name)
+    server.only = RouterModel(server, server.only.name)
     assert probe(one).result == "connect"
     server.start(int(one.target.url.rpartition(":")[2]))
     try:
@@ -456,9 +456,9 @@ def test_a_server_that_asks_for_a_pause_gets_it() -> None:
     clock = Time()
 
     class Limited(SimulatedVllm):
-        def answer(self, asked: Asked) -> Answer:
+        def answer(self, asked: Asked) -> ServerAnswer:
             if asked.method == "POST":
-                return Answer(429, b'{"error": "slow down"}', headers={"Retry-After": "300"})
+                return ServerAnswer(429, b'{"error": "slow down"}', headers={"Retry-After": "300"})
             return super().answer(asked)
 
     with Limited() as server:

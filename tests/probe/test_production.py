@@ -21,7 +21,7 @@ STATUS = ServerStatus(Identity("llama_cpp"), model="m", started="1")
 
 
 @dataclass
-class Clock:
+class ProductionClock:
     """Seconds that a test sets."""
 
     now: float = 0.0
@@ -35,7 +35,7 @@ class Meter:
     """A meter and its clock: ``at`` reads a status at a time."""
 
     def __init__(self) -> None:
-        self.clock = Clock()
+        self.clock = ProductionClock()
         self.server = Server()
         self.meter = ProductionMeter(self.server, self.clock)
 
@@ -135,7 +135,7 @@ def checked(one: Prober) -> TargetState:
 
 def test_a_vllm_whose_requests_stand_still_is_stuck_after_four_minutes() -> None:
     """Two requests run and no counter moves; one token, or nobody there any more, and it is well again."""
-    clock = Clock()
+    clock = ProductionClock()
     with SimulatedVllm() as server:
         one = Prober(Target(url=server.url), monotonic=clock)
         assert checked(one).stuck is False

@@ -20,7 +20,7 @@ from exporter.settings import Module, Target, Timeouts
 from tests.servers.captured import Captured, load
 from tests.servers.llama_cpp import SimulatedLlamaServer
 from tests.servers.ollama import SimulatedOllama
-from tests.servers.simulated import Answer, Asked, Simulated, as_json
+from tests.servers.simulated import Asked, ServerAnswer, Simulated, as_json
 from tests.servers.vllm import SimulatedVllm
 from tests.waiting import eventually
 
@@ -154,7 +154,7 @@ def test_a_prompt_is_cut_to_the_models_context() -> None:
 # Rejected fields -----------------------------------------------------------------------------------------------------
 
 
-class Picky(Captured):
+class RejectingServer(Captured):
     """transformers serve, but with a version, so that it is taken for a plain server; it rejects ``seed``."""
 
     def __init__(self, rejects: str = "seed", status: int = 422) -> None:
@@ -164,7 +164,7 @@ class Picky(Captured):
         self.rejects = rejects
         self.status = status
 
-    def _post(self, asked: Asked) -> Answer:
+    def _post(self, asked: Asked) -> ServerAnswer:
         if self.rejects in asked.body:
             fields = f"{{'{self.rejects}'}}" if self.rejects else ""
             return as_json({"detail": f"Unexpected fields in the request: {fields}"}, self.status)
@@ -173,7 +173,7 @@ class Picky(Captured):
 
 def test_a_rejected_field_is_left_out_once_more_and_from_then_on() -> None:
     """The request goes once more without the field that was named; the next probe goes without it at once."""
-    with Picky() as server:
+    with RejectingServer() as server:
         one = prober(server.url, backend="openai")
         assert probe(one).result == "ok"
         assert [("seed" in each, "temperature" in each) for each in server.posts()] == [(True, True), (False, True)]
@@ -185,7 +185,7 @@ def test_what_was_rejected_is_forgotten_with_the_servers_version() -> None:
     """A new version gets the whole request again."""
 
     class PickyVllm(SimulatedVllm):
-        def answer(self, asked: Asked) -> Answer:
+        def answer(self, asked: Asked) -> ServerAnswer:
             if asked.method == "POST" and "cache_salt" in asked.body and self.version == "0.32.0":
                 return as_json({"error": {"message": "Parameter 'cache_salt' is not supported"}}, 400)
             return super().answer(asked)
@@ -209,7 +209,7 @@ def test_what_a_server_serves_is_asked_anew_after_a_refusal() -> None:
 
 def test_a_refusal_for_another_reason_is_tried_once_more_and_no_further() -> None:
     """A server that refuses whatever is sent gets two requests, each time, and nothing is remembered of it."""
-    with Picky("messages", 400) as server:
+    with RejectingServer("messages", 400) as server:
         one = prober(server.url, backend="openai")
         assert [probe(one).result for _ in range(2)] == ["http_4xx", "http_4xx"]
         assert len(server.posts()) == 4
@@ -283,8 +283,8 @@ def test_an_unknown_server_is_named_so() -> None:
     """Something answers, but no inference server: protocol, with what to do; nothing was sent to it."""
 
     class Page(Simulated):
-        def answer(self, _: Asked) -> Answer:
-            return Answer(body=b"<html>router login</html>", kind="text/html")
+        def answer(self, _: Asked) -> ServerAnswer:
+            return ServerAnswer(body=b"<html>router login</html>", kind="text/html")
 
     with Page() as server:
         result = probe(prober(server.url))
@@ -312,7 +312,7 @@ class Locked(SimulatedVllm):
         super().__init__()
         self.key = key
 
-    def answer(self, asked: Asked) -> Answer:
+    def answer(self, asked: Asked) -> ServerAnswer:
         """As vLLM with --api-key."""
         if asked.path.startswith("/v1") and asked.headers.get("authorization") != f"Bearer {self.key}":
             return as_json({"error": "Unauthorized"}, 401)

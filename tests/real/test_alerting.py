@@ -21,7 +21,7 @@ from tests.real.conftest import need
 from tests.real.daemon import running_daemon, scrape, value
 from tests.real.prometheus import Webhook, missing_tools, query, query_range, running_alertmanager, running_prometheus
 from tests.servers.llama_cpp import SimulatedLlamaServer
-from tests.servers.simulated import Answer, Asked, as_json
+from tests.servers.simulated import Asked, ServerAnswer, as_json
 from tests.servers.vllm import SimulatedVllm
 from tests.waiting import eventually
 
@@ -38,7 +38,7 @@ def tools() -> None:
     need(not missing, f"prometheus and prometheus-alertmanager ({missing})")
 
 
-class Served(SimulatedVllm):
+class ChangingVllm(SimulatedVllm):
     """A vLLM whose model and pace a test changes while it runs."""
 
     def __init__(self, tokens_per_second: float = FAST) -> None:
@@ -51,7 +51,7 @@ class Served(SimulatedVllm):
         self.started += 60
         self.generated = 0
 
-    def answer(self, asked: Asked) -> Answer:
+    def answer(self, asked: Asked) -> ServerAnswer:
         """As before, with the present model; a broken one has no answer but an error."""
         if self.broken and asked.method == "POST":
             return as_json({"error": {"message": "out of memory", "type": "InternalServerError"}}, 500)
@@ -127,11 +127,11 @@ def test_a_cause_silences_its_consequences_of_the_same_server_only(tmp_path: Pat
 def servers() -> Iterator[dict[str, Any]]:
     """One server for each fate."""
     made = {
-        "falls": Served(),
-        "killed": Served(),
-        "breaks": Served(),
-        "busy": Served(SLOW),
-        "swaps": Served(),
+        "falls": ChangingVllm(),
+        "killed": ChangingVllm(),
+        "breaks": ChangingVllm(),
+        "busy": ChangingVllm(SLOW),
+        "swaps": ChangingVllm(),
         "reloads": SimulatedLlamaServer(),
     }
     for server in made.values():

@@ -22,7 +22,7 @@ from exporter.snapshot import probe_key
 from tests.ports import free_port
 from tests.real.daemon import Samples, value
 from tests.real.nginx import running_nginx
-from tests.servers.exact import Answer, ExactServer, Played, chat, head, plain
+from tests.servers.exact import ExactServer, Played, ScriptedAnswer, chat, head, plain
 
 pytestmark = pytest.mark.real
 
@@ -30,11 +30,11 @@ CHAT = "/v1/chat/completions"
 MODELS = plain({"object": "list", "data": [{"id": "exact", "object": "model", "owned_by": "exact"}]})
 
 
-def without_chunks(answer: Answer) -> Answer:
+def without_chunks(answer: ScriptedAnswer) -> ScriptedAnswer:
     """The same answer as HTTP/1.0 has it: no chunks, no length, at its end the connection closes."""
     (_, _), *pieces = answer.steps
     bodies = [(at, data.partition(b"\r\n")[2].removesuffix(b"\r\n")) for at, data in pieces]
-    return Answer(((0.0, head(200, [("content-type", "text/event-stream")])), *bodies), "close", answer.texts)
+    return ScriptedAnswer(((0.0, head(200, [("content-type", "text/event-stream")])), *bodies), "close", answer.texts)
 
 
 @contextmanager

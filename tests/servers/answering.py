@@ -11,7 +11,7 @@ from typing import Any
 
 from tests.probe.faults import Fault, FaultyServer, first_tokens
 from tests.probe.healthy import tokens_of
-from tests.servers.simulated import DONE, Answer, Asked, Simulated, as_json, sse, words_of
+from tests.servers.simulated import DONE, Asked, ServerAnswer, Simulated, as_json, sse, words_of
 
 PATH = "/v1/chat/completions"
 
@@ -34,7 +34,7 @@ class AnsweringServer(Simulated):
         """From the next request on it has this fault, or none."""
         self.mind.fault = fault
 
-    def answer(self, asked: Asked) -> Answer:
+    def answer(self, asked: Asked) -> ServerAnswer:
         """Lists its model, and answers chats."""
         if asked.path == "/v1/models":
             return as_json({"object": "list", "data": [{"id": self.model, "object": "model", "owned_by": "test"}]})
@@ -48,7 +48,7 @@ class AnsweringServer(Simulated):
             return self._logprobs(prompt)
         with self.lock:
             said = self.mind.answer(prompt)
-        return Answer(kind="text/event-stream", pieces=self._stream(asked, said.text, said.finish_reason))
+        return ServerAnswer(kind="text/event-stream", pieces=self._stream(asked, said.text, said.finish_reason))
 
     def _stream(self, asked: Asked, text: str, reason: str | None) -> Iterator[bytes]:
         chunk = {"id": "1", "object": "chat.completion.chunk", "model": self.model}
@@ -62,7 +62,7 @@ class AnsweringServer(Simulated):
         usage = {"prompt_tokens": len(words_of(asked.body)), "completion_tokens": len(tokens)}
         yield sse({**chunk, "choices": [], "usage": usage}) + DONE
 
-    def _logprobs(self, prompt: str) -> Answer:
+    def _logprobs(self, prompt: str) -> ServerAnswer:
         if not self.logprobs:
             return as_json({"error": {"message": "logprobs is not supported", "type": "invalid_request_error"}}, 400)
         moved = self.mind.fault.moves if self.mind.fault else 0.0
@@ -72,4 +72,4 @@ class AnsweringServer(Simulated):
         listed: list[dict[str, Any]] = [{"token": f"t{token}", "logprob": value} for token, value in found.items()]
         position = {**listed[0], "top_logprobs": listed}
         choice = {"index": 0, "message": {"content": listed[0]["token"]}, "logprobs": {"content": [position]}}
-        return Answer(body=json.dumps({"object": "chat.completion", "choices": [choice]}).encode())
+        return ServerAnswer(body=json.dumps({"object": "chat.completion", "choices": [choice]}).encode())

@@ -4,20 +4,20 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.servers.simulated import Answer, Asked, Simulated
+from tests.servers.simulated import Asked, ServerAnswer, Simulated
 
 STREAMS = Path(__file__).parent.parent / "fixtures" / "streams"
 # These belong to the connection, not to the answer.
 HOP_HEADERS = {"content-length", "transfer-encoding", "connection", "keep-alive", "content-type", "server"}
 
 
-def load(name: str) -> Answer:
+def load(name: str) -> ServerAnswer:
     """A recorded answer, like ``vllm/get-health``."""
     head, body = re.split(rb"\r?\n\r?\n", (STREAMS / f"{name}.txt").read_bytes(), maxsplit=1)
     lines = head.decode().splitlines()
     headers = {key.lower(): value.strip() for key, _, value in (line.partition(":") for line in lines[1:])}
     kept = {key: value for key, value in headers.items() if key not in HOP_HEADERS}
-    return Answer(int(lines[0].split()[1]), body, headers.get("content-type", ""), kept)
+    return ServerAnswer(int(lines[0].split()[1]), body, headers.get("content-type", ""), kept)
 
 
 def server_of(name: str) -> str:
@@ -29,14 +29,14 @@ def server_of(name: str) -> str:
 class Captured(Simulated):
     """Answers GET of a path by the capture that ``gets`` names for it, else by ``missing``."""
 
-    def __init__(self, gets: dict[str, str], missing: str, post: Callable[[Asked], Answer] | None = None) -> None:
+    def __init__(self, gets: dict[str, str], missing: str, post: Callable[[Asked], ServerAnswer] | None = None) -> None:
         super().__init__()
         self.name = server_of(missing)
         self._gets = gets
         self._missing = missing
         self._post = post
 
-    def answer(self, asked: Asked) -> Answer:
+    def answer(self, asked: Asked) -> ServerAnswer:
         """The recorded answer."""
         if asked.method == "POST" and self._post:
             return self._post(asked)

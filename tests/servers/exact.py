@@ -43,7 +43,7 @@ WORDS: Final = tuple(
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ScriptedAnswer:
     """Bytes to send, each so many seconds after the request arrived, and what happens to the connection then.
 
     ``keep`` waits for the next request, ``hang`` for the client to leave. ``texts`` are the indexes of those steps that
@@ -81,10 +81,10 @@ def plain(
     headers: Sequence[tuple[str, str]] = (),
     at: float = 0.0,
     end: End = "keep",
-) -> Answer:
+) -> ScriptedAnswer:
     """A whole answer with a length; a dict or a list becomes JSON."""
     raw = body if isinstance(body, bytes) else body.encode() if isinstance(body, str) else json.dumps(body).encode()
-    return Answer(
+    return ScriptedAnswer(
         ((at, head(status, [("content-type", content_type), ("content-length", str(len(raw))), *headers]) + raw),), end
     )
 
@@ -117,12 +117,12 @@ def streamed(
     content_type: str = "text/event-stream",
     whole: bool = True,
     end: End = "keep",
-) -> Answer:
+) -> ScriptedAnswer:
     """A chunked stream: the head at once, each piece at its time, and the closing chunk if it is to be ``whole``."""
     steps = [(0.0, stream_head(content_type)), *((at, piece(data)) for at, data in events)]
     if whole:
         steps.append((steps[-1][0], piece(b"")))
-    return Answer(tuple(steps), end, tuple(index + 1 for index in texts))
+    return ScriptedAnswer(tuple(steps), end, tuple(index + 1 for index in texts))
 
 
 def chat(
@@ -143,7 +143,7 @@ def chat(
     rest_after: float = 0.001,
     whole: bool = True,
     end: End = "keep",
-) -> Answer:
+) -> ScriptedAnswer:
     """An OpenAI chat stream: ``tokens`` tokens, the first ``reasoning`` of them as reasoning, ``per_chunk`` at a time.
 
     The first chunk comes ``ttft`` seconds after the request, then ``tokens_per_second``. ``role_first`` sends the role at
@@ -189,13 +189,13 @@ class ExactServer:
 
     def __init__(
         self,
-        routes: "Mapping[str, Answer | Sequence[Answer]]",
+        routes: "Mapping[str, ScriptedAnswer | Sequence[ScriptedAnswer]]",
         *,
         own_process: bool = False,
         certificate: tuple[Path, Path] | None = None,
     ) -> None:
         self._scripts = {
-            path: [astuple(answer) for answer in ([route] if isinstance(route, Answer) else route)]
+            path: [astuple(answer) for answer in ([route] if isinstance(route, ScriptedAnswer) else route)]
             for path, route in routes.items()
         }
         self._certificate = [str(path) for path in certificate] if certificate else None

@@ -4,7 +4,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 
 
-class Histogram:
+class ServerHistogram:
     """Counts of values by bucket; ``bounds`` are the upper ends, ascending."""
 
     def __init__(self, name: str, bounds: Sequence[float]) -> None:

@@ -10,8 +10,8 @@ from typing import Any
 
 from tests.servers.clock import Clock
 from tests.servers.memory import Memory
-from tests.servers.openai import OpenAIServer, Shape
-from tests.servers.simulated import Answer, Asked, as_json
+from tests.servers.openai import AnswerShape, OpenAIServer
+from tests.servers.simulated import Asked, ServerAnswer, as_json
 
 # Requests that wait for the one that runs; one more is refused (--multiuser).
 MOST_WAITING = 6
@@ -22,7 +22,7 @@ class SimulatedKoboldCpp(OpenAIServer):
     """``router`` are the further configurations of --routermode, ``unload_timeout`` is --adminunloadtimeout in seconds."""
 
     name = "ConcedoLlamaForKoboldServer"
-    shape = Shape(role="never", usage="never")
+    shape = AnswerShape(role="never", usage="never")
 
     def __init__(
         self,
@@ -45,7 +45,7 @@ class SimulatedKoboldCpp(OpenAIServer):
         self.requested_at = self.clock()
         self.answers = 0
 
-    def answer(self, asked: Asked) -> Answer:  # noqa: PLR0911 - one case for each path
+    def answer(self, asked: Asked) -> ServerAnswer:  # noqa: PLR0911 - one case for each path
         """As KoboldCpp."""
         match asked.method, asked.path.rstrip("/"):
             case "GET", "/api/extra/version":
@@ -71,7 +71,7 @@ class SimulatedKoboldCpp(OpenAIServer):
             case "POST", "/v1/chat/completions":
                 return self._chat(asked)
             case _:
-                return Answer(404, MISSING, "text/html")
+                return ServerAnswer(404, MISSING, "text/html")
 
     def _name(self) -> str:
         return next(iter(self.memory.ready), "koboldcpp/inactive")
@@ -105,7 +105,7 @@ class SimulatedKoboldCpp(OpenAIServer):
             "quiet": False,
         }
 
-    def _chat(self, asked: Asked) -> Answer:
+    def _chat(self, asked: Asked) -> ServerAnswer:
         """Only a router loads: the model that is named, or the first one after it was unloaded for being idle."""
         if self.queue.waiting >= MOST_WAITING:
             detail = {"msg": "Server is busy; please try again later.", "type": "service_unavailable"}
@@ -116,9 +116,9 @@ class SimulatedKoboldCpp(OpenAIServer):
             # The text is made up: what the real one says without a model was not seen.
             return as_json({"detail": {"msg": "No text model loaded", "type": "service_unavailable"}}, 503)
         answer = self.reply(asked, name)
-        return Answer(kind=answer.kind, pieces=self._served(asked, name, answer), late=True)
+        return ServerAnswer(kind=answer.kind, pieces=self._served(asked, name, answer), late=True)
 
-    def _served(self, asked: Asked, name: str, answer: Answer) -> Iterator[bytes]:
+    def _served(self, asked: Asked, name: str, answer: ServerAnswer) -> Iterator[bytes]:
         assert answer.pieces is not None
         with self.memory.use(name, asked.left) as model:
             if model is None:

@@ -13,8 +13,8 @@ from typing import Any
 
 from tests.servers.clock import Clock
 from tests.servers.memory import Memory
-from tests.servers.openai import OpenAIServer, Shape
-from tests.servers.simulated import Answer, Asked, as_json, as_text
+from tests.servers.openai import AnswerShape, OpenAIServer
+from tests.servers.simulated import Asked, ServerAnswer, as_json, as_text
 
 PAGE = b"<!DOCTYPE html><html><head><title>Lemonade</title></head><body></body></html>"
 
@@ -31,7 +31,7 @@ class SimulatedLemonade(OpenAIServer):
     """Two local models and one of a cloud; ``loaded`` are in memory, ``cloud_used`` says that the cloud's was asked before."""
 
     name = ""  # cpp-httplib sends no Server header
-    shape = Shape(role_delta={"role": "assistant", "content": None})
+    shape = AnswerShape(role_delta={"role": "assistant", "content": None})
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ class SimulatedLemonade(OpenAIServer):
             self.memory.add(name)
         self.cloud_used = ["openrouter.gpt-4o"] if cloud_used else []
 
-    def answer(self, asked: Asked) -> Answer:  # noqa: PLR0911 - one case for each path
+    def answer(self, asked: Asked) -> ServerAnswer:  # noqa: PLR0911 - one case for each path
         """As Lemonade; its own paths have four prefixes."""
         path = asked.path
         for prefix in ("/api/v0/", "/api/v1/", "/v0/", "/v1/"):
@@ -78,11 +78,11 @@ class SimulatedLemonade(OpenAIServer):
             case "POST", "/api/chat":
                 return self._chat(asked)
             case "GET", _ if not path.startswith(("/api", "/v0", "/v1", "/static", "/live", "/status", "/internal")):
-                return Answer(body=PAGE, kind="text/html")
+                return ServerAnswer(body=PAGE, kind="text/html")
             case _:
                 return as_text("", 404)
 
-    def _own(self, asked: Asked, path: str) -> Answer:
+    def _own(self, asked: Asked, path: str) -> ServerAnswer:
         match asked.method, path:
             case "GET", "health":
                 return as_json(self._health())
@@ -132,7 +132,7 @@ class SimulatedLemonade(OpenAIServer):
     def _stay() -> dict[str, Any]:
         return {"expires_at": "2099-01-01T00:00:00Z", "size_vram": 0}
 
-    def _metrics(self) -> Answer:
+    def _metrics(self) -> ServerAnswer:
         lines = [f'lemonade_server_info{{version="{self.version}"}} 1', "lemonade_server_up 1"]
         for name in {*self.generated, *self._loaded()}:
             labels = f'model_name="{name}",recipe="{self.models[name].recipe}",type="{self.models[name].kind}"'
@@ -142,9 +142,9 @@ class SimulatedLemonade(OpenAIServer):
                 self.cost("counter reset")
                 lines.append(f"lemonade_llamacpp_requests_processing{{{labels}}} {self.queue.running}")
                 lines.append(f"lemonade_llamacpp_requests_deferred{{{labels}}} {self.queue.waiting}")
-        return Answer(body="\n".join([*lines, ""]).encode(), kind="text/plain; version=0.0.4; charset=utf-8")
+        return ServerAnswer(body="\n".join([*lines, ""]).encode(), kind="text/plain; version=0.0.4; charset=utf-8")
 
-    def _chat(self, asked: Asked) -> Answer:
+    def _chat(self, asked: Asked) -> ServerAnswer:
         named = ((asked.body or {}).get("model") or "").removesuffix(":latest")
         name = named or next(iter(self._loaded()), None)
         if name is None:
@@ -156,12 +156,12 @@ class SimulatedLemonade(OpenAIServer):
             text = "This model does not support chat completion. Only LLM models support this endpoint."
             return as_json({"error": {"message": text, "type": "invalid_request_error"}}, 400)
         if asked.path == "/api/chat":
-            answer = Answer(kind="application/x-ndjson", pieces=self.imitated(asked, name))
+            answer = ServerAnswer(kind="application/x-ndjson", pieces=self.imitated(asked, name))
         else:
             answer = self.reply(asked, name)
-        return Answer(kind=answer.kind, pieces=self._served(asked, name, answer), late=True)
+        return ServerAnswer(kind=answer.kind, pieces=self._served(asked, name, answer), late=True)
 
-    def _served(self, asked: Asked, name: str, answer: Answer) -> Iterator[bytes]:
+    def _served(self, asked: Asked, name: str, answer: ServerAnswer) -> Iterator[bytes]:
         assert answer.pieces is not None
         if self.models[name].recipe == "cloud":
             self.cost("paid call")

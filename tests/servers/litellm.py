@@ -7,8 +7,8 @@ Costs: ``paid call`` (a chat to a model of a cloud, by whichever path), ``call``
 
 from typing import Any
 
-from tests.servers.openai import OpenAIServer, Shape
-from tests.servers.simulated import Answer, Asked, as_json
+from tests.servers.openai import AnswerShape, OpenAIServer
+from tests.servers.simulated import Asked, ServerAnswer, as_json
 
 GUARDED = (
     "/v1/models",
@@ -28,7 +28,7 @@ class SimulatedLiteLLM(OpenAIServer):
     """
 
     name = ""  # the real one's answers have no Server header
-    shape = Shape(
+    shape = AnswerShape(
         role_delta={"role": "assistant"}, usage_choices=[{"index": 0, "delta": {}}], more={"system_fingerprint": None}
     )
 
@@ -47,11 +47,11 @@ class SimulatedLiteLLM(OpenAIServer):
         self.key = key
         self.open_info = open_info
 
-    def answer(self, asked: Asked) -> Answer:  # noqa: PLR0911 - one case for each path
+    def answer(self, asked: Asked) -> ServerAnswer:  # noqa: PLR0911 - one case for each path
         """As the proxy."""
         match asked.method, asked.path:
             case "GET", "/":
-                return Answer(
+                return ServerAnswer(
                     body=b"<!DOCTYPE html><html><title>LiteLLM API</title></html>", kind="text/html; charset=utf-8"
                 )
             case "GET", "/health/liveliness" | "/health/liveness":
@@ -77,7 +77,7 @@ class SimulatedLiteLLM(OpenAIServer):
         """All that are configured, wherever they are; the time of creation is always the same."""
         return {"id": name, "object": "model", "created": 1677610602, "owned_by": "openai"}
 
-    def _health(self) -> Answer:
+    def _health(self) -> ServerAnswer:
         """A chat is sent to every model that is configured, unless background_health_checks is on."""
         for name in self.models:
             self._count(name)
@@ -85,7 +85,7 @@ class SimulatedLiteLLM(OpenAIServer):
         counts = {"healthy_count": len(healthy), "unhealthy_count": 0}
         return as_json({"healthy_endpoints": healthy, "unhealthy_endpoints": [], **counts})
 
-    def _info(self) -> Answer:
+    def _info(self) -> ServerAnswer:
         if not self.open_info:
             return _error("Authentication Error, Only proxy admin can be used to see this.", "auth_error", 403)
         data = [
@@ -98,7 +98,7 @@ class SimulatedLiteLLM(OpenAIServer):
         ]
         return as_json({"data": data})
 
-    def _chat(self, asked: Asked) -> Answer:
+    def _chat(self, asked: Asked) -> ServerAnswer:
         name = (asked.body or {}).get("model")
         if name not in self.models:
             text = f"/chat/completions: Invalid model name passed in model={name}. Call `/v1/models` to view available models for your key."
@@ -106,11 +106,11 @@ class SimulatedLiteLLM(OpenAIServer):
         self._count(name)
         answer = self.reply(asked, name)
         headers = {"x-litellm-version": self.version, "x-litellm-model-id": name}
-        return Answer(kind=answer.kind, headers=headers, pieces=answer.pieces, late=True)
+        return ServerAnswer(kind=answer.kind, headers=headers, pieces=answer.pieces, late=True)
 
     def _count(self, name: str) -> None:
         self.cost("call" if self.models[name] is None else "paid call")
 
 
-def _error(text: str, kind: str, status: int) -> Answer:
+def _error(text: str, kind: str, status: int) -> ServerAnswer:
     return as_json({"error": {"message": text, "type": kind, "param": "None", "code": str(status)}}, status)

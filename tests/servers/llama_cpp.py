@@ -18,7 +18,7 @@ from tests.servers.captured import load
 from tests.servers.clock import Clock
 from tests.servers.llama_slots import POLL_SECONDS, Slot, Slots
 from tests.servers.queue import ticks
-from tests.servers.simulated import DONE, Answer, Asked, RefusedError, Simulated, as_json, sse
+from tests.servers.simulated import DONE, Asked, RejectedError, ServerAnswer, Simulated, as_json, sse
 
 # Before it /metrics is a use of the server: it wakes a sleeping one and restarts its timer (pull request 27376).
 FREE_METRICS_BUILD = 10_531
@@ -76,7 +76,7 @@ class Bucket:
         return self.tokens / self.seconds if self.seconds else 0.0
 
 
-class Model:
+class RouterModel:
     """One model in memory, or asleep: its slots and counters. A router has one for each of its models."""
 
     def __init__(self, server: "SimulatedLlamaServer", name: str) -> None:
@@ -117,7 +117,7 @@ class Model:
 
     # Reads ----------------------------------------------------------------------------------------------------------
 
-    def metrics(self) -> Answer:
+    def metrics(self) -> ServerAnswer:
         """Each read empties the gauges of speed, in all builds; before b10531 it is a task like a request."""
         if not self.server.metrics:
             return load("llama-server/error-metrics-not-enabled")
@@ -138,9 +138,9 @@ class Model:
         )
         self.prompt_bucket, self.bucket = Bucket(), Bucket()
         headers = {"Process-Start-Time-Unix": str(self.server.started)}
-        return Answer(body=text.encode(), kind="text/plain; version=0.0.4", headers=headers)
+        return ServerAnswer(body=text.encode(), kind="text/plain; version=0.0.4", headers=headers)
 
-    def list_slots(self) -> Answer:
+    def list_slots(self) -> ServerAnswer:
         """A read of ``/slots`` is a task in all builds: it wakes, and restarts the timer."""
         if not self.server.slots_endpoint:
             text = "This server does not support slots endpoint. Start it with `--slots`"
@@ -350,8 +350,8 @@ class SimulatedLlamaServer(Simulated):
         self.thinks = 0
         self.answer_tokens: int | None = None
         self.ending = threading.Event()
-        self.only = Model(self, model)
-        self.routed = {name: Model(self, name) for name in router or {}}
+        self.only = RouterModel(self, model)
+        self.routed = {name: RouterModel(self, name) for name in router or {}}
         self.is_router = router is not None
         self._status = dict(router or {})
         self._last_used = dict.fromkeys(self._status, 0.0)
@@ -409,7 +409,7 @@ class SimulatedLlamaServer(Simulated):
     def router(self, status: dict[str, str]) -> None:
         self._status = dict(status)
         for name in status:
-            self.routed.setdefault(name, Model(self, name))
+            self.routed.setdefault(name, RouterModel(self, name))
             self._last_used.setdefault(name, 0.0)
             self._requests.setdefault(name, 0)
 
@@ -423,7 +423,7 @@ class SimulatedLlamaServer(Simulated):
 
     # Answers --------------------------------------------------------------------------------------------------------
 
-    def answer(self, asked: Asked) -> Answer:
+    def answer(self, asked: Asked) -> ServerAnswer:
         """As llama-server, or as its router."""
         if self.loading:
             return load("llama-server/loading-health")
@@ -431,7 +431,7 @@ class SimulatedLlamaServer(Simulated):
             return self._route(asked)
         return self._answer_with(self.only, asked)
 
-    def _answer_with(self, model: Model, asked: Asked) -> Answer:  # noqa: PLR0911 - one case for each path
+    def _answer_with(self, model: RouterModel, asked: Asked) -> ServerAnswer:  # noqa: PLR0911 - one case for each path
         match asked.method, asked.path:
             case "GET", "/health" | "/v1/health":
                 return load("llama-server/get-health")
@@ -448,13 +448,13 @@ class SimulatedLlamaServer(Simulated):
             case _:
                 return load("llama-server/error-404")
 
-    def _models(self, model: Model) -> Answer:
+    def _models(self, model: RouterModel) -> ServerAnswer:
         listing = json.loads(load("llama-server/get-v1-models").body)
         for each in (*listing["data"], *listing["models"]):
             each |= {key: model.name for key in ("id", "name", "model") if key in each}
         return as_json(listing)
 
-    def _chat(self, body: Any, model: Model, asked: Asked) -> Answer:  # noqa: PLR0911 - one for each refusal
+    def _chat(self, body: Any, model: RouterModel, asked: Asked) -> ServerAnswer:  # noqa: PLR0911 - one for each refusal
         if not isinstance(body, dict):
             return load("llama-server/error-malformed-json")
         if "messages" not in body:
@@ -469,16 +469,16 @@ class SimulatedLlamaServer(Simulated):
         chunk = {"model": model.name, "system_fingerprint": f"b{self.build}-unknown", "object": "chat.completion.chunk"}
         pieces = model.chat(asked, chunk)
         if body.get("stream"):
-            return Answer(kind="text/event-stream", pieces=pieces, late=True)
-        return Answer(pieces=_whole(pieces), late=True)
+            return ServerAnswer(kind="text/event-stream", pieces=pieces, late=True)
+        return ServerAnswer(pieces=_whole(pieces), late=True)
 
-    def error(self, text: str, kind: str, status: int) -> Answer:
+    def error(self, text: str, kind: str, status: int) -> ServerAnswer:
         """An error in its shape."""
         return as_json({"error": {"code": status, "message": text, "type": kind}}, status)
 
     # The router (server-models.cpp) -----------------------------------------------------------------------------------
 
-    def _route(self, asked: Asked) -> Answer:  # noqa: PLR0911 - one case for each path
+    def _route(self, asked: Asked) -> ServerAnswer:  # noqa: PLR0911 - one case for each path
         match asked.method, asked.path:
             case "GET", "/health":
                 return load("llama-server-router/get-health")
@@ -511,14 +511,14 @@ class SimulatedLlamaServer(Simulated):
             entry["meta"] = {"n_ctx": CONTEXT, "n_params": 2_756_864, "size": 2_941_952, "ftype": "Q8_0"}
         return entry
 
-    def _proxied(self, name: str, asked: Asked) -> Answer:
+    def _proxied(self, name: str, asked: Asked) -> ServerAnswer:
         """A POST makes the model the most recently used one, and while it runs the model isn't evicted."""
 
         def pieces() -> Iterator[bytes]:
             self._ensure_loaded(name, asked)
             answer = self._answer_with(self.routed[name], asked)
             if answer.pieces is None:
-                raise RefusedError(answer)
+                raise RejectedError(answer)
             with self.lock:
                 self.cost("use")
                 self._last_used[name] = self.clock()
@@ -530,7 +530,7 @@ class SimulatedLlamaServer(Simulated):
                     self._requests[name] -= 1
 
         kind = "text/event-stream" if (asked.body or {}).get("stream") else "application/json"
-        return Answer(kind=kind, pieces=pieces(), late=True)
+        return ServerAnswer(kind=kind, pieces=pieces(), late=True)
 
     def _ensure_loaded(self, name: str, asked: Asked) -> None:
         if self._status[name] in {"loaded", "sleeping"}:
@@ -546,13 +546,13 @@ class SimulatedLlamaServer(Simulated):
                     self.cost("eviction")
                     victim = min(idle, key=lambda each: self._last_used[each])
                     self._status[victim] = "unloaded"
-                    self.routed[victim] = Model(self, victim)
+                    self.routed[victim] = RouterModel(self, victim)
                 elif asked.left(POLL_SECONDS):
                     text = f"request cancelled while waiting for model name={name}"
-                    raise RefusedError(self.error(text, "server_error", 500))
+                    raise RejectedError(self.error(text, "server_error", 500))
             self.cost("load")
             self._status[name] = "loading"
-            self.routed[name] = Model(self, name)
+            self.routed[name] = RouterModel(self, name)
             self._last_used[name] = self.clock()
             time.sleep(self.load_seconds)
             self._status[name] = "loaded"

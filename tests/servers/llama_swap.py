@@ -10,15 +10,15 @@ from typing import Any
 
 from tests.servers.clock import Clock
 from tests.servers.memory import Memory
-from tests.servers.openai import OpenAIServer, Shape
-from tests.servers.simulated import Answer, Asked, RefusedError, as_json, as_text
+from tests.servers.openai import AnswerShape, OpenAIServer
+from tests.servers.simulated import Asked, RejectedError, ServerAnswer, as_json, as_text
 
 
 class SimulatedLlamaSwap(OpenAIServer):
     """``ttl`` is that of each model in seconds, 0 for never; the servers behind it are llama-servers."""
 
     name = ""  # Go's net/http sends no Server header
-    shape = Shape(role_delta={"role": "assistant", "content": None})
+    shape = AnswerShape(role_delta={"role": "assistant", "content": None})
 
     def __init__(
         self,
@@ -41,7 +41,7 @@ class SimulatedLlamaSwap(OpenAIServer):
         """A request of a user that came and ended just now."""
         self.memory.add(name, ttl=self.ttl or None)
 
-    def answer(self, asked: Asked) -> Answer:  # noqa: PLR0911 - one case for each path
+    def answer(self, asked: Asked) -> ServerAnswer:  # noqa: PLR0911 - one case for each path
         """As llama-swap. GET /props and everything under /upstream go to a model's server, which is started for it."""
         match asked.method, asked.path:
             case "GET", "/v1/models" | "/models":
@@ -86,13 +86,13 @@ class SimulatedLlamaSwap(OpenAIServer):
             for each in sorted(self.memory.models.values(), key=lambda each: each.name)
         ]
 
-    def _forwarded(self, asked: Asked, name: str, path: str) -> Answer:
+    def _forwarded(self, asked: Asked, name: str, path: str) -> ServerAnswer:
         if name not in self.models:
             return as_text(
                 "model not found" if asked.path.startswith("/upstream/") else "no router found for model", 404
             )
         kind = "text/event-stream" if (asked.body or {}).get("stream") else "application/json"
-        return Answer(kind=kind, pieces=self._upstream(asked, name, path), late=True)
+        return ServerAnswer(kind=kind, pieces=self._upstream(asked, name, path), late=True)
 
     def _upstream(self, asked: Asked, name: str, path: str) -> Iterator[bytes]:
         """The time until it stops begins anew when the request ends, whatever its path."""
@@ -104,4 +104,4 @@ class SimulatedLlamaSwap(OpenAIServer):
                 assert answer.pieces is not None
                 yield from answer.pieces
                 return
-        raise RefusedError(as_json({"status": "ok"} if path == "/health" else {"model_alias": name}))
+        raise RejectedError(as_json({"status": "ok"} if path == "/health" else {"model_alias": name}))

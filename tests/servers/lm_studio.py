@@ -11,8 +11,8 @@ from typing import Any
 
 from tests.servers.clock import Clock
 from tests.servers.memory import Memory
-from tests.servers.openai import OpenAIServer, Shape
-from tests.servers.simulated import Answer, Asked, as_json
+from tests.servers.openai import AnswerShape, OpenAIServer
+from tests.servers.simulated import Asked, ServerAnswer, as_json
 
 JIT_TTL = 3600.0
 
@@ -30,7 +30,7 @@ class SimulatedLMStudio(OpenAIServer):
     """A model of text, one of pictures, one for embeddings. ``load`` puts one into memory as its user does, for good."""
 
     name = ""
-    shape = Shape(role_delta={"role": "assistant", "content": ""})
+    shape = AnswerShape(role_delta={"role": "assistant", "content": ""})
 
     def __init__(
         self,
@@ -56,7 +56,7 @@ class SimulatedLMStudio(OpenAIServer):
         """A user's load; one by a request of its user is just in time."""
         self.memory.add(name, ttl=self.memory.ttl if just_in_time else None)
 
-    def answer(self, asked: Asked) -> Answer:
+    def answer(self, asked: Asked) -> ServerAnswer:
         """As its server."""
         match asked.method, asked.path:
             case "GET", "/v1/models":
@@ -77,7 +77,7 @@ class SimulatedLMStudio(OpenAIServer):
         more = {"quantization": model.quantization, "max_context_length": model.context}
         return {**entry, **more, "compatibility_type": "gguf", **state}
 
-    def _chat(self, asked: Asked) -> Answer:
+    def _chat(self, asked: Asked) -> ServerAnswer:
         name = (asked.body or {}).get("model") or next(iter(self.memory.ready), None)
         if name not in self.models or (name not in self.memory.ready and not self.just_in_time):
             text = f"Model not found: {name}" if name else "No models loaded. Please load a model first."
@@ -90,9 +90,9 @@ class SimulatedLMStudio(OpenAIServer):
                 {"error": {"message": f'Model "{name}" is not an LLM', "type": "invalid_request_error"}}, 400
             )
         answer = self.reply(asked, name)
-        return Answer(kind=answer.kind, pieces=self._served(asked, name, answer), late=True)
+        return ServerAnswer(kind=answer.kind, pieces=self._served(asked, name, answer), late=True)
 
-    def _served(self, asked: Asked, name: str, answer: Answer) -> Iterator[bytes]:
+    def _served(self, asked: Asked, name: str, answer: ServerAnswer) -> Iterator[bytes]:
         assert answer.pieces is not None
         with self.memory.use(name, asked.left) as model:
             if model is not None:

@@ -12,8 +12,8 @@ from typing import Any, Literal
 
 from tests.servers.clock import Clock
 from tests.servers.memory import Memory
-from tests.servers.openai import OpenAIServer, Shape
-from tests.servers.simulated import Answer, Asked, as_json, as_text
+from tests.servers.openai import AnswerShape, OpenAIServer
+from tests.servers.simulated import Asked, ServerAnswer, as_json, as_text
 
 Kind = Literal["localai", "mlx_lm", "docker"]
 SERVER_HEADERS: dict[Kind, str] = {"localai": "", "mlx_lm": "BaseHTTP/0.6 Python/3.12.7", "docker": ""}
@@ -22,7 +22,7 @@ SERVER_HEADERS: dict[Kind, str] = {"localai": "", "mlx_lm": "BaseHTTP/0.6 Python
 class SimulatedLocalAI(OpenAIServer):
     """``models`` are what it could serve. ``ttl`` is LocalAI's watchdog; Docker Model Runner unloads after five minutes."""
 
-    shape = Shape(finish="own")
+    shape = AnswerShape(finish="own")
 
     def __init__(
         self,
@@ -46,7 +46,7 @@ class SimulatedLocalAI(OpenAIServer):
         for name in loaded:
             self.memory.add(name, ttl=ttl)
 
-    def answer(self, asked: Asked) -> Answer:
+    def answer(self, asked: Asked) -> ServerAnswer:
         """As the one that it stands for."""
         path = (
             asked.path.removeprefix("/engines/llama.cpp").removeprefix("/engines")
@@ -68,7 +68,7 @@ class SimulatedLocalAI(OpenAIServer):
         owner = {"owned_by": "docker"} if self.kind == "docker" else {}
         return {"id": name, "object": "model", **created, **owner}
 
-    def _localai(self, asked: Asked) -> Answer | None:
+    def _localai(self, asked: Asked) -> ServerAnswer | None:
         match asked.path:
             case "/readyz" | "/healthz":
                 return as_text("OK")
@@ -80,10 +80,10 @@ class SimulatedLocalAI(OpenAIServer):
                 )
         return as_json({"error": {"code": 404, "message": "Resource not found", "type": ""}}, 404)
 
-    def _mlx_lm(self, asked: Asked) -> Answer | None:
+    def _mlx_lm(self, asked: Asked) -> ServerAnswer | None:
         return as_json({"status": "ok"}) if asked.path == "/health" else as_text("Not Found", 404)
 
-    def _docker(self, asked: Asked) -> Answer | None:
+    def _docker(self, asked: Asked) -> ServerAnswer | None:
         """It imitates Ollama: what runs has no end, what is idle ends after its time."""
         match asked.path:
             case "/":
@@ -103,7 +103,7 @@ class SimulatedLocalAI(OpenAIServer):
             ends = datetime.fromtimestamp(model.used_at + (model.ttl or 0), UTC).isoformat()
         return {"name": name, "model": name, "digest": "0" * 64, "expires_at": ends, "size": 0, "size_vram": 0}
 
-    def _chat(self, asked: Asked) -> Answer:
+    def _chat(self, asked: Asked) -> ServerAnswer:
         """Without a name the first one is taken; an unknown one is refused, by mlx_lm after it looked for it at the hub."""
         name = (asked.body or {}).get("model") or self.models[0]
         if name not in self.models:
@@ -111,12 +111,12 @@ class SimulatedLocalAI(OpenAIServer):
             text = f'model "{name}" not found. To see available models, call GET /v1/models'
             return as_json({"error": {"code": 404, "message": text, "type": "invalid_request_error"}}, 404)
         if asked.path == "/api/chat":
-            answer = Answer(kind="application/x-ndjson", pieces=self.imitated(asked, name))
+            answer = ServerAnswer(kind="application/x-ndjson", pieces=self.imitated(asked, name))
         else:
             answer = self.reply(asked, name)
-        return Answer(kind=answer.kind, pieces=self._served(asked, name, answer), late=True)
+        return ServerAnswer(kind=answer.kind, pieces=self._served(asked, name, answer), late=True)
 
-    def _served(self, asked: Asked, name: str, answer: Answer) -> Iterator[bytes]:
+    def _served(self, asked: Asked, name: str, answer: ServerAnswer) -> Iterator[bytes]:
         assert answer.pieces is not None
         with self.memory.use(name, asked.left) as model:
             if model is not None:

@@ -22,7 +22,7 @@ from typing import Any
 
 from tests.servers.clock import Clock
 from tests.servers.queue import Queue, ticks
-from tests.servers.simulated import DONE, Answer, Asked, RefusedError, Simulated, as_json, as_text, sse, words_of
+from tests.servers.simulated import DONE, Asked, RejectedError, ServerAnswer, Simulated, as_json, as_text, sse, words_of
 
 DEFAULT_CONTEXT = 4096
 DEFAULT_KEEP_ALIVE = 300.0
@@ -81,7 +81,7 @@ CLOUD = stored(
 
 
 @dataclass(frozen=True)
-class Options:
+class RunnerOptions:
     """The options that belong to a loaded model (api.Runner), with Ollama's defaults."""
 
     num_ctx: int = DEFAULT_CONTEXT
@@ -99,7 +99,7 @@ class Loaded:
     name: str
     """The name by which it was loaded; ``ollama cp`` gives one model several."""
     model: Stored
-    options: Options
+    options: RunnerOptions
     keep_alive: float
     automatic: frozenset[str]
     """Options that no request and no Modelfile named."""
@@ -222,7 +222,7 @@ class SimulatedOllama(Simulated):
 
     # Answers --------------------------------------------------------------------------------------------------------
 
-    def answer(self, asked: Asked) -> Answer:  # noqa: PLR0911 - one case for each path
+    def answer(self, asked: Asked) -> ServerAnswer:  # noqa: PLR0911 - one case for each path
         """As Ollama (server/routes.go)."""
         match asked.method, asked.path:
             case "GET" | "HEAD", "/":
@@ -294,7 +294,7 @@ class SimulatedOllama(Simulated):
         ]
         return entries
 
-    def _show(self, asked: Asked) -> Answer:
+    def _show(self, asked: Asked) -> ServerAnswer:
         wanted = (asked.body or {}).get("model") or (asked.body or {}).get("name")
         if not wanted:
             return as_json({"error": "model is required"}, 400)
@@ -309,7 +309,7 @@ class SimulatedOllama(Simulated):
             shown["parameters"] = "\n".join(f"{key:30} {value}" for key, value in model.options.items())
         return as_json(shown)
 
-    def _infer(self, asked: Asked) -> Answer:  # noqa: PLR0911 - one for each refusal
+    def _infer(self, asked: Asked) -> ServerAnswer:  # noqa: PLR0911 - one for each refusal
         """The refusals of ChatHandler and GenerateHandler, with their texts, then the stream."""
         body = asked.body
         if not isinstance(body, dict):
@@ -341,12 +341,12 @@ class SimulatedOllama(Simulated):
         stream = body.get("stream", not asked.path.startswith("/v1/"))
         pieces = self._lines(asked, name, keep_alive)
         if empty or not stream or asked.path == "/api/embed":
-            return Answer(pieces=self._last(asked, pieces), late=True)
+            return ServerAnswer(pieces=self._last(asked, pieces), late=True)
         if asked.path.startswith("/v1/"):
-            return Answer(kind="text/event-stream", pieces=self._events(asked, pieces), late=True)
-        return Answer(kind="application/x-ndjson", pieces=(_line(each) for each in pieces), late=True)
+            return ServerAnswer(kind="text/event-stream", pieces=self._events(asked, pieces), late=True)
+        return ServerAnswer(kind="application/x-ndjson", pieces=(_line(each) for each in pieces), late=True)
 
-    def _error(self, asked: Asked, text: str, status: int) -> Answer:
+    def _error(self, asked: Asked, text: str, status: int) -> ServerAnswer:
         """The OpenAI paths have the same texts in OpenAI's shape (middleware/openai.go)."""
         if not asked.path.startswith("/v1/"):
             return as_json({"error": text}, status)
@@ -483,7 +483,7 @@ class SimulatedOllama(Simulated):
             runner = self._usable(name, options)
             if runner is None and len(self._pending) >= self.max_queue:
                 text = "server busy, please try again.  maximum pending requests exceeded"
-                raise RefusedError(as_json({"error": text}, 503))
+                raise RejectedError(as_json({"error": text}, 503))
             if runner is None:
                 runner = self._wait_in_line(name, options, keep_alive, left, instant=instant)
             else:
@@ -562,10 +562,10 @@ class SimulatedOllama(Simulated):
         session = self.keep_alive if keep_alive is None else keep_alive
         return Loaded(name, model, chosen, session, automatic, self.clock, Queue(slots), requests=1)
 
-    def _options(self, model: Stored, options: Mapping[str, Any]) -> tuple[Options, frozenset[str]]:
+    def _options(self, model: Stored, options: Mapping[str, Any]) -> tuple[RunnerOptions, frozenset[str]]:
         named = {**model.options, **options}
-        known = {key: named[key] for key in Options.__dataclass_fields__ if named.get(key) is not None}
-        chosen = replace(Options(num_ctx=self.default_context), **known)
+        known = {key: named[key] for key in RunnerOptions.__dataclass_fields__ if named.get(key) is not None}
+        chosen = replace(RunnerOptions(num_ctx=self.default_context), **known)
         return replace(chosen, num_ctx=max(chosen.num_ctx, 4)), frozenset({"num_ctx", "num_batch"}) - known.keys()
 
     def _differs(self, runner: Loaded, name: str, options: Mapping[str, Any]) -> bool:

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from tests.servers.queue import Queue, ticks
-from tests.servers.simulated import DONE, Answer, Asked, Simulated, sse, word, words_of
+from tests.servers.simulated import DONE, Asked, ServerAnswer, Simulated, sse, word, words_of
 
 
 @dataclass(frozen=True)
-class Shape:
+class AnswerShape:
     """How a server writes its stream.
 
     ``role`` comes at once, with the first token, or never; ``finish`` in a chunk of its own or in the last token's; ``usage`` in a
@@ -33,7 +33,7 @@ class OpenAIServer(Simulated):
     """Serves one request after another, or ``slots`` at once. ``answer_tokens`` is where a model ends by itself."""
 
     name = "uvicorn"
-    shape = Shape()
+    shape = AnswerShape()
     prompt_tokens: int | None = None
     """What its usage says of every prompt, where it doesn't count."""
     extra_tokens = 0
@@ -50,12 +50,12 @@ class OpenAIServer(Simulated):
         """Tokens of the answer that ended last."""
         self.answer_tokens: int | None = None
 
-    def reply(self, asked: Asked, model: str, *, late: bool = True) -> Answer:
+    def reply(self, asked: Asked, model: str, *, late: bool = True) -> ServerAnswer:
         """The answer to a chat: a stream if one was asked for."""
         pieces = self.stream(asked, model)
         if asked.body.get("stream"):
-            return Answer(kind="text/event-stream", pieces=pieces, late=late)
-        return Answer(pieces=self._whole(pieces), late=True)
+            return ServerAnswer(kind="text/event-stream", pieces=pieces, late=late)
+        return ServerAnswer(pieces=self._whole(pieces), late=True)
 
     def imitated(self, asked: Asked, model: str) -> Iterator[bytes]:
         """The same answer as the lines of an imitated Ollama: an unfinished line for each token, no times in the last one."""

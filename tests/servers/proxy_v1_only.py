@@ -7,7 +7,7 @@ from contextlib import suppress
 from http.client import HTTPConnection, HTTPException, HTTPResponse
 from urllib.parse import urlencode, urlsplit
 
-from tests.servers.simulated import Answer, Asked, Simulated
+from tests.servers.simulated import Asked, ServerAnswer, Simulated
 
 NOT_FOUND = (
     b"<html>\r\n<head><title>404 Not Found</title></head>\r\n<body>\r\n<center><h1>404 Not Found</h1></center>\r\n"
@@ -26,10 +26,10 @@ class ProxyV1Only(Simulated):
         super().__init__()
         self.upstream = upstream
 
-    def answer(self, asked: Asked) -> Answer:
+    def answer(self, asked: Asked) -> ServerAnswer:
         """Passed on, or a page of its own."""
         if not asked.path.startswith("/v1/"):
-            return Answer(404, NOT_FOUND, "text/html")
+            return ServerAnswer(404, NOT_FOUND, "text/html")
         address = urlsplit(self.upstream.url)
         connection = HTTPConnection(address.hostname or "", address.port, timeout=60)
         try:
@@ -44,12 +44,12 @@ class ProxyV1Only(Simulated):
             upstream = connection.sock
             response = connection.getresponse()
         except (OSError, HTTPException):
-            return Answer(502, b"<html><head><title>502 Bad Gateway</title></head></html>", "text/html")
+            return ServerAnswer(502, b"<html><head><title>502 Bad Gateway</title></head></html>", "text/html")
         kept = {key: value for key, value in response.getheaders() if key.lower() not in OWN_HEADERS}
         kind = response.getheader("content-type") or ""
         if not response.chunked:
-            return Answer(response.status, response.read(), kind, kept)
-        return Answer(response.status, kind=kind, headers=kept, pieces=self._pieces(asked, response, upstream))
+            return ServerAnswer(response.status, response.read(), kind, kept)
+        return ServerAnswer(response.status, kind=kind, headers=kept, pieces=self._pieces(asked, response, upstream))
 
     @staticmethod
     def _pieces(asked: Asked, response: HTTPResponse, upstream: socket.socket) -> Iterator[bytes]:

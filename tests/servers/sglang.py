@@ -10,9 +10,9 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from tests.servers.histogram import Histogram
-from tests.servers.openai import OpenAIServer, Shape
-from tests.servers.simulated import Answer, Asked, as_json, sse
+from tests.servers.histogram import ServerHistogram
+from tests.servers.openai import AnswerShape, OpenAIServer
+from tests.servers.simulated import Asked, ServerAnswer, as_json, sse
 
 # Some of those of its collector.
 BUCKETS = (0.002, 0.006, 0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.08, 0.1, 0.2, 0.4, 0.8, 1.0, 2.0, 8.0)
@@ -23,7 +23,7 @@ class SimulatedSGLang(OpenAIServer):
     """One model. ``metrics`` is --enable-metrics; ``ranks`` are those of one replica, each of which tells the same."""
 
     name = "uvicorn"
-    shape = Shape(role_delta={"role": "assistant", "content": "", "reasoning_content": None, "tool_calls": None})
+    shape = AnswerShape(role_delta={"role": "assistant", "content": "", "reasoning_content": None, "tool_calls": None})
 
     def __init__(
         self,
@@ -47,10 +47,10 @@ class SimulatedSGLang(OpenAIServer):
         self.ranks = ranks
         self.by_priority = by_priority
         self.key = key
-        self.first_token = Histogram("sglang:time_to_first_token_seconds", BUCKETS)
-        self.gaps = Histogram("sglang:inter_token_latency_seconds", BUCKETS)
+        self.first_token = ServerHistogram("sglang:time_to_first_token_seconds", BUCKETS)
+        self.gaps = ServerHistogram("sglang:inter_token_latency_seconds", BUCKETS)
 
-    def answer(self, asked: Asked) -> Answer:  # noqa: PLR0911 - one case for each path
+    def answer(self, asked: Asked) -> ServerAnswer:  # noqa: PLR0911 - one case for each path
         """As its HTTP server."""
         free = asked.path.startswith(("/health", "/metrics"))
         if self.key and not free and asked.headers.get("authorization") != f"Bearer {self.key}":
@@ -58,7 +58,7 @@ class SimulatedSGLang(OpenAIServer):
         match asked.method, asked.path:
             case "GET", "/health" | "/health_generate":
                 self.cost("health token", int(not self.queue.running))
-                return Answer(kind="")
+                return ServerAnswer(kind="")
             case "GET", "/v1/models":
                 entry = {"id": self.model, "object": "model", "created": 1790000000, "owned_by": "sglang"}
                 return as_json({"object": "list", "data": [{**entry, "root": self.model, "max_model_len": 40960}]})
@@ -67,7 +67,7 @@ class SimulatedSGLang(OpenAIServer):
             case "GET", "/get_model_info" | "/model_info":
                 return as_json({"model_path": self.model, "is_generation": not self.embedding})
             case "GET", "/metrics" if self.metrics:
-                return Answer(body=self._metrics().encode(), kind="text/plain; version=0.0.4; charset=utf-8")
+                return ServerAnswer(body=self._metrics().encode(), kind="text/plain; version=0.0.4; charset=utf-8")
             case "POST", "/v1/chat/completions":
                 return self.reply(asked, self.model)
             case _:

@@ -53,7 +53,7 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Answer:
+class ServerAnswer:
     """A whole body, or pieces that are sent one by one.
 
     Before an answer in pieces its headers are sent at once; with ``late`` they are sent when the first piece is there, which may
@@ -68,22 +68,22 @@ class Answer:
     late: bool = False
 
 
-class RefusedError(Exception):
+class RejectedError(Exception):
     """Raised while an answer is made, or by the pieces of a ``late`` one before the first: this answer is sent in its place."""
 
-    def __init__(self, answer: Answer) -> None:
+    def __init__(self, answer: ServerAnswer) -> None:
         super().__init__(answer.status)
         self.answer = answer
 
 
-def as_json(value: Any, status: int = 200) -> Answer:
+def as_json(value: Any, status: int = 200) -> ServerAnswer:
     """An answer with a JSON body."""
-    return Answer(status, json.dumps(value).encode())
+    return ServerAnswer(status, json.dumps(value).encode())
 
 
-def as_text(text: str, status: int = 200) -> Answer:
+def as_text(text: str, status: int = 200) -> ServerAnswer:
     """An answer in plain text."""
-    return Answer(status, text.encode(), "text/plain; charset=utf-8")
+    return ServerAnswer(status, text.encode(), "text/plain; charset=utf-8")
 
 
 def sse(value: Any) -> bytes:
@@ -135,7 +135,7 @@ class Simulated:
         """Unix time, as its Date header tells it."""
         return time.time()
 
-    def answer(self, asked: Asked) -> Answer:
+    def answer(self, asked: Asked) -> ServerAnswer:
         """The answer to one request."""
         raise NotImplementedError
 
@@ -212,12 +212,12 @@ class Simulated:
         if self._faults and kind is None:
             raise self._faults[0]
 
-    def _take(self, asked: Asked) -> Answer:
+    def _take(self, asked: Asked) -> ServerAnswer:
         with self.lock:
             self.asked.append(asked)
         try:
             return self.answer(asked)
-        except RefusedError as refused:
+        except RejectedError as refused:
             return refused.answer
 
     def _opened(self, connection: socket.socket) -> None:
@@ -282,7 +282,7 @@ def _handler(server: Simulated) -> type[BaseHTTPRequestHandler]:
                 body = None
             return Asked(self.command, parts.path, query, headers, body, raw, self.connection)
 
-        def _give(self, answer: Answer) -> None:
+        def _give(self, answer: ServerAnswer) -> None:
             if answer.pieces is None:
                 self._head(answer, {"Content-Length": str(len(answer.body))})
                 if self.command != "HEAD":
@@ -295,12 +295,12 @@ def _handler(server: Simulated) -> type[BaseHTTPRequestHandler]:
                 if close := getattr(pieces, "close", None):
                     close()
 
-        def _send(self, answer: Answer, pieces: Any) -> None:
+        def _send(self, answer: ServerAnswer, pieces: Any) -> None:
             first = b""
             if answer.late:
                 try:
                     first = next(pieces, b"")
-                except RefusedError as refused:
+                except RejectedError as refused:
                     self._give(refused.answer)
                     return
             self._head(answer, {"Transfer-Encoding": "chunked"})
@@ -309,7 +309,7 @@ def _handler(server: Simulated) -> type[BaseHTTPRequestHandler]:
                 self._piece(piece)
             self.wfile.write(b"0\r\n\r\n")
 
-        def _head(self, answer: Answer, headers: dict[str, str]) -> None:
+        def _head(self, answer: ServerAnswer, headers: dict[str, str]) -> None:
             self.send_response_only(answer.status)
             named = {"Server": server.name, "Date": self.date_time_string(server.now()), "Content-Type": answer.kind}
             for key, value in {**named, "Connection": "close", **answer.headers, **headers}.items():

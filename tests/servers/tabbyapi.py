@@ -6,15 +6,15 @@ one was at hand.
 Costs: ``load``, ``eviction`` (inline loading).
 """
 
-from tests.servers.openai import OpenAIServer, Shape
-from tests.servers.simulated import Answer, Asked, as_json
+from tests.servers.openai import AnswerShape, OpenAIServer
+from tests.servers.simulated import Asked, ServerAnswer, as_json
 
 
 class SimulatedTabbyAPI(OpenAIServer):
     """``models`` are in its folder, ``loaded`` is in memory. ``inline`` is inline_model_loading; ``key`` the admin's."""
 
     # The usage stands in the last chunk, which has the finish; no chunk names a role.
-    shape = Shape(role="never", usage="finish")
+    shape = AnswerShape(role="never", usage="finish")
 
     def __init__(
         self,
@@ -32,7 +32,7 @@ class SimulatedTabbyAPI(OpenAIServer):
         self.inline = inline
         self.key = key
 
-    def answer(self, asked: Asked) -> Answer:  # noqa: PLR0911 - one case for each path
+    def answer(self, asked: Asked) -> ServerAnswer:  # noqa: PLR0911 - one case for each path
         """As TabbyAPI."""
         if self.key and asked.path.startswith("/v1/") and asked.headers.get("authorization") != f"Bearer {self.key}":
             return as_json({"detail": "Please provide an API key"}, 401)
@@ -61,7 +61,7 @@ class SimulatedTabbyAPI(OpenAIServer):
             "parameters": None,
         }
 
-    def _chat(self, asked: Asked) -> Answer:
+    def _chat(self, asked: Asked) -> ServerAnswer:
         named = (asked.body or {}).get("model")
         if self.inline and named in self.models and named != self.loaded:
             self.cost("eviction", int(self.loaded is not None))

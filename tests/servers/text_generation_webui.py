@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from tests.servers.clock import Clock
-from tests.servers.openai import OpenAIServer, Shape
-from tests.servers.simulated import Answer, Asked, as_json
+from tests.servers.openai import AnswerShape, OpenAIServer
+from tests.servers.simulated import Asked, ServerAnswer, as_json
 
 LOADERS = ("llama.cpp", "Transformers")
 
@@ -24,7 +24,7 @@ class SimulatedTextGenerationWebui(OpenAIServer):
     of every prompt that it has no tokens.
     """
 
-    shape = Shape(role="at once", role_delta={"role": "assistant", "refusal": None, "content": ""})
+    shape = AnswerShape(role="at once", role_delta={"role": "assistant", "refusal": None, "content": ""})
     extra_tokens = 1
 
     def __init__(
@@ -57,12 +57,12 @@ class SimulatedTextGenerationWebui(OpenAIServer):
             self._in_memory = False
         return self._in_memory
 
-    def answer(self, asked: Asked) -> Answer:
+    def answer(self, asked: Asked) -> ServerAnswer:
         """As its API; a load by the API holds all other answers."""
         with self._loop:
             return self._answer(asked)
 
-    def _answer(self, asked: Asked) -> Answer:  # noqa: PLR0911 - one case for each path
+    def _answer(self, asked: Asked) -> ServerAnswer:  # noqa: PLR0911 - one case for each path
         match asked.method, asked.path:
             case "GET", "/v1/models":
                 return as_json({"object": "list", "data": [self._entry()] if self.model else []})

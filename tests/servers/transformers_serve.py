@@ -11,8 +11,8 @@ from typing import Any
 from tests.servers.captured import load
 from tests.servers.clock import Clock
 from tests.servers.memory import Memory
-from tests.servers.openai import OpenAIServer, Shape
-from tests.servers.simulated import Answer, Asked, as_json, as_text
+from tests.servers.openai import AnswerShape, OpenAIServer
+from tests.servers.simulated import Asked, ServerAnswer, as_json, as_text
 
 MODEL_TIMEOUT = 300.0
 ACCEPTED = frozenset({"model", "messages", "stream", "stream_options", "max_tokens", "temperature", "seed", "top_p"})
@@ -24,7 +24,7 @@ class SimulatedTransformersServe(OpenAIServer):
     One request at a time; no read tells whether one runs. Several models may be in memory.
     """
 
-    shape = Shape(
+    shape = AnswerShape(
         role="at once",
         role_delta={"role": "assistant"},
         usage="finish",
@@ -54,15 +54,15 @@ class SimulatedTransformersServe(OpenAIServer):
         if model is not None:
             self.memory.add(model)
 
-    def answer(self, asked: Asked) -> Answer:
+    def answer(self, asked: Asked) -> ServerAnswer:
         """As it; each answer has a request id, but for one that failed in the server."""
         answer = self._answer(asked)
         if answer.status == 500:
             return answer
         headers = {**answer.headers, "x-request-id": "0c5a7d3e-1b6f-4f0e-9a53-3c1d1e2f0a01"}
-        return Answer(answer.status, answer.body, answer.kind, headers, answer.pieces, answer.late)
+        return ServerAnswer(answer.status, answer.body, answer.kind, headers, answer.pieces, answer.late)
 
-    def _answer(self, asked: Asked) -> Answer:
+    def _answer(self, asked: Asked) -> ServerAnswer:
         match asked.method, asked.path:
             case "GET", "/health":
                 return as_json({"status": "ok"})
@@ -81,7 +81,7 @@ class SimulatedTransformersServe(OpenAIServer):
             case _:
                 return load("transformers-serve/error-404")
 
-    def _chat(self, asked: Asked) -> Answer:
+    def _chat(self, asked: Asked) -> ServerAnswer:
         body: Any = asked.body
         if not isinstance(body, dict):
             return as_json({"detail": [{"type": "json_invalid", "msg": "JSON decode error"}]}, 422)
@@ -93,9 +93,11 @@ class SimulatedTransformersServe(OpenAIServer):
         if self.model is not None and name != self.model:
             return as_json({"detail": f"Server is pinned to '{self.model}'; requested '{name}'."}, 400)
         answer = self.reply(asked, f"{name}@main")
-        return Answer(kind="text/event-stream; charset=utf-8", pieces=self._served(asked, name, answer), late=True)
+        return ServerAnswer(
+            kind="text/event-stream; charset=utf-8", pieces=self._served(asked, name, answer), late=True
+        )
 
-    def _served(self, asked: Asked, name: str, answer: Answer) -> Iterator[bytes]:
+    def _served(self, asked: Asked, name: str, answer: ServerAnswer) -> Iterator[bytes]:
         assert answer.pieces is not None
         if name not in self.memory.models and name not in self.on_disk:
             self.cost("download")

@@ -12,9 +12,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from tests.servers.captured import load
-from tests.servers.histogram import Histogram
+from tests.servers.histogram import ServerHistogram
 from tests.servers.queue import Queue, ticks
-from tests.servers.simulated import DONE, Answer, Asked, Simulated, as_json, sse, words_of
+from tests.servers.simulated import DONE, Asked, ServerAnswer, Simulated, as_json, sse, words_of
 
 METRICS = """\
 # HELP vllm:num_requests_running Number of requests in model execution batches.
@@ -111,7 +111,7 @@ class SimulatedVllm(Simulated):
         self.pooling = pooling
         self.chat_template = chat_template
         self.look_seconds = look_seconds
-        self.histograms = {name: Histogram(name, {**BUCKETS, **buckets}[name]) for name in BUCKETS}
+        self.histograms = {name: ServerHistogram(name, {**BUCKETS, **buckets}[name]) for name in BUCKETS}
         self._abandoned = 0
         self._loop = threading.Lock()
 
@@ -140,21 +140,23 @@ class SimulatedVllm(Simulated):
         """How often a request came while it slept."""
         return self.costs["wake"]
 
-    def answer(self, asked: Asked) -> Answer:  # noqa: PLR0911 - one case for each path
+    def answer(self, asked: Asked) -> ServerAnswer:  # noqa: PLR0911 - one case for each path
         """As vLLM 0.32.0."""
         match asked.method, asked.path:
             case "GET", "/health" | "/ping":
-                return Answer(kind="")
+                return ServerAnswer(kind="")
             case "GET", "/version":
                 return as_json({"version": self.version})
             case "GET", "/metrics":
                 with self._loop:
                     time.sleep(self.look_seconds)
-                    return Answer(body=self._metrics().encode(), kind="text/plain; version=1.0.0; charset=utf-8")
+                    return ServerAnswer(body=self._metrics().encode(), kind="text/plain; version=1.0.0; charset=utf-8")
             case "GET", "/v1/models":
                 return as_json({"object": "list", "data": [self._entry()]})
             case "POST", "/v1/chat/completions" | "/v1/completions" if not self.pooling:
-                return self._refusal(asked) or Answer(kind="text/event-stream; charset=utf-8", pieces=self._chat(asked))
+                return self._refusal(asked) or ServerAnswer(
+                    kind="text/event-stream; charset=utf-8", pieces=self._chat(asked)
+                )
             case "GET", "/v1/chat/completions" | "/v1/completions" if not self.pooling:
                 return load("vllm/error-405-get-chat")
             case _:
@@ -164,7 +166,7 @@ class SimulatedVllm(Simulated):
         root = f"/models/{self.model}"
         return {"id": self.model, "object": "model", "owned_by": "vllm", "root": root, "max_model_len": CONTEXT}
 
-    def _refusal(self, asked: Asked) -> Answer | None:
+    def _refusal(self, asked: Asked) -> ServerAnswer | None:
         body = asked.body
         if not isinstance(body, dict):
             return load("vllm/error-malformed-json")

@@ -18,7 +18,7 @@ from exporter.snapshot import (
     plan_key,
     probe_key,
 )
-from exporter.web.page import CARDS, Asked, render_page
+from exporter.web.page import CARDS, PageQuery, render_page
 from tests.scenes import NOW, judged, probe, publish_all, publish_many, steady
 
 VOID = {"meta", "link", "br", "img", "input", "hr"}
@@ -52,8 +52,8 @@ class Page(HTMLParser):
         self.text += data
 
 
-def page_of(view: View, asked: Asked | None = None) -> Page:
-    return Page(render_page(view, NOW, {"Grafana": "http://grafana.example/d/llm"}, asked or Asked()))
+def page_of(view: View, asked: PageQuery | None = None) -> Page:
+    return Page(render_page(view, NOW, {"Grafana": "http://grafana.example/d/llm"}, asked or PageQuery()))
 
 
 @pytest.fixture(scope="module")
@@ -210,17 +210,17 @@ def test_of_many_targets_each_is_a_row_in_the_group_of_its_reason(many: View) ->
 @pytest.mark.parametrize(
     ("asked", "count"),
     [
-        (Asked(verdict="poor"), 20),
-        (Asked(text="MEMORY's limit"), 10),
-        (Asked(text="hip qwen"), 10),
-        (Asked(text="good-1", verdict="good"), 30),
-        (Asked(text="excellent-002"), 1),
-        (Asked(text="nobody"), 0),
-        (Asked(target="poor-013"), 1),
-        (Asked(target="nobody"), 0),
+        (PageQuery(verdict="poor"), 20),
+        (PageQuery(text="MEMORY's limit"), 10),
+        (PageQuery(text="hip qwen"), 10),
+        (PageQuery(text="good-1", verdict="good"), 30),
+        (PageQuery(text="excellent-002"), 1),
+        (PageQuery(text="nobody"), 0),
+        (PageQuery(target="poor-013"), 1),
+        (PageQuery(target="nobody"), 0),
     ],
 )
-def test_a_reader_finds_what_is_asked_for(many: View, asked: Asked, count: int) -> None:
+def test_a_reader_finds_what_is_asked_for(many: View, asked: PageQuery, count: int) -> None:
     """By words in any order and a verdict; the headline stays that of all servers."""
     page = page_of(many, asked)
     cards = [1 for tag, attributes in page.elements if tag == "article" and "target" in (attributes["class"] or "")]
@@ -232,7 +232,7 @@ def test_a_reader_finds_what_is_asked_for(many: View, asked: Asked, count: int) 
 
 def test_one_target_alone_is_open(many: View) -> None:
     """A link to a target leads to its whole card, with its details open."""
-    page = page_of(many, Asked(target="poor-013"))
+    page = page_of(many, PageQuery(target="poor-013"))
     assert [
         attributes["data-key"] for tag, attributes in page.elements if tag == "details" and "open" in attributes
     ] == ["poor-013"]
@@ -240,7 +240,7 @@ def test_one_target_alone_is_open(many: View) -> None:
 
 def test_the_board_has_a_large_row_for_each_server(many: View) -> None:
     """Name, speed, verdict and cause, the worst first, and nothing of the machine."""
-    page = page_of(publish_all(Snapshot()).view(), Asked(board=True))
+    page = page_of(publish_all(Snapshot()).view(), PageQuery(board=True))
     named = [
         "transformers",
         "webui",
@@ -257,7 +257,7 @@ def test_the_board_has_a_large_row_for_each_server(many: View) -> None:
     assert "vllm 6.4 tok/s poor Slower since a change" in text
     assert "transformers down No connection" in text
     assert "ROCm" not in text
-    assert len(links_of(page_of(many, Asked(board=True)))) == 200
+    assert len(links_of(page_of(many, PageQuery(board=True)))) == 200
 
 
 def test_extremes_are_drawn() -> None:

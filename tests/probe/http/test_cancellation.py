@@ -7,15 +7,15 @@ from exporter.probe.failure import Cancelled
 from exporter.probe.http.cancellation import Cancellation
 from exporter.probe.http.transport import Connection
 from tests.probe.http.probing import DEADLINES, REQUEST, cancelled_soon, read
-from tests.servers.exact import Answer, ExactServer, chat, plain
+from tests.servers.exact import ExactServer, ScriptedAnswer, chat, plain
 
 
 @pytest.mark.parametrize(
     "answer",
-    [Answer((), "hang"), chat(tokens=5, end="hang", whole=False, done=False, finish=None, usage=False)],
+    [ScriptedAnswer((), "hang"), chat(tokens=5, end="hang", whole=False, done=False, finish=None, usage=False)],
     ids=["before the answer", "in the stream"],
 )
-def test_cancelling_ends_a_read(answer: Answer) -> None:
+def test_cancelling_ends_a_read(answer: ScriptedAnswer) -> None:
     """A probe that waits for its server ends at once when another thread cancels it."""
     with ExactServer({"/chat": answer}) as server:
         took = cancelled_soon(lambda c: stream(Connection(server.url, cancellation=c), REQUEST, read, DEADLINES))

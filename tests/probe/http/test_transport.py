@@ -11,7 +11,7 @@ from exporter.probe.client import Deadlines, Request, fetch, stream
 from exporter.probe.failure import ProbeFailure
 from exporter.probe.http.transport import Connection
 from tests.probe.http.probing import read
-from tests.servers.exact import Answer, ExactServer, chat, plain
+from tests.servers.exact import ExactServer, ScriptedAnswer, chat, plain
 
 
 def test_the_next_address_is_tried(monkeypatch: pytest.MonkeyPatch, blackhole: str) -> None:
@@ -42,14 +42,14 @@ def test_nothing_of_the_environment_gets_between(monkeypatch: pytest.MonkeyPatch
 def test_no_descriptor_and_no_thread_is_left_behind(blackhole: str) -> None:
     """After successes and all kinds of failures the process holds what it held before."""
     fine = chat(tokens=3, tokens_per_second=1000, ttft=0)
-    broken = Answer(((0.0, b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\ndata: {"),), "reset")
+    broken = ScriptedAnswer(((0.0, b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\ndata: {"),), "reset")
     quick = Deadlines(connect=0.05, first_token=0.05, stalled=0.05, total=0.2)
 
     def held() -> tuple[int, int]:
         return sum(1 for _ in Path("/proc/self/fd").iterdir()), threading.active_count()
 
     def everything() -> None:
-        with ExactServer({"/chat": fine, "/broken": broken, "/silent": Answer((), "hang")}) as server:
+        with ExactServer({"/chat": fine, "/broken": broken, "/silent": ScriptedAnswer((), "hang")}) as server:
             for url, path in [
                 *[(server.url, path) for path in ("/chat", "/broken", "/silent", "/nothing")],
                 (server.url.replace("http:", "https:"), "/chat"),
