@@ -15,9 +15,9 @@ settings.load_profile("untimed")
 
 
 @pytest.hookimpl(optionalhook=True)
-def pytest_xdist_auto_num_workers() -> int:
-    """Twice as many as there are processors: these tests wait for sockets about half of their time."""
-    return 2 * (os.cpu_count() or 1)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Two for each processor, since these tests wait for sockets half of their time; one where coverage takes that half."""
+    return (1 if config.getoption("cov_source", default=None) else 2) * (os.cpu_count() or 1)
 
 
 @pytest.fixture(scope="session", autouse=True)
