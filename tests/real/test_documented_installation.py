@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -27,13 +28,14 @@ def scripts_with(word: str) -> list[str]:
 )
 def test_each_way_installs_upgrades_and_removes(tmp_path: Path, program: str, word: str) -> None:
     """After the first block the command is on the PATH of the page, after the second it still is, after the last it is gone."""
-    need(shutil.which(program), program)
+    path = f"{os.environ['PATH']}:{Path(sys.executable).parent}"
+    need(shutil.which(program, path=path), program)
     source, home = tmp_path / "source", tmp_path / "home"
     home.mkdir()
     shutil.copytree(ROOT / "exporter", source / "exporter", ignore=shutil.ignore_patterns("__pycache__"))
     for each in ("pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md"):
         shutil.copy(ROOT / each, source / each)
-    environ = {**os.environ, "HOME": str(home), "PATH": f"{home}/.local/bin:{os.environ['PATH']}"}
+    environ = {**os.environ, "HOME": str(home), "PATH": f"{home}/.local/bin:{path}"}
     environ.pop("VIRTUAL_ENV", None)
     install, upgrade, remove = scripts_with(word)
     installed = home / ".local/bin/llm-probe-exporter"
