@@ -17,7 +17,7 @@ from exporter.probe.result import Identity, ProbeResult, TargetState
 from exporter.probe.server import Servers
 from exporter.probe.status import Identified
 from exporter.settings import Module, Settings, load_profiles, make_target
-from exporter.snapshot import CONTAINERS, GPU, Snapshot, View, info_key, judgement_key, target_key
+from exporter.snapshot import CONTAINERS, GPU, Snapshot, View, info_key, judgement_key, ledger_key, target_key
 from exporter.target_facts import judgement_of
 from exporter.targets import Targets
 from exporter.tiers import Judgement
@@ -187,6 +187,15 @@ def test_the_jobs_are_a_status_check_and_a_probe_for_each_module() -> None:
         "probe:a:default": 300,
         "probe:a:canary": 600,
     }
+
+
+def test_a_speed_is_accepted_for_one_target_or_for_all() -> None:
+    """The names of those whose speed of now is the usual one from here on; a name that nobody has accepts nothing."""
+    bench = TargetBench(settings_of({"name": "a", "url": URL}, {"name": "b", "url": "http://127.0.0.1:8001"}))
+    assert bench.targets.accept("b") == ("b",)
+    assert bench.targets.accept() == ("a", "b")
+    assert bench.targets.accept("nobody") == ()
+    assert all(bench.view.get(ledger_key(name)) for name in ("a", "b"))
 
 
 def test_a_result_is_published_with_its_judgement(bench: TargetBench) -> None:
