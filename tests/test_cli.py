@@ -421,9 +421,10 @@ def test_compare_with_neither_a_url_nor_a_file(tmp_path: Path) -> None:
 
 
 def test_discover_says_what_and_why(
-    url: str, answering: ThreadingHTTPServer, closed_port: int, monkeypatch: pytest.MonkeyPatch
+    url: str, answering: ThreadingHTTPServer, closed_port: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """An inference server, a web server and a silent port: one would be probed, and each has its reason."""
+    monkeypatch.setenv("LLM_PROBE_HOST__PROC", str(tmp_path))  # whatever else runs on this machine
     ports = [int(each.rpartition(":")[2]) for each in (url, address(answering))]
     monkeypatch.setattr(discovery, "LOCAL_PORTS", (*ports, closed_port))
     found = json.loads(run("discover", "--json").stdout)
