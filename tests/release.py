@@ -41,6 +41,8 @@ DATA: Final = (
     "exporter/web/runbook.json",
     "exporter/web/static/status.css",
     "exporter/web/static/status.js",
+    "exporter/web/templates/board.html",
+    "exporter/web/templates/head.html",
     "exporter/web/templates/runbook.html",
     "exporter/web/templates/status.html",
 )

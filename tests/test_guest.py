@@ -4,7 +4,6 @@ import json
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +12,7 @@ from exporter.discovery import ServerCandidate, Survey, survey
 from exporter.probe.status import identify
 from exporter.report import survey_rows
 from tests.ports import free_port
-from tests.real.daemon import running_daemon, scrape, value
+from tests.real.daemon import page, running_daemon, scrape, value
 from tests.servers.koboldcpp import SimulatedKoboldCpp
 from tests.servers.litellm import SimulatedLiteLLM
 from tests.servers.nobody import SimulatedNobody
@@ -48,13 +47,6 @@ cache: {{paths: []}}
 def results(port: int, target: str, result: str) -> float:
     """How many probes of a target by the default module ended so."""
     return value(scrape(port), "llm_probes_total", target=target, module="default", result=result) or 0
-
-
-def page(port: int) -> str:
-    """The page."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=10) as answer:
-        text: str = answer.read().decode()
-        return text
 
 
 def test_nothing_is_paid_and_no_stranger_posted_to(tmp_path: Path) -> None:

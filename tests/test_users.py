@@ -13,7 +13,7 @@ from subprocess import Popen
 import pytest
 
 from tests.ports import free_port
-from tests.real.daemon import Samples, running_daemon, scrape, value
+from tests.real.daemon import Samples, page, running_daemon, scrape, value
 from tests.servers.llama_cpp import SimulatedLlamaServer
 from tests.servers.sglang import SimulatedSGLang
 from tests.servers.user import User
@@ -52,13 +52,6 @@ def tier_of_users(samples: Samples) -> list[str]:
     return [
         dict(own)["tier"] for (name, own), there in samples.items() if name == "llm_server_user_tier" and there == 1
     ]
-
-
-def page(port: int) -> str:
-    """The page."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=10) as answer:
-        text: str = answer.read().decode()
-        return text
 
 
 def state(port: int) -> dict[str, object]:

@@ -2,10 +2,12 @@
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.real.docker import DockerEngine, engine, missing_parts
+from tests.real.llama import llama_server
 
 
 def need(found: object, part: str) -> None:
@@ -15,6 +17,15 @@ def need(found: object, part: str) -> None:
     if os.environ.get("LLM_PROBE_REQUIRE_REAL") == "1":
         pytest.fail(f"{part} is missing, and LLM_PROBE_REQUIRE_REAL=1 requires it")
     pytest.skip(f"{part} is missing")
+
+
+@pytest.fixture(scope="session")
+def binary() -> Path:
+    """The llama-server binary."""
+    found = llama_server()
+    need(found, "llama-server (tests/real/build-llama-server: needs python3 with pip, cmake, c++)")
+    assert found is not None
+    return found
 
 
 @pytest.fixture(scope="session")

@@ -51,6 +51,13 @@ def scrape(port: int) -> Samples:
     }
 
 
+def page(port: int) -> str:
+    """The page."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=10) as answer:
+        text: str = answer.read().decode()
+        return text
+
+
 def value(samples: Samples, name: str, **labels: str) -> float | None:
     """The sample of a name that has these labels among its own; None without one."""
     wanted = set(labels.items())

@@ -35,9 +35,8 @@ from exporter.probe.stream import Event
 from tests.ports import free_port
 from tests.probe.faults import FAULTS
 from tests.real.answering_proxy import AnsweringProxy
-from tests.real.conftest import need
 from tests.real.daemon import running_daemon, scrape, value
-from tests.real.llama import MAKE_MODEL, llama_server, running_llama
+from tests.real.llama import MAKE_MODEL, running_llama
 from tests.servers import make_tiny_gguf
 from tests.waiting import eventually
 
@@ -52,15 +51,6 @@ MODELS: Final = {
     "ending": ("--preset", "tiny", "--mean-length", "40"),
     "slow": ("--preset", "slow"),
 }
-
-
-@pytest.fixture(scope="module")
-def binary() -> Path:
-    """The llama-server binary."""
-    found = llama_server()
-    need(found, "llama-server (tests/real/build-llama-server: needs python3 with pip, cmake, c++)")
-    assert found is not None
-    return found
 
 
 @pytest.fixture(scope="module")

@@ -11,21 +11,11 @@ from pathlib import Path
 import pytest
 
 from tests.ports import free_port
-from tests.real.conftest import need
 from tests.real.daemon import Samples, labels_of, running_daemon, scrape, value
-from tests.real.llama import llama_server, make_model, running_llama
+from tests.real.llama import make_model, running_llama
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.real
-
-
-@pytest.fixture(scope="module")
-def binary() -> Path:
-    """The llama-server binary."""
-    found = llama_server()
-    need(found, "llama-server (tests/real/build-llama-server: needs python3 with pip, cmake, c++)")
-    assert found is not None
-    return found
 
 
 @pytest.fixture(scope="module")

@@ -25,8 +25,7 @@ from exporter.probe.result import ProbeResult, TargetState
 from exporter.probe.run import Prober
 from exporter.settings import Module, Target
 from tests.ports import free_port
-from tests.real.conftest import need
-from tests.real.llama import MAKE_MODEL, llama_server, make_model, running_llama, wait_until_ready
+from tests.real.llama import MAKE_MODEL, make_model, running_llama, wait_until_ready
 from tests.servers.user import User
 from tests.waiting import eventually
 
@@ -40,15 +39,6 @@ EVERY_SECOND = Module(interval=1.0, max_tokens=16, prompt_tokens=32)
 USER_SECONDS = 30.0
 # Of the measurement of what they cost him.
 FEWEST_RATIOS, MEASURE_SECONDS, SURE = 9, 120.0, 0.01
-
-
-@pytest.fixture(scope="module")
-def binary() -> Path:
-    """The llama-server binary."""
-    found = llama_server()
-    need(found, "llama-server (tests/real/build-llama-server: needs python3 with pip, cmake, c++)")
-    assert found is not None
-    return found
 
 
 @pytest.fixture(scope="module")

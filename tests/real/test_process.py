@@ -22,7 +22,7 @@ from exporter.host.process import OTHERS_HIDDEN, OWN_CONTAINER
 from exporter.launch.programs import PRESETS, SERVERS
 from tests.ports import free_port
 from tests.real.conftest import need
-from tests.real.llama import llama_server, make_model, wait_until_ready
+from tests.real.llama import make_model, wait_until_ready
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.real
@@ -48,13 +48,10 @@ DROP_IN = Path(__file__).parents[2] / "deploy" / "systemd" / "llm-probe-exporter
 
 
 @pytest.fixture(scope="module")
-def binary() -> Path:
+def binary(binary: Path) -> Path:
     """The llama-server binary; the tests change users and namespaces, too."""
-    found = llama_server()
-    need(found, "llama-server (tests/real/build-llama-server: needs python3 with pip, cmake, c++)")
     need(os.getuid() == 0 and shutil.which("setpriv") and shutil.which("unshare"), "root with setpriv and unshare")
-    assert found is not None
-    return found
+    return binary
 
 
 @pytest.fixture(scope="module")

@@ -12,9 +12,8 @@ from typing import Any
 import pytest
 
 from tests.ports import free_port
-from tests.real.conftest import need
-from tests.real.daemon import running_daemon, scrape, value
-from tests.real.llama import llama_server, make_model, running_llama
+from tests.real.daemon import page, running_daemon, scrape, value
+from tests.real.llama import make_model, running_llama
 from tests.servers.user import User
 from tests.servers.vllm import SimulatedVllm
 from tests.waiting import eventually
@@ -24,15 +23,6 @@ pytestmark = pytest.mark.real
 SPEED, PRODUCTION = "llm_server_user_tokens_per_second", "llm_server_generated_tokens_per_second"
 # About how long the answer is.
 SECONDS = 35.0
-
-
-@pytest.fixture(scope="module")
-def binary() -> Path:
-    """The llama-server binary."""
-    found = llama_server()
-    need(found, "llama-server (tests/real/build-llama-server: needs python3 with pip, cmake, c++)")
-    assert found is not None
-    return found
 
 
 def configuration(tmp_path: Path, url: str, interval: str = "5s") -> Path:
@@ -52,13 +42,6 @@ cache: {{paths: []}}
 def of(port: int, name: str) -> float | None:
     """What a scrape has of the target."""
     return value(scrape(port), name, target="one")
-
-
-def page(port: int) -> str:
-    """The page."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=10) as answer:
-        text: str = answer.read().decode()
-        return text
 
 
 def speed_between(user: User, begin: float, end: float) -> float:

@@ -297,6 +297,11 @@ def rejected_fields(status: int, body: bytes, optional: frozenset[str]) -> froze
     return frozenset(optional & words) or optional
 
 
+def without_ours(running: float | None, waiting: float | None, ours: int) -> float | None:
+    """How many requests of others run or wait, of all that a server counts; None where it does not say."""
+    return None if running is None else max(running + (waiting or 0) - ours, 0.0)
+
+
 def unusable(path: str, reply: Reply) -> ProbeFailure:
     """What it means that a server does not answer its own health check as it should."""
     if reply.status == 0:

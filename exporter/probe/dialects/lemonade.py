@@ -8,7 +8,7 @@ never taken.
 from dataclasses import dataclass, replace
 from typing import Final
 
-from exporter.probe.dialects.dialect import Get, ServerStatus, StatusQuery, json_of, member, text_of
+from exporter.probe.dialects.dialect import Get, ServerStatus, StatusQuery, json_of, member, text_of, without_ours
 from exporter.probe.dialects.openai import OpenAI, is_owned_by, status_by_models
 from exporter.probe.exposition import MetricSample, parse, total
 
@@ -41,7 +41,7 @@ class Lemonade(OpenAI):
         if status.waiting is None:
             return None
         load = _with_metrics(status, get)
-        return None if load.running is None else max(load.running + (load.waiting or 0) - ours, 0.0)
+        return without_ours(load.running, load.waiting, ours)
 
 
 def _with_metrics(status: ServerStatus, get: Get) -> ServerStatus:

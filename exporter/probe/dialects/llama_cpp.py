@@ -37,6 +37,7 @@ from exporter.probe.dialects.dialect import (
     text_of,
     unusable,
     wants_key,
+    without_ours,
 )
 from exporter.probe.dialects.openai import (
     CHAT,
@@ -126,7 +127,7 @@ class LlamaCpp(Dialect):
             return None if busy is None else float(max(busy, 0))
         load = _with_metrics(replace(status, running=None), get, f"/metrics{model}", enabled=True)
         # Slots that are all taken don't tell whether somebody waits.
-        return None if load.running is None else max(load.running + (load.waiting or 0) - ours, 0.0)
+        return without_ours(load.running, load.waiting, ours)
 
     def request(self, chat: ChatRequest) -> Request:
         """A chat of exactly so many tokens, past the prompt cache, with the server's own times in every chunk."""

@@ -29,6 +29,7 @@ from exporter.probe.dialects.dialect import (
     text_of,
     unusable,
     wants_key,
+    without_ours,
 )
 from exporter.probe.dialects.residency import KOBOLD_PERF, ModelResidency, kobold_load, residency_of
 from exporter.probe.dialects.texts import texts_of
@@ -49,6 +50,7 @@ INTERRUPTS: Final = (
 )
 # Fields that a probe can do without. max_tokens is among them because newer APIs of OpenAI want max_completion_tokens.
 OPTIONAL: Final = frozenset({"stream_options", "temperature", "seed", "max_tokens"})
+COUNTED_OPTIONAL: Final = OPTIONAL | {"ignore_eos", "min_tokens", "cache_salt"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +80,7 @@ class OpenAI(Dialect):
         if status.waiting is None:
             return None
         running, waiting = kobold_load(json_of(get(KOBOLD_PERF)))
-        return None if running is None else max(running + (waiting or 0) - ours, 0.0)
+        return without_ours(running, waiting, ours)
 
     def request(self, chat: ChatRequest) -> Request:
         """The plain streaming chat request."""
@@ -203,6 +205,17 @@ def chat_request(chat: ChatRequest, more: Mapping[str, Any] | None = None, path:
     if chat.completion:
         path = path.replace(CHAT, COMPLETIONS, 1)
     return Request(path=path, body=json.dumps(body).encode(), framing="sse", max_tokens=chat.max_tokens)
+
+
+def counted_request(chat: ChatRequest) -> Request:
+    """A chat of exactly so many tokens, with the usage so far in every chunk, past the prefix cache: of vLLM and SGLang."""
+    more = {
+        "stream_options": {"include_usage": True, "continuous_usage_stats": True},
+        "ignore_eos": True,
+        "min_tokens": chat.max_tokens,
+        "cache_salt": chat.salt,
+    }
+    return chat_request(chat, more)
 
 
 def read_chat(event: Event) -> Delta:

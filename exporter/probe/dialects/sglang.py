@@ -20,8 +20,9 @@ from exporter.probe.dialects.dialect import (
     text_of,
     unusable,
     wants_key,
+    without_ours,
 )
-from exporter.probe.dialects.openai import OPTIONAL, OpenAI, chat_request, identity_of, is_owned_by
+from exporter.probe.dialects.openai import COUNTED_OPTIONAL, OpenAI, counted_request, identity_of, is_owned_by
 from exporter.probe.exposition import MetricSample, parse
 from exporter.probe.users import served_by_gaps
 
@@ -39,7 +40,7 @@ class SGLang(OpenAI):
     """``sglang serve``."""
 
     name: str = "sglang"
-    optional: frozenset[str] = OPTIONAL | {"ignore_eos", "min_tokens", "cache_salt"}
+    optional: frozenset[str] = COUNTED_OPTIONAL
 
     def recognise(self, get: Get) -> bool:
         """Its models are owned by "sglang"."""
@@ -71,17 +72,11 @@ class SGLang(OpenAI):
         if status.running is None:
             return None
         load = _with_metrics(status, get)
-        return None if load.running is None else max(load.running + (load.waiting or 0) - ours, 0.0)
+        return without_ours(load.running, load.waiting, ours)
 
     def request(self, chat: ChatRequest) -> Request:
         """A chat of exactly so many tokens, with the usage so far in every chunk, past the prefix cache."""
-        more = {
-            "stream_options": {"include_usage": True, "continuous_usage_stats": True},
-            "ignore_eos": True,
-            "min_tokens": chat.max_tokens,
-            "cache_salt": chat.salt,
-        }
-        return chat_request(chat, more)
+        return counted_request(chat)
 
 
 def _introduced(status: ServerStatus, get: Get) -> ServerStatus:

@@ -20,8 +20,9 @@ from exporter.probe.dialects.dialect import (
     text_of,
     unusable,
     wants_key,
+    without_ours,
 )
-from exporter.probe.dialects.openai import CHAT, OPTIONAL, V1_ONLY, chat_request, identity_of, read_chat
+from exporter.probe.dialects.openai import CHAT, COUNTED_OPTIONAL, V1_ONLY, counted_request, identity_of, read_chat
 from exporter.probe.exposition import MetricSample, parse, total
 from exporter.probe.stream import Event
 from exporter.probe.timeline import Delta, ServerTimings
@@ -54,7 +55,7 @@ class Vllm(Dialect):
     """``vllm serve``."""
 
     name: str = "vllm"
-    optional: frozenset[str] = OPTIONAL | {"ignore_eos", "min_tokens", "cache_salt"}
+    optional: frozenset[str] = COUNTED_OPTIONAL
 
     def recognise(self, get: Get) -> bool:
         """Its models are owned by vllm; without the key its open /version and /metrics tell."""
@@ -99,17 +100,11 @@ class Vllm(Dialect):
             return None
         samples = parse(get("/metrics").body.decode("utf-8", "replace"), *LOAD)
         running, waiting = (total(samples, name) for name in LOAD)
-        return None if running is None else max(running + (waiting or 0) - ours, 0.0)
+        return without_ours(running, waiting, ours)
 
     def request(self, chat: ChatRequest) -> Request:
         """A chat of exactly so many tokens, with the usage so far in every chunk."""
-        more = {
-            "stream_options": {"include_usage": True, "continuous_usage_stats": True},
-            "ignore_eos": True,
-            "min_tokens": chat.max_tokens,
-            "cache_salt": chat.salt,
-        }
-        return chat_request(chat, more)
+        return counted_request(chat)
 
     def read(self, event: Event) -> Delta:
         """One chunk of a chat completion; with ``--enable-per-request-metrics`` the last one has ``metrics``."""
