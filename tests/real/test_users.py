@@ -22,7 +22,7 @@ pytestmark = pytest.mark.real
 
 SPEED, PRODUCTION = "llm_server_user_tokens_per_second", "llm_server_generated_tokens_per_second"
 # About how long the answer is.
-SECONDS = 35.0
+SECONDS = 45.0
 
 
 def configuration(tmp_path: Path, url: str, interval: str = "5s") -> Path:
@@ -65,7 +65,7 @@ def test_users_of_a_real_llama_server(binary: Path, tmp_path: Path) -> None:
         stack.enter_context(running_daemon("--config", config, port=port, log=tmp_path / "log"))
         speed_alone = eventually(lambda: of(port, "llm_probe_tokens_per_second"), "a probe of the idle server")
         alone = page(port)
-        with User(url, tokens=round(SECONDS * speed_alone), ignore_eos=True) as user:
+        with User(url, tokens=min(round(SECONDS * speed_alone), 3900), ignore_eos=True) as user:
             began = user.first_at
             assert began is not None
             eventually(lambda: of(port, SPEED), "a speed of the user", seconds=30)
@@ -81,7 +81,7 @@ def test_users_of_a_real_llama_server(binary: Path, tmp_path: Path) -> None:
             after = of(port, SPEED)
         # A new figure is that of the time since the one before it.
         windows = [(before[0], *now) for before, now in pairwise(seen)]
-        assert len(windows) >= 3
+        assert len(windows) >= 2
         own = [speed_between(user, begin, end) for begin, end, *_ in windows]
         told = {
             "user": statistics.mean(speed / each for (*_, speed, _), each in zip(windows, own, strict=True)),
@@ -93,7 +93,7 @@ def test_users_of_a_real_llama_server(binary: Path, tmp_path: Path) -> None:
         # Right after the answer the figure is that of some seconds near its end, at whatever pace the machine had then.
         ended = user.token_times[-1]
         paces = [speed_between(user, ended - back - 2, ended - back) for back in range(15)]
-        assert min(*own, *paces) * 0.9 < after < max(*own, *paces) * 1.1
+        assert min(*own, *paces) * 0.8 < after < max(*own, *paces) * 1.2
         assert "Users get" not in alone
         assert "Users get" in shown
         eventually(lambda: of(port, SPEED) is None, "nobody is served any more", seconds=60)
