@@ -274,6 +274,7 @@ def test_a_users_tokens_come_as_fast_with_us_as_without(binary: Path, models: Pa
     speeds, costs, results = list[float](), list[float](), list[ProbeResult]()
     with running_llama(binary, make_model(models, "slow"), port) as server:
         one = prober(port)
+        one.tell(sleeps=False)  # as its command line says: its slots may be read
         generated, seconds = ask(port, 60).between(0.0, math.inf)
         tokens = min(max(round(generated / seconds * USER_SECONDS), 60), 3500)
         until = time.monotonic() + MEASURE_SECONDS
@@ -288,6 +289,7 @@ def test_a_users_tokens_come_as_fast_with_us_as_without(binary: Path, models: Pa
                 speeds.append(beside.speed(stream) / statistics.mean((before.speed(stream), after.speed(stream))))
                 costs.append(beside.cost(stream) / statistics.mean((before.cost(stream), after.cost(stream))))
             results += found
+            assert served, "no probe waited beside the user"
     for name, ratios in (("speed", speeds), ("processor time", costs)):
         middle = statistics.median(ratios)
         print(f"{name} beside a probe over alone: median {middle:.4f} ± {doubt(ratios):.4f} of {len(ratios)}")
@@ -347,7 +349,8 @@ def test_production_speed_is_that_of_the_users(binary: Path, models: Path) -> No
     """What a user generated between two looks, by the server's counter, with the tokens of a probe in between left out."""
     port = free_port()
     with running_llama(binary, make_model(models, "tiny"), port):
-        one = prober(port)
+        one = Prober(Target(url=f"http://127.0.0.1:{port}", name="llama", server_metrics=True))
+        one.tell(sleeps=False)
         ask(port, 20)
         assert check(one).generated_tokens_per_second is None
         started = time.monotonic()
