@@ -285,7 +285,7 @@ def _count(default: int) -> Callable[[Any], Any]:
     metavar="BACKEND",
     help=f"What the server is, instead of finding out: {', '.join(CONFIGURABLE)}.",
 )
-@click.option("--model", help="The model to ask for.  [default: the first one served]")
+@click.option("--model", help="The model to ask for.  [default: the one that is served or in memory]")
 @_count(1)
 @MODULE
 @click.option("--api-key-file", metavar="FILE", help="A file that holds the server's API key.")

@@ -636,7 +636,7 @@ ALERTS: Final = (
         means="The server works, but answers 401, 403, 404 or another 4xx: the probe's configuration does not fit the server.",
         look=(
             "`auth`: is `targets[].api_key_file` the right key?",
-            "`no_model`: is `targets[].model` among the models that the server lists? `null` takes the first one.",
+            "`no_model`: is `targets[].model` among the models that the server lists? Without one, a server that lists several and does not say which is in memory is not asked: name one.",
             "`http_4xx`: is `targets[].backend` right? `llm-probe-exporter probe URL` prints the answer.",
         ),
     ),
