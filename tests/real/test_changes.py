@@ -143,18 +143,7 @@ def test_another_quantization_under_the_same_name_is_a_change_of_weights(tmp_pat
     path, port, exporter = tmp_path / "model.gguf", free_port(), free_port()
 
     def make(kind: str) -> None:
-        command: list[str | Path] = [
-            sys.executable,
-            MAKE_MODEL,
-            "--preset",
-            "tiny",
-            "--ctx",
-            "4096",
-            "--type",
-            kind,
-            "--gguf",
-            path,
-        ]
+        command: list[str | Path] = [sys.executable, MAKE_MODEL, "--ctx", "4096", "--type", kind, "--gguf", path]
         subprocess.run(command, check=True, capture_output=True)
 
     config = tmp_path / "config.yml"
@@ -182,11 +171,13 @@ history: {{path: {tmp_path / "history.sqlite"}}}
             eventually(lambda: probed(exporter) >= before + 5, "five more of the same file", seconds=120)
             assert value(scrape(exporter), "llm_last_change_timestamp_seconds", target="llama") is None
         os.utime(path, (time.time() - 3600, time.time() - 3600))
-        make("F16")
+        make("Q4_0")
         with running_llama(binary, path, port, "--alias", "model"):
             eventually(lambda: told("weights") and told("weights file"), "the change of weights", seconds=120)
             found = told("weights")
-            assert int(found["after"].split()[0]) > 1.5 * int(found["before"].split()[0])
+            assert int(found["before"].split()[0]) > 1.5 * int(found["after"].split()[0])
+            eventually(lambda: told("quantization"), "the change of quantization", seconds=60)
+            assert told("quantization") == {"what": "quantization", "before": "Q8_0", "after": "Q4_0"}
             assert not told("model")
 
 
