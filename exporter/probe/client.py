@@ -459,10 +459,12 @@ def _follow(pieces: Iterable[bytes], framing: Framing, read: Callable[[Event], D
 
 
 def _take(event: Event, read: Callable[[Event], Delta], notes: _Notes) -> bool:
-    """Note one event; whether it was the last."""
+    """Note one event; whether it was the last. What is not of this API ends a stream, but not an answer that is whole by then."""
     try:
         delta = read(event)
     except (ValueError, RecursionError) as exc:
+        if notes.complete:
+            return False
         shown = one_line(event.data[:400].decode("utf-8", "replace"))
         raise ProbeFailure(
             "protocol", f"an event of the stream is not of this API ({one_line(str(exc))}): {shown}"

@@ -37,6 +37,8 @@ _BLANKS: Final = 3
 _WORDS_PER_CHUNK: Final = 1.6
 """Where chunks hold more words than this in the mean, they are not tokens."""
 _CHARACTERS_PER_WORD: Final = 8
+_LEAST_CHARACTERS: Final = 2
+"""Chunks that hold fewer characters in the mean are pieces of tokens, or tokens of another script: which can't be told."""
 _INSTANT_SHARE: Final = 0.05
 _INSTANT_SECONDS: Final = 0.001
 """Chunks closer to each other than this, and than this share of the mean gap, came together as far as buffering goes."""
@@ -101,7 +103,7 @@ def measure(timeline: Timeline) -> Measurements:
             token_count_exact=False,
             clock_error_seconds=_clock_error(timeline, answer),
         )
-    first = None if _hides_the_first(timeline, usage) else ttft
+    first = None if _hides_the_first(timeline, usage) or _thinks_unseen(usage, chunks) else ttft
     instants = _instants(chunks, count)
     speed = _decode_speed(instants)
     buffered = _is_buffered(chunks, instants, speed, ttft)
@@ -170,7 +172,7 @@ def why_no_speed(timeline: Timeline) -> str:
     claimed = timeline.usage.output if timeline.usage else None
     tokens = usage.output or (claimed if _is_within(claimed, timeline.max_tokens) else None)
     if tokens is None:
-        return ""
+        return _too_short_for_tokens(chunks)
     shown, words = _visible(tokens, usage.reasoning, chunks), math.fsum(map(_words, chunks))
     if words and shown > _TOKENS_PER_WORD * words + _SPARE_TOKENS:
         return (
@@ -180,11 +182,27 @@ def why_no_speed(timeline: Timeline) -> str:
     return ""
 
 
+def _too_short_for_tokens(chunks: Sequence[Chunk]) -> str:
+    """Why chunks that nobody counted give no speed: a proxy that passes on single letters cuts each token into several."""
+    characters = sum(chunk.characters for chunk in chunks)
+    if not 0 < characters < _LEAST_CHARACTERS * len(chunks):
+        return ""
+    return (
+        f"no speed: {len(chunks)} chunks hold {characters} characters, so they are pieces of tokens, and nothing tells how"
+        " many tokens they are"
+    )
+
+
 def _hides_the_first(timeline: Timeline, usage: Usage) -> bool:
     """Whether tokens came before the first text that the stream shows: chunks did, and not all tokens are in those with text."""
     if not timeline.unread and timeline.blank <= _BLANKS:
         return False
     return usage.output is None or _visible(usage.output, usage.reasoning, timeline.chunks) > len(timeline.chunks) + 1
+
+
+def _thinks_unseen(usage: Usage, chunks: Sequence[Chunk]) -> bool:
+    """Whether the first tokens were thinking that the server counted, and of which the stream shows nothing."""
+    return usage.output is not None and _visible(usage.output, usage.reasoning, chunks) < usage.output
 
 
 def _is_within(tokens: int | None, most: int | None) -> bool:
@@ -214,8 +232,10 @@ def _believed(timeline: Timeline) -> Usage:
 
 
 def _visible(output: int, reasoning: int | None, chunks: Sequence[Chunk]) -> int:
-    """Tokens whose text the stream showed: a server may count reasoning that it keeps to itself."""
-    shown = any(chunk.kind == "reasoning" for chunk in chunks)
+    """Tokens whose text the stream showed: a server may count reasoning that it keeps to itself. Where there is a chunk for
+    each token (and the end of the text), it kept nothing: the thinking stands in the answer.
+    """
+    shown = any(chunk.kind == "reasoning" for chunk in chunks) or 0 <= output - len(chunks) <= 1
     return output if shown or reasoning is None else output - reasoning
 
 
@@ -246,8 +266,12 @@ def _count(timeline: Timeline, usage: Usage) -> _Count:
         return _Count(running, exact=True)
     ones = tuple(float(n) for n in range(1, len(chunks) + 1))
     if usage.output is None:
-        words = tuple(accumulate(map(_words, chunks)))
-        return _Count(words if words[-1] > _WORDS_PER_CHUNK * len(chunks) else ones, exact=False)
+        words, most = tuple(accumulate(map(_words, chunks))), timeline.max_tokens
+        if words[-1] <= _WORDS_PER_CHUNK * len(chunks):
+            return _Count(ones, exact=False)
+        # Digits and marks are fewer tokens than they look; more chunks than were asked for come of a server that ignores that.
+        fewer = most is not None and len(chunks) <= most < words[-1]
+        return _Count(_shared_out(most, chunks) if most is not None and fewer else words, exact=False)
     tokens = _visible(usage.output, usage.reasoning, chunks)
     if finish_reason == "stop" and tokens > len(chunks):
         tokens -= 1  # the end-of-text token counts, and has no text

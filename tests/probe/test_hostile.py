@@ -320,7 +320,7 @@ ROWS: dict[str, FaultRow] = {
     ),
     "an error inside the stream": breaks(paced(event({"error": {"message": "GPU\nhang"}})), "server_error", "GPU hang"),
     "bad JSON": breaks(paced(b"data: {nonsense\n\n"), "protocol", "is not of this API"),
-    "bad UTF-8": breaks(paced(b'data: {"choices": "\xff\xfe"}\n\n'), "protocol", "is not of this API"),
+    "bad UTF-8": breaks(paced(b'data: {\xff\xfe"choices": []}\n\n'), "protocol", "is not of this API"),
     "NUL bytes": breaks(paced(b"data: \x00\x00\n\n"), "protocol", "is not of this API"),
     "deep JSON": breaks(paced(b"data: " + b"[" * 100_000 + b"\n\n"), "protocol", "is not of this API"),
     "a number without end": breaks(paced(b"data: " + b"9" * 100_000 + b"\n\n"), "protocol", "is not of this API"),

@@ -203,6 +203,34 @@ def test_chunks_too_long_for_tokens_are_counted_by_their_text() -> None:
     assert found.tokens_per_second == pace(timeline, 0)
 
 
+def test_an_estimate_above_what_was_asked_for_is_not_believed() -> None:
+    """Digits look like a token each; where nobody counted, no more than was asked for is taken for tokens."""
+    timeline = follow(paced([*[chunk({"content": " 2026-11"})] * 12, chunk({}, "length"), DONE]), max_tokens=24)
+    found = measure(timeline)
+    assert sum(each.words or 0 for each in timeline.chunks) == 84
+    assert (found.output_tokens, found.token_count_exact) == (24, False)
+    assert found.tokens_per_second == pace(timeline, 2)
+
+
+def test_single_letters_that_nobody_counted_give_no_speed() -> None:
+    """A proxy that passes the text on letter by letter: its chunks are no tokens. With a count they are shared out."""
+    letters = [chunk({"content": each}) for each in "the sea is calm tonight and the moon lies fair"]
+    timeline = follow(paced([*letters, chunk({}, "stop"), DONE]))
+    assert "are pieces of tokens" in why_no_speed(timeline)
+    assert measure(timeline).tokens_per_second is None
+    counted = follow(paced([*letters, *final(10)]))
+    assert why_no_speed(counted) == ""
+    assert measure(counted).output_tokens == 10
+    assert measure(counted).tokens_per_second == pace(counted, 10 / len(letters))
+
+
+def test_a_usage_inside_the_choice_is_read() -> None:
+    """Moonshot's API has it there, beside the finish."""
+    end = {"choices": [{"index": 0, "delta": {}, "finish_reason": "length", **used(16)}]}
+    found = measure(follow(paced([*words(16), event(end), DONE])))
+    assert (found.output_tokens, found.prompt_tokens, found.token_count_exact) == (16, 20, True)
+
+
 @pytest.mark.parametrize(
     ("text", "count"),
     [(" word", 1), ("\n\n", 1), ("two words.", 3), ("2026", 4), ("naïve", 1), ("\U0001f469", 2), ("漢字仮名", 4)],
@@ -278,6 +306,51 @@ def test_an_error_event_in_plain_text() -> None:
     assert DIALECTS["openai"].read(Event(b"out of memory", "error")).error == "out of memory"
 
 
+@pytest.mark.parametrize(
+    ("broken", "said"),
+    [
+        (
+            {"object": "error", "message": "EngineCore died", "type": "InternalServerError", "code": 500},
+            "EngineCore died",
+        ),
+        ({"type": "error", "message": "out of memory"}, "out of memory"),
+        ({"choices": [{"index": 0, "delta": {"content": ""}, "finish_reason": "error"}]}, "finish_reason is error"),
+        ({"choices": [{"index": 0, "delta": {}, "finish_reason": "abort"}]}, "finish_reason is abort"),
+    ],
+)
+def test_an_answer_that_the_server_broke_off_is_no_good_one(broken: dict[str, Any], said: str) -> None:
+    """An error as an object of its own before [DONE] (vLLM until 2025), or by the finish: 20 words are then no answer."""
+    with pytest.raises(ProbeFailure) as caught:
+        follow(paced([*words(20), event(broken), DONE]))
+    assert caught.value.result == "server_error"
+    assert said in caught.value.message
+
+
+def test_the_word_null_finishes_nothing() -> None:
+    """Some gateways write it into each chunk: a stream that is cut off is truncated all the same."""
+    each = [chunk({"content": " word"}, "null")] * 16
+    assert measure(follow(paced([*each, *final(16)]))).output_tokens == 16
+    with pytest.raises(ProbeFailure) as caught:
+        follow(paced(each))
+    assert caught.value.result == "truncated"
+
+
+@pytest.mark.parametrize("after", [b"data: keep-alive\n\n", b"data: [done]\n\n", b'data: {"choices":\n\n'])
+def test_what_follows_a_whole_answer_may_be_anything(after: bytes) -> None:
+    """The answer is finished and counted; before its end such an event is an error."""
+    found = measure(follow(paced([*words(16), *final(16)[:-1], after])))
+    assert (found.output_tokens, found.token_count_exact) == (16, True)
+    with pytest.raises(ProbeFailure, match="not of this API"):
+        follow(paced([*words(4), after, *words(12), *final(16)]))
+
+
+def test_a_character_that_is_cut_in_two_is_read() -> None:
+    """A server that makes a chunk of each token's bytes sends halves of characters; the rest of the stream is as good as ever."""
+    half = chunk({"content": " word@"}).replace(b"@", b"\xf0\x9f")
+    found = measure(follow(paced([half, *words(15), *final(16)])))
+    assert (found.output_tokens, found.token_count_exact) == (16, True)
+
+
 def test_events_under_a_type_of_json_are_read() -> None:
     """Some proxies call every answer JSON; whether it is a stream, its first bytes tell."""
     body = [(0.0, b"\n"), *((0.02 + GAP * n, each) for n, each in enumerate([*words(16), *final(16)]))]
@@ -346,6 +419,33 @@ def test_thinking_that_uses_up_the_answer_is_measured_by_its_tokens() -> None:
     assert (len(timeline.chunks), found.output_tokens, found.token_count_exact) == (32, 32, True)
     assert found.tokens_per_second == pace(timeline)
     assert found.time_to_first_answer_seconds is None
+
+
+def thought(output: int, reasoning: int) -> list[bytes]:
+    """The end of a stream whose usage tells how much of it was thinking."""
+    usage = {
+        "prompt_tokens": 20,
+        "completion_tokens": output,
+        "completion_tokens_details": {"reasoning_tokens": reasoning},
+    }
+    return [chunk({}, "stop"), event({"choices": [], "usage": usage}), DONE]
+
+
+def test_thinking_that_is_told_and_not_shown_leaves_no_ttft() -> None:
+    """The first text came after 40 tokens of thinking: the speed is that of the text, and when the first token came isn't known."""
+    timeline = follow(paced([*words(20), *thought(61, 40)]))
+    found = measure(timeline)
+    assert found.tokens_per_second == pace(timeline)
+    assert (found.ttft_seconds, found.prefill_tokens_per_second, found.reasoning_tokens) == (None, None, 40)
+    assert found.time_to_first_answer_seconds is not None
+
+
+def test_thinking_inside_the_answer_is_shown() -> None:
+    """A server that counts it, and streams it between marks in the content: each chunk is a token, all of them count."""
+    timeline = follow(paced([*words(30), *thought(31, 12)]))
+    found = measure(timeline)
+    assert found.tokens_per_second == pace(timeline)
+    assert (found.ttft_seconds is not None, found.token_count_exact) == (True, True)
 
 
 def test_thinking_in_an_unknown_form_is_measured_where_each_chunk_is_a_token() -> None:

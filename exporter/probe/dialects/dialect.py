@@ -225,6 +225,8 @@ def _json(data: bytes) -> Any:
         raise ValueError(f"it has more than {MOST_VALUES} values")
     try:
         return json.loads(data)
+    except UnicodeDecodeError:  # a character that was cut in two
+        return json.loads(data.decode("utf-8", "replace"))
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
 

@@ -51,6 +51,10 @@ INTERRUPTS: Final = (
 # Fields that a probe can do without. max_tokens is among them because newer APIs of OpenAI want max_completion_tokens.
 OPTIONAL: Final = frozenset({"stream_options", "temperature", "seed", "max_tokens"})
 COUNTED_OPTIONAL: Final = OPTIONAL | {"ignore_eos", "min_tokens", "cache_salt"}
+# Some gateways write the null of JSON as a word.
+_UNFINISHED: Final = frozenset({"null", "none", "None"})
+# vLLM, SGLang and gateways end an answer so that they could not go on with.
+_BROKEN_OFF: Final = frozenset({"error", "abort"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,7 +249,12 @@ def read_chunk(chunk: Mapping[str, Any]) -> Delta:
     answer = texts.answer or text_of(choice.get("text")) or ""
     has_text = bool(answer or texts.reasoning)
     finish_reason = text_of(choice.get("finish_reason"))
-    usage = usage_of(chunk.get("usage"))
+    if finish_reason in _UNFINISHED:
+        finish_reason = None
+    if finish_reason in _BROKEN_OFF:
+        return Delta(error=_why_broken_off(chunk, finish_reason))
+    # Moonshot's API, which gateways pass on, puts the usage into the choice.
+    usage = usage_of(chunk.get("usage")) or usage_of(choice.get("usage"))
     # vLLM sends usage beside the role, before the first token: then it counts nothing yet. LiteLLM sends it beside an empty
     # choice, after the finish.
     settled = not choices or has_text or finish_reason or (usage and usage.output and "role" not in said)
@@ -288,4 +297,11 @@ def error_of(chunk: Mapping[str, Any]) -> str | None:
     error = chunk.get("error")
     if isinstance(error, Mapping):
         return text_of(error.get("message")) or json.dumps(error)[:500]
+    if error is None and "error" in (chunk.get("object"), chunk.get("type")):  # vLLM until 2025, FastChat
+        return text_of(chunk.get("message")) or json.dumps(chunk)[:500]
     return text_of(error)
+
+
+def _why_broken_off(chunk: Mapping[str, Any], finish_reason: str) -> str:
+    """What is said of an answer that the server could not go on with."""
+    return f"its finish_reason is {finish_reason}" + (f": {said}" if (said := text_of(chunk.get("message"))) else "")
