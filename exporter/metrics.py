@@ -715,7 +715,7 @@ THE_TARGET: Final = (
     _target(
         "llm_server_user_tokens_per_second",
         "Decode speed that one user gets: the mean over the answers that ran since the last reading (vLLM and SGLang by their"
-        " histograms, llama.cpp by its slots); absent while nobody is served.",
+        " histograms, llama.cpp by its slots, and by its counters with server_metrics); absent while nobody is served.",
         lambda s: s.user_tokens_per_second,
     ),
     _target(

@@ -12,7 +12,7 @@ from typing import Final
 from exporter.probe.dialects.dialect import ServerStatus
 from exporter.probe.server import Server
 from exporter.probe.slots import Growth, SlotReading, growth
-from exporter.probe.users import Served, UserFigures, users_between
+from exporter.probe.users import Served, UserFigures, speed_of_ended, users_between
 
 # Throughput between two readings closer than this would be noise.
 WINDOW_SECONDS: Final = 5.0
@@ -81,6 +81,8 @@ class ProductionMeter:
         self._sums: SumsReading | None = None
         self._slots: SlotsReading | None = None
         self._users = UserFigures()
+        self._ended: SumsReading | None = None
+        self._speed_of_ended: float | None = None
         self._progress: tuple[float, tuple[object, ...]] | None = None
         self._stuck: tuple[float, bool] | None = None
         self.wants_another = False
@@ -95,7 +97,11 @@ class ProductionMeter:
             self._read_slots(status, now)
             self._read_counter(status, now)
             self._read_sums(status, now)
-        return Production(self._throughput, self._users.tokens_per_second, self._users.ttft_seconds, stuck)
+            self._read_ended(status, now)
+        speed = self._users.tokens_per_second
+        return Production(
+            self._throughput, self._speed_of_ended if speed is None else speed, self._users.ttft_seconds, stuck
+        )
 
     def _read_counter(self, status: ServerStatus, now: float) -> None:
         """What others made the server generate between the last two readings; None until there are two since its start."""
@@ -135,6 +141,18 @@ class ProductionMeter:
         few = reading.sums.tokens - before.sums.tokens - ours.tokens >= 1 and found.tokens_per_second is None
         if not few or elapsed >= LONGEST_WINDOW_SECONDS:
             self._sums, self._users = reading, found
+
+    def _read_ended(self, status: ServerStatus, now: float) -> None:
+        """What users got whose answers ended between two checks, also those that no check saw run."""
+        if status.ended is None:
+            self._ended = self._speed_of_ended = None
+            return
+        before, reading = self._ended, SumsReading(status.ended, self._server.ours, now, status.started)
+        if before is None or before.started != reading.started or reading.sums.tokens < before.sums.tokens:
+            self._ended, self._speed_of_ended = reading, None
+        elif now - before.at >= WINDOW_SECONDS:
+            self._ended = reading
+            self._speed_of_ended = speed_of_ended(before.sums, reading.sums, reading.ours - before.ours)
 
     def _read_slots(self, status: ServerStatus, now: float) -> None:
         """What users got and all together generate, by llama-server's slots; read where that costs the server nothing."""

@@ -81,6 +81,16 @@ def served_by_gaps(samples: tuple[MetricSample, ...], prefix: str = "sglang:") -
     return Served(requests, first, requests + following, gaps)
 
 
+def ended_of(samples: tuple[MetricSample, ...], prefix: str = "llamacpp:") -> Served | None:
+    """The sums of a server whose counters get an answer when it ends: tokens, and the seconds from the first to the last of each.
+
+    How many answers they are, and when their first tokens came, it doesn't count.
+    """
+    tokens = total(samples, f"{prefix}tokens_predicted_total")
+    seconds = total(samples, f"{prefix}tokens_predicted_seconds_total")
+    return None if tokens is None or seconds is None else Served(tokens=tokens, gap_seconds=seconds)
+
+
 def ours_of(timelines: Sequence[Timeline], output_tokens: Sequence[int]) -> Served:
     """What the streams of a probe added to a server's sums, with how many tokens each generated.
 
@@ -110,3 +120,16 @@ def users_between(before: Served, after: Served, ours: Served) -> UserFigures:
     if theirs.requests >= 1 and theirs.first_token_seconds > LEAST_SHARE * whole.first_token_seconds > 0:
         ttft = theirs.first_token_seconds / theirs.requests
     return UserFigures(speed, ttft)
+
+
+def speed_of_ended(before: Served, after: Served, ours: Served) -> float | None:
+    """Decode speed of the users' answers that ended between two readings of one run of a server; None where too little did.
+
+    The first token of an answer takes no time that is counted, and how many answers there were isn't known: they are taken for
+    one, so that many very short ones look a little faster than they are.
+    """
+    whole = after - before
+    tokens, seconds = whole.tokens - ours.tokens, whole.gap_seconds - ours.gap_seconds
+    if tokens - 1 < LEAST_TOKENS or not seconds > LEAST_SHARE * whole.gap_seconds > 0:
+        return None
+    return (tokens - 1) / seconds

@@ -11,7 +11,7 @@ from exporter.probe.run import Prober
 from exporter.probe.server import Server
 from exporter.probe.slots import SlotReading
 from exporter.probe.users import Served
-from exporter.settings import Target
+from exporter.settings import Module, Target
 from tests.servers.llama_cpp import SimulatedLlamaServer
 from tests.servers.ollama import SimulatedOllama
 from tests.servers.user import User
@@ -114,6 +114,24 @@ def test_a_counter_that_moves_at_the_end_is_read_from_idle_to_idle() -> None:
     assert meter.at(120, replace(counting, generated_tokens=3400.0)).generated_tokens_per_second == 20
 
 
+def test_an_answer_that_no_check_saw_run_has_its_speed_where_counters_are_read() -> None:
+    """It began and ended between two checks: by the counters its speed is known, until a check at which nothing ended."""
+    meter = Meter()
+    meter.at(0, replace(slots(SlotReading(0)), ended=Served(tokens=1000, gap_seconds=40)))
+    ended = SlotReading(0, 7, held=300)
+    after = replace(slots(ended), ended=Served(tokens=1241, gap_seconds=52))
+    assert meter.at(30, after).user_tokens_per_second == 20
+    assert meter.at(60, after).user_tokens_per_second is None
+
+
+def test_an_answer_that_runs_comes_before_those_that_ended() -> None:
+    """What is seen in the slots is the newer of the two."""
+    meter = Meter()
+    meter.at(0, replace(slots(answer(100)), ended=Served(tokens=1000, gap_seconds=40)))
+    found = meter.at(30, replace(slots(answer(400)), ended=Served(tokens=1241, gap_seconds=52)))
+    assert found.user_tokens_per_second == 10
+
+
 def test_a_slow_server_is_waited_for() -> None:
     """Three tokens in five seconds are too few for a speed: the window grows until there are enough."""
     meter = Meter()
@@ -180,6 +198,21 @@ def test_a_server_that_cannot_tell_is_never_stuck() -> None:
         for server in (ollama, llama):
             state = checked(Prober(Target(url=server.url)))
             assert (state.stuck, state.user_tokens_per_second) == (None, None)
+
+
+def test_an_answer_between_two_checks_of_a_llama_server_with_counters() -> None:
+    """Over a socket, with a probe of ours beside: within 5 % of what its client measured, though it may sleep and no check saw it."""
+    clock = ProductionClock()
+    with SimulatedLlamaServer(tokens_per_second=200, sleep_idle_seconds=3600) as server:
+        one = Prober(Target(url=server.url, server_metrics=True), monotonic=clock)
+        assert checked(one).user_tokens_per_second is None
+        with User(server.url, tokens=150) as user:
+            user.finished()
+        one.probe("default", Module(max_tokens=16, prompt_tokens=48))
+        clock.now += 30
+        speed = checked(one).user_tokens_per_second
+        times = user.token_times
+    assert speed == pytest.approx((len(times) - 1) / (times[-1] - times[0]), rel=0.05)
 
 
 @pytest.mark.parametrize("parallel", [1, 2])

@@ -6,7 +6,16 @@ from hypothesis import strategies as st
 
 from exporter.probe.exposition import parse
 from exporter.probe.timeline import Chunk, Timeline
-from exporter.probe.users import SUMS, Served, UserFigures, ours_of, served_of, users_between
+from exporter.probe.users import (
+    SUMS,
+    Served,
+    UserFigures,
+    ended_of,
+    ours_of,
+    served_of,
+    speed_of_ended,
+    users_between,
+)
 from tests.servers.captured import load
 
 NOTHING = Served()
@@ -81,6 +90,20 @@ def test_nobody_served_is_nothing_measured() -> None:
 def test_a_restart_between_two_readings_gives_nothing() -> None:
     """Sums that fell are those of another run."""
     assert users_between(answer(500, 20.0, 0.2), answer(100, 20.0, 0.2), NOTHING) == UserFigures()
+
+
+def test_answers_that_have_ended_have_a_speed_by_the_counters_of_a_llama_server() -> None:
+    """As recorded of b11434: tokens and the seconds of decoding; a probe between the readings is taken out."""
+    body = load("llama-server/get-metrics-after").body.decode()
+    now = ended_of(parse(body, "llamacpp:"))
+    assert now == Served(tokens=173, gap_seconds=0.088756)
+    theirs = Served(tokens=300, gap_seconds=299 / 25)
+    ours = answer(64, 40.0, 0.2)
+    counted = now + theirs + Served(tokens=ours.tokens, gap_seconds=ours.gap_seconds)
+    assert speed_of_ended(now, counted, ours) == pytest.approx(25)
+    assert speed_of_ended(now, now + Served(tokens=64, gap_seconds=ours.gap_seconds * 1.02), ours) is None
+    assert speed_of_ended(now, now, NOTHING) is None
+    assert ended_of(parse("llamacpp:tokens_predicted_total 5\n")) is None
 
 
 def test_what_a_probe_took_is_what_it_measured() -> None:

@@ -67,6 +67,8 @@ class ServerStatus:
     """Whether that counter gets the tokens of a request only when it has ended."""
     sums: Served | None = None
     """The sums of its histograms, by which it tells what users get."""
+    ended: Served | None = None
+    """The sums of the answers that have ended, where it counts no others and not when their first tokens came."""
     slot_readings: tuple[SlotReading, ...] | None = None
     """What llama-server's slots hold, where each status check may read them."""
     progress: tuple[float | SlotReading, ...] | None = None

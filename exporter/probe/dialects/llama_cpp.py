@@ -55,6 +55,7 @@ from exporter.probe.result import Identity
 from exporter.probe.slots import running_tokens, slot_readings
 from exporter.probe.stream import Event
 from exporter.probe.timeline import Delta, ServerTimings, Usage
+from exporter.probe.users import ended_of
 
 METRICS_WAKE_NOTHING: Final = 10531
 PROGRESS: Final = (
@@ -195,6 +196,7 @@ def _with_metrics(status: ServerStatus, get: Get, path: str, enabled: object) ->
         kv_cache_usage=total(samples, "llamacpp:kv_cache_usage_ratio"),
         generated_tokens=generated,
         counts_at_end=True,
+        ended=ended_of(samples),
         progress=tuple(each for each in map(partial(total, samples), PROGRESS) if each is not None) or status.progress,
         served=status.served if generated is None else generated > 0,
         started=reply.headers.get("process-start-time-unix") or status.started,
