@@ -32,7 +32,7 @@ MEASURED_TOKENS: Final = 64
 ONE_TOKEN_SECONDS: Final = 30.0
 READING_BYTES: Final = 262_144
 _ASKS: Final = ("logprobs", "top_logprobs")
-_NOT_IN_ONE: Final = FORCING | {"stream_options", "timings_per_token"}
+_NOT_IN_ONE: Final = FORCING | {"stream_options", "timings_per_token", "return_progress"}
 _RESULTS: Final[dict[Verdict, Result]] = {
     "wrong": "wrong_answer",
     "degenerate": "degenerate",
@@ -190,8 +190,7 @@ class CanaryRun(Run):
 
     def _answer_tokens(self) -> int:
         """Tokens of an answer at most: of a model that thinks, those of some seconds."""
-        speeds = self._prober.speeds
-        speed = speeds.get("default") or max(speeds.values(), default=0.0)
+        speed = self._prober.speeds.of("default", self._status.identity)
         most = max(LEAST_ANSWER, math.ceil(speed * ANSWER_SECONDS)) if speed else self._module.max_tokens
         return min(most, self._module.max_tokens)
 

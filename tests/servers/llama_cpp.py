@@ -9,6 +9,7 @@ used just now). Conversations that were overwritten are in ``slots.lost``.
 """
 
 import json
+import math
 import threading
 import time
 from collections.abc import Generator, Iterator
@@ -25,9 +26,13 @@ FREE_METRICS_BUILD = 10_531
 # About the builds of December 2025 (sleep) and October 2025 (prompts in the host's memory).
 SLEEP_BUILD = 7_500
 HOST_CACHE_BUILD = 6_730
+# About the build of September 2025 (pull request 15827).
+PROGRESS_BUILD = 6_400
 # At a build between this and b11434 the check for embeddings went: chat with a model of text is answered, with others it is a 500.
 NO_501_BUILD = 11_434
 CONTEXT = 2048
+# tools/server/server-context.cpp: how often a request that has nothing to send looks whether its client is gone.
+HTTP_POLLING_SECONDS = 1.0
 
 METRICS = """\
 # HELP llamacpp:prompt_tokens_total Number of prompt tokens processed, excluding cached tokens
@@ -196,7 +201,7 @@ class RouterModel:
             slot.task = self._next_task()
             yield b""
             cached = self.slots.fill(slot, tokens, use_cache=body.get("cache_prompt", True))
-            prompt_seconds = yield from self._work_through(slot, len(tokens) - cached, cached, asked)
+            prompt_seconds = yield from self._work_through(slot, len(tokens) - cached, cached, asked, chunk)
             if prompt_seconds is None:
                 return
             yield from self._decode(asked, slot, chunk, cached, prompt_seconds)
@@ -209,26 +214,50 @@ class RouterModel:
             self._last_task = server.clock()
             self.slots.release(slot)
 
-    def _work_through(self, slot: Slot, fresh: int, cached: int, asked: Asked) -> Generator[bytes, None, float | None]:
-        """A prompt is worked through to its end even if its client has left. Gives its seconds, None if the client has left."""
+    def _work_through(
+        self, slot: Slot, fresh: int, cached: int, asked: Asked, chunk: dict[str, Any]
+    ) -> Generator[bytes, None, float | None]:
+        """A batch that has begun is worked through to its end even if its client has left. Gives the prompt's seconds, None if the
+        client has left.
+
+        That it has is noticed when something is sent, which ``return_progress`` does after each batch; else once a second.
+        """
         slot.cached = cached
-        seconds = self.server.prefill_seconds + fresh * self.server.prompt_pace
-        until = time.monotonic() + seconds
-        pinged = time.monotonic()
-        while (remaining := until - time.monotonic()) > 0:
-            time.sleep(min(remaining, 0.02))
-            if time.monotonic() - pinged >= self.server.ping_seconds:
-                pinged = time.monotonic()
-                yield b"" if asked.left() else b":\n\n"
-            if self.server.ending.is_set():
+        began, seconds = time.monotonic(), self.server.prefill_seconds + fresh * self.server.prompt_pace
+        progress = bool(asked.body.get("return_progress")) and self.server.build >= PROGRESS_BUILD
+        batches, polls = max(math.ceil(fresh / self.server.batch), 1), 0
+        for number in range(1, batches + 1):
+            if progress and number == 1:
+                yield self._progress(chunk, len(slot.tokens), cached, 0, 0.0)
+            yield from self._compute(began, began + seconds * number / batches, asked)
+            before, polls = polls, int((time.monotonic() - began) / HTTP_POLLING_SECONDS)
+            slot.processed = fresh * number // batches
+            if progress:
+                yield self._progress(chunk, len(slot.tokens), cached, slot.processed, seconds * number / batches)
+            if self.server.ending.is_set() or (asked.left() and (progress or polls > before)):
                 break
-        slot.processed = fresh
-        self.prompt += fresh
+        share = slot.processed / fresh if fresh else 1.0
+        self.prompt += slot.processed
         self.cached += cached
-        self.prompt_seconds += seconds
-        self.prompt_bucket.tokens += fresh
-        self.prompt_bucket.seconds += seconds
+        self.prompt_seconds += seconds * share
+        self.prompt_bucket.tokens += slot.processed
+        self.prompt_bucket.seconds += seconds * share
         return None if asked.left() else seconds
+
+    def _compute(self, began: float, until: float, asked: Asked) -> Iterator[bytes]:
+        """Take the time of a batch; a stream that is silent for long gets comments."""
+        pings = (time.monotonic() - began) // self.server.ping_seconds
+        while (now := time.monotonic()) < until and not self.server.ending.is_set():
+            time.sleep(min(until - now, 0.02))
+            if (due := (time.monotonic() - began) // self.server.ping_seconds) > pings:
+                pings = due
+                yield b"" if asked.left() else b":\n\n"
+
+    def _progress(self, chunk: dict[str, Any], prompt: int, cached: int, fresh: int, seconds: float) -> bytes:
+        delta = {"role": "assistant", "content": None}
+        progress = {"total": prompt, "cache": cached, "processed": cached + fresh, "time_ms": round(seconds * 1000)}
+        choices = [{"index": 0, "finish_reason": None, "delta": delta}]
+        return sse({**chunk, "choices": choices, "prompt_progress": progress})
 
     def _decode(
         self, asked: Asked, slot: Slot, chunk: dict[str, Any], cached: int, prompt_seconds: float
@@ -296,7 +325,8 @@ class RouterModel:
 class SimulatedLlamaServer(Simulated):
     """llama-server with one model, or a router: ``router`` names its models, with their status.
 
-    ``users`` is how many requests of others are there without a connection. ``parallel`` is the number of slots, ``drafts``
+    ``users`` is how many requests of others are there without a connection. ``parallel`` is the number of slots, ``batch`` the
+    tokens of a prompt that it works through at once (--batch-size), ``drafts``
     says that a smaller model proposes its tokens. ``host_cache`` is
     --cache-ram (on from autumn 2025), ``models_max`` the most that a router loads at once.
     """
@@ -314,6 +344,7 @@ class SimulatedLlamaServer(Simulated):
         tokens_per_second: float = 1000.0,
         prompt_tokens_per_second: float = 20_000.0,
         prefill_seconds: float = 0.0,
+        batch: int = 2048,
         slowdown: float = 0.0,
         router: dict[str, str] | None = None,
         models_max: int = 4,
@@ -337,6 +368,7 @@ class SimulatedLlamaServer(Simulated):
         self.pace = 1 / tokens_per_second
         self.prompt_pace = 1 / prompt_tokens_per_second
         self.prefill_seconds = prefill_seconds
+        self.batch = batch
         self.slowdown = slowdown
         self.models_max = models_max
         self.no_text = embeddings or reranking

@@ -262,6 +262,30 @@ def test_a_client_that_leaves_while_decoding_frees_its_slot_and_during_the_promp
 # What it does not do, and what it says ----------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("build", "progress", "worked"), [(11_434, True, 60), (11_434, False, 150), (6_000, True, 150)]
+)
+def test_a_client_that_left_is_noticed_by_what_is_sent_to_it(build: int, progress: bool, worked: int) -> None:  # noqa: FBT001 - a parameter of the test
+    """In a prompt of 150 tokens, left after some 20: with ``return_progress`` after the next batch, else at the next whole second."""
+    with SimulatedLlamaServer(build=build, prompt_tokens_per_second=100, batch=5) as server:
+        one = user(server, prompt=" ".join(f"w{number}" for number in range(150)), return_progress=progress).send()
+        wait_for(lambda: server.slots.all[0].processed >= 20)
+        one.leave()
+        assert server.idle()
+        assert worked - 55 <= server.only.prompt <= worked
+
+
+def test_the_progress_of_a_prompt_is_told() -> None:
+    """From 0 on, after each batch; then the first token, whose role is told once more."""
+    with SimulatedLlamaServer(batch=5) as server:
+        body = chat(" ".join(f"w{number}" for number in range(20)), 2, stream=True, return_progress=True)
+        told = [each["prompt_progress"] for each in events(post(server, CHAT, body)) if "prompt_progress" in each]
+        processed = [each["processed"] for each in told]
+        assert len(processed) > 3
+        assert processed == sorted(set(processed))
+        assert (processed[0], {processed[-1]}) == (0, {each["total"] for each in told})
+
+
 def test_a_server_of_embeddings_refuses_chats() -> None:
     """501 with its text; the newest builds have 500 with another."""
     for flag in ("embeddings", "reranking"):

@@ -71,7 +71,13 @@ class LlamaCpp(Dialect):
     """``llama-server``."""
 
     name: str = "llama_cpp"
-    optional: frozenset[str] = OPTIONAL | {"ignore_eos", "cache_prompt", "timings_per_token", "id_slot"}
+    optional: frozenset[str] = OPTIONAL | {
+        "ignore_eos",
+        "cache_prompt",
+        "timings_per_token",
+        "return_progress",
+        "id_slot",
+    }
 
     def recognise(self, get: Get) -> bool:
         """Every answer names llama.cpp as the server, also while it loads and without the key; a proxy may hide that."""
@@ -131,8 +137,17 @@ class LlamaCpp(Dialect):
         return without_ours(load.running, load.waiting, ours)
 
     def request(self, chat: ChatRequest) -> Request:
-        """A chat of exactly so many tokens, past the prompt cache, with the server's own times in every chunk."""
-        more: dict[str, Any] = {"ignore_eos": True, "cache_prompt": False, "timings_per_token": True}
+        """A chat of exactly so many tokens, past the prompt cache, with the server's own times in every chunk.
+
+        It asks for the progress of the prompt: while llama-server has nothing to send it looks only once a second whether its
+        client is gone (HTTP_POLLING_SECONDS in its source); with something to send after each batch it notices that at once.
+        """
+        more: dict[str, Any] = {
+            "ignore_eos": True,
+            "cache_prompt": False,
+            "timings_per_token": True,
+            "return_progress": True,
+        }
         if chat.status.slot is not None:
             more["id_slot"] = chat.status.slot
         held = chat.status.router and not chat.may_load
