@@ -1,7 +1,4 @@
-"""What status checks and probes cost each kind of server: no paid call, load, eviction, wake or restarted timer of theirs.
-
-A case that is marked is a fault that the exporter has today; its reason says which.
-"""
+"""What status checks and probes cost each kind of server: no paid call, load, eviction, wake or restarted timer of theirs."""
 
 import random
 import threading
@@ -13,6 +10,7 @@ import pytest
 from exporter.probe.result import ProbeResult
 from exporter.probe.run import Prober
 from exporter.settings import Module, Target
+from tests.probe.guest import believe
 from tests.servers.lemonade import SimulatedLemonade
 from tests.servers.litellm import SimulatedLiteLLM
 from tests.servers.llama_cpp import SimulatedLlamaServer
@@ -43,11 +41,6 @@ def probe(one: Prober, module: Module = MODULE) -> ProbeResult:
     return result
 
 
-def fault(reason: str) -> pytest.MarkDecorator:
-    """A fault of today."""
-    return pytest.mark.xfail(strict=True, raises=AssertionError, reason=reason)
-
-
 def asleep(build: int) -> SimulatedLlamaServer:
     """A llama-server that sleeps."""
     server = SimulatedLlamaServer(build=build, sleep_idle_seconds=60)
@@ -70,9 +63,7 @@ FREE: list[Any] = [
     SimulatedLemonade,
     lambda: SimulatedLemonade(cloud_used=True),
     lambda: SimulatedLlamaSwap(ttl=300),
-    pytest.param(
-        idle_webui, marks=fault("nothing tells whether its model is in memory, so the first probe may load it")
-    ),
+    idle_webui,
     lambda: asleep(9760),
     lambda: asleep(11_434),
     lambda: SimulatedLlamaServer(router={"a": "unloaded", "b": "unloaded"}),
@@ -183,7 +174,9 @@ def in_background(one: Prober, module: Module) -> threading.Thread:
 def test_a_probe_gives_way_to_a_user() -> None:
     """One slot: a user that comes into a probe waits for a part of it only."""
     with SimulatedVllm(tokens_per_second=20, slots=1) as server:
-        thread = in_background(prober(server), Module(max_tokens=120, prompt_tokens=48))
+        one = prober(server)
+        believe(one, 1000.0)
+        thread = in_background(one, Module(max_tokens=120, prompt_tokens=48))
         wait_for(lambda: server.generated > 110)
         with User(server.url, tokens=2) as user:
             user.finished()
@@ -195,7 +188,9 @@ def test_a_probe_gives_way_to_a_user() -> None:
 def test_a_server_that_is_told_to_end_can_end() -> None:
     """It refuses connects and waits for the probe's stream, which is given up long before the server's patience ends."""
     with SimulatedLlamaServer(tokens_per_second=50, drain_seconds=8) as server:
-        thread = in_background(prober(server), Module(max_tokens=500, prompt_tokens=48))
+        one = prober(server)
+        believe(one, 1000.0)
+        thread = in_background(one, Module(max_tokens=500, prompt_tokens=48))
         wait_for(lambda: server.slots.all[0].decoded > 20)
         server.terminate()
         ended = server.idle(5)

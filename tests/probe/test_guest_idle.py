@@ -11,6 +11,7 @@ from tests.servers.llama_swap import SimulatedLlamaSwap
 from tests.servers.lm_studio import SimulatedLMStudio
 from tests.servers.localai import SimulatedLocalAI
 from tests.servers.ollama import SimulatedOllama
+from tests.servers.simulated import Asked, ServerAnswer, as_json
 from tests.servers.text_generation_webui import SimulatedTextGenerationWebui
 from tests.servers.transformers_serve import SimulatedTransformersServe
 from tests.servers.user import User
@@ -56,16 +57,43 @@ def test_docker_model_runner_unloads_an_idle_model() -> None:
         assert (server.memory.ready, server.costs["load"]) == ([], 0)
 
 
-def test_text_generation_webui_unloads_and_is_not_loaded_again_each_minute() -> None:
-    """It names a model that it has unloaded, so each probe loaded it again. It is never called resident, and probes grow apart."""
+def test_text_generation_webui_unloads_and_is_not_loaded_again() -> None:
+    """It names a model that it has unloaded, so each probe loaded it again. Its tokenizer tells, and probes grow apart."""
     clock = Clock()
     with SimulatedTextGenerationWebui(idle_timeout=10, clock=clock) as server:
         one = prober(server, clock)
-        assert check(one).model_resident is None
+        assert check(one).model_resident is True
         results = run_for(one, clock, 6 * HOUR)
+        # At 0, 2, 6 and 14 minutes; ten minutes after the last one it is unloaded, and stays so.
+        assert (results[:4], set(results[4:])) == (["ok"] * 4, {"skipped_unloaded"})
+        assert (server.loaded, server.costs["load"], check(one).model_resident) == (False, 0, False)
+
+
+def test_text_generation_webui_is_probed_again_after_its_users() -> None:
+    """While it is unloaded its tokenizer is asked every five minutes only: each time leaves a traceback in its log."""
+    clock = Clock()
+    with SimulatedTextGenerationWebui(idle_timeout=10, clock=clock) as server:
+        clock.ahead += 700
+        one = prober(server, clock)
+        assert set(run_for(one, clock, 1200)) == {"skipped_unloaded"}
+        assert server.paths().count("/v1/internal/token-count") == 4
+        User(server.url, tokens=3).send().finished()
+        assert "ok" in run_for(one, clock, 360)
+
+
+def test_text_generation_webui_that_hides_its_tokenizer_is_probed_seldom() -> None:
+    """Behind a proxy that does not pass that path nothing tells what is in memory: never called resident, probed more and more seldom."""
+
+    class Hidden(SimulatedTextGenerationWebui):
+        def answer(self, asked: Asked) -> ServerAnswer:
+            return as_json({}, 404) if asked.path.endswith("token-count") else super().answer(asked)
+
+    clock = Clock()
+    with Hidden(idle_timeout=10, clock=clock) as server:
+        one = prober(server, clock)
+        assert check(one).model_resident is None
         # 0, 2, 6, 14, 30, 62 minutes, then once an hour.
-        assert results == ["ok"] * 10
-        assert not server.loaded
+        assert run_for(one, clock, 6 * HOUR) == ["ok"] * 10
 
 
 def test_koboldcpp_is_probed_after_its_users_only() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from tests.servers.clock import Clock
 from tests.servers.openai import AnswerShape, OpenAIServer
-from tests.servers.simulated import Asked, ServerAnswer, as_json
+from tests.servers.simulated import Asked, ServerAnswer, as_json, as_text
 
 LOADERS = ("llama.cpp", "Transformers")
 
@@ -69,6 +69,11 @@ class SimulatedTextGenerationWebui(OpenAIServer):
             case "GET", "/v1/internal/model/info":
                 # The name stays while the model is unloaded for being idle.
                 return as_json({"model_name": self.model or "None", "lora_names": [], "loader": self.loader})
+            case "POST", "/v1/internal/token-count":
+                # Its tokenizer leaves the memory with the model; asking it loads nothing (modules/text_generation.py, encode).
+                if not self.loaded:
+                    return as_text("Internal Server Error", 500)
+                return as_json({"length": len(asked.body["text"].split()) + 1})
             case "GET", "/v1/internal/health":
                 return as_json({"status": "ok"})
             case "POST", "/v1/internal/model/load":

@@ -58,6 +58,8 @@ class ServerStatus:
     model: str | None = None
     choices: tuple[str, ...] = ()
     resident: bool | None = None
+    resident_asked_at: float | None = None
+    """Unix time at which the server was asked for that, where the answer costs it something."""
     running: float | None = None
     waiting: float | None = None
     kv_cache_usage: float | None = None
