@@ -29,6 +29,7 @@ from exporter.probe.http.cancellation import Cancellation
 from exporter.probe.result import ProbeResult
 from exporter.probe.run import Prober
 from exporter.probe.server import Servers
+from exporter.probe.speeds import Speeds
 from exporter.schedule import Job, Schedule
 from exporter.settings import (
     Module,
@@ -213,10 +214,16 @@ class Daemon:
         except CrowdedError:
             return Refused("too many addresses were probed within their intervals: try again later")
 
-    def _probe_once(self, target: Target, name: str, module: Module) -> ProbeResult | None:
+    def _probe_once(self, target: Target, name: str, module: Module, before: ProbeResult | None) -> ProbeResult | None:
         permit = permit_of(target.url, self._settings.probe_endpoint.allow)
-        server = self._servers.at(target.url)
-        return Prober(target, server=server, cancellation=self._cancellation, permit=permit).probe(name, module)
+        prober = Prober(
+            target,
+            server=self._servers.at(target.url),
+            cancellation=self._cancellation,
+            permit=permit,
+            speeds=Speeds.of_result(before),
+        )
+        return prober.probe(name, module)
 
     def changes(self, since: float, target: str | None) -> tuple[Entry, ...]:
         """What changed since a time, newest first."""

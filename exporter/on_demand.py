@@ -141,12 +141,14 @@ class _SharedProbe:
     until: float = float("inf")
     """Until when it stands for all who ask: the interval of its module after its end; for ever while it runs."""
     result: ProbeResult | None = None
+    measured: ProbeResult | None = None
+    """The newest one with a speed."""
 
 
 class OnDemand:
-    """Runs and shares probes of allowed addresses. Thread-safe."""
+    """Runs and shares probes of allowed addresses. Thread-safe. ``run`` gets the last one that measured a speed, too."""
 
-    def __init__(self, run: Callable[[Target, str, Module], ProbeResult | None]) -> None:
+    def __init__(self, run: Callable[[Target, str, Module, ProbeResult | None], ProbeResult | None]) -> None:
         self._run = run
         self._lock = threading.Lock()
         self._shared: OrderedDict[tuple[str, int, str, str, str], _SharedProbe] = OrderedDict()
@@ -163,9 +165,12 @@ class OnDemand:
             if shared.result is None or time.monotonic() >= shared.until:
                 shared.until = float("inf")
                 try:
-                    shared.result = self._run(Target(url=place.url, name=shown, modules=(name,)), name, module)
+                    target = Target(url=place.url, name=shown, modules=(name,))
+                    shared.result = self._run(target, name, module, shared.measured)
                 finally:
                     shared.until = time.monotonic() + module.interval
+            if shared.result and shared.result.measurements.tokens_per_second:
+                shared.measured = shared.result
             return replace(shared.result, target=shown) if shared.result else None
 
     def _of(self, key: tuple[str, int, str, str, str]) -> _SharedProbe:

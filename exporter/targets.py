@@ -25,14 +25,17 @@ from exporter.discovery import (
     survey,
 )
 from exporter.history.change import Ledger
+from exporter.history.compare import BACKEND, MODEL, QUANTIZATION
 from exporter.history.record import Plan
+from exporter.history.shift import DECODE
 from exporter.host.energy import PowerMeter
 from exporter.ledgers import Ledgers
 from exporter.probe.fingerprint_memory import Fingerprints
 from exporter.probe.http.cancellation import Cancellation
-from exporter.probe.result import NOT_AN_ANSWER, SKIPPED, Measurements, ProbeResult, TargetState
+from exporter.probe.result import NOT_AN_ANSWER, SKIPPED, Identity, Measurements, ProbeResult, TargetState
 from exporter.probe.run import Prober
 from exporter.probe.server import Servers
+from exporter.probe.speeds import Speeds
 from exporter.probe.status import identify
 from exporter.schedule import Job
 from exporter.settings import Profiles, Settings, Target
@@ -268,8 +271,14 @@ class Targets:
         if before and before.target == target:
             return before
         server = self._servers.at(target.url)
-        kept = Fingerprints(self._ledgers.of(target.name).fingerprints)
-        prober = Prober(target, server=server, cancellation=self._cancellation, fingerprints=kept)
+        ledger = self._ledgers.of(target.name)
+        prober = Prober(
+            target,
+            server=server,
+            cancellation=self._cancellation,
+            fingerprints=Fingerprints(ledger.fingerprints),
+            speeds=_speeds_of(ledger),
+        )
         return Watched(prober, dict(before.watts) if before else {})
 
     def _announce(self, watched: Watched) -> None:
@@ -396,6 +405,17 @@ def _tell(prober: Prober, machine: Machine) -> None:
     known = hints_of(prober.target, machine)
     if known:
         prober.tell(**known)
+
+
+def _speeds_of(ledger: Ledger) -> Speeds:
+    """The newest speeds that are known of a target, and of which model they are."""
+    facts, known = ledger.facts, dict[str, float]()
+    for watch in ledger.watches.values():
+        speeds = watch.since.speeds() or watch.before.speeds()
+        if watch.phase == DECODE and speeds:
+            known[watch.module] = speeds[-1]
+    model = Identity(facts.get(BACKEND, ""), model=facts.get(MODEL), quantization=facts.get(QUANTIZATION))
+    return Speeds(known, model)
 
 
 def _figures(view: View, target: str, module: str, result: ProbeResult | None) -> Measurements | None:

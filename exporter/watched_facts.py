@@ -12,7 +12,7 @@ from typing import Final
 
 import exporter
 from exporter.containers.facts import ContainerFacts
-from exporter.history.compare import MODEL, shape_fact
+from exporter.history.compare import BACKEND, MODEL, QUANTIZATION, shape_fact
 from exporter.host.gpu import GpuFacts
 from exporter.host.machine import GpuSettings, MachineFacts
 from exporter.host.rocm import RocmFacts
@@ -81,10 +81,10 @@ def _served_facts(identity: Identity | None, info: TargetInfo, weights: Weights)
     if identity is None:
         return {}
     return {
-        "backend": info.backend,
+        BACKEND: info.backend,
         "backend version": info.backend_version,
         MODEL: info.model,
-        "quantization": info.quantization,
+        QUANTIZATION: info.quantization,
         "weights": _size(identity.weight_bytes),
         "weight files": None if identity.weight_bytes else _size(weights.bytes),
         "parameters": _size(identity.parameters, "parameters"),

@@ -6,7 +6,10 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+
+import pytest
 
 from exporter.discovery import ServerCandidate, Survey, survey
 from exporter.probe.status import identify
@@ -25,15 +28,16 @@ from tests.waiting import eventually
 
 
 @contextmanager
-def watching(tmp_path: Path, module: str = "", **servers: Simulated) -> Iterator[int]:
-    """A daemon that probes these servers each second; gives its port."""
+def watching(tmp_path: Path, module: str = "", *, tokens: int = 16, **servers: Simulated) -> Iterator[int]:
+    """A daemon that probes these servers each second, for so many tokens at most, and keeps its history; gives its port."""
     port, config = free_port(), tmp_path / "config.yml"
     targets = ", ".join(
         f'{{name: {name}, url: "{server.url}", budget: {{share: 1}}}}' for name, server in servers.items()
     )
     config.write_text(f"""
 targets: [{targets}]
-modules: {{default: {{interval: 1s, max_tokens: 16, prompt_tokens: 48{module}}}}}
+modules: {{default: {{interval: 1s, max_tokens: {tokens}, prompt_tokens: 48{module}}}}}
+history: {{path: {tmp_path / "history.db"}}}
 discovery: {{local: false, docker: false}}
 docker: {{enabled: false}}
 cache: {{paths: []}}
@@ -104,6 +108,22 @@ def test_a_probe_beside_users_has_a_mark_and_no_tier(tmp_path: Path) -> None:
     tiers = {own for (name, own), there in samples.items() if name == "llm_performance_tier" and there}
     assert not any(("target", "shared") in own for own in tiers)
     assert "Measured beside 1 request of users" in shown
+
+
+def two_probes(port: int) -> bool:
+    """Whether the target ``slow`` has been probed twice."""
+    return results(port, "slow", "ok") >= 2
+
+
+def test_a_restart_goes_by_the_last_speed(tmp_path: Path) -> None:
+    """The first probe of a server is the shortest. After a restart of the daemon the first one is as long as the last speed says."""
+    with SimulatedVllm(tokens_per_second=12) as server:
+        for first in (16, 30):
+            before = len(server.posts())
+            with watching(tmp_path, tokens=64, slow=server) as port:
+                eventually(partial(two_probes, port), what="two probes")
+            asked = [each["max_tokens"] for each in server.posts()[before:]]
+            assert (asked[0], asked[1]) == (pytest.approx(first, abs=2), pytest.approx(30, abs=2))
 
 
 def test_a_notice_reaches_probe_discover_page_and_log(tmp_path: Path) -> None:

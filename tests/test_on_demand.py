@@ -3,11 +3,12 @@
 import socket
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
 from exporter.on_demand import MOST_ADDRESSES, CrowdedError, OnDemand, permit_of, refusal_of
-from exporter.probe.result import ProbeResult
+from exporter.probe.result import Measurements, ProbeResult
 from exporter.probe.run import Prober
 from exporter.settings import Module, Target, place_of
 from tests.servers.exact import ExactServer, plain
@@ -144,7 +145,7 @@ def test_all_who_ask_at_once_share_one_probe() -> None:
     started, release = threading.Event(), threading.Event()
     runs: list[str] = []
 
-    def run(target: Target, name: str, _: Module) -> ProbeResult:
+    def run(target: Target, name: str, _: Module, __: ProbeResult | None) -> ProbeResult:
         runs.append(target.url)
         started.set()
         release.wait(10)
@@ -171,7 +172,7 @@ def test_modules_and_addresses_are_apart() -> None:
     """Another module or another address is another probe."""
     runs: list[tuple[str, str]] = []
 
-    def run(target: Target, name: str, _: Module) -> ProbeResult:
+    def run(target: Target, name: str, _: Module, __: ProbeResult | None) -> ProbeResult:
         runs.append((target.url, name))
         return result(target, name)
 
@@ -181,12 +182,29 @@ def test_modules_and_addresses_are_apart() -> None:
     assert runs == [("http://a:1", "default"), ("http://a:1", "prefill"), ("http://b:1", "default")]
 
 
+def test_a_probe_gets_the_one_that_measured_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its speed says how long the next one may be; one that was skipped since has none."""
+    now, outcomes = 1000.0, iter([20.0, None, None])
+    given: list[float | None] = []
+
+    def run(target: Target, name: str, _: Module, before: ProbeResult | None) -> ProbeResult:
+        given.append(before.measurements.tokens_per_second if before else None)
+        return replace(result(target, name), measurements=Measurements(tokens_per_second=next(outcomes)))
+
+    monkeypatch.setattr("exporter.on_demand.time.monotonic", lambda: now)
+    shared = OnDemand(run)
+    for _ in range(3):
+        shared.probe("a:1", "default", MODULE)
+        now += MODULE.interval
+    assert given == [None, 20.0, 20.0]
+
+
 def test_what_is_remembered_of_addresses_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Asking for ever more addresses grows no memory and buys no second probe: it is refused until an interval is over."""
     runs: list[str] = []
     now = 1000.0
 
-    def run(target: Target, name: str, _: Module) -> ProbeResult:
+    def run(target: Target, name: str, _: Module, __: ProbeResult | None) -> ProbeResult:
         runs.append(target.url)
         return result(target, name)
 
@@ -223,7 +241,7 @@ def test_a_place_is_probed_once_however_it_is_spelled(spelling: str) -> None:
     """Other spellings of an address get the same probe, so they buy no second one within the interval."""
     runs: list[str] = []
 
-    def run(target: Target, name: str, _: Module) -> ProbeResult:
+    def run(target: Target, name: str, _: Module, __: ProbeResult | None) -> ProbeResult:
         runs.append(target.url)
         return result(target, name)
 

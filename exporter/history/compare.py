@@ -19,6 +19,8 @@ from exporter.history.sample import Sample
 
 MODEL: Final = "model"
 """The fact that holds the model's name: two models are no comparison of anything else."""
+BACKEND: Final = "backend"
+QUANTIZATION: Final = "quantization"
 NEAREST: Final = 60
 REACH_SECONDS: Final = 6 * HOUR_SECONDS
 MOST_OF_A_DAY: Final = 240

@@ -49,10 +49,8 @@ def standing_of(status: ServerStatus) -> Standing:
 
 
 def short_length(module: Module, tokens_per_second: float | None) -> int:
-    """Tokens that a probe asks for: those of some seconds of decode at the last known speed, else the module's own."""
-    if tokens_per_second is None:
-        return module.max_tokens
-    return min(max(math.ceil(tokens_per_second * DECODE_SECONDS), LEAST_TOKENS), module.max_tokens)
+    """Tokens that a probe asks for: those of some seconds of decode at the last known speed, the fewest where none is known."""
+    return min(max(math.ceil((tokens_per_second or 0.0) * DECODE_SECONDS), LEAST_TOKENS), module.max_tokens)
 
 
 def is_late(ttft_seconds: float, earlier: Sequence[float]) -> bool:

@@ -51,6 +51,7 @@ from exporter.probe.prompt import compose, estimate
 from exporter.probe.result import Identity, Measurements, ProbeResult, Result, TargetState
 from exporter.probe.secret import hide
 from exporter.probe.server import Server, pause
+from exporter.probe.speeds import Speeds
 from exporter.probe.status import READ_BYTES, Headers, StatusResult, StatusTracker, read_secret, without_ours
 from exporter.probe.timeline import Timeline, Usage
 from exporter.probe.users import ours_of
@@ -132,6 +133,7 @@ class Prober:
         permit: Callable[[str], bool] | None = None,
         by_hand: bool = False,
         fingerprints: Fingerprints | None = None,
+        speeds: Speeds | None = None,
     ) -> None:
         self.target = target
         self.server = server or Server()
@@ -158,8 +160,8 @@ class Prober:
         """What is known of the models' first tokens; None where nobody keeps it."""
         self.took_seconds = 0.0
         """How long the streams of the last probe ran, without a wait in the server's queue."""
-        self.speeds: dict[str, float] = {}
-        """The last speed by module, tokens per second."""
+        self.speeds = speeds or Speeds()
+        """The last speed by module, tokens per second; those of a restart ago, where they are known."""
         self.ttfts: dict[str, deque[float]] = {}
         """The last TTFTs by module, seconds, of probes that did not wait behind others."""
         self.depths: dict[str, tuple[tuple[str | None, ...], int]] = {}
@@ -601,7 +603,7 @@ class Run:
         return ChatRequest(
             model=status.model,
             prompt=module.prompt or compose(round(tokens / prober.prompt_factor), prober.draw.getrandbits(64)),
-            max_tokens=module.max_tokens if whole else short_length(module, prober.speeds.get(self._name)),
+            max_tokens=module.max_tokens if whole else short_length(module, self._last_speed),
             salt=f"{prober.draw.getrandbits(128):032x}",
             # Streams that run at once need a slot each.
             status=replace(status, slot=None) if module.concurrency > 1 else status,
@@ -612,6 +614,10 @@ class Run:
             fields=module.request,
             completion=prober.completes == self._served,
         )
+
+    @property
+    def _last_speed(self) -> float | None:
+        return self._prober.speeds.of(self._name, self._status.identity)
 
     def _prompt_tokens(self) -> int:
         """How long the prompt is to be: as the module says, or as the model took it."""
@@ -716,8 +722,9 @@ class Run:
             return
         if not queued:
             prober.took_seconds = outcome.busy_seconds
-        if measured.tokens_per_second:
-            prober.speeds[self._name] = measured.tokens_per_second
+        # Where the tokens came too few or in a burst, the speed over the whole tells at least how long so many take.
+        if speed := measured.tokens_per_second or (None if queued else measured.end_to_end_tokens_per_second):
+            prober.speeds.note(self._name, self._status.identity, speed)
         if measured.ttft_seconds and not queued and not self._others:
             prober.ttfts.setdefault(self._name, deque(maxlen=TTFTS_KEPT)).append(measured.ttft_seconds)
 

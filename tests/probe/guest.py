@@ -5,6 +5,7 @@ from typing import Any
 
 from exporter.probe.result import ProbeResult, TargetState
 from exporter.probe.run import Prober
+from exporter.probe.speeds import Speeds
 from exporter.settings import Module, Target
 from tests.servers.clock import Clock
 from tests.servers.simulated import Simulated
@@ -44,6 +45,13 @@ def check(one: Prober) -> TargetState:
     state = one.status()
     assert state is not None
     return state
+
+
+def believe(one: Prober, tokens_per_second: float) -> None:
+    """Let the next probe go by this as the last speed of what is served now."""
+    check(one)
+    assert one.tracker.last is not None
+    one.speeds = Speeds({"default": tokens_per_second}, one.tracker.last.identity)
 
 
 def chats(server: Simulated) -> list[Any]:

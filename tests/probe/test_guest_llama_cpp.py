@@ -5,10 +5,11 @@ import time
 
 import pytest
 
-from tests.probe.guest import SHORT, check, probe, prober, run_for
+from tests.probe.guest import SHORT, believe, check, probe, prober, run_for
 from tests.servers.clock import Clock
 from tests.servers.llama_cpp import SimulatedLlamaServer
 from tests.servers.user import User
+from tests.simulated.plain import wait_for
 
 BUILDS = (6_000, 7_600, 9_760, 10_530, 10_531, 11_434)
 
@@ -275,6 +276,24 @@ def test_a_swap_on_a_router_is_seen() -> None:
         assert server.costs["load"] == 0
 
 
+# A user who comes while a prompt is worked through ---------------------------------------------------------------------
+
+
+def test_a_probe_that_is_given_up_in_its_prompt_ends_with_its_batch() -> None:
+    """llama-server looked only once a second whether a probe that has no token yet is still there; asked for progress, it notices."""
+    with SimulatedLlamaServer(prompt_tokens_per_second=12, batch=2) as server:
+        one, found = prober(server), list[str]()
+        running = threading.Thread(target=lambda: found.append(probe(one, SHORT).result))
+        running.start()
+        wait_for(lambda: server.slots.running)
+        with User(server.url, tokens=2, prompt="hello") as user:
+            running.join()
+            user.finished()
+    assert found == ["yielded"]
+    # Looked for 1.5 s after it was sent: 18 of its 48 tokens are done then, and with what a busy machine adds, not half of them more.
+    assert server.only.prompt < 36
+
+
 # The end of a server ---------------------------------------------------------------------------------------------------
 
 
@@ -283,7 +302,7 @@ def test_a_server_that_is_told_to_end_ends() -> None:
     with SimulatedLlamaServer(tokens_per_second=40, drain_seconds=30) as server:
         one = prober(server)
         probe(one)
-        one.speeds.clear()
+        believe(one, 1000.0)
         found = []
         module = SHORT.model_copy(update={"max_tokens": 400})
         thread = threading.Thread(target=lambda: found.append(probe(one, module)))

@@ -12,7 +12,7 @@ import pytest
 from exporter.probe.result import ProbeResult
 from exporter.probe.run import Prober
 from exporter.settings import Budget, Module, Timeouts
-from tests.probe.guest import SHORT, chats, check, probe, prober
+from tests.probe.guest import SHORT, believe, chats, check, probe, prober
 from tests.servers.koboldcpp import SimulatedKoboldCpp
 from tests.servers.llama_cpp import SimulatedLlamaServer
 from tests.servers.simulated import Simulated
@@ -68,7 +68,7 @@ def test_a_probe_gives_way_to_a_user(kind: str, speed: float, result: str) -> No
     with one_slot(kind, speed) as server:
         one = prober(server)
         probe(one)
-        one.speeds.clear()
+        believe(one, 1000.0)
         running = Beside(one, LONG)
         running.sent(server, 1)
         time.sleep(1.7 if result == "ok" else 0.5)
@@ -92,7 +92,7 @@ def test_no_read_in_the_first_moments_and_few_afterwards(kind: str) -> None:
     with one_slot(kind, 20.0) as server:
         one = prober(server)
         probe(one)
-        one.speeds.clear()
+        believe(one, 1000.0)
         running = Beside(one, Module(max_tokens=90, prompt_tokens=48, when_idle="probe"))
         sent = running.sent(server, 1)
         time.sleep(0.2)
@@ -109,7 +109,9 @@ def test_a_probe_beside_users_does_not_give_way() -> None:
     """``when_busy: probe`` and probes by hand go on: that is what was asked for."""
     with SimulatedVllm(tokens_per_second=20) as server:
         server.users = 1
-        result = probe(prober(server), Module(max_tokens=50, prompt_tokens=48, when_busy="probe"))
+        one = prober(server)
+        believe(one, 1000.0)
+        result = probe(one, Module(max_tokens=50, prompt_tokens=48, when_busy="probe"))
         assert (result.result, result.measurements.output_tokens, result.beside_users) == ("ok", 50, 1.0)
 
 
@@ -121,7 +123,7 @@ def test_a_probe_of_a_slow_server_is_short(kind: str) -> None:
     """At 6.4 tokens a second a probe of 64 tokens took 10.7 s, 18 % of the server's time. Now it has 16, in under 4 s."""
     with one_slot(kind, 6.4) as server:
         one = prober(server)
-        one.speeds["default"] = 6.4
+        believe(one, 6.4)
         result = probe(one, Module(prompt_tokens=48, when_idle="probe"))
         assert (result.result, chats(server)[0]["max_tokens"]) == ("ok", 16)
         assert result.busy_seconds < 4
@@ -129,17 +131,49 @@ def test_a_probe_of_a_slow_server_is_short(kind: str) -> None:
 
 
 def test_the_length_follows_the_last_speed() -> None:
-    """2.5 s of decode at the last known speed, between 16 and ``max_tokens``; by hand the whole length."""
+    """2.5 s of decode at the last known speed, between 16 and ``max_tokens``, 16 where none is known; by hand the whole length."""
     with SimulatedVllm() as server:
         one = prober(server)
         for speed in (None, 1.0, 10.0, 20.0, 1000.0):
             if speed:
-                one.speeds["default"] = speed
+                believe(one, speed)
             probe(one, Module(prompt_tokens=48))
         by_hand = prober(server, by_hand=True)
-        by_hand.speeds["default"] = 1.0
+        believe(by_hand, 1.0)
         probe(by_hand, Module(prompt_tokens=48))
-        assert [each["max_tokens"] for each in chats(server)] == [64, 16, 25, 50, 64, 64]
+        assert [each["max_tokens"] for each in chats(server)] == [16, 16, 25, 50, 64, 64]
+
+
+@pytest.mark.parametrize("kind", ["vllm", "llama_cpp", "koboldcpp"])
+def test_the_first_probe_of_a_slow_server_is_short(kind: str) -> None:
+    """Without a speed to go by it asked for 64 tokens, which took 10 s at 6.4 tokens a second."""
+    with one_slot(kind, 6.4) as server:
+        result = probe(prober(server), Module(prompt_tokens=48, when_idle="probe"))
+        assert (result.result, chats(server)[0]["max_tokens"]) == ("ok", 16)
+        assert result.busy_seconds < 4
+
+
+def test_a_speed_of_another_model_is_no_speed_of_this_one() -> None:
+    """After a swap on a router the next probe is as short as the first one."""
+    with SimulatedLlamaServer(router={"a": "loaded", "b": "unloaded"}) as server:
+        one = prober(server)
+        module = Module(prompt_tokens=48, when_idle="probe")
+        probe(one, module)
+        probe(one, module)
+        probe(one, module)
+        server.router = {"a": "unloaded", "b": "loaded"}
+        probe(one, module)
+        asked = [(each["model"], each["max_tokens"]) for each in chats(server)]
+    assert (asked[0], asked[2], asked[3]) == (("a", 16), ("a", 64), ("b", 16))
+
+
+def test_a_burst_tells_how_long_a_probe_may_be() -> None:
+    """Sixteen tokens of a fast server come at once and have no speed: the whole probe tells at least how long they take."""
+    with SimulatedVllm(tokens_per_second=1e6) as server:
+        one = prober(server)
+        for _ in range(3):
+            probe(one, Module(prompt_tokens=48))
+        assert [each["max_tokens"] for each in chats(server)][-1] == 64
 
 
 def test_the_default_budget_is_a_tenth() -> None:
