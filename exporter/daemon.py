@@ -277,8 +277,8 @@ class Daemon:
 
     def _machine_changed(self, before: Machine, after: Machine) -> None:
         self._targets.judge()
-        if after.containers != before.containers:
-            # A container that came or went is a target to find or to drop, within seconds.
+        if self._targets.sees_others(before, after):
+            # A server that came or went is a target to find or to drop, within seconds.
             self._schedule.run_soon("discovery")
 
     # The exporter itself -----------------------------------------------------------------------------------------------

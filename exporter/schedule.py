@@ -75,6 +75,8 @@ class Schedule:
         )
         self._jobs: dict[str, Job] = {}
         self._first: dict[str, float] = {}
+        self._running: set[str] = set()
+        self._again: set[str] = set()
         self._lock = threading.Lock()
         self._on_beat = on_beat
         self._beat = Job("beat", BEAT_SECONDS, self._note_beat, at_once=True)
@@ -112,10 +114,16 @@ class Schedule:
                 self._add(wanted[name], total=len(wanted))
 
     def run_soon(self, name: str) -> bool:
-        """Run a job now and keep its grid from here; False when there is none of that name."""
+        """Run a job now and keep its grid from here; False when there is none of that name.
+
+        One that runs already may have read what is old by now: it runs once more when it has ended.
+        """
         with self._lock:
             if name not in self._jobs:
                 return False
+            if name in self._running:
+                self._again.add(name)
+                return True
             self._first[name] = time.time()
             self._scheduler.modify_job(name, next_run_time=datetime.fromtimestamp(self._first[name], UTC))
             return True
@@ -175,7 +183,18 @@ class Schedule:
         late = (time.time() - first) % job.every
         # A run that is slightly early must not count as one interval late.
         self.delay_seconds = 0.0 if late > job.every - 0.05 else late
-        try:
-            job.run()
-        except Exception:
-            log.exception("job %s failed", name)
+        while self._begins(name):
+            try:
+                job.run()
+            except Exception:
+                log.exception("job %s failed", name)
+
+    def _begins(self, name: str) -> bool:
+        """Whether a job that has not run yet, or just did, runs now."""
+        with self._lock:
+            if name in self._running and name not in self._again:
+                self._running.discard(name)
+                return False
+            self._running.add(name)
+            self._again.discard(name)
+            return True

@@ -44,9 +44,11 @@ from exporter.snapshot import (
     Service,
     TargetInfo,
     View,
+    collector_key,
 )
 from exporter.tiers import UNQUANTIZED, Judgement, TargetFacts, Weights, hardware_of, judge, scenario_of, tier_of
 
+SERVER_COLLECTORS: Final = frozenset({"containers", "processes"})
 # Heat that holds the clocks down for less of the time than this explains no slow speed.
 THROTTLED_SHARE: Final = 0.1
 NOT_HERE: Final = "it doesn't run on this machine, so its GPU isn't known: set targets[].hardware"
@@ -62,6 +64,8 @@ class Machine:
     names: GpuNames = field(default_factory=GpuNames)
     processes: ServerProcesses = field(default_factory=ServerProcesses)
     models: ModelFiles = field(default_factory=ModelFiles)
+    servers_read: frozenset[str] = frozenset()
+    """Which of the collectors that see servers have run: ``containers``, ``processes``."""
     samples: tuple[GpuSample, ...] = field(default=(), compare=False)
 
 
@@ -75,6 +79,7 @@ def machine_of(view: View) -> Machine:
         names=view.get(GPU_NAMES) or GpuNames(),
         processes=view.get(PROCESSES) or ServerProcesses(),
         models=view.get(MODEL_FILES) or ModelFiles(),
+        servers_read=frozenset(name for name in SERVER_COLLECTORS if view.get(collector_key(name)) is not None),
         samples=view.get(GPU_SENSORS) or (),
     )
 

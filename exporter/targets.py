@@ -54,6 +54,7 @@ from exporter.snapshot import (
 )
 from exporter.starting import Silence, probe_of_starting, silence_of, starting_since, with_start
 from exporter.target_facts import (
+    SERVER_COLLECTORS,
     Machine,
     hints_of,
     info_of,
@@ -229,9 +230,12 @@ class Targets:
             if self._settings is not settings:
                 return  # reloaded meanwhile: the next round knows the new settings
             self._survey = after
-            if not (self._surveyed or after.found or settings.targets):
-                log.info("no inference server found; the search is repeated every %g s", settings.discovery.interval)
-            self._surveyed = True
+            if self._knows_servers(settings):
+                if not (self._surveyed or after.found or settings.targets):
+                    log.info(
+                        "no inference server found; the search is repeated every %g s", settings.discovery.interval
+                    )
+                self._surveyed = True
             changed = [*map(_target_of, after.found)] != [*map(_target_of, before.found)]
             if changed:
                 _log_survey(before, after)
@@ -239,8 +243,25 @@ class Targets:
         if changed:
             self._changed()
 
+    def _knows_servers(self, settings: Settings) -> bool:
+        """Whether all that sees servers on this machine was read once, so that to find none says something."""
+        missing = SERVER_COLLECTORS - machine_of(self._snapshot.view()).servers_read
+        return not missing or (settings.docker.enabled is False and missing == {"containers"})
+
+    def sees_others(self, before: Machine, after: Machine) -> bool:
+        """Whether a container or process to ask has come or gone, so that a search shouldn't wait for its interval."""
+        settings = self._settings
+        if after.servers_read != before.servers_read:
+            return True
+        return [*self._seen_in(before, settings)] != [*self._seen_in(after, settings)]
+
     def _candidates(self, settings: Settings) -> Iterator[ServerCandidate]:
-        machine = machine_of(self._snapshot.view())
+        yield from self._seen_in(machine_of(self._snapshot.view()), settings)
+        if settings.discovery.local:
+            yield from local_candidates(own_port=self._own_port)
+
+    def _seen_in(self, machine: Machine, settings: Settings) -> Iterator[ServerCandidate]:
+        """The servers among the containers and processes."""
         if settings.discovery.docker:
             yield from container_candidates(machine.containers)
         if settings.discovery.local or settings.discovery.docker:
@@ -248,8 +269,6 @@ class Targets:
             for each in process_candidates(processes, machine.containers, self._own_port):
                 if settings.discovery.docker if each.container else settings.discovery.local:
                     yield each
-        if settings.discovery.local:
-            yield from local_candidates(own_port=self._own_port)
 
     # The list --------------------------------------------------------------------------------------------------------
 

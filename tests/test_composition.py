@@ -12,7 +12,7 @@ import bcrypt
 import pytest
 
 from exporter import systemd
-from exporter.containers.facts import ContainerFacts
+from exporter.containers.facts import CandidateUrl, ContainerFacts
 from exporter.daemon import Daemon
 from exporter.history.store import open_reader
 from exporter.host.gpu import GpuFacts
@@ -137,8 +137,10 @@ def test_a_reload_reads_the_machine_anew(files: Files, soon: list[str]) -> None:
 
 def test_a_container_that_comes_starts_a_search(files: Files, soon: list[str]) -> None:
     """Other facts of the machine are only judged by."""
+    files.values = {"discovery": {"local": False, "docker": True}}
     daemon = made(files)
-    vllm = ContainerFacts("0123456789ab", "vllm", "rocm/vllm", "sha256:1", "vllm", running=True)
+    urls = (CandidateUrl(URL, "published_port"),)
+    vllm = ContainerFacts("0123456789ab", "vllm", "rocm/vllm", "sha256:1", "vllm", running=True, urls=urls)
     daemon._machine_changed(Machine(), Machine(gpus=(GpuFacts("0000:c1:00.0", "Radeon 8060S"),)))
     assert soon == []
     daemon._machine_changed(Machine(), Machine(containers=(vllm,)))

@@ -152,6 +152,28 @@ def test_run_soon_runs_a_job_before_its_time(schedule: Schedule) -> None:
     assert not schedule.run_soon("nobody")
 
 
+def test_run_soon_runs_a_running_job_once_more(schedule: Schedule) -> None:
+    """What it should see may have come after it looked; however often it is asked for meanwhile, it runs once more."""
+    runs: list[int] = []
+    others: list[int] = []
+    may_end = threading.Event()
+
+    def run() -> None:
+        runs.append(1)
+        may_end.wait(10)
+
+    schedule.replace([Job("rare", 3600.0, run, at_once=True), Job("often", 0.05, lambda: others.append(1))])
+    eventually(lambda: runs, "the first run")
+    assert schedule.run_soon("rare")
+    assert schedule.run_soon("rare")
+    assert len(runs) == 1
+    may_end.set()
+    eventually(lambda: len(runs) == 2, "the second run")
+    seen = len(others)
+    eventually(lambda: len(others) > seen + 5, "time for a third run")
+    assert len(runs) == 2
+
+
 def test_a_failing_job_is_logged_and_runs_again(schedule: Schedule, caplog: pytest.LogCaptureFixture) -> None:
     """An exception in a job ends that run, not the job."""
     runs: list[int] = []

@@ -17,7 +17,18 @@ from exporter.probe.result import Identity, ProbeResult, TargetState
 from exporter.probe.server import Servers
 from exporter.probe.status import Identified
 from exporter.settings import Module, Settings, load_profiles, make_target
-from exporter.snapshot import CONTAINERS, GPU, Snapshot, View, info_key, judgement_key, ledger_key, target_key
+from exporter.snapshot import (
+    CONTAINERS,
+    GPU,
+    CollectorRun,
+    Snapshot,
+    View,
+    collector_key,
+    info_key,
+    judgement_key,
+    ledger_key,
+    target_key,
+)
 from exporter.target_facts import judgement_of
 from exporter.targets import Targets
 from exporter.tiers import Judgement
@@ -447,9 +458,16 @@ def container(name: str, url: str) -> ContainerFacts:
 
 
 def test_a_server_that_is_found_is_watched(answers: dict[str, Identity], caplog: pytest.LogCaptureFixture) -> None:
-    """What answers becomes a target, is told once, and is watched while it is down."""
+    """What answers becomes a target, is told once, and is watched while it is down.
+
+    That there is none is said once, when containers and processes were read.
+    """
     caplog.set_level(logging.INFO, "exporter.targets")
     bench = discovering()
+    bench.targets.discover()
+    assert caplog.messages == []
+    for name in ("processes", "containers"):
+        bench.snapshot.publish(collector_key(name), CollectorRun(success=True, duration_seconds=0.01, at_seconds=0.0))
     bench.targets.discover()
     bench.targets.discover()
     assert caplog.messages == ["no inference server found; the search is repeated every 60 s"]

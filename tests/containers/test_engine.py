@@ -6,11 +6,8 @@ import json
 import logging
 import tarfile
 import threading
-from collections import Counter
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from socketserver import ThreadingMixIn, UnixStreamServer
 from typing import Any
 from urllib.parse import urlencode
 
@@ -20,86 +17,16 @@ from exporter.containers.connection import EngineError, explain, shown
 from exporter.containers.engine import EVENTS, Engine, default_host
 from exporter.containers.facts import ImageRocm
 from tests.containers.documents import CANARY, load
+from tests.containers.made_up_engine import PREFIX, SILENCE, EngineAnswer, MadeUpEngine, running_engine
 
 FIRST, SECOND = load("vllm-aiter-host-network"), load("llama-cpp-bind-mount")
-PREFIX = "/v1.44"
-
-
-class EngineAnswer:
-    """What the made-up engine says to one path: a status, headers, a body; or nothing until the test ends."""
-
-    def __init__(self, body: object = None, status: int = 200, headers: dict[str, str] | None = None) -> None:
-        self.body = body if isinstance(body, bytes) else json.dumps(body).encode()
-        self.status = status
-        self.headers = headers or {}
-
-
-SILENCE = EngineAnswer()
-
-
-class MadeUpEngine(ThreadingMixIn, UnixStreamServer):
-    """Answers by path; what it has no answer for is 404. Counts the calls."""
-
-    daemon_threads = True
-    block_on_close = False
-
-    def __init__(self, path: Path) -> None:
-        self.answers: dict[str, EngineAnswer] = {"/version": EngineAnswer({"ApiVersion": "1.44"})}
-        self.calls: Counter[str] = Counter()
-        self.ended = threading.Event()
-        self.host = f"unix://{path}"
-        super().__init__(str(path), Handler)
-
-    def holds(self, *documents: dict[str, Any]) -> None:
-        """Let these containers run."""
-        self.answers[f"{PREFIX}/containers/json"] = EngineAnswer([{"Id": each["Id"]} for each in documents])
-        for each in documents:
-            self.answers[f"{PREFIX}/containers/{each['Id']}/json"] = EngineAnswer(each)
-
-    def has_file(self, document: dict[str, Any], path: str, answer: EngineAnswer) -> None:
-        """Answer the archive call for one path in a container."""
-        self.answers[f"{PREFIX}/containers/{document['Id']}/archive?path={path.replace('/', '%2F')}"] = answer
-
-
-class Handler(BaseHTTPRequestHandler):
-    """HTTP/1.1 on a Unix socket."""
-
-    protocol_version = "HTTP/1.1"
-    server: MadeUpEngine
-
-    def do_GET(self) -> None:
-        """Answer from the table."""
-        self.server.calls[self.path] += 1
-        answer = self.server.answers.get(self.path, EngineAnswer({"message": CANARY}, 404))
-        if answer is SILENCE:
-            self.server.ended.wait(30)
-            return
-        self.send_response(answer.status)
-        for name, value in answer.headers.items():
-            self.send_header(name, value)
-        self.send_header("Content-Length", str(len(answer.body)))
-        self.end_headers()
-        self.wfile.write(answer.body)
-
-    def address_string(self) -> str:
-        """A Unix socket's client has none."""
-        return "unix"
-
-    def log_message(self, *_: object) -> None:
-        """Say nothing."""
 
 
 @pytest.fixture
 def made_up_engine(tmp_path: Path) -> Iterator[MadeUpEngine]:
     """An engine with one container."""
-    with MadeUpEngine(tmp_path / "e.sock") as server:
-        server.holds(FIRST)
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
+    with running_engine(tmp_path / "e.sock", FIRST) as server:
         yield server
-        server.ended.set()
-        server.shutdown()
-        thread.join()
 
 
 def archive(text: str = "", *, link: str = "", size: int | None = None) -> EngineAnswer:
