@@ -17,6 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn
@@ -28,8 +29,6 @@ from exporter.backends import CONFIGURABLE
 from exporter.text import count_text, escaped
 
 if TYPE_CHECKING:
-    from urllib.request import OpenerDirector
-
     from exporter.cache.verify import Blob, Checked
     from exporter.demo import SimulatedServers
     from exporter.history.compare import Side
@@ -541,16 +540,107 @@ def discover(*, config: Path | None, as_json: bool) -> None:
         _say(f"containers were not read: {problem}")
 
 
-DAEMON_URL = click.option(
-    "--url", metavar="URL", help="The daemon.  [default: where LLM_PROBE_LISTEN or the configuration says]"
-)
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """Which daemon a person means, and how to come in: the options that ``_asks_the_daemon`` adds."""
+
+    url: str | None
+    user: str | None
+    password_file: Path | None
+    cacert: Path | None
+    cert: Path | None
+    key: Path | None
+
+    def access(self, config: Path | None) -> DaemonAccess:
+        """The daemon by its URL, else the one of this machine. A password that is in no file is asked for."""
+        from exporter.daemon_login import (
+            Login,
+            check_user,
+            given_address,
+            opener_for,
+            own_address,
+            read_password,
+            risk_of,
+        )
+        from exporter.ledger_access import DaemonAccess
+
+        environ = {**os.environ, **({"LLM_PROBE_CONFIG": str(config)} if config else {})}
+        if self.user is None and self.password_file is not None:
+            raise click.UsageError("--password-file needs --user NAME")
+        if self.cert is None and self.key is not None:
+            raise click.UsageError("--key needs --cert FILE")
+        with _wrong_login():
+            address = given_address(self.url) if self.url else own_address(environ)
+            user = check_user(self.user) if self.user else ""
+            password = read_password(self.password_file) if self.password_file else _asked_password(user)
+            login = Login(user, password, self.cacert, (self.cert, self.key) if self.cert else None)
+            if risk := risk_of(address, login):
+                _say(f"warning: {risk}")
+            return DaemonAccess(address.url, opener_for(address, login), user)
+
+
+def _asked_password(user: str) -> str:
+    """What a person types at a terminal, unseen; nothing without a user."""
+    if not user:
+        return ""
+    if not sys.stdin.isatty():
+        raise click.UsageError("--user needs --password-file FILE where there is no terminal to ask at")
+    password: str = click.prompt(f"Password of {user}", hide_input=True, err=True)
+    return password
+
+
+@contextlib.contextmanager
+def _wrong_login() -> Iterator[None]:
+    """What is wrong with the address or the login, and exit code 2."""
+    from exporter.daemon_login import LoginError
+
+    try:
+        yield
+    except LoginError as exc:
+        _say(str(exc))
+        sys.exit(2)
+
+
+def _asks_the_daemon(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that say which daemon to ask and how to come in; the command gets them as ``asked``."""
+    file = click.Path(path_type=Path)
+
+    @click.option(
+        "--url", metavar="URL", help="The daemon.  [default: where LLM_PROBE_LISTEN or the configuration says]"
+    )
+    @click.option(
+        "--user",
+        "-u",
+        metavar="NAME",
+        help="The user of a daemon that has passwords. Asks for the password on a terminal.",
+    )
+    @click.option("--password-file", metavar="FILE", type=file, help="The file that holds the user's password.")
+    @click.option(
+        "--cacert", metavar="FILE", type=file, help="The CA of the daemon's certificate, or the certificate itself."
+    )
+    @click.option("--cert", metavar="FILE", type=file, help="A client certificate, for a daemon that asks for one.")
+    @click.option("--key", metavar="FILE", type=file, help="The key of --cert, where it is in a file of its own.")
+    @functools.wraps(command)
+    def asking(
+        *,
+        url: str | None,
+        user: str | None,
+        password_file: Path | None,
+        cacert: Path | None,
+        cert: Path | None,
+        key: Path | None,
+        **more: Any,
+    ) -> None:
+        command(asked=_Asked(url, user, password_file, cacert, cert, key), **more)
+
+    return asking
 
 
 @main.command()
-@DAEMON_URL
+@_asks_the_daemon
 @CONFIG
 @AS_JSON
-def status(*, url: str | None, config: Path | None, as_json: bool) -> None:
+def status(*, asked: _Asked, config: Path | None, as_json: bool) -> None:
     """Show the running daemon's verdicts.
 
     A line for each target, the worst first: verdict, speed, time to first token, age of the last success, and why. Exits with 1
@@ -559,11 +649,11 @@ def status(*, url: str | None, config: Path | None, as_json: bool) -> None:
     from exporter import status_report
     from exporter.ledger_access import AccessError
 
-    daemon = _daemon_access(url, config)
+    daemon = asked.access(config)
     try:
         document = daemon.status()
     except AccessError as exc:
-        _fail(f"{exc}; is `llm-probe-exporter serve` running?")
+        _fail(str(exc))
     if as_json:
         _print_json(document)
     else:
@@ -574,18 +664,18 @@ def status(*, url: str | None, config: Path | None, as_json: bool) -> None:
 
 
 @main.command()
-@DAEMON_URL
+@_asks_the_daemon
 @CONFIG
-def top(*, url: str | None, config: Path | None) -> None:
+def top(*, asked: _Asked, config: Path | None) -> None:
     """Show the status page in a terminal, live.
 
     Asks the running daemon every two seconds. Ctrl-C ends it.
     """
     from exporter.ledger_access import AccessError
 
-    daemon = _daemon_access(url, config)
     if not sys.stdout.isatty():
         raise click.UsageError("it needs a terminal: use `status` elsewhere")
+    daemon = asked.access(config)
     from rich.console import Console
 
     from exporter.terminal import Screen, watch
@@ -596,27 +686,16 @@ def top(*, url: str | None, config: Path | None) -> None:
     watch(Screen(daemon.status, daemon.speeds, AccessError), Console(), stop)
 
 
-def _daemon_access(url: str | None, config: Path | None) -> DaemonAccess:
-    """The daemon that a person means: by its URL, else the one of this machine."""
-    from exporter.ledger_access import DaemonAccess
-
-    environ = {**os.environ, **({"LLM_PROBE_CONFIG": str(config)} if config else {})}
-    own, certificate = (url, None) if url else _own_url(environ)
-    return DaemonAccess(own.rstrip("/"), _opener_for(own, certificate))
-
-
 @main.command()
 @click.option("--target", "-t", metavar="TARGET", help="Only what changed on this target.")
 @click.option(
     "--since", default="7d", show_default=True, metavar="DURATION", help="How far to look back, like 12h or 30d."
 )
 @click.option("--accept", is_flag=True, help="Take the speeds of now for the usual ones: no drop stands any more.")
-@DAEMON_URL
+@_asks_the_daemon
 @CONFIG
 @AS_JSON
-def changes(
-    *, target: str | None, since: str, accept: bool, url: str | None, config: Path | None, as_json: bool
-) -> None:
+def changes(*, target: str | None, since: str, accept: bool, asked: _Asked, config: Path | None, as_json: bool) -> None:
     """Show what changed, and what it did to the speed.
 
     Newest first: each change of a server or its machine, with the speed since and before. Asks the running daemon; where none
@@ -631,10 +710,10 @@ def changes(
         raise click.BadParameter(f"it {exc}", param_hint="--since") from None
     with _wrong_settings():
         settings = load(config, os.environ)
-    daemon = _daemon_access(url, config)
+    daemon = asked.access(config)
     access: DaemonAccess | FileAccess | None = None
     try:
-        access = daemon if url or daemon.answers else FileAccess(settings.history, os.environ)
+        access = daemon if asked.url or daemon.answers else FileAccess(settings.history, os.environ)
         if accept:
             accepted = access.accept(target, time.time())
             click.echo(f"accepted the present speed of {', '.join(accepted) or 'no target'} ({access.name})")
@@ -778,59 +857,25 @@ def healthcheck(url: str | None) -> None:
 
     For the health check of a container: exits with 0 where the daemon lives and its scheduler runs, else with 1.
     """
+    from http.client import HTTPException
     from urllib.error import HTTPError
 
-    own, certificate = (url, None) if url else _own_url(os.environ)
-    address = own.rstrip("/") + "/-/healthy"
-    opener = _opener_for(address, certificate)
+    from exporter.daemon_login import given_address, opener_for, own_address
+
+    with _wrong_login():
+        daemon = given_address(url) if url else own_address(os.environ)
+    address = f"{daemon.url}/-/healthy"
     try:
-        with opener.open(address, timeout=HEALTH_SECONDS) as answer:
+        with opener_for(daemon).open(address, timeout=HEALTH_SECONDS) as answer:
             click.echo(answer.read(1000).decode("utf-8", "replace").strip())
     except HTTPError as exc:
         with exc:
             _fail(f"{address}: {exc.code} {exc.read(1000).decode('utf-8', 'replace').strip()}")
-    except (OSError, ValueError) as exc:
+    except (OSError, ValueError, HTTPException) as exc:
         reason = getattr(exc, "reason", exc)
-        if certificate is not None and not isinstance(reason, ConnectionRefusedError | TimeoutError):
+        if daemon.wants_certificate and not isinstance(reason, ConnectionRefusedError | TimeoutError):
             _fail(f"{address}: it requires a client certificate and does not accept its own: {reason}")
-        _fail(f"{address}: {getattr(reason, 'strerror', None) or reason}")
-
-
-def _opener_for(address: str, certificate: tuple[Path, Path] | None) -> OpenerDirector:
-    """What asks the daemon: by no proxy, since it is here, and whatever name its certificate has."""
-    import ssl
-    from urllib.request import HTTPSHandler, ProxyHandler, build_opener
-
-    if not address.startswith(("http://", "https://")):
-        raise click.BadParameter("write it like http://127.0.0.1:9937", param_hint="--url")
-    tls = ssl.create_default_context()
-    tls.check_hostname, tls.verify_mode = False, ssl.CERT_NONE  # its certificate is for others, who know it by a name
-    if certificate is not None:
-        with contextlib.suppress(OSError, ValueError):
-            tls.load_cert_chain(*certificate, password="")
-    return build_opener(ProxyHandler({}), HTTPSHandler(context=tls))
-
-
-def _own_url(environ: Mapping[str, str]) -> tuple[str, tuple[Path, Path] | None]:
-    """The URL of the daemon on this machine that has this environment; every address is reached through loopback.
-
-    With it the certificate and key to show where it wants some from its clients: its own, which it may know.
-    """
-    listen, scheme, certificate = environ.get("LLM_PROBE_LISTEN") or DEFAULT_LISTEN, "http", None
-    if environ.get("LLM_PROBE_CONFIG") or environ.get("LLM_PROBE_WEB_CONFIG_FILE"):
-        from exporter.settings import SettingsError, load, load_web_config
-
-        # A file that was broken since is no reason to call a daemon sick that runs on.
-        with contextlib.suppress(SettingsError):
-            settings = load(Path(environ["LLM_PROBE_CONFIG"]) if environ.get("LLM_PROBE_CONFIG") else None, environ)
-            listen = settings.listen
-            if settings.web_config_file and (tls := load_web_config(settings.web_config_file).tls_server_config):
-                scheme = "https"
-                wanted = tls.client_auth_type == "RequireAndVerifyClientCert"
-                certificate = (tls.cert_file, tls.key_file) if wanted else None
-    host, _, port = listen.rpartition(":")
-    own = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "[::]": "[::1]"}  # noqa: S104 - replaced, not bound
-    return f"{scheme}://{own.get(host, host)}:{port}", certificate
+        _fail(f"{address}: {getattr(reason, 'strerror', None) or reason or type(reason).__name__}")
 
 
 # What is printed

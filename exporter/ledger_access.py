@@ -1,8 +1,11 @@
 """The running daemon, asked by a person at a prompt: its verdicts, and what changed, or the file with that which it has left."""
 
 import json
+import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
+from http import HTTPStatus
+from http.client import HTTPException
 from typing import Any
 from urllib.error import HTTPError
 from urllib.parse import urlencode
@@ -27,10 +30,11 @@ class AccessError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class DaemonAccess:
-    """The running daemon, by its URL. Calls raise AccessError."""
+    """The running daemon, by its URL; ``user`` is who asks, for messages. Calls raise AccessError."""
 
     url: str
     opener: OpenerDirector
+    user: str = ""
 
     @property
     def name(self) -> str:
@@ -46,8 +50,9 @@ class DaemonAccess:
         except HTTPError as exc:
             exc.close()
             return True
-        except (OSError, ValueError):
-            return False
+        except (OSError, ValueError, HTTPException) as exc:
+            # What speaks TLS answers, though not to this command: the next question says why.
+            return isinstance(getattr(exc, "reason", exc), ssl.SSLError)
 
     def changes(self, since: float, target: str | None) -> Changes:
         """The entries since a time (Unix), newest first."""
@@ -84,17 +89,37 @@ class DaemonAccess:
                 return json.loads(answer.read(LARGEST))
         except HTTPError as exc:
             with exc:
-                raise AccessError(_refused(self.url, path, exc)) from None
-        except (OSError, ValueError) as exc:
-            raise AccessError(f"{self.url}: {getattr(exc, 'reason', exc)}") from None
+                raise AccessError(_refused(self.url, path, exc, self.user)) from None
+        except (OSError, ValueError, HTTPException) as exc:
+            raise AccessError(f"{self.url}: {unreached_text(self.url, exc)}") from None
 
 
-def _refused(url: str, path: str, error: HTTPError) -> str:
-    if error.code in {401, 403}:
+def unreached_text(url: str, error: Exception) -> str:
+    """Why no answer came from there, and what to do where TLS stands in the way."""
+    reason, encrypted = getattr(error, "reason", error), url.startswith("https:")
+    if isinstance(reason, ConnectionRefusedError):
+        return f"{reason.strerror}; is `llm-probe-exporter serve` running?"
+    if isinstance(reason, ssl.SSLCertVerificationError):
         return (
-            f"{url} requires authentication ({error.code}), which this command can't give: "
-            f"use another client, such as curl -u USER {url}{path}"
+            f"its certificate can't be verified ({reason.verify_message.rstrip('.')}): name its CA, or the certificate "
+            "where it is self-signed, with --cacert"
         )
+    # A server of TLS 1.3 refuses a client after the client's handshake is done: by an alert, or by closing the connection.
+    closed = isinstance(reason, ConnectionResetError | ssl.SSLEOFError)
+    if encrypted and (closed or (isinstance(reason, ssl.SSLError) and "CERTIFICATE" in (reason.reason or ""))):
+        return "it closes the connection: does it ask for a client certificate? Give one with --cert and --key"
+    if isinstance(reason, ssl.SSLError):
+        return "what answers there speaks no TLS: is it http://?"
+    if isinstance(reason, HTTPException):
+        return "what answers there speaks no HTTP: is it https://?"
+    return str(getattr(reason, "strerror", None) or reason)
+
+
+def _refused(url: str, path: str, error: HTTPError, user: str) -> str:
+    if error.code == HTTPStatus.UNAUTHORIZED:
+        if user:
+            return f"{url} does not accept the user {user} with this password (401)"
+        return f"{url} requires a password (401): name a user with --user, and the file of the password with --password-file"
     try:
         said = json.loads(error.read(4096))["error"]
     except (OSError, ValueError, KeyError, TypeError):

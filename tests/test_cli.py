@@ -39,12 +39,12 @@ COMMANDS = {
         "--markdown",
         "--json",
     ],
-    "status": ["--url", "--json"],
-    "top": ["--url"],
+    "status": ["--url", "--user", "--password-file", "--cacert", "--cert", "--key", "--json"],
+    "top": ["--url", "--user", "--password-file", "--cacert"],
     "compare": ["BASELINE CANDIDATE", "--anyway", "--json"],
     "discover": ["--json"],
     "machine": ["--json", "--markdown"],
-    "changes": ["--target", "--since", "--accept", "--json"],
+    "changes": ["--url", "--user", "--target", "--since", "--accept", "--json"],
     "cache": ["--json", "--verify"],
     "check-config": ["FILE"],
     "healthcheck": ["--url"],
@@ -424,17 +424,17 @@ def test_discover_says_what_and_why(
     url: str, answering: ThreadingHTTPServer, closed_port: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """An inference server, a web server and a silent port: one would be probed, and each has its reason."""
-    monkeypatch.setenv("LLM_PROBE_HOST__PROC", str(tmp_path))  # whatever else runs on this machine
+    nothing = str(tmp_path)  # of the processes of this machine
     ports = [int(each.rpartition(":")[2]) for each in (url, address(answering))]
     monkeypatch.setattr(discovery, "LOCAL_PORTS", (*ports, closed_port))
-    found = json.loads(run("discover", "--json").stdout)
+    found = json.loads(run("discover", "--json", LLM_PROBE_HOST__PROC=nothing).stdout)
     assert [(each["url"], each["backend"]) for each in found["found"]] == [(url, "simulator")]
     assert {each["url"]: each["listening"] for each in found["not_probed"]} == {
         address(answering): True,
         f"http://127.0.0.1:{closed_port}": False,
     }
     assert all(each["why_not"] for each in found["not_probed"] if each["listening"])
-    result = run("discover")
+    result = run("discover", LLM_PROBE_HOST__PROC=nothing)
     assert result.exit_code == 0
     assert re.search(rf"^would be probed +{re.escape(url)}  Simulator", result.stdout, re.MULTILINE)
     assert "containers were not read: " in result.stderr
