@@ -969,7 +969,7 @@ ALERTS: Final = (
         severity="info",
         summary="A model download has stopped",
         description=(
-            "{{ $value | humanize1024 }}B of incomplete downloads in the {{ $labels.cache }} cache on {{ $labels.instance }} "
+            "{{ $value | humanize }}B of incomplete downloads in the {{ $labels.cache }} cache on {{ $labels.instance }} "
             "have not changed for more than two hours."
         ),
         value="llm_model_cache_incomplete_bytes",

@@ -167,6 +167,17 @@ def _verdict_cell(**more: Any) -> dict[str, Any]:
     )  # fmt: skip
 
 
+def _in_words(series: str, name: str) -> str:
+    """A series with a label as people write it: ``memory_bandwidth`` with a space."""
+    return f'label_replace({series}, "{name}", "$1 $2", "{name}", "(.*)_(.*)")'
+
+
+def _short(series: str) -> str:
+    """A series of a GPU whose host has no port, and whose address no domain of 0: a name for an axis."""
+    without = f'label_replace({series}, "gpu", "$1", "gpu", "0000:(.*)")'
+    return f'label_replace({without}, "instance", "$1", "instance", "(.*):[0-9]+")'
+
+
 def _link(title: str, uid: str, *labels: str) -> dict[str, Any]:
     """A link to a dashboard that carries the row's labels, the data source and the time."""
     carried = "".join(
@@ -342,7 +353,7 @@ def _overview() -> dict[str, Any]:
                          color={"mode": "thresholds"}, custom__cellOptions={"type": "color-text"},
                          thresholds={"mode": "absolute", "steps": [
                              {"color": "orange", "value": None}, {"color": "text", "value": 1}]}),
-                override("byName", "TTFT", unit="s", decimals=1, custom__width=85),
+                override("byName", "TTFT", unit="s", custom__width=85),
                 override("byName", "Age", unit="s", decimals=0, custom__width=75, noValue="not known"),
                 override("byName", "Model", custom__minWidth=230),
                 override("byName", "Module", custom__width=70),
@@ -357,7 +368,7 @@ def _overview() -> dict[str, Any]:
             "llm_performance_tier, llm_probe_success, llm_target_up.",
             [query(verdict(), "{{target}} {{module}}")], (24, 8), values(VERDICTS),
         ),
-        row("How fast, and what changed (blue: model, image or server; purple: ROCm)"),
+        row("How fast, and what changed (blue: model, image, server or machine; red: slower; purple: ROCm)"),
         speed,
         ttft,
         row("Is it fresh?"),
@@ -420,7 +431,7 @@ def _target() -> dict[str, Any]:
         stat("Speed", "Decode speed of the last success. Metric: llm_probe_tokens_per_second.",
              [query(measured("llm_probe_tokens_per_second"), instant=True)], (6, 4), unit=TOKENS_PER_SECOND, decimals=1, no_value="not measured"),
         stat("First token", "Metric: llm_probe_ttft_seconds.", [query(measured("llm_probe_ttft_seconds"), instant=True)], (6, 4),
-             unit="s", decimals=2, no_value="not measured"),
+             unit="s", no_value="not measured"),
         stat("Age", "Time since the last success. Metric: llm_probe_last_success_timestamp_seconds.",
              [query(f"time() - {probe('llm_probe_last_success_timestamp_seconds')}", instant=True)], (6, 4), unit="s", decimals=0,
              no_value="not known"),
@@ -428,17 +439,18 @@ def _target() -> dict[str, Any]:
              "llm_probe_prefill_tokens_per_second.",
              [query(expand(f"{server(metric)} and on (@module) {server('llm_answer_correct', depth='deep')}"), name, instant=True)
               for metric, name in (("llm_probe_tokens_per_second", "decode"), ("llm_probe_prefill_tokens_per_second", "prefill"))],
-             (6, 4), unit=TOKENS_PER_SECOND, decimals=1, names=True, no_value="not measured"),
+             (6, 4), unit=TOKENS_PER_SECOND, decimals=1, names=True, rows=True, no_value="not measured",
+             overrides=[override("byName", "prefill", decimals=0)]),
         stat("Expected", "The band that the recognised scenario should reach. Metric: llm_expected_tokens_per_second.",
              [query(probe("llm_expected_tokens_per_second", bound=bound), bound, instant=True) for bound in ("min", "max")], (6, 4), unit=TOKENS_PER_SECOND,
-             decimals=1, names=True, no_value="not known"),
+             decimals=1, names=True, rows=True, no_value="not known"),
         stat("Of the ceiling", "Achieved speed ÷ what memory bandwidth allows; where the server decodes speculatively, also the share of "
              "drafted tokens that was accepted. Metrics: llm_decode_efficiency_ratio, llm_probe_speculative_accepted_ratio.",
              [query(probe("llm_decode_efficiency_ratio"), "of the ceiling", instant=True),
               query(measured("llm_probe_speculative_accepted_ratio"), "draft accepted", instant=True)],
-             (6, 4), unit="percentunit", decimals=0, names=True, no_value="not known"),
+             (6, 4), unit="percentunit", decimals=0, names=True, rows=True, no_value="not known"),
         stat("Limit", "What holds the speed down now, as far as it is known. Metric: llm_limit_info.",
-             [query(probe("llm_limit_info"), "{{limit}}", instant=True)], (6, 4), only_names=True, no_value="not known"),
+             [query(_in_words(probe("llm_limit_info"), "limit"), "{{limit}}", instant=True)], (6, 4), only_names=True, no_value="not known"),
         timeseries(
             "Decode speed",
             "As the client measures it, beside what the server says of the same request. Dashed: where the tiers begin, the expected "
@@ -475,29 +487,33 @@ def _target() -> dict[str, Any]:
             "What it is", "Identity as the server and the machine report it; more than one row where it changed within the last minutes. "
             "Metric: llm_target_info.",
             [query(server("llm_target_info"), table=True)], (24, 4),
-            columns={"target": "Target", "backend": "Backend", "backend_version": "Version", "model": "Model", "quantization": "Quantization",
+            columns={"backend": "Backend", "backend_version": "Version", "model": "Model", "quantization": "Quantization",
                      "scenario": "Scenario", "hardware": "Hardware", "container": "Container", "image": "Image", "url": "URL"},
-            overrides=[override("byName", "Target", custom__width=80), override("byName", "Version", custom__width=75),
+            overrides=[override("byName", "Version", custom__width=75),
                        override("byName", "Backend", custom__width=85), override("byName", "Model", custom__minWidth=230),
-                       override("byName", "Quantization", custom__width=95)],
+                       override("byName", "Quantization", custom__width=105), override("byName", "Scenario", custom__width=125),
+                       override("byName", "Hardware", custom__width=140), override("byName", "Container", custom__width=100),
+                       override("byName", "Image", custom__minWidth=160), override("byName", "URL", custom__minWidth=180)],
             no_value=_NO_DATA,
         ),
         table(
             "How it was started", "Launch settings that decide speed, as far as its command line and environment can be read, and the GPU that "
             "serves it. Metric: llm_target_setting_info.",
             [query(f"max by (job, instance, target, setting, value) ({server('llm_target_setting_info')})", table=True)], (12, 6),
-            columns={"target": "Target", "setting": "Setting", "value": "Value"},
+            columns={"setting": "Setting", "value": "Value"},
             no_value=_NO_DATA,
         ),
-        state_timeline("What limits it", "What holds the speed down, as far as it is known: memory_bandwidth is the best that this model can do "
+        state_timeline("What limits it", "What holds the speed down, as far as it is known: memory bandwidth is the best that this model can do "
                        "on this memory. Metric: llm_limit_info.",
-                       [query(probe("llm_limit_info"), "{{target}} {{module}} {{limit}}")], (12, 6), values({"1": ("limit", IDENTITY_COLORS[3])}),
+                       [query(_in_words(probe("llm_limit_info"), "limit"), "{{limit}}")], (12, 6), values({"1": ("limit", IDENTITY_COLORS[3])}),
                        no_value=_NO_DATA),
         row("What changed"),
         table(
             "Last change", "What was last seen to change on the target and its machine. Metric: llm_last_change_info.",
             [query(f"max by (job, instance, target, what, before, after) ({server('llm_last_change_info')})", table=True)], (10, 9),
-            columns={"target": "Target", "what": "What", "before": "Before", "after": "After"},
+            columns={"what": "What", "before": "Before", "after": "After"},
+            overrides=[override("byName", "What", custom__minWidth=115), override("byName", "Before", custom__minWidth=115),
+                       override("byName", "After", custom__minWidth=115)],
             no_value=_NO_DATA,
         ),
         timeseries(
@@ -522,8 +538,8 @@ def _target() -> dict[str, Any]:
         stat("Since", "Time since the last change, and since the last step that no fact explains. Metrics: "
              "llm_last_change_timestamp_seconds, llm_unexplained_change_timestamp_seconds.",
              [query(f"time() - {server('llm_last_change_timestamp_seconds')}", "change", instant=True),
-              query(f"time() - {server('llm_unexplained_change_timestamp_seconds')}", "unexplained step by {{module}}", instant=True)],
-             (4, 9), unit="s", decimals=0, names=True, no_value=_NO_DATA),
+              query(f"time() - {server('llm_unexplained_change_timestamp_seconds')}", "unexplained, {{module}}", instant=True)],
+             (4, 9), unit="s", decimals=0, names=True, rows=True, no_value=_NO_DATA),
         row("Where the time goes"),
         timeseries(
             "Phases of the last probe",
@@ -605,14 +621,14 @@ def _target() -> dict[str, Any]:
             no_value=_NO_DATA,
         ),
         state_timeline(
-            "State of the server", "Metrics: llm_target_up, llm_target_loading, llm_target_stuck, llm_target_model_resident, llm_probe_cold_start, llm_probe_queued.",
+            "State of the server", "Queued: the last probe waited in the server's queue. Metrics: llm_target_up, llm_target_loading, llm_target_stuck, llm_target_model_resident, llm_probe_cold_start, llm_probe_queued.",
             [
                 query(server("llm_target_up"), "up"),
                 query(server("llm_target_loading"), "loading"),
                 query(server("llm_target_stuck"), "stuck"),
                 query(server("llm_target_model_resident"), "model in memory"),
                 query(probe("llm_probe_cold_start"), "cold start"),
-                query(probe("llm_probe_queued"), "probe waited in the queue"),
+                query(probe("llm_probe_queued"), "queued"),
             ],
             (10, 8), values({"0": ("no", "#8e8e8e"), "1": ("yes", "blue")}),
             overrides=[override("byName", "up", mappings=values({"0": ("down", "red"), "1": ("up", "green")})),
@@ -646,13 +662,13 @@ def _target() -> dict[str, Any]:
             overrides=_results(),
         ),
         timeseries(
-            "Tokens per hour", "What probing has the server read and write. Metric: llm_probe_consumed_tokens_total.",
-            [query(f"3600 * sum by (kind) (rate({probe('llm_probe_consumed_tokens_total')}[$__rate_interval]))", "{{kind}}")], (6, 8),
+            "Tokens per hour", "What probing had the server read and write within 1h. Metric: llm_probe_consumed_tokens_total.",
+            [query(f"sum by (kind) (increase({probe('llm_probe_consumed_tokens_total')}[1h]))", "{{kind}}")], (6, 8),
             overrides=named("output", "prompt"),
         ),
         timeseries(
-            "Share of time", "Of the server's time, by module. Metric: llm_probe_busy_seconds_total.",
-            [query(f"sum by (module) (rate({probe('llm_probe_busy_seconds_total')}[$__rate_interval]))", "{{module}}")],
+            "Share of time", "Of the server's time within 1h, by module. Metric: llm_probe_busy_seconds_total.",
+            [query(f"sum by (module) (rate({probe('llm_probe_busy_seconds_total')}[1h]))", "{{module}}")],
             (6, 8), unit="percentunit", stacked=True, fill=30,
         ),
         table(
@@ -674,11 +690,13 @@ def _target() -> dict[str, Any]:
             ],
             (24, 4),
             columns={"module": "Module", "Value #A": "Prompt", "Value #B": "Cached", "Value #C": "Reasoning", "Value #D": "Output",
-                     "Value #E": "Counted", "Value #F": "Burst", "Value #G": "Error", "Value #H": "Load", "Value #I": "Queue", "Value #J": "Beside users"},
+                     "Value #E": "Counted", "Value #F": "Burst", "Value #G": "Error", "Value #H": "Load", "Value #I": "Queue", "Value #J": "Users"},
             overrides=[
+                *(override("byName", name, custom__width=width) for name, width in
+                  (("Module", 85), ("Prompt", 65), ("Cached", 70), ("Reasoning", 90), ("Output", 65), ("Queue", 60), ("Users", 60))),
                 override("byName", "Counted", mappings=values({"0": ("estimated", "yellow"), "1": ("exact", "green")})),
                 override("byName", "Burst", mappings=_FLAG), override("byName", "Error", unit="s"),
-                override("byName", "Load", unit="s"), override("byName", "Queue", unit="s"),
+                override("byName", "Load", unit="s", decimals=0), override("byName", "Queue", unit="s"),
             ],
         ),
     ]  # fmt: skip
@@ -810,7 +828,10 @@ def _compare() -> dict[str, Any]:
             columns={"side": "Side", "target": "Target", "instance": "Instance", "backend": "Backend", "backend_version": "Version", "model": "Model",
                      "quantization": "Quantization", "scenario": "Scenario", "hardware": "Hardware", "image": "Image"},
             overrides=[override("byName", "Side", custom__width=85), override("byName", "Model", custom__minWidth=230),
-                       override("byName", "Image", custom__minWidth=230)],
+                       override("byName", "Target", custom__width=110), override("byName", "Instance", custom__width=135),
+                       override("byName", "Backend", custom__width=85), override("byName", "Version", custom__width=75),
+                       override("byName", "Quantization", custom__width=105), override("byName", "Scenario", custom__width=125),
+                       override("byName", "Hardware", custom__width=140), override("byName", "Image", custom__minWidth=160)],
         ),
     ]  # fmt: skip
     variables = [
@@ -856,7 +877,8 @@ def _machine() -> dict[str, Any]:
                        override("byName", "As host", mappings=values({"0": ("differs", "text"), "1": ("same", "green")}),
                                 custom__cellOptions={"type": "color-text"}),
                        override("byName", "Instance", custom__width=140), override("byName", "At minimum", custom__width=95),
-                       override("byName", "Container", custom__width=85), override("byName", "Version", custom__width=70), override("byName", "Release", custom__width=70)],
+                       override("byName", "Scope", custom__width=85), override("byName", "Container", custom__width=85), override("byName", "Version", custom__width=70), override("byName", "Release", custom__width=70),
+                       override("byName", "As host", custom__width=75), override("byName", "Read from", custom__width=85)],
             no_value=_NO_DATA,
         ),
         table(
@@ -883,7 +905,7 @@ def _machine() -> dict[str, Any]:
         state_timeline(
             "Throttled", "What lowers the GPU's clocks, above half of the time. A power limit at full load is normal; heat is not. Metric: "
             "amdgpu_throttled.",
-            [query(f"{host('amdgpu_throttled')} > bool 0.5", gpu + " {{reason}}")], (12, 8), values({"0": ("no", "green"), "1": ("throttled", "orange")}),
+            [query(_short(f"{host('amdgpu_throttled')} > bool 0.5"), gpu + " {{reason}}")], (12, 8), values({"0": ("no", "green"), "1": ("throttled", "orange")}),
             no_value=_NO_DATA,
         ),
         timeseries("Temperature", "Metric: amdgpu_temperature_celsius.",
@@ -893,7 +915,7 @@ def _machine() -> dict[str, Any]:
                    "amdgpu_power_watts, amdgpu_power_cap_watts.",
                    [query(host("amdgpu_power_watts"), "{{instance}} {{scope}}"), query(host("amdgpu_power_cap_watts"), "{{instance}} limit")], (8, 8), unit="watt",
                    overrides=[override("byRegexp", "^.* limit$", custom__lineStyle={"fill": "dash", "dash": [6, 6]}, custom__lineWidth=1)]),
-        timeseries("GPU busy", "Metric: amdgpu_busy_ratio.", [query(host("amdgpu_busy_ratio"), gpu)], (8, 8), unit="percentunit", maximum=1),
+        timeseries("GPU busy", "Metric: amdgpu_busy_ratio.", [query(_short(host("amdgpu_busy_ratio")), gpu)], (8, 8), unit="percentunit", maximum=1),
         timeseries("Memory in use", "VRAM, and system memory that the GPU uses (gtt), of their totals. Metrics: amdgpu_memory_used_bytes, "
                    "amdgpu_memory_total_bytes.",
                    [query(f"{host('amdgpu_memory_used_bytes')} / on (job, instance, gpu, kind) {host('amdgpu_memory_total_bytes')}", "{{instance}} {{kind}}")],
@@ -909,12 +931,16 @@ def _machine() -> dict[str, Any]:
             (12, 7),
             columns={"instance": "Instance", "release": "Kernel", "version": "BIOS", "platform_profile": "Platform profile", "governor": "Governor",
                      "tuned": "tuned", "gpu_performance_level": "GPU level"},
+            overrides=[override("byName", "Instance", custom__width=135), override("byName", "Kernel", custom__minWidth=80),
+                       override("byName", "BIOS", custom__width=65), override("byName", "Platform profile", custom__minWidth=115),
+                       override("byName", "Governor", custom__minWidth=90), override("byName", "GPU level", custom__width=80)],
             no_value=_NO_DATA,
         ),
         table(
             "Kernel parameters", "Those that decide how much memory a GPU may use and how fast it is. Metric: host_kernel_parameter_info.",
             [query(f"max by (job, instance, parameter, value) ({host('host_kernel_parameter_info')})", table=True)], (12, 7),
             columns={"instance": "Instance", "parameter": "Parameter", "value": "Value"},
+            overrides=[override("byName", "Instance", custom__width=135)],
             no_value=_NO_DATA,
         ),
         table(
@@ -925,9 +951,11 @@ def _machine() -> dict[str, Any]:
             ],
             (12, 7),
             columns={"instance": "Instance", "gpu": "GPU", "block": "Block", "version": "Version"},
+            overrides=[override("byName", "Instance", custom__width=135), override("byName", "GPU", custom__width=110),
+                       override("byName", "Block", custom__width=70), override("byName", "Version", custom__minWidth=135)],
             no_value=_NO_DATA,
         ),
-        state_timeline("Asleep", "A GPU that sleeps isn't woken to be read. Metric: amdgpu_suspended.", [query(host("amdgpu_suspended"), gpu)], (12, 7),
+        state_timeline("Asleep", "A GPU that sleeps isn't woken to be read. Metric: amdgpu_suspended.", [query(_short(host("amdgpu_suspended")), gpu)], (12, 7),
                        values({"0": ("awake", "green"), "1": ("asleep", "blue")}), no_value=_NO_DATA),
     ]  # fmt: skip
     return dashboard(
@@ -954,13 +982,13 @@ def _cache() -> dict[str, Any]:
         bar_gauge(
             "Free space", "Share of each file system that is free. Metrics: llm_model_cache_filesystem_free_bytes, "
             "llm_model_cache_filesystem_size_bytes.",
-            [query(f"{free} / on (job, instance, mountpoint) {size}", "{{instance}} {{mountpoint}}", instant=True)], (8, 7), unit="percentunit",
+            [query(f"{free} / on (job, instance, mountpoint) {size}", "{{instance}} {{mountpoint}}", instant=True)], (8, 9), unit="percentunit",
             maximum=1, thresholds=(("red", None), ("orange", 0.03), ("green", 0.15)), no_value=_NO_DATA,
         ),
         timeseries("Free bytes", "A step is a download or a deletion; a slope that goes on ends in a full disk. "
-                   "Metric: llm_model_cache_filesystem_free_bytes.", [query(free, "{{instance}} {{mountpoint}}")], (8, 7), unit="decbytes"),
+                   "Metric: llm_model_cache_filesystem_free_bytes.", [query(free, "{{instance}} {{mountpoint}}")], (8, 9), unit="decbytes"),
         bar_gauge("Size of the caches", "Metric: llm_model_cache_bytes.",
-                  [query(host("llm_model_cache_bytes"), "{{instance}} {{cache}}", instant=True)], (8, 7), unit="decbytes", no_value=_NO_DATA),
+                  [query(host("llm_model_cache_bytes"), "{{instance}} {{cache}}", instant=True)], (8, 9), unit="decbytes", no_value=_NO_DATA),
         row("Which models are stored?"),
         table(
             "Models", "Largest first. A model that is not complete is being downloaded or was broken off. Last use: where the file system "
@@ -974,8 +1002,8 @@ def _cache() -> dict[str, Any]:
             (14, 11),
             columns={"model": "Model", "Value #A": "Size", "Value #B": "Complete", "Value #C": "Unused for", "cache": "Cache", "instance": "Instance"},
             sort=("Size", True),
-            overrides=[override("byName", "Model", custom__minWidth=270), override("byName", "Cache", custom__width=105), override("byName", "Instance", custom__width=140), override("byName", "Size", unit="decbytes", custom__width=110), override("byName", "Unused for", unit="s", decimals=0, custom__width=110),
-                       override("byName", "Complete", mappings=_YES_NO, custom__cellOptions={"type": "color-text"}, custom__width=100)],
+            overrides=[override("byName", "Model", custom__minWidth=250), override("byName", "Cache", custom__width=105), override("byName", "Instance", custom__width=140), override("byName", "Size", unit="decbytes", custom__width=80), override("byName", "Unused for", unit="s", decimals=0, custom__width=95),
+                       override("byName", "Complete", mappings=_YES_NO, custom__cellOptions={"type": "color-text"}, custom__width=90)],
             no_value=_NO_DATA,
         ),
         timeseries("Size over time", "Metric: llm_model_cache_bytes.", [query(host("llm_model_cache_bytes"), "{{instance}} {{cache}}")], (10, 11), unit="decbytes"),
@@ -986,8 +1014,10 @@ def _cache() -> dict[str, Any]:
             "Shares the cache", "A container that does not mount the host's cache downloads its models again. "
             "Metric: llm_model_cache_shared.",
             [query(f"max by (job, instance, container, cache) ({host('llm_model_cache_shared')})", table=True)], (7, 9),
-            columns={"container": "Container", "cache": "Cache", "Value": "Shares it", "instance": "Instance"},
-            overrides=[override("byName", "Shares it", mappings=_YES_NO, custom__cellOptions={"type": "color-text"})],
+            columns={"container": "Container", "Value": "Shares it", "cache": "Cache", "instance": "Instance"},
+            overrides=[override("byName", "Shares it", mappings=_YES_NO, custom__cellOptions={"type": "color-text"}, custom__width=80),
+                       override("byName", "Container", custom__minWidth=90), override("byName", "Cache", custom__width=100),
+                       override("byName", "Instance", custom__width=135)],
             no_value=_NO_DATA,
         ),
         table(
@@ -1026,7 +1056,7 @@ def _fleet() -> dict[str, Any]:
     panels = [
         row("Worst first"),
         stat("Hosts", "Exporters that Prometheus can scrape, of all it knows. Metric: up.",
-             [query(f"sum({host('up')})", "up", instant=True), query(f"count({host('up')})", "known", instant=True)], (6, 3), names=True),
+             [query(f"sum({host('up')})", "up", instant=True), query(f"count({host('up')})", "known", instant=True)], (6, 3), names=True, rows=True),
         *(
             stat(title, description, [query(_count(*names), instant=True)], (6, 3), thresholds=colors, background=colors in (_FAULTS, _WARN))
             for title, description, names, colors in (
@@ -1107,7 +1137,7 @@ def _wall() -> dict[str, Any]:
         *(
             stat(title, description, [query(_count(*names), instant=True)], (6, 5), thresholds=colors, background=True, value_size=72)
             for title, description, names, colors in (
-                ("Faults", "Down or failing.", ("down", "failing"), _FAULTS),
+                ("Faults", "Down, stuck or failing.", ("down", "stuck", "failing"), _FAULTS),
                 ("Poor", "Too slow to use.", ("poor",), _WARN),
                 ("Fine", "Acceptable or better.", ("acceptable", "good", "excellent"), (("#8e8e8e", None), ("green", 1))),
             )
@@ -1146,7 +1176,9 @@ def _exporter() -> dict[str, Any]:
                query(f"time() - max by (job, instance) ({host('process_start_time_seconds')})", table=True)],
               (8, 5),
               columns={"instance": "Instance", "version": "Version", "python": "Python", "Value #B": "Configured", "Value #C": "Running for"},
-              overrides=[override("byName", "Instance", custom__width=140), override("byName", "Configured", unit="s", decimals=0), override("byName", "Running for", unit="s", decimals=0)]),
+              overrides=[override("byName", "Instance", custom__width=140), override("byName", "Version", custom__width=75),
+                         override("byName", "Python", custom__width=75), override("byName", "Configured", unit="s", decimals=0, custom__minWidth=95),
+                         override("byName", "Running for", unit="s", decimals=0, custom__minWidth=100)]),
         state_timeline("Collectors", "The worst of the chosen instances. A collector that fails leaves its metrics out; the others go on. "
                        "Metric: llm_probe_exporter_collector_success.",
                        [query(f"min by (collector) ({host('llm_probe_exporter_collector_success')})", "{{collector}}")], (12, 9),
@@ -1154,7 +1186,9 @@ def _exporter() -> dict[str, Any]:
         timeseries("Collector times", "How long each took. Metric: llm_probe_exporter_collector_duration_seconds.",
                    [query(f"max by (collector) ({host('llm_probe_exporter_collector_duration_seconds')})", "{{collector}}")], (6, 9), unit="s"),
         timeseries("Targets", "By state. Metric: llm_probe_exporter_targets.",
-                   [query(f"sum by (state) ({host('llm_probe_exporter_targets')})", "{{state}}")], (6, 9)),
+                   [query(f"sum by (state) ({host('llm_probe_exporter_targets')})", "{{state}}")], (6, 9),
+                   overrides=[override("byName", state, color={"mode": "fixed", "fixedColor": color})
+                              for state, color in (("up", "green"), ("loading", "blue"), ("down", "red"), ("unknown", "#8e8e8e"))]),
         row("Is it on time and accurate?"),
         timeseries("Lateness of the last job", "Metric: llm_probe_exporter_schedule_delay_seconds.",
                    [query(host("llm_probe_exporter_schedule_delay_seconds"), "{{instance}}")], (8, 8), unit="s"),
@@ -1174,14 +1208,16 @@ def _exporter() -> dict[str, Any]:
         timeseries("Open files", "Of those that the process may open. Metrics: process_open_fds, process_max_fds.",
                    [query(f"{host('process_open_fds')} / on (job, instance) {host('process_max_fds')}", "{{instance}}")], (8, 8),
                    unit="percentunit", maximum=1, no_value=_NO_DATA),
-        timeseries("Time that probing takes", "Share of each server's time. Metric: llm_probe_busy_seconds_total.",
-                   [query(expand(f"sum by (@target) (rate({probe('llm_probe_busy_seconds_total')}[$__rate_interval]))"), "{{target}} · {{instance}}")],
+        timeseries("Time that probing takes", "Share of each server's time within 1h. Metric: llm_probe_busy_seconds_total.",
+                   [query(expand(f"sum by (@target) (rate({probe('llm_probe_busy_seconds_total')}[1h]))"), "{{target}} · {{instance}}")],
                    (8, 8), unit="percentunit"),
-        timeseries("Tokens per hour", "Tokens that probing cost. Metric: llm_probe_consumed_tokens_total.",
-                   [query(expand(f"3600 * sum by (@target) (rate({probe('llm_probe_consumed_tokens_total')}[$__rate_interval]))"), "{{target}} · {{instance}}")],
+        timeseries("Tokens per hour", "Tokens that probing cost within 1h. Metric: llm_probe_consumed_tokens_total.",
+                   [query(expand(f"sum by (@target) (increase({probe('llm_probe_consumed_tokens_total')}[1h]))"), "{{target}} · {{instance}}")],
                    (8, 8)),
-        timeseries("Failed logins per hour", "Wrong passwords and client certificates that were not accepted. Metric: llm_probe_exporter_auth_failures_total.",
-                   [query(f"3600 * rate({host('llm_probe_exporter_auth_failures_total')}[$__rate_interval])", "{{instance}}")], (8, 8)),
+        timeseries("Failed logins per hour", "Wrong passwords and client certificates that were not accepted within 1h. Metric: "
+                   "llm_probe_exporter_auth_failures_total.",
+                   [query(f"increase({host('llm_probe_exporter_auth_failures_total')}[1h])", "{{instance}}")], (8, 8),
+                   overrides=[override("byRegexp", ".*", custom__axisSoftMax=5)]),
     ]  # fmt: skip
     return dashboard(
         "llm-exporter",

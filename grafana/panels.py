@@ -174,23 +174,28 @@ def timeseries(
 
 def stat(
     title: str, description: str, targets: Sequence[Target], size: tuple[int, int] = (4, 4), *,
-    unit: str = "short", background: bool = False, names: bool = False, only_names: bool = False,
+    unit: str = "short", background: bool = False, names: bool = False, only_names: bool = False, rows: bool = False,
     value_size: int | None = None, **more: Any,
 ) -> Panel:  # fmt: skip
-    """One number, or one for each series. Coloured only where thresholds or mappings judge it; ``value_size`` is in pixels."""
+    """One number, or one for each series: one below the other with ``rows``. Coloured only where thresholds or mappings judge it.
+
+    ``value_size`` is in pixels.
+    """
     judged = bool(more.get("mappings") or more.get("thresholds"))
     more.setdefault("color", {"mode": "thresholds"})
     options: dict[str, Any] = {
         "colorMode": ("background" if background else "value") if judged else "none",
         "graphMode": "none",
         "justifyMode": "auto",
-        "orientation": "auto",
+        "orientation": "horizontal" if rows else "auto",
         "textMode": "name" if only_names else "value_and_name" if names else "value",
-        "wideLayout": True,
+        "wideLayout": not rows,
         "reduceOptions": {"calcs": ["lastNotNull"], "fields": "", "values": False},
     }
     if value_size is not None:
         options["text"] = {"valueSize": value_size}
+    elif rows:
+        options["text"] = {"titleSize": 12, "valueSize": 22}  # what Grafana chooses is too small beside a long name
     return _panel("stat", title, description, targets, size, unit=unit, options=options, **more)
 
 
@@ -222,7 +227,8 @@ def bar_gauge(
         "orientation": "horizontal",
         "showUnfilled": True,
         "valueMode": "color",
-        "namePlacement": "auto",
+        "namePlacement": "top",
+        "text": {"titleSize": 13},
         "sizing": "auto",
         "minVizWidth": 8,
         "minVizHeight": 16,

@@ -758,7 +758,7 @@ CASES: Final[tuple[RuleCase, ...]] = (
         {"179m": (), "180m": ("LLMModelDownloadStuck",)},
         pending={"179m": True},
         labels=_HOST_L | {"cache": "huggingface"},
-        description="4GiB of incomplete downloads in the huggingface cache on box:9937 have not changed for more than two hours.",
+        description="4.295GB of incomplete downloads in the huggingface cache on box:9937 have not changed for more than two hours.",
         minutes=200,
     ),
     RuleCase(

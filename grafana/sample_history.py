@@ -5,10 +5,10 @@ Sizes of models and bandwidths are real, and what follows from them (ceiling, ba
 by the exporter's own judgement, where it has one.
 
 - ``framework``: a Ryzen AI Max+ 395. vLLM with a 14B in BF16 at 6.4 tok/s is restarted from a newer image and reaches 8.3, which is
-  what the memory allows; llama.cpp with a Q4 model runs at 24, slower while people use it.
+  what the memory allows; llama.cpp with a Q4 model runs at 24, and while people use it both get less of the memory.
 - ``minipc``: another one, whose GPU gets hot: its clocks fall, and Ollama's speed with them.
-- ``workstation``: an RX 7900 XTX. A vLLM with AWQ whose probes fail for half an hour and recover; a text-generation-webui that
-  is so busy that its probes are skipped.
+- ``workstation``: an RX 7900 XTX. A text-generation-webui whose probes fail for half an hour and recover; a vLLM with AWQ that
+  is so busy with users that its probes are skipped, and slows the other one.
 - ``oldbox``: an RX 7600 with ROCm 6.4. A Transformers server at 7, and a llama.cpp with a draft model that goes down.
 """
 
@@ -20,6 +20,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Final, NamedTuple, TextIO
 
 from exporter.metrics import FAMILIES
@@ -36,6 +37,12 @@ BUDGET: Final = 0.05
 GIB: Final = 1024.0**3
 THROTTLES: Final = 0.4
 """How hot a GPU is from which on it lowers its clocks."""
+COUNT_REQUESTS: Final = frozenset({"vllm", "llama_cpp"})
+"""Backends that tell how many requests run; the others here can't, so their probes are never skipped for users."""
+TELL_MODEL: Final = COUNT_REQUESTS | {"ollama"}
+"""Backends that tell which model is in memory."""
+BESIDE_USERS: Final = 0.55
+"""What is left of a speed while another server of the same GPU answers users."""
 
 Labels = tuple[tuple[str, str], ...]
 
@@ -152,7 +159,7 @@ class SampleServer:
             memory_bandwidth=machine.bandwidth,
             aiter_usable=False,
             speculative="draft" if self.drafts else "none",
-            users=now.running,
+            users=now.running if self.backend in COUNT_REQUESTS else None,
             throttled=self.host == "minipc" and now.hot > THROTTLES,
         )
 
@@ -195,9 +202,9 @@ def _restarted(age: float) -> SampleMoment:
     return SampleMoment(speed=_SINCE, ttft=0.41, cold=age < _RESTARTED + 8 * MINUTE)
 
 
-def _by_day(age: float) -> SampleMoment:
-    load = max(0.0, math.sin(age / HOUR * 1.9)) ** 3
-    return SampleMoment(speed=24.3 - 5.5 * load, ttft=0.28 + 0.5 * load, running=1.0 if load > 0.7 else 0.0)
+def _used_for_a_while(age: float) -> SampleMoment:
+    used = -5.0 * HOUR < age < -4.6 * HOUR
+    return SampleMoment("busy" if used else "up", speed=24.3, ttft=0.28, running=1.0 if used else 0.0)
 
 
 def _heat(age: float) -> float:
@@ -210,12 +217,12 @@ def _getting_hot(age: float) -> SampleMoment:
 
 
 def _failing_for_a_while(age: float) -> SampleMoment:
-    return SampleMoment("failing" if -4.2 * HOUR < age < -3.6 * HOUR else "up", speed=74.0, ttft=0.16)
+    return SampleMoment("failing" if -4.2 * HOUR < age < -3.6 * HOUR else "up", speed=71.0, ttft=0.3)
 
 
 def _busy(age: float) -> SampleMoment:
     busy = age > -1.5 * HOUR
-    return SampleMoment("busy" if busy else "up", speed=71.0, ttft=0.3, running=6.0 if busy else 0.0)
+    return SampleMoment("busy" if busy else "up", speed=74.0, ttft=0.16, running=6.0 if busy else 0.0)
 
 
 def _slow(_: float) -> SampleMoment:
@@ -236,15 +243,15 @@ SERVERS: Final = (
         lambda age: "rocm/vllm:6.4" if age < _RESTARTED else "rocm/vllm:7.0", aiter=True,
     ),
     SampleServer(
-        "llama-cpp", "framework", "llama_cpp", "b6871", Q4_14B, 480.0, _by_day, lambda _: "ghcr.io/ggml-org/llama.cpp:server-rocm",
+        "llama-cpp", "framework", "llama_cpp", "b6871", Q4_14B, 480.0, _used_for_a_while, lambda _: "ghcr.io/ggml-org/llama.cpp:server-rocm",
     ),
     SampleServer("ollama", "minipc", "ollama", "0.12.9", QWEN3_Q4, 450.0, _getting_hot, lambda _: "ollama/ollama:rocm", thinks_tokens=40),
     SampleServer(
-        "vllm-awq", "workstation", "vllm", "0.11.2", AWQ_14B, 1800.0, _failing_for_a_while, lambda _: "rocm/vllm:7.0",
-        "timeout_first_token",
+        "vllm-awq", "workstation", "vllm", "0.11.2", AWQ_14B, 1800.0, _busy, lambda _: "rocm/vllm:7.0",
     ),
     SampleServer(
-        "textgen", "workstation", "text_generation_webui", "3.12", GPTQ_14B, 1500.0, _busy, lambda _: "textgen-webui:rocm",
+        "textgen", "workstation", "text_generation_webui", "3.12", GPTQ_14B, 1500.0, _failing_for_a_while, lambda _: "textgen-webui:rocm",
+        "timeout_first_token",
     ),
     SampleServer("transformers", "oldbox", "transformers", "4.57", BF16_1B, 900.0, _slow),
     SampleServer("llama-draft", "oldbox", "llama_cpp", "b6871", Q4_3B, 2500.0, _goes_down, drafts=True),
@@ -260,8 +267,10 @@ _HOT: Final = -1.2 * HOUR
 """When the Ollama of ``framework`` has lost enough speed to be told."""
 _LESS_AT_DEPTH: Final = -1.5 * HOUR
 """When the same vLLM loses speed behind long prompts only."""
-_GARBLED: Final = (-1.0 * HOUR, -0.7 * HOUR)
+_GARBLED: Final = (-3.0 * HOUR, -2.7 * HOUR)
 """When the vLLM of ``workstation`` answers long prompts wrongly."""
+_CHATS: Final = {"minipc": 0.5}
+"""The share of its time in which a GPU works for a person whose server tells nothing of requests."""
 _BOUNDS: Final[Mapping[str, tuple[float, ...]]] = {family.name: family.bounds for family in FAMILIES if family.bounds}
 
 
@@ -271,6 +280,27 @@ def _observe(history: SampleHistory, name: str, values: list[float], labels: Map
         history.add(f"{name}_bucket", sum(value <= bound for value in values), {**labels, "le": text})
     history.add(f"{name}_sum", sum(values), labels)
     history.add(f"{name}_count", len(values), labels)
+
+
+@lru_cache(maxsize=4096)
+def _last_up(name: str, age: float) -> float:
+    """Seconds before the end of the history (negative) at which a server was last probed with success."""
+    (server,) = (each for each in SERVERS if each.name == name)
+    while server.at(age).state != "up":
+        age -= MINUTE
+    return age
+
+
+def _left(server: SampleServer, age: float) -> float:
+    """What is left of its speed beside the users of other servers on its GPU, as a share."""
+    others = (each for each in SERVERS if each.host == server.host and each is not server)
+    return BESIDE_USERS if any(each.at(age).running for each in others) else 1.0
+
+
+def _cost(now: SampleMoment, shape: SampleShape) -> tuple[float, float]:
+    """The seconds that a probe takes, and the interval to which that stretches its module's."""
+    cost = shape.tokens / now.speed + now.ttft if now.speed else 0.0
+    return cost, shape.interval * max(1, math.ceil(cost / shape.interval / BUDGET))
 
 
 def _server(history: SampleHistory, server: SampleServer) -> None:
@@ -297,22 +327,24 @@ def _server(history: SampleHistory, server: SampleServer) -> None:
     for setting, value in {"compute": "rocm", **({"aiter": "no_effect"} if server.aiter else {})}.items():
         history.put("llm_target_setting_info", 1.0, where | {"setting": setting, "value": value})
     if up:
+        history.put("llm_target_stuck", 0.0, where)
+    if up and server.backend in TELL_MODEL:
         history.put("llm_target_model_resident", 1.0, where)
+    if up and server.backend in COUNT_REQUESTS:
         history.put(
             "llm_server_requests_running",
             max(0.0, now.running + dice.choice((-1, 0, 0, 1)) * (now.running > 1)),
             where,
         )
         history.put("llm_server_requests_waiting", max(0.0, now.running - 4), where)
-        history.put(
-            "llm_server_kv_cache_usage_ratio", min(0.97, 0.04 + now.running * 0.11 + dice.uniform(0, 0.03)), where
-        )
+        if server.backend == "vllm":
+            used = min(0.97, 0.04 + now.running * 0.11 + dice.uniform(0, 0.03))
+            history.put("llm_server_kv_cache_usage_ratio", used, where)
         history.put(
             "llm_server_generated_tokens_per_second",
             now.running * now.speed * 0.62 * dice.uniform(0.85, 1.1),
             where,
         )
-        history.put("llm_target_stuck", 0.0, where)
         if now.running:
             got = now.speed * 0.62 * dice.uniform(0.95, 1.05)
             history.put("llm_server_user_tokens_per_second", got, where)
@@ -382,8 +414,7 @@ def _changes(history: SampleHistory, server: SampleServer, where: Mapping[str, s
 def _module(history: SampleHistory, server: SampleServer, probe: Mapping[str, str], shape: SampleShape) -> None:
     _, tokens, prompt = shape
     now, when, age = server.at(history.age), history.when, history.age
-    cost = tokens / now.speed + now.ttft if now.speed else 0.0
-    interval = shape.interval * max(1, math.ceil(cost / shape.interval / BUDGET))
+    cost, interval = _cost(now, shape)
     runs = when // interval - (when - history.step) // interval
     ran = when - (when % interval)
     result = {"failing": server.failure, "down": "connect", "loading": "loading", "busy": "skipped_busy"}.get(
@@ -392,13 +423,9 @@ def _module(history: SampleHistory, server: SampleServer, probe: Mapping[str, st
     history.put("llm_probe_interval_seconds", interval, probe)
     history.put("llm_probe_success", float(result in ("ok", "skipped_busy")), probe)
     history.put("llm_probe_concurrency", 1.0, probe)
-    history.put(
-        "llm_probe_last_run_timestamp_seconds",
-        ran if result != "skipped_busy" else when - age - 1.5 * HOUR,
-        probe,
-    )
-    ok_until = {"failing": when - age - 4.2 * HOUR, "down": when - age - 25 * MINUTE, "busy": when - age - 1.5 * HOUR}
-    history.put("llm_probe_last_success_timestamp_seconds", ok_until.get(now.state, ran), probe)
+    succeeded = ran if result == "ok" else when - age + _last_up(server.name, age)
+    history.put("llm_probe_last_run_timestamp_seconds", succeeded if result == "skipped_busy" else ran, probe)
+    history.put("llm_probe_last_success_timestamp_seconds", succeeded, probe)
     for name in RESULTS:
         history.add("llm_probes_total", runs * (name == result), {**probe, "result": name})
     done = result == "ok"
@@ -439,7 +466,7 @@ def _success(
     now = server.at(history.age)
     labels = {**probe, "model": server.model.name}
     loses = server.name == "vllm" and probe["module"] == "canary" and history.age >= _LESS_AT_DEPTH
-    speed = now.speed * dice.gauss(1.0, 0.012) * (0.78 if loses else 1.0)
+    speed = now.speed * _left(server, history.age) * dice.gauss(1.0, 0.012) * (0.78 if loses else 1.0)
     ttft = (now.ttft + (prompt - 64) / server.prefill) * max(0.7, dice.gauss(1.0, 0.06))
     decode = tokens / speed
     judged = server.judged(now, speed)
@@ -467,7 +494,7 @@ def _success(
         history.put("llm_probe_phase_seconds", seconds, {**probe, "phase": phase})
     for kind, count in {"prompt": prompt, "cached": 0, "reasoning": server.thinks_tokens, "output": tokens}.items():
         history.put("llm_probe_tokens", float(count), {**probe, "kind": kind, "model": server.model.name})
-    history.put("llm_probe_token_count_exact", float(server.backend != "text_generation_webui"), probe)
+    history.put("llm_probe_token_count_exact", 1.0, probe)  # what is estimated has no tier
     history.put("llm_probe_stream_buffered", 0.0, probe)
     history.put("llm_probe_cold_start", float(now.cold), probe)
     history.put("llm_probe_queued", 0.0, probe)
@@ -488,7 +515,7 @@ def _success(
 
 
 def _machine(history: SampleHistory, host: str) -> None:
-    when, age, dice = history.when, history.age, history.dice
+    age, dice = history.age, history.dice
     where = {"job": JOB, "instance": f"{host}:9937"}
     machine = MACHINES[host]
     card = where | {"gpu": machine.gpu}
@@ -515,8 +542,13 @@ def _machine(history: SampleHistory, host: str) -> None:
     )
     history.put("amdgpu_memory_bandwidth_bytes_per_second", machine.bandwidth, card | {"source": "memory bank"})
     running = [each for each in SERVERS if each.host == host and each.at(age).state not in ("down", "loading")]
-    busy = 0.35 + 0.25 * math.sin(when / 900) ** 2 + dice.uniform(0, 0.2) + 0.2 * hot
-    history.put("amdgpu_busy_ratio", min(1.0, busy), card)
+    probed = 0.0
+    for each in running:
+        costs = [_cost(each.at(age), shape) for shape in _MODULES.values()]
+        probed += sum(cost / interval for cost, interval in costs)
+    used = 0.93 if any(each.at(age).running for each in running) else _CHATS.get(host, 0.0)
+    busy = min(0.99, max(0.0, probed + used + dice.uniform(-0.03, 0.03)))
+    history.put("amdgpu_busy_ratio", busy, card)
     used = 0.7e9 + sum(1.06 * each.model.bytes for each in running)
     history.put("amdgpu_memory_used_bytes", used, card | {"kind": "vram"})
     history.put("amdgpu_memory_used_bytes", 1.2 * GIB, card | {"kind": "gtt"})
@@ -524,10 +556,10 @@ def _machine(history: SampleHistory, host: str) -> None:
     history.put("amdgpu_memory_total_bytes", 15.4 * GIB, card | {"kind": "gtt"})
     history.put(
         "amdgpu_power_watts",
-        machine.watts * (0.3 + 0.7 * min(1.0, busy)),
+        machine.watts * (0.12 + 0.88 * busy),
         card | {"scope": "socket" if machine.unified else "gpu"},
     )
-    heat = 52 + 22 * min(1.0, busy) + 24 * hot
+    heat = 42 + 32 * busy + 34 * hot  # while the fan of minipc fails
     for sensor, extra in {"edge": 0.0, "junction": 6.0, "mem": 2.0}.items():
         history.put("amdgpu_temperature_celsius", heat + extra + dice.uniform(-0.6, 0.6), card | {"sensor": sensor})
     history.put("amdgpu_clock_hertz", (2.9e9 - 1.2e9 * hot) * dice.uniform(0.97, 1), card | {"domain": "sclk"})
@@ -651,7 +683,7 @@ def _alerts(history: SampleHistory) -> None:
     if age > _RESTARTED + 25 * MINUTE:
         firing("LLMThroughputAtCeiling", "info", instance="framework:9937", target="vllm")
     if -4.1 * HOUR < age < -3.6 * HOUR:
-        firing("LLMProbeFailing", "critical", instance="workstation:9937", target="vllm-awq", module="default")
+        firing("LLMProbeFailing", "critical", instance="workstation:9937", target="textgen", module="default")
     if age > -20 * MINUTE:
         firing("LLMTargetDown", "critical", instance="oldbox:9937", target="llama-draft")
     if age > -HOUR:

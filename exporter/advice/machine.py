@@ -12,6 +12,7 @@ from typing import Final
 from exporter.advice.words import Advice
 from exporter.host.gpu import GpuFacts
 from exporter.host.machine import GpuSettings, MachineFacts
+from exporter.text import bytes_text
 
 PAGE: Final = 4096
 """Bytes of a page, in which ``ttm.pages_limit`` counts."""
@@ -92,7 +93,7 @@ def _pool_below_model(facts: AdviceFacts, gpu: GpuFacts) -> str | None:
     if not gpu.unified_memory or model is None or pool is None or pool >= model:
         return None
     return (
-        f"The model has {_gib(model)}, and {gpu.name} may use {_gib(pool)} of the system's memory: the rest is computed on the "
+        f"The model has {bytes_text(model)}, and {gpu.name} may use {bytes_text(pool)} of the system's memory: the rest is computed on the "
         f"CPU, or loading fails. Set the kernel parameter ttm.pages_limit to more than {-(-int(model) // PAGE)} pages of "
         f"{PAGE} bytes, if the machine has the memory."
     )
@@ -188,10 +189,6 @@ TITLES: Final[dict[str, str]] = {
     "governor_saves_power": "CPU governor saves power",
 }
 """Each condition in a few words."""
-
-
-def _gib(size: float) -> str:
-    return f"{size / (1 << 30):.1f} GiB"
 
 
 def _numbers(release: str | None) -> tuple[int, ...] | None:

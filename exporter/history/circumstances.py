@@ -38,7 +38,7 @@ KINDS: Final[Mapping[str, FigureKind]] = {
     "GPU temperature": FigureKind("°C", least=5.0),
     "GPU clock": FigureKind("MHz", least=50e6, share=0.05, per_unit=1e6),
     "GPU power": FigureKind("W", least=3.0, share=0.08),
-    "GPU memory in use": FigureKind("GiB", least=256 * 2**20, share=0.03, per_unit=2**30, digits=1),
+    "GPU memory in use": FigureKind("GB", least=256e6, share=0.03, per_unit=1e9, digits=1),
     "time throttled": FigureKind("%", least=0.05, per_unit=0.01),
     "requests of users": FigureKind("", least=0.5, digits=1),
 }

@@ -43,7 +43,7 @@ def test_machine_with_all_that_is_known_to_hurt(tmp_path: Path) -> None:
     for condition, fact in {
         "broken_mes_firmware": "0x83",
         "kernel_too_old_for_gfx1151": "6.17.9-300.fc43.x86_64",
-        "memory_pool_below_model": "130.4 GiB",
+        "memory_pool_below_model": "140 GB",
         "gpu_clocks_pinned_low": "low",
         "tuned_profile": "throughput-performance",
         "amd_iommu_option_ignored": "amd_iommu=pt",

@@ -105,9 +105,11 @@ def test_every_selector_keeps_to_the_chosen_hosts(board: Board) -> None:
 @each_board
 def test_rates_follow_the_shown_interval(board: Board) -> None:
     """``rate`` and ``increase`` use ``$__rate_interval``, but for windows that the panel's text names."""
-    for title, target in targets(board):
-        for window in re.findall(r"(?:rate|irate|increase)\([^\[]*\[([^\]]+)\]", target["expr"]):
-            assert window == "$__rate_interval" or window in FIXED_WINDOWS, f"{title}: {window}"
+    for panel in walk_panels(board):
+        said = re.findall(r"\b\d+[smhd]\b", panel["description"])
+        for target in panel["targets"]:
+            for window in re.findall(r"(?:rate|irate|increase)\([^\[]*\[([^\]]+)\]", target["expr"]):
+                assert window in {"$__rate_interval", *FIXED_WINDOWS, *said}, f"{panel['title']}: {window}"
 
 
 @each_board
@@ -206,7 +208,7 @@ def test_identities_never_have_the_colour_of_a_state(board: Board) -> None:
     assert not set(IDENTITY_COLORS) & STATE_COLORS
     assert "palette-classic" not in json.dumps(board)
     states = re.compile(
-        r"\^?(excellent|good|acceptable|minimum|slower|ok|loading|skipped_busy|\.\* (right|undecided|\(wrong)|\(skipped_|\.\*( \.\*)?\$|\.\* )"
+        r"\^?(excellent|good|acceptable|minimum|slower|ok|loading|skipped_busy|(up|down|unknown)$|\.\* (right|undecided|\(wrong)|\(skipped_|\.\*( \.\*)?\$|\.\* )"
     )
     for panel in walk_panels(board):
         if panel["type"] not in {"timeseries", "heatmap"}:

@@ -11,6 +11,7 @@ from exporter.collectors import Collectors
 from exporter.containers.facts import RocmSource
 from exporter.host.throttling import REASONS
 from exporter.metrics import FAMILIES
+from exporter.probe.dialects import ollama, text_generation_webui, transformers
 from exporter.probe.result import RESULTS
 from exporter.targets import TARGET_STATES
 from exporter.tiers import LIMITS, TIERS
@@ -82,6 +83,32 @@ def test_labels_have_values_that_the_exporter_has(history: SampleHistory, name: 
     found = {each[label] for each in labels(history, name)}
     assert found
     assert found <= VALUES[name, label]
+
+
+def test_a_server_tells_only_what_its_backend_can(history: SampleHistory) -> None:
+    """One whose dialect can't tell whether it is busy has no figure of its load, and no probe that is skipped for users."""
+    mute = {
+        "ollama": ollama.NOTICE,
+        "text_generation_webui": text_generation_webui.NOTICE,
+        "transformers": transformers.NOTICE,
+    }
+    assert all("can't tell whether it is busy" in notice for notice in mute.values())
+    told = {each.name for each in SERVERS if each.backend not in mute}
+    assert told
+    loads = [name for name in history.samples if name.startswith("llm_server_")]
+    assert {each["target"] for name in loads for each in labels(history, name)} == told
+    for key, samples in history.samples["llm_probes_total"].items():
+        each = dict(key)
+        if each["result"] == "skipped_busy" and each["target"] not in told:
+            assert samples[-1][1] == 0, each
+
+
+def test_what_is_estimated_has_no_tier(history: SampleHistory) -> None:
+    """A target whose tokens are not counted by its server has no tier, and none that has one is estimated."""
+    tiers = {(each["target"], each["module"]) for each in labels(history, "llm_performance_tier")}
+    for key, samples in history.samples["llm_probe_token_count_exact"].items():
+        each = dict(key)
+        assert all(value == 1.0 for _, value in samples) or (each["target"], each["module"]) not in tiers
 
 
 def test_collectors_are_those_of_the_exporter(history: SampleHistory) -> None:
