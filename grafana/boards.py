@@ -1056,7 +1056,7 @@ def _fleet() -> dict[str, Any]:
     panels = [
         row("Worst first"),
         stat("Hosts", "Exporters that Prometheus can scrape, of all it knows. Metric: up.",
-             [query(f"sum({host('up')})", "up", instant=True), query(f"count({host('up')})", "known", instant=True)], (6, 3), names=True, rows=True),
+             [query(f"sum({host('up')})", "up", instant=True), query(f"count({host('up')})", "known", instant=True)], (6, 3), names=True),
         *(
             stat(title, description, [query(_count(*names), instant=True)], (6, 3), thresholds=colors, background=colors in (_FAULTS, _WARN))
             for title, description, names, colors in (
