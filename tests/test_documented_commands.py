@@ -13,10 +13,12 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import bcrypt
 import pytest
 import yaml
 
@@ -24,6 +26,7 @@ from exporter import cli
 from exporter.demo import SimulatedServers, Simulation
 from exporter.settings import load, load_web_config
 from tests.ports import free_port
+from tests.servers.certificates import make_certificate
 from tests.test_docs import PAGES, ROOT
 from tests.waiting import eventually
 
@@ -69,10 +72,13 @@ class CommandFolder:
     environ: Mapping[str, str]
     server: str
     daemon: str
+    closed: str
+    """Another daemon, behind TLS and a password."""
 
     def run(self, script: str, seconds: float = 60) -> subprocess.CompletedProcess[str]:
         """A script of a page with the addresses of this place."""
         here = script.replace("http://127.0.0.1:8000", self.server).replace("http://127.0.0.1:9937", self.daemon)
+        here = here.replace("https://gpu-box:9937", self.closed)
         return subprocess.run(
             ["bash", "-c", here],
             cwd=self.source,
@@ -122,7 +128,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CommandFolder]:
         "LLM_PROBE_DISCOVERY": "{local: false, docker: false}",
     }
     port = free_port()
-    with SimulatedServers((FAST,)) as servers:
+    with SimulatedServers((FAST,)) as servers, closed_daemon(root, home, source, environ) as closed:
         server = servers.urls[0][1]
         watched = {
             **environ,
@@ -132,7 +138,12 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CommandFolder]:
         command = [sys.executable, "-m", "exporter", "serve"]
         with subprocess.Popen(command, env=watched, stderr=subprocess.DEVNULL) as process:
             drained = CommandFolder(
-                root, source, {**environ, "LLM_PROBE_LISTEN": f"127.0.0.1:{port}"}, server, f"http://127.0.0.1:{port}"
+                root,
+                source,
+                {**environ, "LLM_PROBE_LISTEN": f"127.0.0.1:{port}"},
+                server,
+                f"http://127.0.0.1:{port}",
+                closed,
             )
             try:
                 eventually(
@@ -145,6 +156,26 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CommandFolder]:
             finally:
                 process.terminate()
                 process.wait(20)
+
+
+@contextmanager
+def closed_daemon(root: Path, home: Path, source: Path, environ: Mapping[str, str]) -> Iterator[str]:
+    """A daemon with nothing to watch behind TLS and a password, which lie where the page has them; its URL."""
+    port, certificate = free_port(), make_certificate(root / "tls")
+    shutil.copy(certificate[0], source / "ca.pem")
+    stored = bcrypt.hashpw(b"secret", bcrypt.gensalt(4)).decode()
+    tls = f"tls_server_config: {{cert_file: {certificate[0]}, key_file: {certificate[1]}}}\n"
+    web = root / "web.yml"
+    web.write_text(f'{tls}basic_auth_users: {{prometheus: "{stored}"}}\n', encoding="utf-8")
+    (home / ".config/llm-probe.password").write_text("secret\n", encoding="utf-8")
+    place = {**environ, "LLM_PROBE_LISTEN": f"127.0.0.1:{port}", "LLM_PROBE_WEB_CONFIG_FILE": str(web)}
+    command = [sys.executable, "-m", "exporter", "serve"]
+    with subprocess.Popen(command, env=place, stderr=subprocess.DEVNULL) as process:
+        try:
+            yield f"https://127.0.0.1:{port}"
+        finally:
+            process.terminate()
+            process.wait(20)
 
 
 SYSTEM: Final = (
@@ -190,6 +221,7 @@ def test_every_documented_command_runs(place: CommandFolder, page: str, script: 
         done = place.run(line)
         codes = {0, 1} if words[:1] == ["llm-probe-exporter"] and words[1] in MAY_BE_1 else {0}
         assert done.returncode in codes, f"{page}: {line}: {done.stdout}{done.stderr}"
+        assert done.returncode == 0 or done.stdout, f"{page}: {line}: no answer: {done.stderr}"
 
 
 CHECKED_ELSEWHERE: Final = {"docs/deploy-systemd.md", "docs/deploy-compose.md"}
