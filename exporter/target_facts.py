@@ -188,7 +188,11 @@ def target_facts_of(
     known = TargetFacts(identity.backend, model=model, quantization=identity.quantization, users=users)
     if not setup.local:
         return replace(
-            known, weights=Weights(bytes=identity.weight_bytes, parameters=identity.parameters), gpu_words=NOT_HERE
+            known,
+            weights=_told_weights(identity, None),
+            offloaded=identity.offloaded,
+            speculative=_speculative(None, state),
+            gpu_words=NOT_HERE,
         )
     files, words = _files(setup, identity, model, machine)
     settings = dict(settings_in(target, identity, machine))
@@ -214,7 +218,7 @@ def target_facts_of(
 def _speculative(launched: str | None, state: TargetState | None) -> str | None:
     """How tokens are drafted, by the launch settings, else by what the answers told; ``none`` where neither says that they are."""
     if launched in {None, "none"} and state is not None and state.drafts:
-        return "its answers say so"
+        return "the server says so"
     return launched
 
 
@@ -550,7 +554,7 @@ def _kv_bytes(kv_cache: str | None) -> float:
 def _weights(identity: Identity, facts: WeightFacts | None, kv_cache: str | None, quantization: str | None) -> Weights:
     """Sizes by what the server says of itself, the rest by the files."""
     if facts is None:
-        return Weights(bytes=identity.weight_bytes, parameters=identity.parameters)
+        return _told_weights(identity, kv_cache)
     if quantization is not None and facts.quantization is None and quantization.lower() not in UNQUANTIZED:
         # Quantized while loading: what is in memory isn't what is on disk.
         return Weights(bytes=identity.weight_bytes, parameters=identity.parameters, experts=facts.moe)
@@ -562,4 +566,16 @@ def _weights(identity: Identity, facts: WeightFacts | None, kv_cache: str | None
         parameters=identity.parameters,
         kv_bytes_per_token=None if per_token is None else per_token * _kv_bytes(kv_cache),
         experts=facts.moe,
+    )
+
+
+def _told_weights(identity: Identity, kv_cache: str | None) -> Weights:
+    """Sizes by what the server alone says."""
+    size, active, parameters = identity.weight_bytes, identity.active_parameters, identity.parameters
+    return Weights(
+        bytes=size,
+        streamed_bytes=size * active / parameters if size and active and parameters else None,
+        parameters=parameters,
+        kv_bytes_per_token=None if identity.kv_elements is None else identity.kv_elements * _kv_bytes(kv_cache),
+        experts=identity.experts,
     )

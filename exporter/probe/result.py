@@ -61,6 +61,12 @@ class Identity:
     model_root: str | None = None
     offloaded: bool | None = None
     """Whether a part of the model lies in memory that isn't the GPU's, so that the CPU computes it."""
+    experts: bool | None = None
+    """Whether it is a mixture of experts."""
+    active_parameters: int | None = None
+    """Of a mixture of experts, those that a token uses."""
+    kv_elements: int | None = None
+    """Elements of the key-value cache for one token of context: keys and values of all layers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +96,7 @@ class TargetState:
     starting_since: float | None = None
     """Unix time at which its container or process was started, where it doesn't answer yet; it then counts as loading."""
     drafts: bool = False
-    """Whether its answers told of drafted tokens (speculative decoding)."""
+    """Whether the server or its answers told of drafted tokens (speculative decoding)."""
     error: str = ""
     notice: str = ""
     """What a person should know of probes of this server."""

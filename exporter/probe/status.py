@@ -235,7 +235,7 @@ class StatusTracker:
 
     def named(self, state: TargetState) -> TargetState:
         """The state with what the answers told: drafted tokens, and the model, where nothing else names one."""
-        state = replace(state, drafts=self.drafts)
+        state = replace(state, drafts=self.drafts or (state.up and self.last is not None and self.last.drafts))
         if state.identity is None or state.identity.model is not None or self.answered is None:
             return state
         return replace(state, identity=replace(state.identity, model=hide(self.answered, self.key)))

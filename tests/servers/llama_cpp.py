@@ -156,7 +156,7 @@ class RouterModel:
     def props(self) -> dict[str, Any]:
         """``/props`` wakes nothing."""
         props = {
-            "default_generation_settings": {"n_ctx": CONTEXT},
+            "default_generation_settings": {"n_ctx": CONTEXT, "speculative": self.server.props_drafts},
             "total_slots": len(self.slots.all),
             "model_alias": self.name,
             "model_ftype": "Q8_0",
@@ -327,7 +327,7 @@ class SimulatedLlamaServer(Simulated):
 
     ``users`` is how many requests of others are there without a connection. ``parallel`` is the number of slots, ``batch`` the
     tokens of a prompt that it works through at once (--batch-size), ``drafts``
-    says that a smaller model proposes its tokens. ``host_cache`` is
+    says that a smaller model proposes its tokens, ``props_drafts`` that ``/props`` says so. ``host_cache`` is
     --cache-ram (on from autumn 2025), ``models_max`` the most that a router loads at once.
     """
 
@@ -357,8 +357,10 @@ class SimulatedLlamaServer(Simulated):
         clock: Clock | None = None,
         model: str = "tiny.gguf",
         drafts: bool = False,
+        props_drafts: bool = False,
     ) -> None:
         super().__init__()
+        self.props_drafts = props_drafts
         self.build = build
         self.drafts = drafts
         self.metrics = metrics

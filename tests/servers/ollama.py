@@ -49,6 +49,8 @@ class Stored:
     capabilities: tuple[str, ...] = ("completion", "tools")
     options: Mapping[str, Any] = field(default_factory=dict)
     """PARAMETER lines of its Modelfile."""
+    info: Mapping[str, Any] = field(default_factory=dict)
+    """More of what ``/api/show`` gives under ``model_info``."""
     modified: float = 1_764_000_000.0
     remote_host: str = ""
     remote_model: str = ""
@@ -303,7 +305,9 @@ class SimulatedOllama(Simulated):
             return as_json({"error": f"model '{_full_name(wanted)}' not found"}, 404)
         model = self.disk[name]
         details = _entry(name, model)["details"]
-        info = {"general.architecture": model.family, f"{model.family}.context_length": model.trained}
+        info = {"general.architecture": model.family, f"{model.family}.context_length": model.trained} | dict(
+            model.info
+        )
         shown = {"details": details, "model_info": info, "capabilities": list(model.capabilities)}
         if model.options:
             shown["parameters"] = "\n".join(f"{key:30} {value}" for key, value in model.options.items())

@@ -57,12 +57,13 @@ BUCKETS: Mapping[str, Sequence[float]] = {
     "vllm:request_prefill_time_seconds": (*SHORT, 1920.0, 7680.0),
     "vllm:request_decode_time_seconds": (*SHORT, 1920.0, 7680.0),
 }
+DRAFTED = "vllm:spec_decode_num_draft_tokens_total"
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 CONTEXT = 2048
 
 
 class SimulatedVllm(Simulated):
-    """One model, whose first ``thinks`` tokens are reasoning. ``slots`` is --max-num-seqs.
+    """One model, whose first ``thinks`` tokens are reasoning. ``slots`` is --max-num-seqs, ``drafts`` says that it has --speculative-config.
 
     ``users`` is how many requests of others are there without a connection, ``waiting`` how many of these wait. ``ours`` counts the
     requests of clients, also those whose client left while their prompt goes on.
@@ -87,6 +88,7 @@ class SimulatedVllm(Simulated):
         chat_template: bool = True,
         look_seconds: float = 0.0,
         buckets: Mapping[str, Sequence[float]] = BUCKETS,
+        drafts: bool = False,
     ) -> None:
         super().__init__()
         self.model = model
@@ -111,6 +113,7 @@ class SimulatedVllm(Simulated):
         self.pooling = pooling
         self.chat_template = chat_template
         self.look_seconds = look_seconds
+        self.drafts = drafts
         self.histograms = {name: ServerHistogram(name, {**BUCKETS, **buckets}[name]) for name in BUCKETS}
         self._abandoned = 0
         self._loop = threading.Lock()
@@ -200,6 +203,9 @@ class SimulatedVllm(Simulated):
             generated=float(self.generated),
             **{reason: float(count) for reason, count in self.finished.items()},
         )
+        if self.drafts:
+            # Only with a speculative config; two of three drafted tokens are accepted here.
+            text += f"# TYPE {DRAFTED} counter\n{DRAFTED}{{{labels}}} {float(self.generated * 3 // 2)}\n"
         histograms = "".join(each.render(labels) for each in self.histograms.values())
         return text + histograms + PROCESS.format(started=repr(self.started))
 

@@ -110,6 +110,8 @@ class ServerStatus:
     """Whether what runs was read in a way that counts as a use of the model: regular status checks leave that out."""
     unloads: bool | None = False
     """Whether the server unloads or evicts models that nobody uses, by itself."""
+    drafts: bool = False
+    """Whether the server says that it drafts tokens (speculative decoding)."""
     unable: str = ""
     """Why the model generates no text; empty where it may."""
     missing: str = ""

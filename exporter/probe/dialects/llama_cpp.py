@@ -111,6 +111,7 @@ class LlamaCpp(Dialect):
             slot=before.slot,
             own_task=before.own_task,
             unloads=unloads,
+            drafts=_drafts(props),
         )
         if not asleep and (query.thorough or unloads is False):
             status = replace(_with_slots(status, get, "/slots", query, props), read_is_use=unloads is not False)
@@ -182,6 +183,15 @@ def _server_timings(timings: Mapping[str, Any]) -> ServerTimings:
         prefill_seconds=None if prompt_ms is None else prompt_ms / 1000,
         drafted_tokens=count_of(timings.get("draft_n")),
         accepted_tokens=count_of(timings.get("draft_n_accepted")),
+    )
+
+
+def _drafts(props: Mapping[str, Any]) -> bool:
+    """Whether it was started to draft tokens, by what it does for a request that doesn't say. ``none`` may stand there all the same."""
+    defaults = member(props, "default_generation_settings")
+    types = text_of(member(defaults, "params", "speculative.types")) or text_of(member(defaults, "speculative.types"))
+    return member(defaults, "speculative") is True or any(
+        each.strip() != "none" for each in (types or "none").split(",")
     )
 
 

@@ -38,6 +38,7 @@ from exporter.probe.dialects.dialect import (
     unusable,
 )
 from exporter.probe.dialects.keep_alive import KeepAlive, observe
+from exporter.probe.dialects.model_info import Shape, shape_of
 from exporter.probe.result import Identity
 from exporter.probe.stream import Event
 from exporter.probe.timeline import Delta, ServerTimings, Usage
@@ -242,7 +243,7 @@ def _identified(status: ServerStatus, version: str, model: str, entry: Mapping[s
     ]
     return replace(
         status,
-        identity=_identity(version, model, entry),
+        identity=_identity(version, model, entry, shape_of(member(shown, "model_info"))),
         unable="" if _generates(details) else f"{model} is an embedding model",
         training_context=next(filter(None, map(count_of, contexts)), None),
     )
@@ -259,14 +260,17 @@ def _why_reload(version: str, context: int | None, training_context: int | None)
     return ""
 
 
-def _identity(version: str, model: str | None, entry: Mapping[str, Any]) -> Identity:
+def _identity(version: str, model: str | None, entry: Mapping[str, Any], shape: Shape) -> Identity:
     return Identity(
         "ollama",
         backend_version=version,
         model=model,
         quantization=text_of(member(entry, "details", "quantization_level")),
-        parameters=_parameters(member(entry, "details", "parameter_size")),
+        parameters=shape.parameters or _parameters(member(entry, "details", "parameter_size")),
         weight_bytes=size_of(entry.get("size")),
+        experts=shape.experts,
+        active_parameters=shape.active_parameters,
+        kv_elements=shape.kv_elements,
     )
 
 

@@ -32,6 +32,8 @@ WAITING: Final = "sglang:num_queue_reqs"
 USAGE: Final = "sglang:token_usage"
 # The first one moves while an answer runs, the second one when it ends.
 GENERATED: Final = ("sglang:realtime_tokens_total", "sglang:generation_tokens_total")
+# The mean of what one step gives: 1 without drafts, 0 before the first step.
+ACCEPTED: Final = "sglang:spec_accept_length"
 SUMS: Final = ("sglang:time_to_first_token_seconds_", "sglang:inter_token_latency_seconds_")
 
 
@@ -90,7 +92,7 @@ def _introduced(status: ServerStatus, get: Get) -> ServerStatus:
 def _with_metrics(status: ServerStatus, get: Get) -> ServerStatus:
     reply = get("/metrics")
     samples = (
-        parse(reply.body.decode("utf-8", "replace"), RUNNING, WAITING, USAGE, *GENERATED, *SUMS)
+        parse(reply.body.decode("utf-8", "replace"), RUNNING, WAITING, USAGE, ACCEPTED, *GENERATED, *SUMS)
         if reply.status == 200
         else ()
     )
@@ -108,6 +110,7 @@ def _with_metrics(status: ServerStatus, get: Get) -> ServerStatus:
         sums=served_by_gaps(samples),
         progress=_progress_of(samples),
         served=None if generated is None else generated > 0,
+        drafts=any(each.name == ACCEPTED and each.value > 1 for each in samples),
         notice=NOTICE if running is None else "",
     )
 

@@ -36,7 +36,9 @@ UNREAD: Final = "this vLLM's /metrics can't be read: it can't tell whether it is
 _HIDDEN: Final[frozenset[int]] = frozenset({401, 403, 404})
 PROGRESS: Final = ("vllm:prompt_tokens_total", "vllm:iteration_tokens_total_count")
 """What moves while it works, besides the tokens that it generates."""
+DRAFTED: Final = "vllm:spec_decode_num_draft_tokens_total"
 METRICS: Final = (
+    DRAFTED,
     "vllm:engine_sleep_state",
     "vllm:num_requests_running",
     "vllm:num_requests_waiting",
@@ -92,6 +94,7 @@ class Vllm(Dialect):
             generated_tokens=generated,
             sums=served_of(samples),
             progress=_progress_of(samples, generated),
+            drafts=bool(total(samples, DRAFTED)),
         )
 
     def others(self, get: Get, status: ServerStatus, ours: int) -> float | None:
