@@ -40,6 +40,22 @@ _SMALL_INTEL: Final = {
 }
 
 
+# Intel's graphics cards, by PCI device id, as Intel calls them. One id is the A770's of 8 and of 16 GB, whose bandwidths differ.
+_ARC: Final = {
+    "56a0": "Intel Arc A770",
+    "56a1": "Intel Arc A750",
+    "56a2": "Intel Arc A580",
+    "56a5": "Intel Arc A380",
+    "56a6": "Intel Arc A310",
+    "e20b": "Intel Arc B580",
+    "e20c": "Intel Arc B570",
+    "e211": "Intel Arc Pro B60",
+    "e212": "Intel Arc Pro B50",
+    "e222": "Intel Arc Pro B65",
+    "e223": "Intel Arc Pro B70",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class OtherGpu:
     """A GPU of which only this much is known; ``name`` is ``None`` where nothing readable says it.
@@ -88,8 +104,9 @@ def _gpu(address: str, driver: str, ids: tuple[str, str], name: str | None) -> O
         integrated = "GB10" in (name or "")
     elif vendor == "intel":
         integrated = address.startswith("0000:00:")
+        name = name or _SMALL_INTEL.get(ids[1]) or _ARC.get(ids[1])
     small = vendor == "intel" and ids[1] in _SMALL_INTEL
-    return OtherGpu(vendor, driver, address, name or (_SMALL_INTEL[ids[1]] if small else None), integrated, small)
+    return OtherGpu(vendor, driver, address, name, integrated, small)
 
 
 def _devices(sysfs: Path) -> list[Path]:

@@ -75,8 +75,8 @@ gfx1201  7550  c2                 48   192   432  Radeon RX 9070 GRE
 gfx1201  7551  c0                 64   256   640  Radeon AI PRO R9700
 gfx1201  7551  c8                 -    -     -    Radeon AI PRO R9600D
 gfx1200  7590  c0                 32   128   320  Radeon RX 9060 XT
-gfx1200  7590  c1                 -    128   -    Radeon RX 9060 XT LP
-gfx1200  7590  c7                 -    128   288  Radeon RX 9060
+gfx1200  7590  c1                 32   128   320  Radeon RX 9060 XT LP
+gfx1200  7590  c7                 28   128   288  Radeon RX 9060
 gfx1200  7590  cf,df              -    -     -    Radeon RX 9050
 gfx1100  744c  c8                 96   384   960  Radeon RX 7900 XTX
 gfx1100  744c  cc                 84   320   800  Radeon RX 7900 XT
@@ -93,6 +93,7 @@ gfx1101  747e  db                 40   256   624  Radeon RX 7700
 gfx1101  747e  d8                 60   192   432  Radeon RX 7800M
 gfx1101  7470  00                 48   256   576  Radeon Pro W7700
 gfx1101  7460  00                 54   224   448  Radeon Pro V710
+gfx1101  7461  00                 -    224   448  Radeon Pro V710 MxGPU
 gfx1102  7480  cf                 32   128   288  Radeon RX 7600
 gfx1102  7480  c0                 32   128   288  Radeon RX 7600 XT
 gfx1102  7480  c2                 32   128   288  Radeon RX 7650 GRE
@@ -100,11 +101,12 @@ gfx1102  7480  c1                 32   128   288  Radeon RX 7700S
 gfx1102  7480  c3                 28   128   256  Radeon RX 7600S
 gfx1102  7480  c7                 32   128   288  Radeon RX 7600M XT
 gfx1102  7480  00                 32   128   288  Radeon Pro W7600
+gfx1102  7481  c7                 28   -     -    Steam Machine
 gfx1102  7483  cf                 28   128   256  Radeon RX 7600M
 gfx1102  7489  00                 28   128   172  Radeon Pro W7500
-gfx1102  7499  c0                 -    -     -    Radeon RX 7400
+gfx1102  7499  c0                 28   128   173  Radeon RX 7400
 gfx1102  7499  c1                 -    -     -    Radeon RX 7300
-gfx1102  7499  00                 -    -     -    Radeon Pro W7400
+gfx1102  7499  00                 28   128   173  Radeon Pro W7400
 gfx1030  73a5  c0                 80   256   576  Radeon RX 6950 XT
 gfx1030  73af  c0                 80   256   512  Radeon RX 6900 XT
 gfx1030  73bf  c0                 80   256   512  Radeon RX 6900 XT
@@ -112,6 +114,7 @@ gfx1030  73bf  c1                 72   256   512  Radeon RX 6800 XT
 gfx1030  73bf  c3                 60   256   512  Radeon RX 6800
 gfx1030  73a3  00                 60   256   512  Radeon Pro W6800
 gfx1030  73a1  00                 72   256   512  Radeon Pro V620
+gfx1030  73ae  00                 -    256   512  Radeon Pro V620 MxGPU
 gfx1031  73df  c0                 40   192   432  Radeon RX 6750 XT
 gfx1031  73df  d5,e5              40   192   432  Radeon RX 6750 GRE 12GB
 gfx1031  73df  c1,c5              40   192   384  Radeon RX 6700 XT
@@ -123,10 +126,10 @@ gfx1032  73ef  c1                 32   128   280  Radeon RX 6650 XT
 gfx1032  73ef  c0                 32   128   256  Radeon RX 6800S
 gfx1032  73ef  c2                 28   128   224  Radeon RX 6700S
 gfx1032  73ef  c3                 28   128   -    Radeon RX 6650M
-gfx1032  73ef  c4                 32   128   -    Radeon RX 6650M XT
+gfx1032  73ef  c4                 32   128   256  Radeon RX 6650M XT
 gfx1032  73ff  c1                 32   128   256  Radeon RX 6600 XT
 gfx1032  73ff  c7                 28   128   224  Radeon RX 6600
-gfx1032  73ff  cf                 28   128   -    Radeon RX 6600 LE
+gfx1032  73ff  cf                 28   128   224  Radeon RX 6600 LE
 gfx1032  73ff  c3                 28   128   224  Radeon RX 6600M
 gfx1032  73ff  cb                 28   128   224  Radeon RX 6600S
 gfx1032  73e0  00                 28   128   224  Radeon RX 6600M
@@ -136,12 +139,15 @@ gfx1034  743f  c1                 16   64    144  Radeon RX 6500 XT
 gfx1034  743f  c7,d7              12   64    128  Radeon RX 6400
 gfx1034  743f  c8                 16   64    144  Radeon RX 6500M
 gfx1034  743f  c3                 -    64    -    Radeon RX 6500 / 6500M
-gfx1034  743f  d3                 16   64    -    Radeon RX 6550M
-gfx1034  743f  cc                 -    -     -    Radeon RX 6550S
-gfx1034  743f  ce                 -    -     -    Radeon RX 6450M
-gfx1034  743f  cf                 -    -     -    Radeon RX 6300M
-gfx1034  7424  00                 -    -     -    Radeon RX 6300
-gfx1034  7422  00                 12   64    -    Radeon Pro W6400
+gfx1034  743f  d3                 16   64    144  Radeon RX 6550M
+gfx1034  743f  cc                 16   64    -    Radeon RX 6550S
+gfx1034  743f  ce                 12   64    -    Radeon RX 6450M
+gfx1034  743f  cf                 12   32    64   Radeon RX 6300M
+gfx1034  7424  00                 12   32    64   Radeon RX 6300
+gfx1034  7421  00                 16   64    128  Radeon Pro W6500M
+gfx1034  7422  00                 12   64    128  Radeon Pro W6400
+gfx1034  7423  00                 12   32    64   Radeon Pro W6300M
+gfx1034  7423  01                 12   32    64   Radeon Pro W6300
 gfx1010  731f  c0,c1,c5           40   256   448  Radeon RX 5700 XT
 gfx1010  731f  c4                 36   256   448  Radeon RX 5700
 gfx1010  731f  ca                 36   192   -    Radeon RX 5600 XT
@@ -151,11 +157,15 @@ gfx1012  7340  c1                 22   128   224  Radeon RX 5500M
 gfx1012  7341  00                 22   128   224  Radeon Pro W5500
 gfx950   75a0  00                 256  8192  8000 Instinct MI350X
 gfx950   75a3  00                 256  8192  8000 Instinct MI355X
+gfx950   75b0  00                 -    -     -    Instinct MI350X VF
+gfx950   75b3  00                 -    -     -    Instinct MI355X VF
 gfx942   74a1  00                 304  8192  5300 Instinct MI300X
 gfx942   74b5  00                 -    -     -    Instinct MI300X VF
 gfx942   74a9  00                 -    -     -    Instinct MI300X HF
 gfx942   74a0  00                 228  8192  5300 Instinct MI300A
 gfx942   74a2  00                 80   8192  -    Instinct MI308X
+gfx942   74b6  00                 -    -     -    Instinct MI308X
+gfx942   74bd  00                 -    -     -    Instinct MI300X HF
 gfx942   74a8  00                 -    -     -    Instinct MI308X HF
 gfx942   74a5  00                 304  8192  6000 Instinct MI325X
 gfx90a   7408  00                 110  4096  1638 Instinct MI250X

@@ -154,7 +154,7 @@ def test_names_where_only_kfd_or_only_drm_is_seen(machine: Path) -> None:
             "intel-uhd-770-rx-7900-xtx",
             [OtherGpu("intel", "i915", "0000:00:02.0", "Intel UHD Graphics 770", integrated=True, small=True)],
         ),
-        ("arc-a380-rx-5700-xt", [OtherGpu("intel", "i915", "0000:0b:00.0", None, integrated=False)]),
+        ("arc-a380-rx-5700-xt", [OtherGpu("intel", "i915", "0000:0b:00.0", "Intel Arc A380", integrated=False)]),
         ("passed-through-rx-6800", [OtherGpu("amd", "vfio-pci", "0000:0a:00.0")]),
         ("two-r9700", []),
     ],
@@ -184,7 +184,7 @@ def test_other_gpus_by_the_bus(machine: Path) -> None:
     found = read_other_gpus(machine / "sys", machine / "proc")
     assert [(gpu.address, gpu.title, gpu.integrated) for gpu in found] == [
         ("0000:01:00.0", "NVIDIA GPU", False),
-        ("0000:05:00.0", "Intel GPU", False),
+        ("0000:05:00.0", "Intel Arc B580", False),
         ("000f:01:00.0", "NVIDIA GB10", True),
     ]
     assert read_other_gpus(machine / "absent", machine / "absent") == ()

@@ -24,6 +24,9 @@ from exporter.host.products import PRODUCTS, UNIFIED_TARGETS, Product, describe,
         ("164e", "d8", 2, "Radeon 610M", None),
         ("13c0", "c1", 2, "Radeon Graphics (Granite Ridge)", None),
         ("740c", "01", 104, "Instinct MI250", 1638e9),
+        ("7590", "c1", None, "Radeon RX 9060 XT LP", 320e9),
+        ("7499", "c0", None, "Radeon RX 7400", 173e9),
+        ("7424", "00", None, "Radeon RX 6300", 64e9),
     ],
 )
 def test_products(pci_id: str, revision: str, units: int | None, name: str, bandwidth: float | None) -> None:
@@ -52,6 +55,28 @@ def test_a_bandwidth_is_possible(product: Product) -> None:
     assert transfers is not None
     clock = product.bandwidth / product.bus_bits * 8 / transfers / 1e6
     assert 600 <= clock <= 2000
+
+
+def test_cards_without_a_bandwidth() -> None:
+    """Of the discrete cards since Vega these alone have none: AMD publishes none, or sources differ."""
+    missing = {
+        product.name
+        for product in PRODUCTS
+        if product.bandwidth is None
+        and product.gfx_target not in UNIFIED_TARGETS
+        and not product.name.startswith("Instinct")
+    }
+    assert missing == {
+        "Radeon RX 9050",
+        "Radeon AI PRO R9600D",
+        "Radeon RX 7300",
+        "Steam Machine",
+        "Radeon RX 6650M",
+        "Radeon RX 6550S",
+        "Radeon RX 6500 / 6500M",
+        "Radeon RX 6450M",
+        "Radeon RX 5600 XT",
+    }
 
 
 def test_no_id_and_revision_mean_two_targets() -> None:
