@@ -168,6 +168,12 @@ def working(process: ProcessFacts) -> ProcessFacts | None:
     return process.workers[0] if len(process.workers) == 1 else None
 
 
+def compute_of(process: ProcessFacts) -> Compute | None:
+    """What computes for a server, in itself or in its worker."""
+    computing = working(process)
+    return (computing.compute if computing else None) or process.compute
+
+
 def settings_of_process(
     process: ProcessFacts, *, layers: int | None = None, gfx_targets: Iterable[str] = ()
 ) -> dict[str, str]:

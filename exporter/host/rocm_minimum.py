@@ -21,16 +21,27 @@ def minimum_rocm_for(gfx_target: str | None, minimum: RocmVersion) -> RocmVersio
 
 
 def meets_minimum(
-    version: RocmVersion, minimum: RocmVersion, gfx_targets: Iterable[str | None], compute: str | None = None
+    version: RocmVersion, minimum: RocmVersion, gfx_targets: Iterable[str | None], *, serves: bool | None
 ) -> bool | None:
     """Tell whether a ROCm is recent enough for a machine, or ``None`` where there is nothing to judge.
 
-    ``gfx_targets`` are those of the machine's GPUs, ``compute`` what the servers use where that is known (``rocm``,
-    ``vulkan``, ``cuda``, ``cpu``). One GPU that can meet the minimum is enough to judge by; a machine without a GPU is
-    judged too, since its ROCm may be meant for one that isn't seen.
+    ``gfx_targets`` are those of the machine's GPUs; one that can meet the minimum is enough to judge by. ``serves`` says whether
+    this ROCm computes for a server here: one that doesn't is not judged, and of one of which that isn't known only that it is
+    recent enough is said.
     """
-    if compute not in {None, "rocm"}:
+    if serves is False:
         return None
     targets = tuple(gfx_targets) or (None,)
     wanted = [each for target in targets if (each := minimum_rocm_for(target, minimum)) is not None]
-    return is_supported(version, wanted[0]) if wanted else None
+    if not wanted:
+        return None
+    supported = is_supported(version, wanted[0])
+    return supported if supported or serves else None
+
+
+def serves_by(computes: Iterable[str | None]) -> bool | None:
+    """Whether ROCm computes for one of these servers, by what computes in each; ``None`` where it isn't known or there are none."""
+    known = set(computes)
+    if "rocm" in known:
+        return True
+    return False if known and None not in known else None

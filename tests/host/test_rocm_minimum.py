@@ -2,7 +2,7 @@
 
 import pytest
 
-from exporter.host.rocm_minimum import meets_minimum, minimum_rocm_for
+from exporter.host.rocm_minimum import meets_minimum, minimum_rocm_for, serves_by
 from exporter.rocm_version import RocmVersion
 
 SEVEN = RocmVersion("7.0", 7, 0)
@@ -23,19 +23,40 @@ def test_gpus_that_go_on(target: str | None) -> None:
 
 
 @pytest.mark.parametrize(
-    ("targets", "compute", "expected"),
+    ("targets", "serves", "expected"),
     [
-        (["gfx1151"], None, False),
-        (["gfx1151"], "rocm", False),
-        (["gfx1151"], "vulkan", None),
-        (["gfx1151"], "cpu", None),
-        (["gfx906"], None, None),
-        (["gfx906", "gfx1201"], None, False),
-        ([None], None, False),
-        ([], None, False),
+        (["gfx1151"], True, False),
+        (["gfx1151"], None, None),
+        (["gfx1151"], False, None),
+        (["gfx906"], True, None),
+        (["gfx906", "gfx1201"], True, False),
+        ([None], True, False),
+        ([], True, False),
     ],
 )
-def test_a_distributions_6_4(targets: list[str | None], compute: str | None, expected: bool | None) -> None:  # noqa: FBT001
-    """It is a warning where ROCm computes on a GPU that newer releases support, and no judgement otherwise."""
-    assert meets_minimum(SIX, SEVEN, targets, compute) is expected
-    assert meets_minimum(SEVEN, SEVEN, targets, compute) in {True, None}
+def test_a_distributions_6_4(targets: list[str | None], serves: bool | None, expected: bool | None) -> None:  # noqa: FBT001
+    """It is a warning where ROCm is known to compute on a GPU that newer releases support, and no judgement otherwise."""
+    assert meets_minimum(SIX, SEVEN, targets, serves=serves) is expected
+
+
+@pytest.mark.parametrize(("serves", "expected"), [(True, True), (None, True), (False, None)])
+def test_a_recent_one(serves: bool | None, expected: bool | None) -> None:  # noqa: FBT001
+    """It is said to be recent enough unless something else is known to compute."""
+    assert meets_minimum(SEVEN, SEVEN, ["gfx1151"], serves=serves) is expected
+
+
+@pytest.mark.parametrize(
+    ("computes", "expected"),
+    [
+        ([], None),
+        ([None], None),
+        (["vulkan"], False),
+        (["vulkan", "cpu"], False),
+        (["vulkan", None], None),
+        (["rocm", "vulkan"], True),
+        (["rocm", None], True),
+    ],
+)
+def test_whether_rocm_serves(computes: list[str | None], expected: bool | None) -> None:  # noqa: FBT001
+    """One server that computes with it is enough; none does where all are known to compute with something else."""
+    assert serves_by(computes) is expected
