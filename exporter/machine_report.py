@@ -16,12 +16,10 @@ from exporter.host.machine import GpuSettings, MachineFacts
 from exporter.host.rocm import RocmFacts
 from exporter.snapshot import TargetInfo
 from exporter.target_facts import Machine
-from exporter.text import printable
+from exporter.text import ERROR_CHARACTERS, bytes_text, printable, share_text
 from exporter.tiers import Judgement
 
-GIB: Final = 1 << 30
 _PATH: Final = re.compile(r"(?<![\w.])~?/[^\s:;,)]+")
-_FIRMWARE_SHOWN: Final = ("mes", "mec", "sdma", "smc", "vcn", "pm")
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +133,7 @@ def _advice(found: Findings) -> tuple[Any, ...]:
 
 def public(text: str) -> str:
     """A text without what looks like a path: of a file's only its name is left."""
-    return printable(_PATH.sub(lambda path: path[0].rstrip("/").rpartition("/")[2], text))
+    return printable(_PATH.sub(lambda path: path[0].rstrip("/").rpartition("/")[2], text), ERROR_CHARACTERS)
 
 
 def public_image(reference: str) -> str:
@@ -161,10 +159,30 @@ def _unknown_of_gpus(found: Findings) -> Iterator[tuple[str, str]]:
     if not found.machine.gpus and not found.machine.names.others:
         yield "GPU", "none can be seen: is the sysfs of the machine visible here, and a driver loaded?"
     for gpu in found.machine.gpus:
-        if gpu.gfx_target is None:
-            yield f"gfx target of {gpu.name}", "KFD is hidden, and ip_discovery can't be read"
-        if gpu.bandwidth_bytes_per_second is None:
-            yield f"memory bandwidth of {gpu.name}", "neither its memory bank nor a data sheet tells it"
+        yield from ((f"{what} of {gpu.name}", why) for what, why in _unknown_of_gpu(gpu, found))
+    for other in found.machine.names.others:
+        yield f"memory and sensors of {other.title}", f"they are not read of a GPU that {other.driver} drives"
+
+
+def _unknown_of_gpu(gpu: GpuFacts, found: Findings) -> Iterator[tuple[str, str]]:
+    sample = next((each for each in found.machine.samples if each.address == gpu.address), None)
+    settings = _settings_of(gpu, found)
+    if gpu.gfx_target is None:
+        yield "gfx target", "KFD is hidden, and ip_discovery can't be read"
+    if gpu.compute_units is None:
+        yield "compute units", "KFD is hidden, and several products have this PCI id"
+    if gpu.memory_pool_bytes is None:
+        yield "memory", "its driver shows no mem_info files here"
+    if gpu.bandwidth_bytes_per_second is None:
+        yield "memory bandwidth", "neither its memory bank nor a data sheet tells it"
+    if not settings.firmware:
+        yield "firmware", "its fw_version files can't be seen here"
+    if settings.vbios_version is None:
+        yield "vBIOS", "its vbios_version can't be read"
+    if sample is None or sample.suspended:
+        yield "sensors", "it sleeps, and reading them would wake it" if sample else "its device folder is hidden"
+    elif settings.power_cap_watts is None:
+        yield "power limit", "its driver has no power1_cap, as on every APU" if gpu.unified_memory else "no power1_cap"
 
 
 def _unknown_of_machine(found: Findings) -> Iterator[tuple[str, str]]:
@@ -174,10 +192,17 @@ def _unknown_of_machine(found: Findings) -> Iterator[tuple[str, str]]:
             "ROCm of the host",
             public(found.rocm.problems[0]) if found.rocm.problems else "none is installed in the usual places",
         )
-    if facts.power.tuned is None:
-        yield "tuned profile", "tuned isn't installed or has no active profile"
-    if facts.bios_version is None:
-        yield "BIOS version", "the machine's DMI table can't be seen here"
+    if found.rocm.driver is None:
+        yield "amdgpu driver", "it isn't loaded, or /sys/module is hidden"
+    absent = (
+        ("kernel", facts.kernel_release, "/proc/sys/kernel/osrelease can't be read"),
+        ("memory", facts.memory_bytes, "/proc/meminfo can't be read"),
+        ("platform profile", facts.power.platform_profile, "the firmware has none, or it is hidden, as in a container"),
+        ("CPU governor", facts.power.governor, "no CPU frequency driver can be seen, as in a virtual machine"),
+        ("tuned profile", facts.power.tuned, "tuned isn't installed or has no active profile"),
+        ("BIOS version", facts.bios_version, "the machine's DMI table can't be seen here"),
+    )
+    yield from ((what, why) for what, value, why in absent if value is None)
     if not found.engine.available:
         yield "containers", public(found.engine.problem or "the engine doesn't answer")
     if hidden := found.machine.processes.reading.hidden:
@@ -193,11 +218,14 @@ def machine_rows(found: Findings) -> list[tuple[str, str]]:
     rows = [*_machine_rows(document)]
     for gpu in document["gpus"]:
         rows.append(("GPU", _gpu_text(gpu)))
-        if firmware := [f"{name} {gpu['firmware'][name]}" for name in _FIRMWARE_SHOWN if name in gpu["firmware"]]:
+        firmware = [f"{block} {version}" for block, version in sorted(gpu["firmware"].items())]
+        firmware += [f"vBIOS {gpu['vbios']}"] if gpu["vbios"] else []
+        if firmware:
             rows.append(("firmware", ", ".join(firmware)))
     rows += [
         ("other GPU", f"{each['name']} ({each['address']}), driver {each['driver']}") for each in document["other_gpus"]
     ]
+    rows += [("container", _container_text(each)) for each in document["containers"]]
     rows += [("server", _server_text(server)) for server in document["servers"]]
     rows += [("advice", sentence) for sentence in document["advice"]]
     rows += [("unknown", f"{each['what']}: {each['why']}") for each in document["unknown"]]
@@ -212,7 +240,7 @@ def _machine_rows(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         "kernel": document["kernel"],
         "parameters": parameters,
         "BIOS": " of ".join(filter(None, (bios["version"], bios["date"]))),
-        "memory": f"{document['memory_bytes'] / GIB:.1f} GiB" if document["memory_bytes"] else "",
+        "memory": bytes_text(document["memory_bytes"]) if document["memory_bytes"] else "",
         "power": power,
         "ROCm": rocm["version"] or "",
         "amdgpu driver": f"{driver['version']} ({driver['source']})" if driver else "",
@@ -222,17 +250,31 @@ def _machine_rows(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 def _gpu_text(gpu: Mapping[str, Any]) -> str:
     size, width, cap = gpu["memory_pool_bytes"], gpu["bandwidth_bytes_per_second"], gpu["power_cap_watts"]
+    vram, gtt, kind = gpu["vram_bytes"], gpu["gtt_bytes"], "carve-out" if gpu["unified_memory"] else "VRAM"
+    held = [f"{reason} {share_text(share)}" for reason, share in gpu["throttled"].items() if share > 0]
+    hottest = max(gpu["temperatures_celsius"].values(), default=None)
     parts = (
         f"{gpu['name']} ({gpu['address']})",
         gpu["gfx_target"],
         f"{gpu['compute_units']} CUs" if gpu["compute_units"] else None,
-        f"{size / GIB:.1f} GiB for models" if size else None,
-        f"{width / 1e9:.0f} GB/s ({gpu['bandwidth_source']})" if width else None,
+        f"{bytes_text(size)} for models" if size else None,
+        f"{kind} {bytes_text(vram)}" if vram else None,
+        f"GTT {bytes_text(gtt)}" if gtt else None,
+        f"{bytes_text(width)}/s ({gpu['bandwidth_source']})" if width else None,
+        f"{hottest:.0f} °C" if hottest is not None else None,
+        f"held down by {', '.join(held)}" if held else None,
         f"power limit {cap:g} W" if cap else None,
         f"level {gpu['performance_level']}" if gpu["performance_level"] else None,
         "asleep" if gpu["asleep"] else None,
     )
     return ", ".join(filter(None, parts))
+
+
+def _container_text(container: Mapping[str, Any]) -> str:
+    rocm = f", ROCm {container['rocm']}" if container["rocm"] else ""
+    return (
+        f"{container['image'] or 'an image without a name'}, {'running' if container['running'] else 'stopped'}{rocm}"
+    )
 
 
 def _server_text(server: Mapping[str, Any]) -> str:
@@ -241,7 +283,7 @@ def _server_text(server: Mapping[str, Any]) -> str:
         server["backend"] + (f" at port {server['port']}" if server["port"] else ""),
         server["image"],
         server["model"] and f"{server['model']}" + (f" ({server['quantization']})" if server["quantization"] else ""),
-        f"{server['weights_bytes'] / 1e9:.1f} GB" if server["weights_bytes"] else None,
+        bytes_text(server["weights_bytes"]) if server["weights_bytes"] else None,
         server["gpu"],
         ", ".join(f"{name} {value}" for name, value in server["settings"].items() if name != "gpu"),
         f"ceiling {ceiling:.1f} tok/s" if ceiling else None,

@@ -23,15 +23,16 @@ from prometheus_client.utils import floatToGoString
 
 import exporter
 from exporter.cache.facts import CacheFacts, filesystems
-from exporter.containers.facts import EngineReading
+from exporter.containers.facts import Devices, EngineReading
 from exporter.history.change import Difference, Ledger
 from exporter.history.record import INTER_TOKEN_BOUNDS, TTFT_BOUNDS, Histogram, ModelHistograms, Record
 from exporter.history.shift import DECODE, PREFILL, Phase, Shift
 from exporter.history.words import after_text, before_text, differences_of, facts_text
 from exporter.host.gpu import GpuFacts, GpuReading, GpuSample
 from exporter.host.machine import GpuSettings, MachineFacts
+from exporter.host.process import compute_of
 from exporter.host.rocm import RocmFacts
-from exporter.host.rocm_minimum import meets_minimum
+from exporter.host.rocm_minimum import meets_minimum, serves_by
 from exporter.probe.result import CHECKS, RESULTS, Measurements, TargetState
 from exporter.rocm_version import RocmVersion, parse_version
 from exporter.snapshot import (
@@ -293,7 +294,7 @@ def _tier(_record: Record, judgement: Judgement) -> Samples:
 
 
 def _energy(record: Record, judgement: Judgement) -> Samples:
-    return [((_model(record),), judgement.energy_joules_per_token)]
+    return [((_model(record), judgement.energy_scope or "unknown"), judgement.energy_joules_per_token)]
 
 
 def _thresholds(judgement: Judgement) -> Samples:
@@ -438,17 +439,26 @@ def _rocm_supported(
     if minimum is None:
         return ()
     targets = [gpu.gfx_target for gpu in gpus.gpus] if gpus else []
-    # The host's ROCm is judged unless all that serves here is known to compute with something else.
-    computes = {each.compute for each in processes.reading.processes} if processes else set()
-    compute = computes.pop() if len(computes) == 1 else None
+    seen = processes.reading.processes if processes else ()
+    containers = {each.name: each for each in engine.containers} if engine else {}
 
-    def supported(scope: str, release: str) -> bool | None:
+    def supported(name: str, release: str) -> bool | None:
         version: RocmVersion | None = parse_version(release)
-        used = compute if scope == "host" else None
-        return None if version is None else meets_minimum(version, minimum, targets, used)
+        container = containers[name] if name else None
+        inside = [compute_of(each) for each in seen if each.container == (container.id if container else "")]
+        serves = serves_by(inside)
+        if container and serves is None:
+            # An image brings a ROCm for its server, which can't use it without the compute driver.
+            serves = container.backend is not None and _may_compute(container.devices)
+        return None if version is None else meets_minimum(version, minimum, targets, serves=serves)
 
     found = _releases(host, engine)
-    return [((scope, container), supported(scope, release)) for scope, container, _, release, _ in found]
+    return [((scope, container), supported(container, release)) for scope, container, _, release, _ in found]
+
+
+def _may_compute(given: Devices) -> bool:
+    """Whether a container can reach the compute driver."""
+    return given.kfd or given.privileged or given.cdi
 
 
 def _rocm_matches(host: RocmFacts | None, engine: EngineReading | None, *_: object) -> Samples:
@@ -618,9 +628,11 @@ ONE_PROBE: Final = (
     ),
     _speed_judged(
         "llm_probe_energy_joules_per_token",
-        "GPU power sampled during decode / speed, where the GPU is local and has a power sensor.",
+        "Power sampled during decode / speed, where the GPU is local and has a power sensor; scope gpu, socket (counts the CPU"
+        " too), or unknown.",
         _energy,
         "model",
+        "scope",
     ),
     _record(
         "llm_probe_interval_seconds",
@@ -878,7 +890,8 @@ ROCM_AND_GPU: Final = (
     _gauge(
         RELEASES,
         "rocm_version_supported",
-        "1 where the release is at or above the configured minimum, else 0.",
+        "1 where the release is at or above the configured minimum, 0 where one that computes for a server is below it; absent where"
+        " nothing is judged: a GPU for which ROCm ended at a 6.x, or a ROCm that isn't known to compute for a server.",
         _rocm_supported,
         "scope",
         "container",
@@ -929,8 +942,8 @@ ROCM_AND_GPU: Final = (
     ),
     _sensor(
         "amdgpu_power_watts",
-        "Power taken; scope socket counts the CPU too.",
-        lambda gpu: [((gpu.power_scope or "gpu",), gpu.power_watts)],
+        "Power taken; scope gpu, socket (counts the CPU too), or unknown.",
+        lambda gpu: [((gpu.power_scope or "unknown",), gpu.power_watts)],
         "scope",
     ),
     _sensor(

@@ -366,6 +366,7 @@ def _with_gpu(known: TargetFacts, setup: Behind, served: Serving, machine: Machi
         gpu_words=words if bandwidth is None or not whole else "",
         aiter_usable=_aiter_usable(setup, gpus),
         throttled=_is_throttled(served, machine),
+        power_scope=first.power_scope,
     )
 
 

@@ -14,6 +14,8 @@ Tier = Literal["excellent", "good", "acceptable", "poor"]
 TIERS: Final[tuple[Tier, ...]] = ("excellent", "good", "acceptable", "poor")
 
 Source = Literal["faq", "ceiling"]
+PowerScope = Literal["gpu", "socket"]
+EnergyScope = Literal["gpu", "socket", "unknown"]
 Limit = Literal["memory_bandwidth", "users", "offload", "throttling", "unknown"]
 LIMITS: Final[tuple[Limit, ...]] = ("memory_bandwidth", "users", "offload", "throttling", "unknown")
 
@@ -46,7 +48,8 @@ class TargetFacts:
     ``aiter_usable`` is False where AITER has no effect on that GPU. ``offloaded`` is True where a part of the model lies in
     memory that the GPU doesn't own, ``offload`` what the launch settings keep off it. ``speculative`` is how tokens are
     drafted, ``none`` where they aren't. ``weights_words`` is why the size of the weights isn't known. ``throttled`` says
-    whether heat holds the GPU's clocks down now, ``users`` how many requests of others run.
+    whether heat holds the GPU's clocks down now, ``users`` how many requests of others run, ``power_scope`` what the GPU's power
+    sensor counts.
     """
 
     backend: str
@@ -67,6 +70,7 @@ class TargetFacts:
     weights_words: str = ""
     throttled: bool | None = None
     users: float | None = None
+    power_scope: PowerScope | None = None
 
     @property
     def drafts(self) -> bool:
@@ -84,7 +88,8 @@ class Judgement:
     """How good one probe was. ``tier``, ``efficiency``, ``limit`` and energy are None while no speed is known.
 
     ``expected_source`` says what the band is: the ``faq``'s, or a share of the ``ceiling``. ``no_ceiling`` says in words why
-    there is no ceiling, empty where there is one. ``limit`` is what holds the speed down.
+    there is no ceiling, empty where there is one. ``limit`` is what holds the speed down. ``energy_scope`` says whose energy it
+    is: the ``gpu``'s, or that of the ``socket``, the CPU with it.
     """
 
     tier: Tier | None
@@ -98,6 +103,7 @@ class Judgement:
     expected_source: Source | None = None
     no_ceiling: str = ""
     limit: Limit | None = None
+    energy_scope: EnergyScope | None = None
 
 
 def tier_of(tokens_per_second: float, bounds: Thresholds) -> Tier:
@@ -255,7 +261,8 @@ def ceiling_of(
     if known.drafts:
         return None, f"it drafts tokens ({known.speculative}), so one read of the weights may give several tokens"
     if bandwidth is None:
-        return None, known.gpu_words or "the memory bandwidth of the GPU that serves it isn't known"
+        which = known.gpu_name or "the GPU that serves it"
+        return None, known.gpu_words or f"the memory bandwidth of {which} isn't known: set targets[].hardware"
     each = bytes_per_token(known, context_tokens, profiles)
     return (bandwidth / each, "") if each else (None, _why_no_bytes(known, profiles))
 
@@ -370,13 +377,13 @@ def judge(
     if tokens_per_second is None:
         return judgement
     efficiency = tokens_per_second / ceiling if ceiling else None
+    has_energy = decode_watts is not None and tokens_per_second > 0
     return replace(
         judgement,
         tier=tier_of(tokens_per_second, bounds),
         efficiency=efficiency,
-        energy_joules_per_token=decode_watts / tokens_per_second
-        if decode_watts is not None and tokens_per_second > 0
-        else None,
+        energy_joules_per_token=decode_watts / tokens_per_second if decode_watts is not None and has_energy else None,
+        energy_scope=(known.power_scope or "unknown") if has_energy else None,
         limit=limit_of(efficiency, known, profiles),
     )
 

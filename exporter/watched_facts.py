@@ -71,7 +71,8 @@ def figures_beside(info: TargetInfo, state: TargetState | None, view: View) -> d
             "GPU clock": next((value for _, value in sample.clocks), None),
             "GPU power": sample.power_watts,
             "GPU memory in use": float(sum(used)) if used else None,
-            "time throttled": max((share for _, share in sample.throttling), default=None),
+            # A power limit at full load is normal, and would hide that heat holds the clocks down too.
+            "time throttled": dict(sample.throttling).get("thermal"),
         }
     return {name: value for name, value in found.items() if value is not None}
 

@@ -478,10 +478,12 @@ def _success(
         "llm_probe_prefill_tokens_per_second": prompt / ttft,
         "llm_probe_server_tokens_per_second": speed * 1.006,
         "llm_probe_aggregate_tokens_per_second": speed,
-        "llm_probe_energy_joules_per_token": MACHINES[server.host].watts / speed,
         **({"llm_probe_speculative_accepted_ratio": dice.uniform(0.62, 0.74)} if server.drafts else {}),
     }.items():
         history.put(name, value, labels)
+    machine = MACHINES[server.host]
+    scope = "socket" if machine.unified else "gpu"
+    history.put("llm_probe_energy_joules_per_token", machine.watts / speed, {**labels, "scope": scope})
     phases = {
         "resolve": 0.0004,
         "connect": 0.0007,

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Final
 
 from exporter.cache.facts import CacheFacts, FilesystemFacts, ModelFacts
-from exporter.containers.facts import ContainerFacts, EngineReading, ImageRocm
+from exporter.containers.facts import ContainerFacts, Devices, EngineReading, ImageRocm
 from exporter.history.change import Ledger, observe, observe_facts
 from exporter.history.record import Plan
 from exporter.history.sample import Sample
@@ -138,6 +138,7 @@ def judged(
         "faq" if scenario and (low or high) else None,
         "" if ceiling else "nothing says whether it is dense or a mixture of experts",
         None if speed is None else "memory_bandwidth" if ceiling and speed / ceiling >= 0.75 else "unknown",
+        None if speed is None else "socket",
     )
 
 
@@ -381,11 +382,11 @@ def containers() -> tuple[ContainerFacts, ...]:
         ContainerFacts(
             "0123456789ab", "vllm", "rocm/vllm:rocm6.4.1_vllm_0.10.1", "sha256:1", "vllm", running=True,
             cache_path="/root/.cache/huggingface/hub", cache_source=f"{hub}/hub",
-            rocm=ImageRocm("6.4.1-83", "6.4", "file"),
+            rocm=ImageRocm("6.4.1-83", "6.4", "file"), devices=Devices(kfd=True, dri=True),
         ),
         ContainerFacts(
             "ba9876543210", "llama", "ghcr.io/ggml-org/llama.cpp:server-rocm", "sha256:2", "llama_cpp", running=True,
-            cache_path="/models", rocm=ImageRocm("7.2.1", "7.2", "tag"),
+            cache_path="/models", rocm=ImageRocm("7.2.1", "7.2", "tag"), devices=Devices(kfd=True, dri=True),
         ),
         ContainerFacts("cccccccccccc", "toolbox", "kyuz0/vllm-therock-gfx1151", "sha256:3", None, running=False),
     )  # fmt: skip

@@ -114,11 +114,6 @@ class GpuSample:
     power_cap_watts: float | None = None
     residency: Residency | None = field(default=None, repr=False)
 
-    @property
-    def throttled(self) -> bool | None:
-        """Whether anything held the clocks down, where that can be told."""
-        return any(share > 0 for _, share in self.throttling) if self.throttling else None
-
 
 def read_gpus(sysfs: Path) -> GpuReading:
     """Read what GPUs the machine has; a machine without one gives none. Never raises, and wakes none."""

@@ -87,7 +87,7 @@ def _by_drm(pids: Sequence[int], proc: Path) -> tuple[dict[str, int], list[int]]
         folder = proc / str(pid) / "fdinfo"
         problems: list[str] = []
         names = list_names(folder, problems)
-        if problems:
+        if problems or not (names or folder.is_dir()):
             unreadable.append(pid)
         for number, name in enumerate(names[:MOST_FILES]):
             client = _client(folder / name, f"{pid}/{number}")

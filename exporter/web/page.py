@@ -12,8 +12,22 @@ import exporter
 from exporter.backends import name_of
 from exporter.cache.facts import CacheFacts, filesystems
 from exporter.host.gpu import GpuFacts, GpuSample
-from exporter.snapshot import CACHE, COLLECTOR, CONTAINERS, EXPORTER, GPU, GPU_SENSORS, MACHINE, ROCM, View
+from exporter.host.throttling import Reason, Throttling
+from exporter.snapshot import (
+    CACHE,
+    COLLECTOR,
+    CONTAINERS,
+    EXPORTER,
+    GPU,
+    GPU_NAMES,
+    GPU_SENSORS,
+    MACHINE,
+    ROCM,
+    GpuNames,
+    View,
+)
 from exporter.text import age_text, band_text, bytes_text, count_text, rate_text, seconds_text, share_text
+from exporter.tiers import EnergyScope
 from exporter.web import status
 from exporter.web.draw import bar_of, strip_of, waterfall_of
 from exporter.web.probe_log import log_rows
@@ -86,6 +100,7 @@ def render_page(
             rocm=view.get(ROCM),
             engine=view.get(CONTAINERS),
             gpus=_gpus(view),
+            other_gpus=(view.get(GPU_NAMES) or GpuNames()).others,
             caches=_caches(view),
             links=links,
             stretch=stretch,
@@ -213,9 +228,31 @@ def as_instant(seconds: float) -> str:
         return ""
 
 
-def energy_text(joules_per_token: float) -> str:
-    """What a token takes while it is decoded, and what a million of them do."""
-    return f"{joules_per_token:.3g} J a token, {joules_per_token / 3.6:.3g} kWh for a million"
+LEAST_HELD: Final = 0.01
+"""Share of the time below which nothing is said of a limit."""
+
+
+def energy_text(joules_per_token: float, scope: EnergyScope | None = None) -> str:
+    """What a token takes while it is decoded, and what a million of them do; ``scope`` says whose energy that is."""
+    of = {"socket": " (CPU and GPU together)", "gpu": " (GPU)"}.get(scope or "", "")
+    return f"{joules_per_token:.3g} J a token, {joules_per_token / 3.6:.3g} kWh for a million{of}"
+
+
+_HELD: Final[Mapping[Reason, str]] = {
+    "thermal": "throttled by heat",
+    "power": "at its power limit, which is normal at full load",
+    "current": "held down by its current limit",
+    "other": "held down for a reason that its firmware doesn't name",
+}
+
+
+def held_down(throttling: Throttling) -> list[tuple[str, bool]]:
+    """What holds a GPU's clocks down, in words, and whether that is a fault: only heat is one that somebody can mend."""
+    return [
+        (_HELD[reason] + (f" for {share_text(share)} of the time" if share < 1 else ""), reason == "thermal")
+        for reason, share in throttling
+        if share >= LEAST_HELD
+    ]
 
 
 def day_text(watts: float) -> str:
@@ -246,6 +283,7 @@ def _environment() -> "Environment":
         "strip_of": strip_of,
         "log_rows": log_rows,
         "energy_text": energy_text,
+        "held_down": held_down,
         "day_text": day_text,
         "said_of": said_of,
         "models_shown": MODELS_SHOWN,
