@@ -146,7 +146,7 @@ def gguf_header(
     metadata: Mapping[str, object], tensors: Mapping[str, tuple[tuple[int, ...], int]]
 ) -> tuple[bytes, int]:
     """The header of a GGUF file, and the bytes of the tensors that follow it. An unknown type takes a byte an element."""
-    block_bytes = {0: (4, 1), 1: (2, 1), 8: (34, 32), 30: (2, 1), 39: (17, 32)}
+    block_bytes = {0: (4, 1), 1: (2, 1), 8: (34, 32), 12: (144, 256), 14: (210, 256), 30: (2, 1), 39: (17, 32)}
     out = b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(metadata))
     for key, value in metadata.items():
         out += _gguf_string(key) + _gguf_value(value)

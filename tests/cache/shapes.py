@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 Tensors = dict[str, tuple[tuple[int, ...], int]]
-F32, Q8_0, BF16, MXFP4 = 0, 8, 30, 39
+F32, Q8_0, Q4_K, Q6_K, BF16, MXFP4 = 0, 8, 12, 14, 30, 39
 
 
 def attention(block: int, width: int, heads: tuple[int, int, int], kind: int) -> Tensors:
@@ -40,6 +40,17 @@ def qwen25_14b() -> tuple[Mapping[str, object], Tensors]:
         "qwen2.embedding_length": 5120, "qwen2.attention.head_count": 40, "qwen2.attention.head_count_kv": 8,
     }  # fmt: skip
     return metadata, tensors
+
+
+def qwen25_14b_q4_k_m() -> tuple[Mapping[str, object], Tensors]:
+    """The same in Q4_K_M, which keeps the output and, of half of the layers, values and the way back in Q6_K."""
+    metadata, whole = qwen25_14b()
+    tensors: Tensors = {}
+    for name, (dimensions, kind) in whole.items():
+        fine = name.endswith(("ffn_down.weight", "attn_v.weight")) and int(name.split(".")[1]) % 2 == 0
+        small = Q6_K if fine or name == "output.weight" else Q4_K
+        tensors[name] = dimensions, small if kind == BF16 else kind
+    return {**metadata, "general.file_type": 15}, tensors
 
 
 def qwen3_30b_a3b(kind: int = BF16) -> tuple[Mapping[str, object], Tensors]:
