@@ -465,8 +465,10 @@ def _state_of(view: View, name: str) -> str:
 
 def _log_result(result: ProbeResult) -> None:
     speed, ttft = result.measurements.tokens_per_second, result.measurements.ttft_seconds
-    # What an answer says, even what it repeats, is no business of a log.
+    # What an answer says, even what it repeats, is no business of a log, unless somebody asked for everything.
     error = "see the status page" if result.result in NOT_AN_ANSWER else result.error
+    if error != result.error:
+        log.debug("probe of %s by %s: %s", result.target, result.module, result.error)
     figures = [speed_text(speed) if speed else "", f"TTFT {seconds_text(ttft)}" if ttft else "", error]
     level = logging.INFO if result.result == "ok" or result.result in SKIPPED else logging.WARNING
     told = ", ".join(each for each in figures if each)

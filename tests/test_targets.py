@@ -421,6 +421,17 @@ def test_each_result_is_logged_with_its_figures(bench: TargetBench, caplog: pyte
     ]
 
 
+@pytest.mark.parametrize(("level", "told"), [(logging.INFO, False), (logging.DEBUG, True)])
+def test_what_an_answer_repeats_is_logged_for_who_asked(
+    bench: TargetBench, caplog: pytest.LogCaptureFixture, level: int, *, told: bool
+) -> None:
+    """The log names what was wrong at the level debug; by default it only says where to look."""
+    caplog.set_level(level, "exporter.targets")
+    run(bench, probe("a", 0, "degenerate", error='the answer repeats "////" to its end'))
+    assert "probe of a by default: degenerate: see the status page" in caplog.messages
+    assert ('probe of a by default: the answer repeats "////" to its end' in caplog.messages) is told
+
+
 def test_what_will_be_probed_is_logged(bench: TargetBench, caplog: pytest.LogCaptureFixture) -> None:
     """At the start a person reads which servers are probed how often, and where others are looked for."""
     caplog.set_level(logging.INFO, "exporter.targets")

@@ -6,6 +6,7 @@ of many scripts in one word. A false alarm is worse than a miss, so each limit l
 however it was cut into chunks.
 """
 
+import math
 import re
 import unicodedata
 from collections.abc import Iterable
@@ -26,8 +27,10 @@ _JUDGED_CHARACTERS: Final = 8192
 # From how much on a text is blank: the first tokens of a healthy answer may be line ends.
 _BLANK_CHARACTERS, _BLANK_LINES = 8, 64
 _RESERVED_WINDOW, _RESERVED_TOKENS, _RESERVED_REST = 600, 6, 0.05
+# So many in a row at the end are nonsense, whatever stands before.
+_RESERVED_ROW: Final = 12
 _REPLACED_CHARACTERS, _REPLACED_SHARE = 8, 0.3
-_MIXED_WINDOW, _MIXED_PAIRS = 600, 4
+_MIXED_WINDOW, _MIXED_PAIRS, _MIXED_SPACED = 600, 4, 2
 # Digits without anything else: a whole answer, or the end of one. The factorial of 100 has 158.
 _DIGITS_ALONE, _DIGITS_AT_END = 48, 400
 # What may stand before a run that counts as being there from the start.
@@ -37,7 +40,8 @@ _SURE_TOKENS: Final = 16
 
 _RESERVED: Final = re.compile(
     r"<\|[^|<>\s]{1,40}\|>|<\uff5c[^\uff5c<>\n]{1,40}\uff5c>|<\|?(?:unused|reserved|extra_id|dummy|placeholder|special|token)[_-]?\w{0,24}\|?>"
-    r"|\[(?:unused|control|pad|special)[_-]?\d*\]|</?s>|<(?:pad|unk|bos|eos|mask)>|\[(?:PAD|UNK|MASK|EOS)\]|<0x[0-9A-F]{2}>",
+    r"|\[(?:unused|control|pad|special)[_-]?\d*\]|</?s>|<(?:pad|unk|bos|eos|mask)>|\[(?:PAD|UNK|MASK|EOS|/?INST)\]|<0x[0-9A-F]{2}>"
+    r"|<(?:start|end)_of_\w{1,16}>|<\w{1,16}_soft_token>|</?(?:think|tool_call|tool_response)>",
     re.IGNORECASE,
 )
 _END: Final = re.compile(
@@ -50,25 +54,46 @@ _JUDGED_END: Final = 64
 _OPENING: Final = re.compile(
     r"\s*(?:<[a-z:]{0,8}th(?:ink(?:ing)?|ought)>|<reasoning>|\[THINK\]|◁think▷)?\s*", re.IGNORECASE
 )
-_UNREADABLE: Final = re.compile("[\ufffd\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f]")
+_RESERVED_END: Final = re.compile(rf"(?:(?:{_RESERVED.pattern})\s*){{{_RESERVED_ROW},}}\Z", re.IGNORECASE)
+# The private areas hold no letters: icons of some fonts, or what a broken tokenizer gives.
+_UNREADABLE: Final = re.compile("[\ufffd\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\ue000-\uf8ff\U000f0000-\U0010fffd]")
 _GAP: Final = re.compile(rf"\s{{{_BLANK_LINES},}}")
+_DECIMAL: Final = re.compile(r"\d[.,]\Z")
 # What a cut leaves of a token in brackets.
 _CUT_TOKEN: Final = re.compile(r"\A[^<>\[\]]{0,40}[>\]]|[<\[][^<>\[\]]{0,40}\Z")
 # Words that fill arrays, boards and tables in healthy data, as zeros do.
 _FILLERS: Final = frozenset("null none nil true false nan undefined na n a x o f t la ha".split())
 # What separates the values of arrays, tables and programs.
 _DATA_MARKS: Final = frozenset(",;|&=()[]{}<>")
+# A row of a board or a picture is at least so long; a model draws at most so many that are alike.
+_ROW, _ROWS = 8, 100
+# What stands alone where a template of chat went wrong.
+_ROLES: Final = frozenset("assistant user human system model".split())
 # One letter or mark and white space between is nonsense, unless it is one that shapes and boards are drawn with.
 _ONE_CHARACTER: Final = 48
 _SPACES: Final = frozenset(" \n\t\r")
 _DRAWN: Final = frozenset("xXoO0123456789.,:;'`-=_*#~+|/\\^%@<>()[]{}·•─━═│┃█▓▒░■□▪▫●○◆◇★☆")
 # Characters that nobody draws a line with, unless it is a line of its own.
 _NO_RULES: Final = frozenset("!?@$&")
+_BLANK_BRAILLE: Final = "\u2800"
+# What ends a sentence, and what else an answer may end with.
+_FULL_STOPS: Final = frozenset(".!?\u2026\u3002\uff01\uff1f")
 _ENDS: Final = frozenset(".!?:;\"')]}`*\n")
+# Of what changes the look of the sign before it.
+_LOOKS: Final = frozenset({"Mn", "Me", "Cf", "Sk"})
 _ENDING_CATEGORIES: Final = frozenset({"Po", "Pf", "Pe", "So"})
 _NEIGHBOURS: Final = ("CJK", "HIRAGANA", "KATAKANA", "HANGUL", "BOPOMOFO", "IDEOGRAPHIC", "FULLWIDTH", "HALFWIDTH")
-# Scripts that are written without spaces, and Greek, which formulas use: Latin words stand right beside them.
-_BESIDE_LATIN: Final = frozenset({"EAST ASIAN", "THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN", "GREEK"})
+# Written without spaces, so that foreign words stand right beside their letters.
+_SPACELESS: Final = frozenset({"EAST ASIAN", "THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN"})
+# Greek letters stand in formulas.
+_BESIDE_LATIN: Final = _SPACELESS | {"GREEK"}
+# Letters of no script here (superscripts, units, letterlike and phonetic signs) stand beside any.
+_SCRIPTS: Final = _SPACELESS.union(
+    (
+        "LATIN GREEK CYRILLIC ARMENIAN GEORGIAN HEBREW ARABIC SYRIAC ETHIOPIC DEVANAGARI BENGALI GURMUKHI GUJARATI ORIYA TAMIL TELUGU"
+        " KANNADA MALAYALAM SINHALA MONGOLIAN CHEROKEE"
+    ).split()
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,20 +148,28 @@ class _Run:
     def early(self) -> bool:
         return len(self.before) <= min(_EARLY_CHARACTERS, self.length)
 
+    @property
+    def fenced(self) -> bool:
+        """Whether it is a line of a block of code, where pictures and data stand."""
+        return self.begins_line and self.before.count("```") % 2 == 1
 
-def judge_text(chunks: Iterable[str], *, forced: bool = False, tokens: int | None = None) -> Nonsense | None:
+
+def judge_text(
+    chunks: Iterable[str], *, forced: bool = False, tokens: int | None = None, ended: bool = False
+) -> Nonsense | None:
     """What is wrong with the text that these chunks make up, or None.
 
     ``forced``: the length was forced (``ignore_eos``), so only what comes before the model's own end is judged, and of that the
-    first ``FORCED_CHARACTERS``. ``tokens``: how many tokens the text has, where the server counted them.
+    first ``FORCED_CHARACTERS``. ``tokens``: how many tokens the text has, where the server counted them. ``ended``: the model ended
+    by itself, so that digits alone are a number.
     """
     text = "".join(chunks)
     text = _before_end(text)[:FORCED_CHARACTERS] if forced else text[-_JUDGED_CHARACTERS:]
-    if not text:
+    if not text or (ended and text.strip().isdecimal()):
         return None
     return (
         _blank(text, forced=forced)
-        or _reserved(text)
+        or _reserved(text, forced=forced)
         or _replaced(text)
         or _digits(text)
         or _repeated(text, forced=forced, tokens=tokens)
@@ -163,13 +196,24 @@ def _blank(text: str, *, forced: bool) -> Nonsense | None:
     return Nonsense("blank", "\\n") if any(each.count("\n") >= _BLANK_LINES for each in gaps) else None
 
 
-def _reserved(text: str) -> Nonsense | None:
+def _reserved(text: str, *, forced: bool) -> Nonsense | None:
     end = _CUT_TOKEN.sub("", text[-_RESERVED_WINDOW:])
     found = _RESERVED.findall(end)
     if len(found) < _RESERVED_TOKENS:
         return None
+    if row := _RESERVED_END.search(end):
+        before = end[: row.start()].rstrip()
+        if not (forced and before and _ends(before[-1])) and not _is_list(found, end):
+            return Nonsense("reserved", printable(_RESERVED.findall(row[0])[0]))
     rest = "".join(_RESERVED.sub("", end).split())
-    return Nonsense("reserved", printable(found[0])) if len(rest) <= _RESERVED_REST * len(end) else None
+    if len(rest) > _RESERVED_REST * len(end) or _is_list(found, end):
+        return None
+    return Nonsense("reserved", printable(found[0]))
+
+
+def _is_list(found: list[str], text: str) -> bool:
+    """Whether tokens are listed: each once, and on a line of its own."""
+    return len(set(found)) == len(found) <= text.count("\n") + 1
 
 
 def _replaced(text: str) -> Nonsense | None:
@@ -182,6 +226,8 @@ def _replaced(text: str) -> Nonsense | None:
 def _digits(text: str) -> Nonsense | None:
     body = text.strip()
     digits = len(body) - len(body.rstrip("0123456789"))
+    if _DECIMAL.search(body[: len(body) - digits]):
+        return None  # of pi, any number of digits may have been asked for
     least = _DIGITS_ALONE if digits == len(body) else _DIGITS_AT_END
     return Nonsense("digits", printable(body[-digits:])) if digits >= least else None
 
@@ -193,50 +239,89 @@ def _repeated(text: str, *, forced: bool, tokens: int | None) -> Nonsense | None
     opening = _OPENING.match(body)
     since = opening.end() if opening else 0
     marks = set(body[since:]) - _SPACES
-    if len(marks) == 1 and (mark := marks.pop()) not in _DRAWN and body.count(mark) >= _ONE_CHARACTER:
+    if len(marks) == 1 and not _is_drawn(mark := marks.pop()) and body.count(mark) >= _ONE_CHARACTER:
         return Nonsense("repeated", printable(mark))
     for period in range(1, min(_LONGEST_PERIOD, len(body)) + 1):
         at = len(body) - period
         while at > since and body[at - 1] == body[at - 1 + period]:
             at -= 1
-        if len(body) - at < max(_SHORTEST_RUN, 2 * period):
-            continue
+        unit = body[at : at + period]
+        if len(body) - at < max(_SHORTEST_RUN, 2 * period) or unit in (2 * unit)[1:-1]:
+            continue  # too short, or a shorter unit has been judged
         before = body[since:at]
         begins_line = not before.rstrip(" \t") or before.rstrip(" \t").endswith("\n")
-        run = _Run(before.rstrip(), body[at : at + period], len(body) - at, begins_line)
+        run = _Run(before.rstrip(), unit, len(body) - at, begins_line)
         if _is_endless(run, tokens) and not (forced and _may_have_ended(run)):
             return Nonsense("repeated", printable(_from_its_beginning(run)))
     return None
 
 
+def _is_drawn(mark: str) -> bool:
+    return mark in _DRAWN or unicodedata.name(mark, "").startswith("BRAILLE PATTERN")
+
+
 def _is_endless(run: _Run, tokens: int | None) -> bool:
     """Whether a thing is repeated so often that no healthy answer does it."""
-    if len(run.unit) == 1:
+    if _is_one_character(run.unit):
         return _is_endless_character(run, tokens)
+    repeats, characters = _limits_of(run)
+    return run.repeats >= repeats and run.length >= characters
+
+
+def _limits_of(run: _Run) -> tuple[float, int]:
+    """From how many repeats, and from how many characters on, it is nonsense."""
     words = re.findall(r"[^\W\d_]+", run.unit)
-    if _DATA_MARKS.intersection(run.unit) or all(each.lower() in _FILLERS for each in words):
-        return run.repeats >= (30 if run.whole else 100) and run.length >= 48
     spaces = len(re.findall(r"\S\s", run.unit + run.unit[0]))
-    if run.whole:
-        return spaces <= 4 and run.repeats >= (24 if run.unit.isalnum() else 15) and run.length >= 32
-    if run.early:
-        return spaces <= 1 and run.repeats >= 20 and run.length >= 60
-    return spaces <= 1 and run.repeats >= 64
+    data = any(map(str.isdigit, run.unit)) or bool(_DATA_MARKS.intersection(run.unit))
+    if _holds_reserved(run):
+        return 5 if run.whole else 16, 0
+    if words and spaces >= 2 and any(map(_ends, run.unit)):
+        return math.inf, 0  # a sentence or a verse, merely said again
+    if data or all(each.lower() in _FILLERS for each in words):
+        rows = not words and len(run.unit) >= _ROW and "\n" in run.unit
+        return _ROWS if rows or not run.whole else 20, 48
+    if run.whole and spaces <= 4:
+        return 24 if run.unit.isalnum() else 15, 32
+    if run.early and spaces <= 2 and "\n" not in run.unit:
+        return 20, 60
+    return 40 if spaces <= 1 else math.inf, 0
+
+
+def _is_one_character(unit: str) -> bool:
+    """Whether it is seen as one: an emoji may be followed by what changes its look."""
+    more = unit[1:]
+    return not more or (
+        unicodedata.category(unit[0]) == "So" and all(unicodedata.category(each) in _LOOKS for each in more)
+    )
+
+
+def _holds_reserved(run: _Run) -> bool:
+    return _RESERVED.search(2 * run.unit) is not None
 
 
 def _is_endless_character(run: _Run, tokens: int | None) -> bool:
-    if run.whole and tokens is not None and tokens >= _SURE_TOKENS and run.length >= _SURE_TOKENS:
+    count, mark = run.length // len(run.unit), run.unit[0]
+    if run.whole and tokens is not None and tokens >= _SURE_TOKENS <= count and mark != _BLANK_BRAILLE:
         return True
-    if run.unit.isalpha() or (run.unit in _NO_RULES and not run.begins_line):
-        return run.length >= (24 if run.whole else 32 if run.early else 100)
-    return run.length >= (48 if run.whole else 130 if run.early else 400)
+    if run.fenced:
+        return count >= 400
+    if mark.isalpha() or (mark in _NO_RULES and not run.begins_line):
+        return count >= (24 if run.whole else 32 if run.early else 100)
+    return count >= (48 if run.whole else 130 if run.early else 400)
 
 
 def _may_have_ended(run: _Run) -> bool:
     """Whether a model that may not end may have said all that it had to say before, or says it again and again."""
     if run.before and (_ends(run.before[-1]) or _ends(run.unit[0])):
         return True
+    if _holds_reserved(run) or (run.whole and _says_nothing(run.unit)):
+        return False
     return any(map(str.isalpha, run.unit)) and any(map(_ends, run.unit))
+
+
+def _says_nothing(unit: str) -> bool:
+    """Whether it is no sentence, though an end may be in it: a role of a chat, or signs and letters without a space."""
+    return unit.strip(" \n:").casefold() in _ROLES or not any(each.isspace() or each in _FULL_STOPS for each in unit)
 
 
 def _ends(character: str) -> bool:
@@ -261,7 +346,7 @@ def _mixed(text: str) -> Nonsense | None:
         for at, pair in enumerate(pairwise(scripts))
         if all(pair) and pair[0] != pair[1] and not ("LATIN" in pair and _BESIDE_LATIN.intersection(pair))
     }
-    if len(pairs) < _MIXED_PAIRS:
+    if len(pairs) < _MIXED_PAIRS or sum(not _SPACELESS & pair for pair in pairs) < _MIXED_SPACED:
         return None
     at = min(pairs.values())
     return Nonsense("mixed", printable(end[max(0, at - 8) : at + 12]))
@@ -272,4 +357,4 @@ def _script(character: str) -> str:
     if not character.isalpha():
         return ""
     script = unicodedata.name(character, "").partition(" ")[0]
-    return "EAST ASIAN" if script.startswith(_NEIGHBOURS) else script
+    return "EAST ASIAN" if script.startswith(_NEIGHBOURS) else script if script in _SCRIPTS else ""

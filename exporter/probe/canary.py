@@ -140,7 +140,8 @@ def after_thinking(answer: Answer) -> str | None:
 
 
 def _judge_nonsense(question: Question | None, answer: Answer, known: Markers) -> AnswerJudgement | None:
-    if nonsense := judge_text([answer.reasoning]) or judge_text([answer.text]):
+    ended = answer.finish_reason == "stop"
+    if nonsense := judge_text([answer.reasoning]) or judge_text([answer.text], ended=ended):
         return AnswerJudgement("degenerate", nonsense.message)
     own = (question.marker,) if question else ()
     if foreign_markers(answer.reasoning + "\n" + answer.text, known, own):

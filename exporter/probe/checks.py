@@ -75,7 +75,8 @@ def judge_answers(
 def nonsense_of(said: Iterable[Said]) -> ProbeFailure | None:
     """The failure where one of the texts is none."""
     for each in said:
-        if found := judge_text((text for _, text in each.text), forced=each.forced, tokens=each.tokens):
+        ended = each.finish_reason == "stop" and not each.forced
+        if found := judge_text((text for _, text in each.text), forced=each.forced, tokens=each.tokens, ended=ended):
             return ProbeFailure("degenerate", found.message)
     return None
 

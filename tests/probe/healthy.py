@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from tests.probe.odd_texts import HEALTHY
 from tests.servers.make_tiny_gguf import CORPUS
 
 Style = Callable[[random.Random], str]
@@ -468,11 +469,16 @@ def dialogue(draw: random.Random) -> str:
     )
 
 
+def odd(draw: random.Random) -> str:
+    """What people ask for that looks like nonsense: litanies, boards, dumps, formulas, pictures."""
+    return draw.choice(list(HEALTHY.values()))
+
+
 STYLES: Final[dict[str, Style]] = {
     each.__name__: each
     for each in (
         *(prose, thinking, code, table, numbers, chinese, arabic, other_languages, as_json, rules, ascii_art, encoded),
-        *(repeated_items, poem, laughter, tiny_words, tiny_emoji, emoji, special_tokens, markup, dialogue),
+        *(repeated_items, poem, laughter, tiny_words, tiny_emoji, emoji, special_tokens, markup, dialogue, odd),
     )
 }
 

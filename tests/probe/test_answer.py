@@ -5,7 +5,7 @@ import random
 import re
 from itertools import pairwise
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
 from hypothesis import given, settings
@@ -16,14 +16,14 @@ from exporter.probe.dialects.openai import read_chat
 from exporter.probe.stream import Event, SseDecoder
 from tests.probe.faults import FAULTS, Fault, FaultyServer, stream_of
 from tests.probe.healthy import STYLES, answer, prose, tokens_of
+from tests.probe.odd_texts import HEALTHY as HEALTHY_TEXTS
+from tests.probe.odd_texts import MAY_HAVE_ENDED, NONSENSE
+from tests.probe.test_recorded_streams import LIMIT, RECORDED, STREAMS, read
 from tests.test_architecture import CLOCKS_AND_THREADS, ROOT, imports_of
 
-STREAMS: Final = Path(__file__).parent.parent / "fixtures" / "streams"
-RECORDED: Final = sorted(
-    path
-    for path in STREAMS.rglob("*.txt")
-    if path.name.startswith(("chat", "completions")) and "nostream" not in path.name
-)
+REAL: Final = Path(__file__).parent.parent / "fixtures" / "answers"
+LOOP: Final = "ha ha ha ha ha"
+"""A prompt that a base model goes on with for ever: its answer is what a fault looks like."""
 HEALTHY: Final = 4000
 BY_TEXT: Final = [each for each in FAULTS if "text" in each.looks]
 # Texts with periods, marks, tokens and letters of many kinds in them.
@@ -72,6 +72,11 @@ def broken(fault: Fault, prompt_words: int) -> list[str]:
     """The chunks that a server with this fault streams as the answer to a prompt of so many words."""
     said = FaultyServer(fault).answer("Once, " + "word " * prompt_words).text
     return texts_of(stream_of(said, random.Random(3)))
+
+
+def lines_of(name: str) -> list[dict[str, Any]]:
+    """Recorded answers of a real model, each with its chunks and the server's count of tokens."""
+    return [json.loads(line) for line in (REAL / f"{name}.jsonl").read_text("utf-8").splitlines()]
 
 
 @pytest.mark.parametrize("forced", [True, False])
@@ -172,12 +177,86 @@ def test_no_healthy_answer_is_called_nonsense(style: str) -> None:
         assert found is None, (number, found, "".join(healthy.chunks)[-200:])
 
 
-@pytest.mark.parametrize("path", RECORDED, ids=lambda path: f"{path.parent.name}-{path.stem}")
-def test_no_recorded_answer_is_called_nonsense(path: Path) -> None:
-    """Every stream that was recorded from a real server is a text, the random models' too."""
-    chunks = texts_of(re.split(rb"\r?\n\r?\n", path.read_bytes(), maxsplit=1)[1])
-    for forced in (False, True):
-        assert judge_text(chunks, forced=forced, tokens=len(chunks)) is None
+def recorded() -> dict[str, list[str]]:
+    """The chunks of text of every answer of the fixtures: streams, whole answers, the shapes that gateways send; empty for errors."""
+    found = {name: [each.answer or each.reasoning for each in read(name, LIMIT)] for name in RECORDED}
+    for path in STREAMS.glob("*/*-nostream.txt"):
+        body = json.loads(re.split(rb"\r?\n\r?\n", path.read_bytes(), maxsplit=1)[1])
+        found[f"{path.parent.name}/{path.stem}"] = [choice["text"] for choice in body["choices"]]
+    for path in STREAMS.glob("odd/*.txt"):
+        found[f"odd/{path.stem}"] = texts_of(path.read_bytes())
+    for number, each in enumerate(lines_of("completions")):
+        if each["prompt"] != LOOP:
+            found[f"gemma-3-270m/{number}"] = each["chunks"]
+    return found
+
+
+ANSWERS: Final = recorded()
+SPEAKING: Final = [name for name, chunks in ANSWERS.items() if "".join(chunks).strip()]
+
+
+@pytest.mark.parametrize("name", SPEAKING)
+def test_no_recorded_answer_is_called_nonsense(name: str) -> None:
+    """Every answer that was recorded is a text, whole or cut: those of random models, and of a real one that comes into loops."""
+    for length in (16, 32, 48, 64, len(ANSWERS[name])):
+        chunks = ANSWERS[name][:length]
+        for forced in (False, True):
+            assert judge_text(chunks, forced=forced, tokens=len(chunks)) is None, length
+
+
+def test_which_recorded_answers_are_judged() -> None:
+    """Some of each real server; what holds no text is an error's stream."""
+    servers = {name.partition("/")[0] for name in SPEAKING}
+    assert servers > {"llama-server", "llama-server-router", "vllm", "transformers-serve", "litellm", "gemma-3-270m"}
+    assert set(ANSWERS) - set(SPEAKING) == {"odd/error-in-a-field-named-error"}
+
+
+def test_a_loop_that_was_asked_for_is_found_all_the_same() -> None:
+    """The verdict is on the text: one token for ever is nonsense, also where a prompt began it."""
+    (each,) = [each for each in lines_of("completions") if each["prompt"] == LOOP]
+    assert judge_text(each["chunks"], tokens=each["tokens"]) == Nonsense("repeated", "ha")
+
+
+def test_a_model_without_a_template_of_chat_is_told_by_what_it_says() -> None:
+    """A real base model, asked by the chat API, says nothing but markers of a template that isn't its own, or goes on with the question."""
+    verdicts = set()
+    for each in lines_of("chat-without-template"):
+        said = "".join(each["chunks"])
+        bare = not re.sub(r"<\|im_(?:start|end)\|>|\s|<[|a-z_]*\Z", "", said)
+        found = judge_text([said], forced=each.get("ignore_eos", False), tokens=each["tokens"])
+        assert found == (Nonsense("reserved", "<|im_end|>") if bare else None), said
+        verdicts.add(bare)
+    assert verdicts == {True, False}
+
+
+@pytest.mark.parametrize("name", HEALTHY_TEXTS)
+def test_a_text_that_looks_like_nonsense_is_healthy(name: str) -> None:
+    """Verses, drawings, dumps, logs and formulas, whole and cut where a limit of tokens might end them."""
+    for seed in range(4):
+        tokens = tokens_of(random.Random(seed), HEALTHY_TEXTS[name])
+        for length in (16, 32, 48, 64, 96, 128, 256, 512, len(tokens)):
+            for forced in (False, True):
+                for counted in (None, min(length, len(tokens))):
+                    assert judge_text(tokens[:length], forced=forced, tokens=counted) is None, length
+
+
+@pytest.mark.parametrize("forced", [False, True])
+@pytest.mark.parametrize("name", NONSENSE)
+def test_nonsense_of_any_shape_is_found(name: str, *, forced: bool) -> None:
+    """What one probe of 64 tokens gets of it; where its length was forced, what a model may say after its end is excused."""
+    found = judge_text([NONSENSE[name]], forced=forced, tokens=64)
+    if forced and name in MAY_HAVE_ENDED:
+        assert found is None
+    else:
+        assert found is not None
+        assert found.what.isprintable()
+
+
+@pytest.mark.parametrize("number", [str(2**200), "01" * 32, format(2**63, "b")])
+def test_a_number_alone_is_an_answer_where_the_model_ended_by_itself(number: str) -> None:
+    """Digits without end are nonsense; those of a model that ended are what it was asked for."""
+    assert judge_text([number], ended=True) is None
+    assert judge_text([number]) == Nonsense("digits", number[:NAME_LIMIT])
 
 
 @pytest.mark.parametrize("more", ["\n", "!", ".", " The end.", "\n\nUser: Thanks!\nAssistant: You're welcome!", " Yes"])
