@@ -905,7 +905,8 @@ def _machine() -> dict[str, Any]:
         state_timeline(
             "Throttled", "What lowers the GPU's clocks, above half of the time. A power limit at full load is normal; heat is not. Metric: "
             "amdgpu_throttled.",
-            [query(_short(f"{host('amdgpu_throttled')} > bool 0.5"), gpu + " {{reason}}")], (12, 8), values({"0": ("no", "green"), "1": ("throttled", "orange")}),
+            [query(_short(f"({host('amdgpu_throttled', reason='thermal')} > bool 0.5) or 2 * ({host('amdgpu_throttled')} > bool 0.5)"), gpu + " {{reason}}")],
+            (12, 8), values({"0": ("no", "green"), "1": ("throttled", "orange"), "2": ("held down", "text")}),
             no_value=_NO_DATA,
         ),
         timeseries("Temperature", "Metric: amdgpu_temperature_celsius.",
