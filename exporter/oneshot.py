@@ -58,7 +58,7 @@ from exporter.target_facts import Machine, behind, info_of, judged_figures, judg
 from exporter.tiers import Judgement
 
 # Somebody waits at a prompt: an engine that doesn't answer by then is left out.
-ENGINE_SECONDS = 1.2
+ENGINE_SECONDS = 1.0
 
 
 class Session:

@@ -13,12 +13,23 @@ from tests.host.machines import build
 from tests.host.proc_tree import ProcTree
 
 USER = "canary-user"
+SERIALS = {
+    "sys/class/dmi/id/product_serial": "SERIAL-1-canary",
+    "sys/class/dmi/id/board_serial": "SERIAL-2-canary",
+    "sys/class/dmi/id/product_uuid": "5e12a1b0-0000-4000-8000-00000canary0",
+    "sys/class/drm/card1/device/unique_id": "51276ac12ce0canary",
+    "sys/class/drm/card1/device/serial_number": "SERIAL-3-canary",
+}
+"""What files hold beside those that are read, and never a report."""
 
 
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
     """A Strix Halo with a llama-server whose model lies in a home folder, as files."""
     root = build("framework-desktop-fedora", tmp_path / "machine")
+    for place, serial in SERIALS.items():
+        (root / place).parent.mkdir(parents=True, exist_ok=True)
+        (root / place).write_text(f"{serial}\n")
     folder = tmp_path / "home" / USER / "models"
     folder.mkdir(parents=True)
     model = sparse_gguf(
@@ -32,6 +43,9 @@ def config(tmp_path: Path) -> Path:
     )
     tree = ProcTree(tmp_path / "proc")
     tree.network(1, (8080, 1000, 7))
+    information = tree.path / "driver/nvidia/gpus/0000:0a:00.0/information"
+    information.parent.mkdir(parents=True)
+    information.write_text("Model: \t\t NVIDIA GeForce RTX 3090\nGPU UUID: \t GPU-canary-uuid\n")
     words = [
         "/usr/bin/llama-server",
         "-m",
@@ -78,8 +92,21 @@ def test_nothing_private_is_printed(config: Path, options: tuple[str, ...]) -> N
     """No user name, folder, key or host name, in none of the forms."""
     text = printed(config, *options)
     assert "Radeon 8060S" in text
-    for private in (USER, "sk-canary", str(config.parent), os.uname().nodename, "/home"):
-        assert private not in text
+    own = (USER, "sk-canary", str(config.parent), os.uname().nodename, "/home", "root=UUID", "systemd.hostname")
+    for private in (*own, *SERIALS.values(), "canary-uuid", "canary"):
+        assert private not in text, private
+
+
+def test_all_that_is_known_of_a_gpu(config: Path) -> None:
+    """Memory in the page's units with carve-out and GTT, firmware by block, vBIOS, another maker's GPU; why the rest is unknown."""
+    text = printed(config)
+    assert "133 GB for models, carve-out 537 MB, GTT 133 GB, 256 GB/s (table)" in text
+    assert "mes 0x83, mes_kiq 0x6f, vBIOS 113-STRXLGEN-001" in text
+    assert "NVIDIA GeForce RTX 3090 (0000:0a:00.0), driver nvidia" in text
+    assert "GiB" not in text
+    unknown = {each["what"]: each["why"] for each in json.loads(printed(config, "--json"))["unknown"]}
+    assert unknown["power limit of Radeon 8060S"] == "its driver has no power1_cap, as on every APU"
+    assert "nvidia drives" in unknown["memory and sensors of NVIDIA GeForce RTX 3090"]
 
 
 def test_markdown_is_a_table(config: Path) -> None:
