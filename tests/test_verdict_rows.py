@@ -189,6 +189,29 @@ def test_one_of_two_equal_gpus_by_the_memory_in_use(tmp_path: Path) -> None:
         assert value(watched.samples, CEILING, target="it") == pytest.approx(640 / 8.54, rel=0.01)
 
 
+def test_two_gpus_that_serve_together(tmp_path: Path) -> None:
+    """Tensor parallel of vLLM adds their bandwidths; llama.cpp's layers are read one GPU after the other, as fast as by one."""
+
+    def shared(root: Path) -> None:
+        for card in ("card1", "card2"):
+            (root / f"sys/class/drm/{card}/device/mem_info_vram_used").write_text("5368709120\n")
+
+    path = model(tmp_path, "14b", qwen25_14b_q4_k_m())
+    words = ("/usr/bin/python3", "/usr/bin/vllm", "serve", path, "--port", "{port}", "-tp", "2")
+    setups = {
+        "parallel": Setup(SimulatedVllm(tokens_per_second=60, model=path), words),
+        "layers": llama_server(path, "-ngl", "99", speed=40),
+    }
+    with daemon(tmp_path, "two-r9700", setups, change=shared, seen=has(EFFICIENCY, *setups)) as watched:
+        parallel, layers = (value(watched.samples, CEILING, target=name) for name in setups)
+        assert layers == pytest.approx(640 / 8.54, rel=0.01)
+        assert parallel is not None
+        assert layers is not None
+        assert parallel / layers == pytest.approx(2, rel=0.02)
+        assert watched.setting("parallel", "tensor_parallel") == "2"
+        assert watched.setting("parallel", "gpu") == "0000:05:00.0,0000:08:00.0"
+
+
 def test_an_egpu_that_is_idle_leaves_the_strix_halo(tmp_path: Path) -> None:
     """The same machine with the model in the memory of the processor's GPU: that one serves."""
 
@@ -469,5 +492,6 @@ def test_the_other_facts_of_a_machine(tmp_path: Path) -> None:
         profile = labels_of(samples, "host_power_profile_info")
         assert profile["platform_profile"] == "low-power"
         shown = page(watched.port)
+        assert "133 GB" in shown
         assert "iommu=pt is the parameter for passthrough" in shown
         assert "0x83" in shown
