@@ -50,7 +50,7 @@ def test_machine_as_another_user(binary: Path, folder: Path, form: tuple[str, ..
     need(python is not None, "a Python of this version in /usr/bin")
     assert python is not None
     port = free_port()
-    command = [binary, "-m", folder / "tiny.gguf", "--port", str(port), "--api-key", KEY, "-c", "512"]
+    command: list[str | Path] = [binary, "-m", folder / "tiny.gguf", "--port", str(port), "--api-key", KEY, "-c", "512"]
     libraries = next(Path(entry) for entry in sys.path if entry.endswith("site-packages"))
     server = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
