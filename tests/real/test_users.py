@@ -25,11 +25,11 @@ SPEED, PRODUCTION = "llm_server_user_tokens_per_second", "llm_server_generated_t
 SECONDS = 45.0
 
 
-def configuration(tmp_path: Path, url: str, interval: str = "5s") -> Path:
+def configuration(tmp_path: Path, url: str, interval: str = "5s", more: str = "") -> Path:
     """The daemon's: one target, which is checked every five seconds, and after the first probe hardly probed any more."""
     path = tmp_path / "config.yml"
     path.write_text(f"""
-targets: [{{name: one, url: "{url}", modules: [default], budget: {{share: 0.1%}}}}]
+targets: [{{name: one, url: "{url}", modules: [default], budget: {{share: 0.1%}}{more}}}]
 modules: {{default: {{interval: {interval}, max_tokens: 16, prompt_tokens: 48, max_skips: 1000}}}}
 host: {{interval: 2s}}
 discovery: {{local: false, docker: false}}
@@ -97,6 +97,28 @@ def test_users_of_a_real_llama_server(binary: Path, tmp_path: Path) -> None:
         assert "Users get" not in alone
         assert "Users get" in shown
         eventually(lambda: of(port, SPEED) is None, "nobody is served any more", seconds=60)
+
+
+def test_an_answer_of_a_real_llama_server_between_two_checks(binary: Path, tmp_path: Path) -> None:
+    """By its counters, as ``server_metrics`` allows: within 5 % of what the client measured of an answer of some two seconds."""
+    server, port = free_port(), free_port()
+    url = f"http://127.0.0.1:{server}"
+    config = configuration(tmp_path, url, "12s", ", server_metrics: true")
+    with ExitStack() as stack:
+        model = make_model(tmp_path, "slow")
+        stack.enter_context(running_llama(binary, model, server))
+        with User(url, tokens=4) as first:  # else the only probe would be a cold start
+            first.finished()
+        stack.enter_context(running_daemon("--config", config, port=port, log=tmp_path / "log"))
+        alone = eventually(lambda: of(port, "llm_probe_tokens_per_second"), "a probe of the idle server")
+        time.sleep(2)  # the check after the probe
+        with User(url, tokens=max(round(2 * alone), 40), ignore_eos=True) as user:
+            user.finished()
+        told = eventually(lambda: of(port, SPEED), "a speed of the user", seconds=30)
+        assert of(port, "llm_server_user_ttft_seconds") is None
+    client = speed_between(user, user.token_times[0], user.token_times[-1])
+    print(json.dumps({"told": told, "client": client}))
+    assert told == pytest.approx(client, rel=0.05)
 
 
 def test_a_server_that_hangs_for_four_minutes(tmp_path: Path) -> None:
