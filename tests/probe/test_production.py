@@ -1,17 +1,20 @@
 """What a server does for its users between status checks: scripted readings, and a hang of a server over a real socket."""
 
+import json
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pytest
 
 from exporter.probe.dialects.dialect import ServerStatus
-from exporter.probe.production import Production, ProductionMeter
+from exporter.probe.production import WINDOW_SECONDS, Production, ProductionMeter
 from exporter.probe.result import Identity, TargetState
 from exporter.probe.run import Prober
 from exporter.probe.server import Server
 from exporter.probe.slots import SlotReading
 from exporter.probe.users import Served
 from exporter.settings import Module, Target
+from tests.servers.captured import STREAMS, Captured
 from tests.servers.llama_cpp import SimulatedLlamaServer
 from tests.servers.ollama import SimulatedOllama
 from tests.servers.user import User
@@ -198,6 +201,43 @@ def test_a_server_that_cannot_tell_is_never_stuck() -> None:
         for server in (ollama, llama):
             state = checked(Prober(Target(url=server.url)))
             assert (state.stuck, state.user_tokens_per_second) == (None, None)
+
+
+def windows() -> list[dict[str, Any]]:
+    """What the clients of a real vLLM measured between each two readings of its /metrics."""
+    found: list[dict[str, Any]] = json.loads((STREAMS / "vllm-users" / "clients.json").read_text(encoding="utf-8"))
+    return found
+
+
+def test_a_real_vllms_histograms_tell_what_its_users_got() -> None:
+    """Its own expositions, replayed with users' requests and two probes: speed within 3 % of what the clients measured, TTFT within
+    6 %, during long answers too; none where a probe was alone. The machine was busy, so the clients' TTFTs hold some more.
+    """
+    clock, shares = ProductionClock(), []
+    gets = {
+        "/v1/models": "vllm/get-v1-models",
+        "/version": "vllm/get-version",
+        "/health": "vllm/get-health",
+        "/metrics": "vllm-users/get-metrics-1-idle",
+    }
+    with Captured(gets, "vllm/error-404") as server:
+        one = Prober(Target(url=server.url), monotonic=clock)
+        assert checked(one).user_tokens_per_second is None
+        for window in windows():
+            clock.now += max(window["seconds"], WINDOW_SECONDS)
+            gets["/metrics"] = f"vllm-users/get-metrics-{window['to']}"
+            if probe := window["probe"]:
+                one.server.count(probe["tokens"], Served(1, probe["ttft_seconds"], probe["tokens"], probe["seconds"]))
+            state, users = checked(one), window["users"]
+            ttfts = [each["ttft_seconds"] for each in users if each["ttft_seconds"] is not None]
+            if users:
+                measured = sum(each["tokens"] for each in users) / sum(each["seconds"] for each in users)
+                assert state.user_tokens_per_second == pytest.approx(measured, rel=0.03)
+                assert state.user_ttft_seconds == (pytest.approx(sum(ttfts) / len(ttfts), rel=0.06) if ttfts else None)
+            else:
+                assert (state.user_tokens_per_second, state.user_ttft_seconds) == (None, None)
+            shares.append((len(users), len(ttfts), probe is not None))
+    assert shares == [(2, 2, False), (2, 0, False), (2, 0, True), (3, 3, False), (0, 0, True)]
 
 
 def test_an_answer_between_two_checks_of_a_llama_server_with_counters() -> None:
