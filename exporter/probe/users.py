@@ -16,6 +16,8 @@ LEAST_TOKENS: Final = 8
 """So many tokens of users must lie between two readings for a speed."""
 LEAST_SHARE: Final = 0.2
 """Where less than this share of a sum is the users', what is left of it after ours is mostly the error of ours."""
+LEAST_TTFT_SHARE: Final = 0.5
+"""The same of the seconds to first tokens: those of our probes, as a client measures them, hold HTTP and the network too."""
 _GAPS: Final = ("inter_token_latency_seconds_sum", "time_per_output_token_seconds_sum")
 SUMS: Final = (*_GAPS, "time_to_first_token_seconds_", "generation_tokens_total")
 """What to read of an exposition, after the prefix of the server's names."""
@@ -117,7 +119,7 @@ def users_between(before: Served, after: Served, ours: Served) -> UserFigures:
     speed = ttft = None
     if following >= LEAST_TOKENS and theirs.gap_seconds > LEAST_SHARE * whole.gap_seconds > 0:
         speed = following / theirs.gap_seconds
-    if theirs.requests >= 1 and theirs.first_token_seconds > LEAST_SHARE * whole.first_token_seconds > 0:
+    if theirs.requests >= 1 and theirs.first_token_seconds > LEAST_TTFT_SHARE * whole.first_token_seconds > 0:
         ttft = theirs.first_token_seconds / theirs.requests
     return UserFigures(speed, ttft)
 

@@ -87,6 +87,16 @@ def test_nobody_served_is_nothing_measured() -> None:
     assert users_between(NOTHING, NOTHING, NOTHING) == UserFigures()
 
 
+def test_a_ttft_that_is_mostly_ours_is_not_theirs() -> None:
+    """A busy machine adds 50 ms to a probe's TTFT, which the server doesn't count: a user's would be half of what it was."""
+    user, counted, ours = answer(100, 20.0, 0.1), answer(16, 20.0, 0.1), answer(16, 20.0, 0.15)
+    assert users_between(NOTHING, user + counted, ours).ttft_seconds is None
+    many = Served()
+    for _ in range(10):
+        many += user
+    assert users_between(NOTHING, many + counted, ours).ttft_seconds == pytest.approx(0.1, rel=0.06)
+
+
 def test_a_restart_between_two_readings_gives_nothing() -> None:
     """Sums that fell are those of another run."""
     assert users_between(answer(500, 20.0, 0.2), answer(100, 20.0, 0.2), NOTHING) == UserFigures()

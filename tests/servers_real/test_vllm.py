@@ -1,21 +1,29 @@
 """A real vLLM on the CPU: its own counters and histograms are the measure."""
 
+import json
+import random
+import statistics
 import threading
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.ports import free_port
 from tests.real.daemon import labels_of, running_daemon, scrape, value
-from tests.servers.user import User
+from tests.servers.user import User, several
 from tests.servers_real.running import grown, probe, prober, samples_of, vllm
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.servers
 
 GAPS = "vllm:inter_token_latency_seconds"
+USER_SPEED, USER_TTFT, TIER = (f"llm_server_user_{name}" for name in ("tokens_per_second", "ttft_seconds", "tier"))
+COUNTED: Any = {"ignore_eos": True, "stream_options": {"include_usage": True, "continuous_usage_stats": True}}
+WORDS = "sea hill tree house road river stone bird cloud rain".split()
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +113,74 @@ def test_a_user_beside_the_probe_loses_nothing(url: str) -> None:
     late.leave()
     assert result.result in {"ok", "yielded"}
     assert (result.output_tokens_spent < 1500, late.complete, counted(late)) == (True, True, 600)
+
+
+def prompt(words: int, seed: int) -> str:
+    """A prompt of its own for each request, so that no prefix cache answers it."""
+    draw = random.Random(seed)
+    return " ".join(f"{draw.choice(WORDS)} {draw.randrange(10)}" for _ in range(words))
+
+
+def speed_of(user: User, begin: float, end: float) -> float:
+    """What the client itself measured between two instants, by the count in each chunk: on a busy machine one has several tokens."""
+    usages = (
+        (when, json.loads(line.removeprefix(b"data: "))["usage"]["completion_tokens"])
+        for when, line in user.lines
+        if b'"choices":[{' in line
+    )
+    counts = [(when, count) for when, count in usages if count and begin <= when <= end]
+    return float((counts[-1][1] - counts[0][1]) / (counts[-1][0] - counts[0][0]))
+
+
+def test_what_users_get_is_what_their_clients_measure(url: str, tmp_path: Path) -> None:
+    """Two users and probes beside them, by the whole daemon: speed within 5 %, their tier, and a TTFT no longer than the clients'."""
+    port, config = free_port(), tmp_path / "config.yml"
+    alone = probe(prober(url), max_tokens=64).measurements.tokens_per_second
+    assert alone is not None
+    tiers = f"{{excellent: {9 * alone:.0f}, good: {8 * alone:.0f}, acceptable: {alone / 20:.2f}}}"
+    config.write_text(f"""
+targets: [{{name: vllm, url: "{url}", budget: {{share: 1}}, modules: [default], tiers: {tiers}}}]
+modules: {{default: {{interval: 6s, max_tokens: 16, prompt_tokens: 64, when_busy: probe}}}}
+discovery: {{local: false, docker: false}}
+docker: {{enabled: false}}
+cache: {{paths: []}}
+""")
+
+    def of(name: str) -> float | None:
+        return value(scrape(port), name, target="vllm")
+
+    with running_daemon("--config", config, port=port, log=tmp_path / "log"):
+        eventually(lambda: of("llm_probe_tokens_per_second"), "a probe of the idle server")
+        assert of(USER_SPEED) is None
+        ran = of("llm_probe_busy_seconds_total") or 0.0
+        tokens = round(min(25 * alone, 1600))
+        with several(
+            *(User(url, model="tiny", tokens=tokens, prompt=prompt(150, n), **COUNTED) for n in (1, 2))
+        ) as users:
+            ttft = eventually(lambda: of(USER_TTFT), "a TTFT of the users", seconds=60)
+            seen: list[tuple[float, float]] = []
+            tiers_seen: set[str] = set()
+            while not all(each.ended_at for each in users):
+                samples = scrape(port)
+                told = value(samples, USER_SPEED, target="vllm")
+                if told is not None and (not seen or told != seen[-1][1]):
+                    seen.append((time.monotonic(), told))
+                    tiers_seen |= {
+                        dict(own)["tier"] for (name, own), there in samples.items() if name == TIER and there
+                    }
+                time.sleep(0.1)
+        assert (of("llm_probe_busy_seconds_total") or 0.0) > ran  # probes ran beside them
+        eventually(lambda: of(USER_SPEED) is None, "nobody is served any more", seconds=60)
+    windows = [(begin, *now) for (begin, _), now in pairwise(seen)]
+    measured = [statistics.mean(speed_of(each, begin, end) for each in users) for begin, end, _ in windows]
+    ratio = statistics.mean(told / own for (*_, told), own in zip(windows, measured, strict=True))
+    theirs = statistics.mean(each.ttft_seconds for each in users)
+    print(f"users' speed {ratio:.3f} of what their clients measured, in {len(windows)} windows: {measured}")
+    print(f"users' TTFT {ttft:.3f} s told, {theirs:.3f} s measured by the clients")
+    assert windows
+    assert tiers_seen == {"acceptable"}
+    assert ratio == pytest.approx(1, rel=0.05)
+    assert theirs / 2 < ttft <= theirs * 1.05
 
 
 def test_a_base_model_without_a_chat_template_is_measured(vllm_commands: Path, base: Path) -> None:
