@@ -597,7 +597,6 @@ class Run:
         if context and tokens > (room := int((context - module.max_tokens - TEMPLATE_TOKENS) * SURE_SHARE)):
             tokens = max(room, 1)
             self._say(f"the prompt is cut to {tokens} tokens: the context holds {context}")
-        kept = None if prober.by_hand else status.keep_alive
         judged = module.expect is not None
         whole = judged or prober.by_hand
         return ChatRequest(
@@ -609,11 +608,20 @@ class Run:
             status=replace(status, slot=None) if module.concurrency > 1 else status,
             may_load=module.when_unloaded == "load",
             rejected=rejected | FORCING if judged else rejected,
-            keep_alive_seconds=seconds_to_ask(kept, prober.wall(), prober.took_seconds) if kept else None,
+            keep_alive_seconds=self._keep_alive_seconds(),
             options=prober.target.options,
             fields=module.request,
             completion=prober.completes == self._served,
         )
+
+    def _keep_alive_seconds(self) -> float | None:
+        """What to ask for so that the model leaves when it would have; beside other models only what is owed, as it was."""
+        kept = self._status.keep_alive
+        if kept is None or self._prober.by_hand:
+            return None
+        if self._status.crowded:
+            return kept.full_seconds if kept.owed else None
+        return seconds_to_ask(kept, self._prober.wall(), self._prober.took_seconds)
 
     @property
     def _last_speed(self) -> float | None:

@@ -264,6 +264,61 @@ def test_the_real_interval_counts_for_a_model_that_leaves_soon() -> None:
         assert probe(one).result == "skipped_unloaded"
 
 
+# Several models in memory ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("order", [("small", "large"), ("large", "small")])
+def test_which_model_is_evicted_first_is_not_changed(order: tuple[str, str]) -> None:
+    """The model with the shortest keep-alive goes first, and a probe that asked for what was left of it made that its own."""
+    left = []
+    for watched in (False, True):
+        clock = Clock()
+        with SimulatedOllama(clock, max_loaded=2) as server:
+            server.disk["third:latest"] = stored("third", 10**9)
+            for name in order:
+                server.use(name)
+                clock.ahead += 5
+            if watched:
+                assert "ok" in run_for(prober(server, clock), clock, 120)
+                server.idle()
+            server.use("third")
+            left.append(set(server.memory))
+    assert left[0] == left[1]
+
+
+def test_beside_another_model_a_probe_comes_after_a_users_request() -> None:
+    """It restarts the model's time there, so without a use by somebody else there is one only, and the model leaves."""
+    clock = Clock()
+    with SimulatedOllama(clock, max_loaded=2) as server:
+        server.use("large")
+        server.use("small")
+        one = prober(server, clock, model="small")
+        assert run_for(one, clock, 180) == ["ok", "skipped_unloaded", "skipped_unloaded"]
+        server.use("large")
+        server.use("small")
+        assert run_for(one, clock, 180) == ["ok", "skipped_unloaded", "skipped_unloaded"]
+        assert not any("keep_alive" in each for each in chats(server))
+        clock.ahead += 200
+        assert (server.memory, server.costs["load"]) == ({}, 2)
+
+
+def test_what_is_owed_is_given_back_as_soon_as_another_model_comes() -> None:
+    """The short keep-alive of a probe would make the model the first one to be evicted."""
+    clock = Clock()
+    with SimulatedOllama(clock, max_loaded=2) as server:
+        server.use("small")
+        one = prober(server, clock)
+        check(one)
+        clock.ahead += 60
+        assert probe(one).result == "ok"
+        assert server.memory[SMALL].keep_alive < DEFAULT_KEEP_ALIVE - 30
+        server.use("large")
+        assert probe(one).result == "ok"
+        server.idle()
+        assert server.memory[SMALL].keep_alive == pytest.approx(DEFAULT_KEEP_ALIVE, abs=1)
+        assert not one.owes
+
+
 def test_names_and_copies_are_one_model() -> None:
     """Upper and lower case are one name, ``ollama cp`` makes another name for the same runner: neither loads anything."""
     with SimulatedOllama() as server:

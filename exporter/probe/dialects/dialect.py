@@ -105,7 +105,7 @@ class ServerStatus:
     uses: Mapping[str, str] = field(default_factory=dict)
     """``activity`` of each model in a router's memory."""
     recent: str | None = None
-    """The model in a router's memory that was used last; None where that was not seen."""
+    """The model in memory whose use by us changes least in that order, as the one that was used last; None where that was not seen."""
     read_is_use: bool = False
     """Whether what runs was read in a way that counts as a use of the model: regular status checks leave that out."""
     unloads: bool | None = False
@@ -121,7 +121,7 @@ class ServerStatus:
     key_refused: bool = False
     router: bool = False
     crowded: bool = False
-    """Whether a router has several models in memory, of which it evicts the least recently used first."""
+    """Whether several models are in memory, of which the server evicts one for another by how they were used."""
     notice: str = ""
     error: str = ""
 

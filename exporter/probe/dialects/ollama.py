@@ -9,6 +9,10 @@ context length that ``/api/ps`` gives, where that is the one which Ollama compar
 
 Where it can't be known there is no probe, unless the target states the ``options`` of its clients. Other options
 (``num_thread``, ``num_batch``, ``main_gpu``, ``use_mmap``) can't be read at all: a reload that a probe causes is noticed after it.
+
+Of several models in memory the one with the shortest keep-alive is evicted first (server/sched.go, ByDurationAndName): asking for
+what is left of it would make the probed one the first. There a probe names no keep-alive, which restarts the model's time as any
+request does, and comes only after somebody else's request, which ``expires_at`` tells.
 """
 
 import json
@@ -106,10 +110,16 @@ class Ollama(Dialect):
         keep_alive = _keep_alive(reply, loaded, same, query.now)
         context = count_of(loaded.get("context_length"))
         reloads = _why_reload(version, context, base.training_context)
+        crowded = len(running) > 1
         return replace(
             base,
             identity=replace(base.identity, offloaded=_is_offloaded(loaded)),
             model=model,
+            crowded=crowded,
+            recent=model,
+            unloads=crowded,
+            activity=str(loaded.get("expires_at")) if crowded else None,
+            activity_is_free=crowded,
             resident=True,
             served=True,
             # Where the clients' options are stated, one that can't be repeated is left to them.
