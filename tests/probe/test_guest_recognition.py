@@ -6,6 +6,7 @@ import pytest
 
 from exporter.probe.status import identify
 from tests.probe.guest import chats, check, probe, prober
+from tests.servers.clock import Clock
 from tests.servers.koboldcpp import SimulatedKoboldCpp
 from tests.servers.lemonade import SimulatedLemonade
 from tests.servers.litellm import SimulatedLiteLLM
@@ -21,6 +22,7 @@ from tests.servers.simulated import Asked, ServerAnswer, Simulated, as_json
 from tests.servers.tabbyapi import SimulatedTabbyAPI
 from tests.servers.text_generation_webui import SimulatedTextGenerationWebui
 from tests.servers.transformers_serve import SimulatedTransformersServe
+from tests.servers.user import User
 from tests.servers.vllm import SimulatedVllm
 
 # Paid calls -----------------------------------------------------------------------------------------------------------
@@ -142,6 +144,20 @@ def test_lemonade_evicts_nothing_for_a_probe() -> None:
     with SimulatedLemonade(loaded=("Qwen3-8B-GGUF",)) as server:
         assert probe(prober(server, model="Gemma-3-4b-it-GGUF")).result == "skipped_unloaded"
         assert (server.costs, server.memory.ready) == ({}, ["Qwen3-8B-GGUF"])
+
+
+def test_lemonades_order_of_eviction_is_not_changed() -> None:
+    """Of two models in memory the one that was used last is probed, and a named one only while it is that."""
+    clock = Clock()
+    with SimulatedLemonade(loaded=("Qwen3-8B-GGUF", "Gemma-3-4b-it-GGUF"), most=2, clock=clock) as server:
+        one, named = prober(server, clock), prober(server, clock, model="Qwen3-8B-GGUF")
+        for used in ("Gemma-3-4b-it-GGUF", "Qwen3-8B-GGUF", "Gemma-3-4b-it-GGUF"):
+            clock.ahead += 60
+            User(server.url, tokens=2, model=used).send().finished()
+            server.idle()
+            assert (probe(one).result, chats(server)[-1]["model"]) == ("ok", used)
+            assert probe(named).result == ("ok" if used == "Qwen3-8B-GGUF" else "skipped_unloaded")
+        assert +server.costs == {}
 
 
 # Strangers, keys ------------------------------------------------------------------------------------------------------

@@ -108,6 +108,7 @@ class SimulatedLemonade(OpenAIServer):
                 "recipe": self.models[name].recipe,
                 "status": "ready",
                 "loaded": True,
+                "last_use": self.memory.models[name].used_at if name in self.memory.models else 0.0,
                 "is_busy": bool(self.queue.running),
                 "is_streaming": bool(self.queue.running),
             }

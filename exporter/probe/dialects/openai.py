@@ -116,7 +116,7 @@ def status_by_models(backend: str, query: StatusQuery) -> ServerStatus:
     served = [each["id"] for each in entries if each["id"] not in remote]
     if there := [each for each in served if resident and each in resident]:
         served = [each for each in there if resident and _generates(resident[each])] or there
-    model = wanted or choose(served, resident, query.last)
+    model = wanted or (memory and memory.recent) or choose(served, resident, query.last)
     entry = next((each for each in entries if each["id"] == model), {})
     if resident and model is not None and model in resident:
         entry = {**resident[model], **entry}
@@ -132,6 +132,8 @@ def status_by_models(backend: str, query: StatusQuery) -> ServerStatus:
         waiting=told.waiting,
         activity=told.activity,
         activity_is_free=told.activity is not None,
+        recent=told.recent,
+        crowded=told.recent is not None,
         unloads=memory is not None,
         unable="" if _generates(entry) else f"{short_name(model)} is an embedding model",
         notice=INTERRUPTS if text_of(entry.get("owned_by")) == "me" else "" if told.running is not None else NOTICE,

@@ -4,7 +4,8 @@ Each path is read only where the list of models is that server's: the same path 
 
 - llama-swap: ``/running``, with what is starting.
 - LM Studio: ``/api/v0/models``.
-- Lemonade: ``/v1/health``, with whether a model is busy; models of a cloud are listed too, and are never in memory here.
+- Lemonade: ``/v1/health``, with whether a model is busy and when it was used last; models of a cloud are listed too, and are never
+  in memory here.
 - Docker Model Runner: ``/api/ps``, whose ``expires_at`` moves with each use.
 - LocalAI: ``/system``. Its list names neither owner nor date.
 - KoboldCpp: the first in its list; ``/api/extra/perf`` tells its queue and counts its answers.
@@ -14,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from exporter.probe.dialects.dialect import Get, count_of, json_of, listed, member, text_of
+from exporter.probe.dialects.dialect import Get, count_of, json_of, listed, member, number_of, text_of
 
 Entries = list[dict[str, Any]]
 KOBOLD_PERF: Final = "/api/extra/perf"
@@ -25,7 +26,8 @@ _KOBOLD_EMPTY: Final = "koboldcpp/inactive"
 class ModelResidency:
     """The models in memory by name, each with what the server says of it; ``remote`` are those of a cloud.
 
-    ``running`` and ``waiting`` are requests, ``activity`` a text that is another one after a request; None where not told.
+    ``running`` and ``waiting`` are requests, ``activity`` a text that is another one after a request, ``recent`` the one of several
+    models that was used last, where the server evicts the one that was not used for longest; None where not told.
     """
 
     models: Mapping[str, Mapping[str, Any]]
@@ -33,6 +35,7 @@ class ModelResidency:
     running: float | None = None
     waiting: float | None = None
     activity: str | None = None
+    recent: str | None = None
 
 
 def residency_of(get: Get, entries: Entries) -> ModelResidency | None:
@@ -76,7 +79,17 @@ def _lemonade(get: Get, entries: Entries) -> ModelResidency | None:
     }
     busy = [each.get("is_busy") for each in found.values()]
     told = all(isinstance(each, bool) for each in busy)
-    return ModelResidency(found, remote, running=float(sum(map(bool, busy))) if told else None)
+    return ModelResidency(
+        found, remote, running=float(sum(map(bool, busy))) if told else None, recent=_used_last(found, "last_use")
+    )
+
+
+def _used_last(models: Mapping[str, Mapping[str, Any]], when: str) -> str | None:
+    """Of several models that write text the one with the newest time of use; None where one has none."""
+    times = {name: number_of(each.get(when)) for name, each in models.items() if each.get("type") in {None, "llm"}}
+    if len(times) < 2 or None in times.values():
+        return None
+    return max(times, key=lambda name: times[name] or 0.0)
 
 
 def _docker(get: Get, _: Entries) -> ModelResidency | None:
