@@ -11,6 +11,7 @@ import pytest
 
 from exporter.probe.result import ProbeResult
 from exporter.probe.run import Prober
+from exporter.probe.status import identify
 from exporter.settings import Budget, Module, Timeouts
 from tests.probe.guest import SHORT, believe, chats, check, probe, prober
 from tests.servers.koboldcpp import SimulatedKoboldCpp
@@ -338,6 +339,15 @@ def test_a_ttft_far_above_the_usual_one_is_not_told(kind: str) -> None:
         with User(server.url, tokens=70):
             result = probe(one)
         assert (result.result, result.queued, result.measurements.ttft_seconds) == ("ok", True, None)
+
+
+def test_a_llama_server_that_cant_tell_who_waits_says_so() -> None:
+    """With one slot only ``/metrics`` tells that a user waits for a probe's end, and by default it is switched off."""
+    for metrics, parallel, told in ((True, 1, False), (False, 4, False), (False, 1, True)):
+        with SimulatedLlamaServer(metrics=metrics, parallel=parallel) as server:
+            found = identify(server.url).notice
+            assert ("can't tell whether a user waits" in found) == told
+            assert check(prober(server)).notice == found
 
 
 @pytest.mark.parametrize("kind", CANT_TELL)

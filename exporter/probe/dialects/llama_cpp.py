@@ -57,6 +57,9 @@ from exporter.probe.stream import Event
 from exporter.probe.timeline import Delta, ServerTimings, Usage
 from exporter.probe.users import ended_of
 
+BLIND: Final = (
+    "this llama-server has one slot and no --metrics: while a probe runs it can't tell whether a user waits for its end"
+)
 METRICS_WAKE_NOTHING: Final = 10531
 PROGRESS: Final = (
     "llamacpp:n_decode_total",
@@ -112,6 +115,7 @@ class LlamaCpp(Dialect):
             own_task=before.own_task,
             unloads=unloads,
             drafts=_drafts(props),
+            notice=BLIND if props.get("total_slots") == 1 and props.get("endpoint_metrics") is False else "",
         )
         if not asleep and (query.thorough or unloads is False):
             status = replace(_with_slots(status, get, "/slots", query, props), read_is_use=unloads is not False)
