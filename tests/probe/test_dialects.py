@@ -568,7 +568,7 @@ def test_requests_ask_each_server_for_what_it_can_do() -> None:
             "cache_salt": "5a17",
         },
     )
-    more = {"ignore_eos": True, "cache_prompt": False, "timings_per_token": True}
+    more = {"ignore_eos": True, "cache_prompt": False, "timings_per_token": True, "return_progress": True}
     assert body_of("llama_cpp", "llama-server") == (
         "/v1/chat/completions",
         {**BASE, **USAGE, **more, "model": "tiny.gguf"},
