@@ -6,6 +6,7 @@ more than one; and what is large is mapped on its own, and so goes back at once.
 """
 
 import ctypes
+from contextlib import suppress
 from typing import Final
 
 # From malloc.h; musl has no arenas, and no mallopt.
@@ -21,3 +22,9 @@ def keep_small() -> bool:
     except (OSError, AttributeError):
         return False
     return bool(mallopt(_M_ARENA_MAX, 1) and mallopt(_M_MMAP_THRESHOLD, LARGE_BYTES))
+
+
+def give_back() -> None:
+    """Return to the system what is free in the heap: a start leaves half a megabyte or more in pieces."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
