@@ -2,6 +2,9 @@
 
 It reads the snapshot and asks the daemon through ``Actions``; it starts nothing itself. What guards it (TLS, basic auth,
 limits) is put around it: ``WebServer(guard(build_app(…)), …)``.
+
+What draws the page, the badges and the documents is imported when the first of them is asked for: a daemon that is only scraped
+never needs it.
 """
 
 import asyncio
@@ -9,13 +12,12 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any, Final, Protocol
 
 from starlette.applications import Starlette
-from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
@@ -30,12 +32,9 @@ from exporter.probe.result import ProbeResult
 from exporter.settings import MAX_ADDRESS, MAX_KEEP_SECONDS, parse_duration
 from exporter.snapshot import EXPORTER, Snapshot, View, info_key, plan_key, probe_key
 from exporter.text import escaped, finite, printable
-from exporter.web import page, status
-from exporter.web.badge import badge_of
 from exporter.web.negotiate import accepts_gzip, choose_format, compress
-from exporter.web.ranges import USUAL, Stretch
-from exporter.web.runbook import render_runbook
 from exporter.web.server import AsgiApp, Message
+from exporter.web.threads import in_thread
 
 log = logging.getLogger(__name__)
 
@@ -101,7 +100,7 @@ def build_app(
 ) -> AsgiApp:
     """The application. ``render`` writes a view in a content type (``Exposition.render``), ``links`` are shown on the page.
 
-    Blocking work runs in Starlette's thread pool, so a slow client or a long probe holds up nobody else.
+    Blocking work runs in threads of its own, so a slow client or a long probe holds up nobody else.
     """
     site = _Site(snapshot, render, actions, links or {}, clock)
     routes = [
@@ -179,7 +178,7 @@ class _Site:
             raise HTTPException(503, f"{PROBES_AT_ONCE} probes are running already: try again", {"retry-after": "5"})
         self._probing += 1
         try:
-            outcome = await run_in_threadpool(self._actions.probe, target, module)
+            outcome = await in_thread(self._actions.probe, target, module)
         finally:
             self._probing -= 1
         if isinstance(outcome, Refused):
@@ -191,11 +190,16 @@ class _Site:
         ``range`` how far back the lines of speeds go: one of ``RANGES``.
         """
         given = {name: value[:MOST_ASKED] for name, value in request.query_params.items()}
+        html = await in_thread(self._draw_page, given)
+        return Response(html, media_type="text/html", headers={"cache-control": "no-store"})
+
+    def _draw_page(self, given: Mapping[str, str]) -> str:
+        from exporter.web import page
+        from exporter.web.ranges import USUAL, Stretch
+
         asked = page.PageQuery("board" in given, given.get("target", ""), given.get("q", ""), given.get("verdict", ""))
         stretch = Stretch(given.get("range", USUAL), self._actions.points)
-        view, now = self._snapshot.view(), self._clock()
-        html = await run_in_threadpool(page.render_page, view, now, self._links, asked, stretch)
-        return Response(html, media_type="text/html", headers={"cache-control": "no-store"})
+        return page.render_page(self._snapshot.view(), self._clock(), self._links, asked, stretch)
 
     async def badge(self, request: Request) -> Response:
         """A target as a picture; the name of a target may hold a slash."""
@@ -204,17 +208,16 @@ class _Site:
         modules = sorted(module for target, module in view.records if target == name)
         if not modules or name == path:
             raise HTTPException(404, f"{printable(path)} is no picture of a target; /api/v1/targets lists the targets")
-        svg = await run_in_threadpool(lambda: badge_of(status.target_of(view, name, modules, self._clock())))
+        svg = await in_thread(_draw_badge, view, name, modules, self._clock())
         # A picture is made to stand in other pages. Where a password is set, it is asked for here, too.
         headers = {"cache-control": "no-store", "cross-origin-resource-policy": "cross-origin"}
         return Response(svg, media_type="image/svg+xml", headers=headers)
 
     async def status(self, _: Request) -> Response:
-        return await run_in_threadpool(lambda: _json(_status_json(self._snapshot.view(), self._clock())))
+        return await in_thread(lambda: _json(_status_json(self._snapshot.view(), self._clock())))
 
     async def probes(self, request: Request) -> Response:
-        target = _name(request, "target")
-        recent = status.recent_json(self._snapshot.view(), target)
+        recent = await in_thread(_recent_json, self._snapshot.view(), _name(request, "target"))
         if recent is None:
             raise HTTPException(404, "this is not a target; /api/v1/targets lists them")
         return _json(recent)
@@ -231,13 +234,12 @@ class _Site:
         """``since`` is a Unix time or a duration that lies in the past (``7d``), ``target`` one of those that are configured."""
         since = self._since(request.query_params.get("since", "30d"))
         target = self._target(request)
-        found = await run_in_threadpool(self._actions.changes, since, target)
-        return _json({"changes": [status.as_json(entry_json(each)) for each in found]})
+        return await in_thread(lambda: _json(_changes_json(self._actions.changes(since, target))))
 
     async def accept(self, request: Request) -> Response:
         if _is_cross_site(request):
             raise HTTPException(403, "a page of another site may not accept a speed")
-        accepted = await run_in_threadpool(self._actions.accept, self._target(request))
+        accepted = await in_thread(self._actions.accept, self._target(request))
         return _json({"accepted": [printable(each) for each in accepted]})
 
     def _target(self, request: Request) -> str | None:
@@ -262,7 +264,7 @@ class _Site:
     async def reload(self, request: Request) -> Response:
         if _is_cross_site(request):
             raise HTTPException(403, "a page of another site may not reload this exporter")
-        errors = await run_in_threadpool(self._actions.reload)
+        errors = await in_thread(self._actions.reload)
         if errors:
             return _text(
                 "The configuration was not reloaded; the previous one stays in use:\n" + "\n".join(errors), 400
@@ -281,7 +283,7 @@ class _SharedRendering:
         form = (content_type, gzipped)
         task = self._running.get(form)
         if task is None:
-            task = asyncio.create_task(run_in_threadpool(self._work, content_type, gzipped=gzipped))
+            task = asyncio.create_task(in_thread(self._work, content_type, gzipped=gzipped))
             self._running[form] = task
             task.add_done_callback(lambda _: self._running.pop(form, None))
         # A client that hangs up must not take the rendering from the others.
@@ -304,7 +306,28 @@ def _log_of(result: ProbeResult) -> str:
     return "\n".join([*lines, *(f"  {printable(line, 500)}" for line in result.log), ""])
 
 
+def _draw_badge(view: View, target: str, modules: list[str], now: float) -> str:
+    from exporter.web import status
+    from exporter.web.badge import badge_of
+
+    return badge_of(status.target_of(view, target, modules, now))
+
+
+def _recent_json(view: View, target: str) -> dict[str, Any] | None:
+    from exporter.web import status
+
+    return status.recent_json(view, target)
+
+
+def _changes_json(entries: Iterable[Entry]) -> dict[str, Any]:
+    from exporter.web import status
+
+    return {"changes": [status.as_json(entry_json(each)) for each in entries]}
+
+
 def _status_json(view: View, now: float) -> dict[str, Any]:
+    from exporter.web import status
+
     targets = status.targets_of(view, now)
     return {
         "timestamp_seconds": now,
@@ -383,8 +406,14 @@ async def _failure(request: Request, failure: Exception) -> Response:
 
 async def _runbook(_: Request) -> Response:
     """What each alert means: the page to which the alerts link. It is the same for as long as the process lives."""
-    html = await run_in_threadpool(render_runbook)
+    html = await in_thread(_draw_runbook)
     return Response(html, media_type="text/html", headers={"cache-control": "no-store"})
+
+
+def _draw_runbook() -> str:
+    from exporter.web.runbook import render_runbook
+
+    return render_runbook()
 
 
 async def _static(request: Request) -> Response:

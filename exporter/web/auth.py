@@ -27,8 +27,6 @@ from pathlib import Path
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
-import bcrypt
-from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
 from starlette.responses import PlainTextResponse
 
@@ -37,6 +35,7 @@ from exporter.settings import Problem, SettingsError, WebTls, load_web_config
 from exporter.settings.document import read_document
 from exporter.text import count_text
 from exporter.web.server import AsgiApp, Message
+from exporter.web.threads import in_thread
 
 log = logging.getLogger(__name__)
 
@@ -299,7 +298,7 @@ class Auth:
         """Compare with the hash, one at a time; a wrong password costs its sender, and who guesses with him, a pause."""
         async with self._turn:
             begun = time.monotonic()
-            right = await run_in_threadpool(_is_password, password, rules.users.get(user), rules.cost)
+            right = await in_thread(_is_password, password, rules.users.get(user), rules.cost)
             if not right:
                 await asyncio.sleep(time.monotonic() - begun)
             return right
@@ -322,6 +321,8 @@ def _is_password(password: bytes, wanted: str | None, cost: int) -> bool:
     A hash of cost n is twice the work of one of cost n - 1, so what is missing to ``cost`` is done with one hash of each cost
     between.
     """
+    import bcrypt  # noqa: PLC0415 - with the first password
+
     password = password[:BCRYPT_BYTES]
     stored = wanted.encode() if wanted is not None else bcrypt.gensalt(cost) + b"." * 31
     try:
