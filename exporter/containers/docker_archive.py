@@ -3,7 +3,6 @@
 import base64
 import io
 import json
-import tarfile
 from dataclasses import dataclass
 from typing import Final
 
@@ -38,6 +37,8 @@ def stat_of(header: str) -> ArchiveStat | None:
 
 def file_in(archive: bytes, limit: int = LARGEST_FILE) -> str | None:
     """The text of the first member, where that is a regular file: its first ``limit`` bytes, however large it says it is."""
+    import tarfile  # noqa: PLC0415 - with the first file of a container
+
     try:
         with tarfile.open(fileobj=io.BytesIO(archive), mode="r:") as tar:
             member = tar.next()

@@ -1,6 +1,5 @@
 """The environment as a document: ``LLM_PROBE_MODULES__DEFAULT__INTERVAL=30s`` over the same key of a file."""
 
-import difflib
 import re
 from collections.abc import Mapping
 from typing import Any, Final, get_origin
@@ -8,7 +7,7 @@ from typing import Any, Final, get_origin
 from pydantic_settings import EnvSettingsSource
 
 from exporter.settings.document import Document, SourceLocation, compose
-from exporter.settings.errors import NO_SECRETS, SECRETS, Problem, inner_type, section_type
+from exporter.settings.errors import NO_SECRETS, SECRETS, Problem, close_to, inner_type, section_type
 from exporter.settings.model import PREFIX, Settings
 from exporter.settings.values import quote
 
@@ -80,9 +79,9 @@ def _wrong_variable(loc: tuple[str, ...]) -> str:
         inner = inner_type(outer, step)
         start = PREFIX + "__".join(loc[:depth]).upper()
         if inner is None and (section := section_type(outer)):
-            near = difflib.get_close_matches(step, section.model_fields, n=1)
+            near = close_to(step, section.model_fields)
             joint = "__" if depth else ""
-            return "is not a setting" + (f": did you mean {start}{joint}{near[0].upper()}?" if near else "")
+            return "is not a setting" + (f": did you mean {start}{joint}{near.upper()}?" if near else "")
         if inner is None:
             return "is not a setting" + (
                 f": give {start} as a whole, in YAML or JSON" if get_origin(outer) is tuple else ""

@@ -1,6 +1,5 @@
 """Words for what is wrong, and where: pydantic's errors and the paths of the settings as a person would say them."""
 
-import difflib
 import re
 import types
 from collections.abc import Iterable, Iterator, Mapping
@@ -98,8 +97,15 @@ def suggestion(text: str, known: Iterable[str]) -> str:
 
 def nearest(text: object, known: Iterable[str]) -> str:
     """The known word that a text is close to, as a question; empty where none is."""
-    found = difflib.get_close_matches(text.lower(), known, n=1) if isinstance(text, str) else []
-    return f": did you mean {found[0]}?" if found else ""
+    found = close_to(text.lower(), known) if isinstance(text, str) else None
+    return f": did you mean {found}?" if found else ""
+
+
+def close_to(text: str, known: Iterable[str]) -> str | None:
+    """The known word that a text is closest to; None where none is close."""
+    from difflib import get_close_matches  # noqa: PLC0415 - with the first mistake
+
+    return next(iter(get_close_matches(text, list(known), n=1)), None)
 
 
 def path_of(loc: Loc) -> str:

@@ -55,7 +55,7 @@ else:
 class Section(BaseModel):
     """A part of the settings: frozen, and closed to keys that it doesn't know."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, defer_build=True)
 
 
 class Thresholds(Section):

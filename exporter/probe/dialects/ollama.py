@@ -20,7 +20,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
-from difflib import get_close_matches
 from email.utils import parsedate_to_datetime
 from typing import Any, Final
 
@@ -239,6 +238,8 @@ def _generates(entry: Mapping[str, Any]) -> bool:
 
 
 def _nearest(wanted: str, tags: Mapping[str, Any]) -> str:
+    from difflib import get_close_matches  # noqa: PLC0415 - with the first wrong name
+
     near = get_close_matches(_full_name(wanted), tags, n=1, cutoff=0.0)
     return f"Ollama has no model {wanted}" + (f"; the nearest name is {near[0]}" if near else "")
 
