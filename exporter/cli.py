@@ -103,23 +103,10 @@ CONFIG = click.option(
 )
 
 
-def _listen_address(_: click.Context, __: click.Parameter, value: str | None) -> str | None:
-    if value is None:
-        return None
-    from exporter.settings import split_listen
-
-    try:
-        split_listen(value)
-    except ValueError as exc:
-        raise click.BadParameter(f"it {exc}") from None
-    return value
-
-
 LISTEN = click.option(
     "--listen",
     envvar="LLM_PROBE_LISTEN",  # here, too, since the demo reads no settings
     metavar="HOST:PORT",
-    callback=_listen_address,
     help=f"Where to answer scrapes, instead of the configuration's `listen`.  [default: {DEFAULT_LISTEN}]",
 )
 LOG_LEVEL = click.option(
@@ -197,9 +184,18 @@ def _run_daemon(load: Callable[[], Settings], listen: str | None, log_level: str
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
+    from exporter import lean
+
+    lean.import_libraries()
     from exporter.daemon import Daemon
+    from exporter.settings import split_listen
     from exporter.web.server import ListenError
 
+    if listen is not None:
+        try:
+            split_listen(listen)
+        except ValueError as exc:
+            raise click.BadParameter(f"it {exc}", param_hint="'--listen'") from None
     _log_to_stderr(log_level)
     with _wrong_settings():
         daemon = Daemon(load, listen_on=listen, stop=stop)

@@ -29,6 +29,7 @@ ORDER = (
         "allocator",
         "daemon_login",
         "demo",
+        "lean",
         "ledgers",
         "machine_report",
         "on_demand",

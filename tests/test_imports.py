@@ -13,6 +13,7 @@ from urllib.request import urlopen
 import pytest
 
 from exporter.demo import SimulatedServers, Simulation
+from exporter.lean import LEFT_OUT
 from tests.ports import free_port
 from tests.waiting import eventually
 
@@ -26,7 +27,15 @@ NOT_LOADED: Final = {
     "urllib3": "comes with the Docker SDK",
     "charset_normalizer": "comes with requests",
     "jinja2": "for the status page, when somebody opens it",
+    "exporter.web.page": "for the status page, too",
+    "exporter.web.status": "for the status page and the documents about targets",
+    "exporter.advice": "for the status page, too",
+    "anyio._backends": "threads for clients are our own",
+    "bcrypt": "for the first password",
+    "tarfile": "for a file of a container",
+    "difflib": "for a mistake in the settings",
     "pydantic.v1": "pydantic's former interface",
+    **{name: f"a part of {library} that is left out" for library, names in LEFT_OUT.items() for name in names},
     "exporter.demo": "another command",
     "exporter.oneshot": "other commands",
     "exporter.report": "other commands",
@@ -79,7 +88,7 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ImportedExporte
 def test_the_daemon_loads_nothing_that_it_does_not_use(daemon: ImportedExporter) -> None:
     """After a scrape and a probe, none of the modules for other commands, other machines and the page is loaded."""
     loaded = daemon.loaded()
-    assert {"exporter.daemon", "httpx", "uvicorn.server", "apscheduler.schedulers.background"} <= loaded
+    assert {"exporter.daemon", "httpx", "uvicorn.server", "apscheduler.schedulers.base"} <= loaded
     assert {name: reason for name, reason in NOT_LOADED.items() if name in loaded} == {}
 
 
