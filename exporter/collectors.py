@@ -13,7 +13,7 @@ from typing import Final
 
 from exporter.cache.facts import CacheFolder
 from exporter.cache.folders import folders_of
-from exporter.cache.model_file import Models
+from exporter.cache.models import Models
 from exporter.cache.scanner import Scanner
 from exporter.containers.engine import Engine
 from exporter.host.gpu import read_gpus, sample_gpus
@@ -218,10 +218,11 @@ class Collectors:
         # What is hidden from the exporter is no failure, and the targets that it concerns say so.
         return Collected(((PROCESSES, ServerProcesses(reading, memory)),))
 
-    def _read_models(self) -> Collected:
+    def _read_models(self) -> Collected | None:
         """The weights of the models that targets run, by their own files; may hang where a filesystem does."""
-        view = self._snapshot.view()
-        by_path = self._models.read(model_paths(view))
+        by_path = self._models.read(model_paths(self._snapshot.view()), self._stopping)
+        if self._stopping.is_set():
+            return None
         return Collected(((MODEL_FILES, ModelFiles(by_path, self._models.stamps)),))
 
     def _read_containers(self, docker: Docker) -> Collected:

@@ -14,7 +14,7 @@ from exporter.address import address_of
 from exporter.advice import AdviceFacts, Case, advise_target
 from exporter.cache.facts import CacheFacts, CacheFolder
 from exporter.cache.folders import find_compile_caches, folders_of, own_home
-from exporter.cache.model_file import Models
+from exporter.cache.models import Models
 from exporter.cache.scanner import Scanner
 from exporter.cache.verify import Blob, Checked, find_blobs, verify
 from exporter.containers.engine import Engine

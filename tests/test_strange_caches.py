@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from exporter.cache import scanner
+from exporter.cache import worker_process
 from exporter.settings import Settings
 from tests.cache.build import SMALL_GGUF, Hub, ollama, safetensors
 from tests.cache.strange import GGUF, MANIFESTS, SAFETENSORS, lists_of_heads, ring_of_links, ways_out
@@ -70,13 +70,13 @@ def test_a_scan_that_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     (tmp_path / "good").mkdir()
     (tmp_path / "good" / "good.gguf").write_bytes(SMALL_GGUF)
     (tmp_path / "deadly").mkdir()
-    source = scanner.WORKER.read_text().replace(
+    source = worker_process.WORKER.read_text().replace(
         "    _bound_memory(job",
-        "    'deadly' in job.cache_folder.path and os.kill(os.getpid(), 9)\n    _bound_memory(job",
+        "    'deadly' in repr(job) and os.kill(os.getpid(), 9)\n    _bound_memory(job",
     )
-    root = os.fspath(scanner.WORKER.parents[2])
+    root = os.fspath(worker_process.WORKER.parents[2])
     (tmp_path / "worker.py").write_text(source.replace("sys.path.insert(0, ", f"sys.path.insert(0, {root!r} or "))
-    monkeypatch.setattr(scanner, "WORKER", tmp_path / "worker.py")
+    monkeypatch.setattr(worker_process, "WORKER", tmp_path / "worker.py")
     load = of_caches(tmp_path, ("llama_cpp", tmp_path / "deadly"), ("files", tmp_path / "good"))
     with running(load) as (_, url):
         eventually(

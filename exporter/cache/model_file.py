@@ -1,20 +1,21 @@
 """One model that a server runs, by its path, wherever it lies: a GGUF, the first of its shards, or a folder of files.
 
-Only headers are read. A path may lie on a filesystem that hangs: a caller that must not hang runs this in a thread of its
-own.
+Only headers are read. A path may lie on a filesystem that hangs, and a server may name any file: a program that must not hang or
+grow has it read in a process (``models``).
 """
 
 import os
 import re
 import stat
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from exporter.cache.facts import WeightFacts, printable
 from exporter.cache.files import MAX_HEADERS, judge
+from exporter.cache.links import LinkBounds
 from exporter.cache.tree import ScanErrors, described, folder
-from exporter.cache.weights import WeightsError, read_gguf_header, weigh_gguf
+from exporter.cache.weights import Header, WeightsError, read_gguf_header, weigh_gguf
 
 _SHARD = re.compile(r"(?P<stem>.+)-\d{5}-of-(?P<count>\d{5})\.gguf", re.DOTALL)
 _MAX_FILES = 4096
@@ -27,13 +28,17 @@ class Unreadable:
     reason: str
 
 
-def read_model(path: str) -> WeightFacts | Unreadable:
-    """The weights of a model by the path with which its server was started. Never raises.
+def read_model(path: str, tick: Callable[[], None] | None = None) -> WeightFacts | Unreadable:
+    """The weights of a model by the path with which its server was started. Never raises. ``tick`` runs once a file.
 
     A GGUF may bear any name, as Ollama's blobs do; of one in shards any may be named, and all must be there.
     """
+    tick = tick or (lambda: None)
     try:
-        return _read_folder(path) if stat.S_ISDIR(os.stat(path).st_mode) else _read_gguf(path)
+        found = os.stat(path)
+        if LinkBounds("/").is_of_kernel(found.st_dev):
+            return Unreadable(f"{printable(path)}: leads to what the kernel shows as files")
+        return _read_folder(path, tick) if stat.S_ISDIR(found.st_mode) else _read_gguf(path, tick)
     except OSError as error:
         name = error.filename if isinstance(error.filename, str) else path
         return Unreadable(f"{printable(name)}: {error.strerror or error}")
@@ -43,53 +48,21 @@ def read_model(path: str) -> WeightFacts | Unreadable:
         return Unreadable(f"{printable(path)}: can't be judged: {described(error)}")
 
 
-class Models:
-    """Models by path, each read again only when its file or folder has changed. For one thread."""
+@dataclass(frozen=True, slots=True)
+class ReadJob:
+    """A model to be read in a process of its own."""
 
-    def __init__(self) -> None:
-        self._known: dict[str, tuple[tuple[int, ...], WeightFacts | Unreadable]] = {}
+    path: str
+    niceness: int = 0
+    memory_bytes: int = 0
+    workers: int = 1
 
-    @property
-    def stamps(self) -> tuple[tuple[str, str], ...]:
-        """Of each file that was read last, what tells it from another one under its name: its size and time, in words."""
-        return tuple((path, stamp) for path in self._known if (stamp := _stamp(path)))
-
-    def read(self, paths: Iterable[str]) -> tuple[tuple[str, WeightFacts | Unreadable], ...]:
-        """The weights at these paths, in their order; what was read of others is forgotten."""
-        known: dict[str, tuple[tuple[int, ...], WeightFacts | Unreadable]] = {}
-        for path in dict.fromkeys(paths):
-            mark = _mark(path)
-            before = self._known.get(path)
-            known[path] = before if before and mark and before[0] == mark else (mark, read_model(path))
-        self._known = known
-        return tuple((path, facts) for path, (_, facts) in known.items())
+    def run(self, share: int, now: float, tick: Callable[[], None]) -> WeightFacts | Unreadable:  # noqa: ARG002 - one process
+        """Its weights."""
+        return read_model(self.path, tick)
 
 
-def _mark(path: str) -> tuple[int, ...]:
-    """What changes when a file is replaced or written to; empty where there is none."""
-    try:
-        seen = os.stat(path)
-    except (OSError, ValueError):
-        return ()
-    return seen.st_dev, seen.st_ino, seen.st_size, seen.st_mtime_ns
-
-
-def _stamp(path: str) -> str:
-    """Size and time of a file; empty for a folder, whose time says nothing of what it holds."""
-    try:
-        seen = os.stat(path)
-    except (OSError, ValueError):
-        return ""
-    if not stat.S_ISREG(seen.st_mode):
-        return ""
-    try:
-        when = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(seen.st_mtime))
-    except (OverflowError, ValueError, OSError):
-        when = f"{seen.st_mtime:.0f}"  # beyond what a calendar goes to
-    return f"{seen.st_size} bytes of {when}"
-
-
-def _read_gguf(path: str) -> WeightFacts:
+def _read_gguf(path: str, tick: Callable[[], None]) -> WeightFacts:
     shard = _SHARD.fullmatch(path)
     if shard is None:
         return weigh_gguf([read_gguf_header(path)], os.stat(path).st_size)
@@ -97,11 +70,18 @@ def _read_gguf(path: str) -> WeightFacts:
     if not 0 < count <= MAX_HEADERS:
         raise WeightsError(f"one of {count} shards")
     shards = [f"{shard['stem']}-{number:05d}-of-{count:05d}.gguf" for number in range(1, count + 1)]
-    return weigh_gguf((read_gguf_header(each) for each in shards), sum(os.stat(each).st_size for each in shards))
+    headers = _each(shards, tick)
+    return weigh_gguf(headers, sum(os.stat(each).st_size for each in shards))
 
 
-def _read_folder(path: str) -> WeightFacts:
-    scan_errors = ScanErrors(time.time())
+def _each(shards: Iterable[str], tick: Callable[[], None]) -> Iterator[Header]:
+    for shard in shards:
+        tick()
+        yield read_gguf_header(shard)
+
+
+def _read_folder(path: str, tick: Callable[[], None]) -> WeightFacts:
+    scan_errors = ScanErrors(time.time(), tick)
     with folder(path, follow=True) as here:
         files: dict[str, int | None] = {}
         with os.scandir(here) as entries:

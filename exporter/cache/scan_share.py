@@ -23,6 +23,10 @@ class ScanJob:
     niceness: int = 0
     memory_bytes: int = 0
 
+    def run(self, share: int, now: float, tick: Callable[[], None]) -> "ScanShare":
+        """The share of one of its processes."""
+        return scan_share(self, share, now, tick)
+
 
 @dataclass(frozen=True, slots=True)
 class ScanShare:

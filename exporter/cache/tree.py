@@ -66,6 +66,9 @@ def open_file(name: str, dir_fd: int | None = None) -> int:
 
     Looking must not count as use, so its time of access stays, where the system lets us ask for that.
     """
+    # The look before the open keeps devices unopened: the open of some does something.
+    if not stat.S_ISREG(os.stat(name, dir_fd=dir_fd).st_mode):
+        raise OSError(0, "not a regular file")
     try:
         descriptor = os.open(name, _FILE | os.O_NOATIME, dir_fd=dir_fd)
     except PermissionError:

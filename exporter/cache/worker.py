@@ -1,4 +1,4 @@
-"""The scanning process: a job from stdin, facts to stdout. ``scanner`` starts it; nothing else imports it.
+"""The scanning process: a job from stdin, its answer to stdout. ``worker_process`` starts it.
 
 It runs isolated, with the standard library and this package alone, so that it starts in a few hundredths of a second.
 What it writes: while it gets on from file to file a dot every fifth of a second, as a sign of life, then ``=`` and the
@@ -13,6 +13,10 @@ import resource
 import sys
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from exporter.cache.worker_job import WorkerJob
 
 ALIVE, ANSWER = b".", b"="
 ALIVE_SECONDS = 0.2
@@ -23,9 +27,7 @@ def main() -> None:
     """Import, then split into as many processes as the job asks for: each takes its share, the first gathers."""
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
     gc.disable()  # it makes no cycles and ends soon
-    from exporter.cache.scan_share import ScanJob, scan_share  # noqa: PLC0415  # found through the path above
-
-    job: ScanJob = pickle.load(sys.stdin.buffer)  # noqa: S301  # from the parent, which is the same program
+    job: WorkerJob = pickle.load(sys.stdin.buffer)  # noqa: S301  # from the parent, which is the same program
     with contextlib.suppress(OSError):  # a sandbox may forbid it; then the scan is a process like any other
         os.nice(job.niceness)
     _bound_memory(job.memory_bytes)
@@ -37,7 +39,7 @@ def main() -> None:
             break
         os.close(writer)
         others.append(reader)
-    answer = pickle.dumps(scan_share(job, share, time.time(), _sign_of_life()), pickle.HIGHEST_PROTOCOL)
+    answer = pickle.dumps(job.run(share, time.time(), _sign_of_life()), pickle.HIGHEST_PROTOCOL)
     if share:
         _write(to_first, answer)
         os._exit(0)

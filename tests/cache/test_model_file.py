@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from exporter.cache import model_file
 from exporter.cache.facts import WeightFacts
 from exporter.cache.model_file import Unreadable, read_model
 from tests.cache.build import SMALL_GGUF, gguf, index, safetensors, sparse_gguf
@@ -205,35 +204,3 @@ def test_what_can_t_be_read(tmp_path: Path) -> None:
     assert reason("a\0b").endswith("embedded null byte")
     assert reason(f"{tmp_path}/\udcff").isprintable()
     assert reason(f"{tmp_path}/\ud800").isprintable()
-
-
-def test_a_model_is_read_again_when_its_file_has_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A look at an unchanged file costs no second reading; what nobody runs any more is forgotten."""
-    read: list[str] = []
-
-    def counted(path: str) -> WeightFacts | Unreadable:
-        read.append(path)
-        return read_model(path)
-
-    monkeypatch.setattr(model_file, "read_model", counted)
-    path = tmp_path / "a.gguf"
-    path.write_bytes(SMALL_GGUF)
-    models = model_file.Models()
-    first = models.read([str(path), str(path)])
-    assert models.read([str(path)]) == first
-    assert read == [str(path)]
-    path.write_bytes(SMALL_GGUF[:40])
-    os.utime(path, (1, 1))
-    assert isinstance(dict(models.read([str(path)]))[str(path)], Unreadable)
-    models.read([])
-    models.read([str(path)])
-    assert len(read) == 3
-
-
-def test_a_file_is_told_from_another_of_its_name(tmp_path: Path) -> None:
-    """By its size and time; a folder has none, and what is not there neither."""
-    path, models = tmp_path / "a.gguf", model_file.Models()
-    path.write_bytes(SMALL_GGUF)
-    os.utime(path, (86400, 86400))
-    models.read([str(path), str(tmp_path), str(tmp_path / "b.gguf")])
-    assert models.stamps == ((str(path), f"{len(SMALL_GGUF)} bytes of 1970-01-02 00:00:00 UTC"),)

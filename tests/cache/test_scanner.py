@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from exporter.cache import scanner as module
+from exporter.cache import worker_process as module
 from exporter.cache.facts import CacheFolder, filesystems
 from exporter.cache.mounts import mount_of
 from exporter.cache.scanner import Scanner
@@ -74,7 +74,7 @@ def test_one_that_hangs(tmp_path: Path, hanging: Path, monkeypatch: pytest.Monke
     assert (facts.bytes, facts.error) == (None, "no answer from its filesystem for 0.3 s")
     assert set(_processes(str(hanging))) == before
     monkeypatch.undo()
-    scanner._stall_seconds = 30.0
+    scanner._processes.stall_seconds = 30.0
     assert scanner.scan(CacheFolder("other", "files", str(tmp_path))).error is None
     assert scanner.scan(folder).error is None
 
@@ -100,7 +100,7 @@ def test_one_that_cannot_be_killed(tmp_path: Path, hanging: Path, monkeypatch: p
     folder = CacheFolder("it", "huggingface", str(tmp_path))
     assert "no answer" in str(scanner.scan(folder).error)
     monkeypatch.setattr(module, "WORKER", Path(module.__file__).with_name("worker.py"))
-    scanner._stall_seconds = 30.0
+    scanner._processes.stall_seconds = 30.0
     assert scanner.scan(folder).error == "still hangs since an earlier scan"
     alive.clear()
     assert scanner.scan(CacheFolder("other", "files", str(tmp_path))).error is None

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from exporter.cache import files, scan_share, scanner, weights, worker
+from exporter.cache import files, scan_share, scanner, weights, worker, worker_process
 from exporter.cache.facts import CacheFolder, WeightFacts
 from exporter.cache.layouts import LAYOUTS, Layout
 from exporter.cache.links import LinkLoops
@@ -317,7 +317,7 @@ def test_an_answer_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     """What a scan tells is bounded too: it comes into the exporter's own memory."""
     for n in range(50):
         (tmp_path / f"{n}.gguf").write_bytes(SMALL_GGUF)
-    monkeypatch.setattr(scanner, "MAX_ANSWER_BYTES", 2000)
+    monkeypatch.setattr(worker_process, "MAX_ANSWER_BYTES", 2000)
     facts = Scanner().scan(CacheFolder("it", "files", str(tmp_path)))
     assert facts.error == "holds more than 0 MiB of facts"
 
@@ -325,13 +325,13 @@ def test_an_answer_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_the_kernel_ends_the_scanner_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the machine runs out of memory, the scanning process is ended before any other."""
     told = tmp_path / "score"
-    source = scanner.WORKER.read_text()
+    source = worker_process.WORKER.read_text()
     spy = source.replace(
         "    share, to_first, others = 0",
         f"    open({str(told)!r}, 'w').write(open('/proc/self/oom_score_adj').read())\n    share, to_first, others = 0",
-    ).replace("sys.path.insert(0, ", f"sys.path.insert(0, {str(scanner.WORKER.parents[2])!r} or ")
+    ).replace("sys.path.insert(0, ", f"sys.path.insert(0, {str(worker_process.WORKER.parents[2])!r} or ")
     (tmp_path / "spy.py").write_text(spy)
-    monkeypatch.setattr(scanner, "WORKER", tmp_path / "spy.py")
+    monkeypatch.setattr(worker_process, "WORKER", tmp_path / "spy.py")
     (tmp_path / "cache").mkdir()
     assert Scanner().scan(CacheFolder("it", "files", f"{tmp_path}/cache")).error is None
     assert int(told.read_text()) == 1000
