@@ -47,6 +47,8 @@ def test_the_unit_is_read_as_meant() -> None:
     assert not {"CPUQuota", "CPUWeight", "Nice"} & {key for key in service if key != key.lower()}
     # What the exporter reads must stay visible.
     assert "ProcSubset" not in text
+    # What bounds the scanning processes is allowed again after the list that forbids it.
+    assert values(UNIT, "SystemCallFilter")[-1].split() == ["setpriority", "setrlimit", "prlimit64"]
     assert float(service["WatchdogSec"]) >= 60
 
 
