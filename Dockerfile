@@ -1,5 +1,6 @@
-# Python's own slim image, for amd64 and arm64; every dependency has a ready-made wheel for both, so nothing is compiled.
-ARG BASE=python:3.13-slim-bookworm
+# Python's own slim image, for amd64 and arm64, by the digest of its manifest list; every dependency has a ready-made wheel for both,
+# so nothing is compiled.
+ARG BASE=python:3.13.15-slim-bookworm@sha256:2325bb286ec344af3e5898cc224b5844e2707ac6e26b1632516fd3edc84a5e26
 
 FROM ${BASE} AS build
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1

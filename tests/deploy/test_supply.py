@@ -57,7 +57,9 @@ def test_the_dockerfile_takes_nothing_unlocked() -> None:
     last = text.rsplit("\nFROM ", 1)[1]
     assert not re.search(r"^(RUN|ADD)\b", last, re.MULTILINE)
     assert re.search(r"^USER 65532:65532$", last, re.MULTILINE)
-    assert re.search(r"^ARG BASE=\S+:\d\S*$", text, re.MULTILINE), "the base has no version"
+    assert re.search(r"^ARG BASE=python:\d+\.\d+\.\d+-\S+@sha256:[0-9a-f]{64}$", text, re.MULTILINE), (
+        "the base is not pinned"
+    )
 
 
 def test_the_build_context_is_a_list_of_what_is_needed() -> None:

@@ -1,6 +1,6 @@
 """Images for the private engine, made without a hub: a Debian base, the exporter's own image on it, one with systemd.
 
-The base stands under the name that the Dockerfile's FROM uses. What pip needs on this machine (certificates, an index of
+The base stands under the name that the Dockerfile's BASE has, and is given to it. What pip needs on this machine (certificates, an index of
 its own, a proxy) goes into the base or into build arguments, never into the Dockerfile. Builds use the host's network.
 """
 
@@ -33,8 +33,8 @@ def missing_parts() -> str:
 
 
 def base_name() -> str:
-    """The image that the Dockerfile builds on."""
-    found = re.search(r"^ARG BASE=(\S+)$", (ROOT / "Dockerfile").read_text(encoding="utf-8"), re.MULTILINE)
+    """The image that the Dockerfile builds on, without its digest: a stand-in has another."""
+    found = re.search(r"^ARG BASE=(\S+)@sha256:\S+$", (ROOT / "Dockerfile").read_text(encoding="utf-8"), re.MULTILINE)
     assert found, "the Dockerfile names no base"
     return found[1]
 
@@ -84,10 +84,10 @@ def _configure_pip(folder: Path) -> None:
 
 
 def exporter(engine: DockerEngine) -> str:
-    """The exporter's image, built from this checkout by its Dockerfile as it is."""
+    """The exporter's image, built from this checkout by its Dockerfile as it is, on the stand-in for its base."""
     if not exists(engine, EXPORTER):
-        base(engine)
-        build(engine, ROOT, EXPORTER, ["--build-arg=VERSION=0.0.0+test", "--build-arg=REVISION=test"])
+        arguments = {"BASE": base(engine), "VERSION": "0.0.0+test", "REVISION": "test"}
+        build(engine, ROOT, EXPORTER, [f"--build-arg={name}={value}" for name, value in arguments.items()])
     return EXPORTER
 
 
