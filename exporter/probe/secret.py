@@ -2,19 +2,22 @@
 
 What is asked and read stays as it is; hidden is what leaves this room: messages, logs, names.
 
-A key is found in upper and lower case, as JSON, HTML and URLs write it (also twice over), as base64 and as hexadecimal digits,
-and in part: from half of it on, at least 8 characters.
+A key is found in upper and lower case, as JSON, HTML and URLs write it (also twice over), as base64, base32, numbers and hexadecimal
+digits, backwards, with anything between its letters and digits, and in part: from half of it on, at least 8 characters.
 """
 
 import base64
 import html
 import math
 import re
+import unicodedata
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from typing import Any, Final, TypeVar
+
+from exporter.text import is_visible
 
 R = TypeVar("R")
 
@@ -25,10 +28,13 @@ _SHORTEST_PART: Final = 8
 _LONGEST_PART: Final = 24
 """So many characters of a long key are hidden wherever they stand, though they are less than its half."""
 _SHORTEST_CODED: Final = 12
+_SHORTEST_BARE: Final = 12
+_BARE: Final = frozenset("abcdefghijklmnopqrstuvwxyz0123456789")
+"""What is left of a text without what may stand between the letters and digits of a key."""
 
 _UNIT: Final = re.compile(
     r"&#x(?P<hex>[0-9a-f]{1,6});?|&#(?P<decimal>[0-9]{1,7});?|&(?P<name>[a-z0-9]{2,31});"
-    r"|%(?P<percent>[0-9a-f]{2})|\\u(?P<unicode>[0-9a-f]{4})|\\x(?P<byte>[0-9a-f]{2})|\\(?P<escaped>.)|(?P<plain>.)",
+    r"|%u(?P<wide>[0-9a-f]{4})|%(?P<percent>[0-9a-f]{2})|\\u(?P<unicode>[0-9a-f]{4})|\\x(?P<byte>[0-9a-f]{2})|\\(?P<octal>[0-3][0-7]{2})|\\(?P<escaped>.)|(?P<plain>.)",
     re.IGNORECASE | re.DOTALL,
 )
 
@@ -48,7 +54,12 @@ def hide(text: str, key: str) -> str:
     once = _Decoded.of(text)
     # A key that stands in the text coded is found there as it is, one of escaped characters in what they mean.
     seen = [once] if not once.coded else [_Decoded.plain(text), once, once.again()]
+    # What can't be seen is taken out of a text before it is shown, which would put the parts of a key together again.
+    seen = [decoded.without(lambda c: not is_visible(c)) for decoded in seen]
     spans = [span for decoded in seen for span in decoded.spans_of(_pieces_of(key))]
+    spans += [
+        span for decoded in seen for span in decoded.without(lambda c: c not in _BARE).spans_of(_bare_pieces_of(key))
+    ]
     return _without(text, sorted(spans))
 
 
@@ -80,6 +91,18 @@ class _Decoded:
             inner.text, [self.begins[at] for at in inner.begins], [self.ends[at - 1] for at in inner.ends], coded=True
         )
 
+    def without(self, is_left_out: Callable[[str], bool]) -> "_Decoded":
+        """The same without some characters."""
+        kept = [at for at, character in enumerate(self.text) if not is_left_out(character)]
+        if len(kept) == len(self.text):
+            return self
+        return _Decoded(
+            "".join(self.text[at] for at in kept),
+            [self.begins[at] for at in kept],
+            [self.ends[at] for at in kept],
+            coded=self.coded,
+        )
+
     def spans_of(self, pieces: tuple[_Pieces, ...]) -> Iterator[tuple[int, int]]:
         """Where in the text parts of a key stand."""
         for each in pieces:
@@ -90,7 +113,9 @@ class _Decoded:
 
 def _meant(unit: re.Match[str]) -> str:
     """The character that an escape stands for, in lower case; what is none stands for its first character."""
-    code = unit["hex"] or unit["percent"] or unit["unicode"] or unit["byte"]
+    code = unit["hex"] or unit["wide"] or unit["percent"] or unit["unicode"] or unit["byte"]
+    if unit["octal"]:
+        return _lower(chr(int(unit["octal"], 8)))
     if code or unit["decimal"]:
         number = int(code, 16) if code else int(unit["decimal"])
         return _lower(chr(number)) if number < 0x110000 else "?"
@@ -101,7 +126,13 @@ def _meant(unit: re.Match[str]) -> str:
 
 
 def _lower(character: str) -> str:
-    return character.lower() if character.isascii() else character
+    """In lower case, and letters of another width or style as the usual ones; always one character."""
+    if not character.isascii():
+        folded = unicodedata.normalize("NFKC", character)
+        if not (len(folded) == 1 and folded.isascii()):
+            return character
+        character = folded
+    return character.lower()
 
 
 @lru_cache(maxsize=16)
@@ -117,6 +148,37 @@ def _pieces_of(key: str) -> tuple[_Pieces, ...]:
         length = min(wanted, len(form))
         found[length].update(form[at : at + length] for at in range(len(form) - length + 1))
     return tuple(_Pieces(length, frozenset(parts)) for length, parts in found.items())
+
+
+@lru_cache(maxsize=16)
+def _bare_pieces_of(key: str) -> tuple[_Pieces, ...]:
+    """What is searched for in a text of which only letters and digits are left."""
+    raw = key.encode()
+    # Base32 takes 5 bytes at a time, so each of 5 places in a longer text gives another form.
+    base32 = [base64.b32encode(b"\0" * before + raw).decode().rstrip("=") for before in range(5)]
+    forms = [
+        *((each, _SHORTEST_BARE) for each in _coded_forms_of(key)),
+        *((each[math.ceil(before * 8 / 5) : -1], _SHORTEST_BARE) for before, each in enumerate(base32)),
+        ("".join(f"u{ord(each):04x}" for each in key), 30),
+        ("".join(f"0x{each:02x}" for each in raw), 24),
+        ("".join(map(str, raw)), 16),
+        (raw.decode().encode("utf-16-le").hex(), 24),
+    ]
+    for plain in (key, key[::-1]):
+        bare = len(_bared(plain))
+        if bare >= _SHORTEST_PART:
+            forms.append((plain, min(max(bare // 2, _SHORTEST_BARE), _LONGEST_PART)))
+    found: defaultdict[int, set[str]] = defaultdict(set)
+    for form, wanted in forms:
+        bared = _bared(form)
+        length = min(wanted, len(bared))
+        if length >= _SHORTEST_PART:
+            found[length].update(bared[at : at + length] for at in range(len(bared) - length + 1))
+    return tuple(_Pieces(length, frozenset(parts)) for length, parts in found.items())
+
+
+def _bared(text: str) -> str:
+    return "".join(character for character in text.lower() if character in _BARE)
 
 
 def _coded_forms_of(key: str) -> Iterator[str]:

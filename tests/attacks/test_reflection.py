@@ -3,6 +3,7 @@
 import base64
 import html
 import json
+import re
 import socket
 import threading
 import urllib.parse
@@ -42,6 +43,29 @@ REFLECTED = {
     "the first half": KEY[:HALF],
     "the second half": KEY[HALF:],
     "two halves": f"{KEY[:HALF]} and {KEY[HALF:]}",
+    "zero width between": "\u200b".join(KEY),
+    "soft hyphens between": "\u00ad".join(KEY),
+    "directions between": "\u202e".join(KEY),
+    "zero bytes between": "\0".join(KEY),
+    "fillers between": "\u3164".join(KEY),
+    "spaced": " ".join(KEY),
+    "by dashes": "-".join(KEY),
+    "on lines": "\n".join(KEY),
+    "full width": "".join(chr(ord(each) + 0xFEE0) for each in KEY),
+    "bold": "".join(chr(0x1D41A + ord(each) - 97) if each.islower() else each for each in KEY),
+    "backwards": KEY[::-1],
+    "base32": base64.b32encode(KEY.encode()).decode(),
+    "base32 of the header": base64.b32encode(f"Bearer {KEY}".encode()).decode(),
+    "base64 on lines": "\r\n".join(re.findall(".{1,16}", base64.b64encode(KEY.encode()).decode())),
+    "hexadecimal digits with colons": KEY.encode().hex(":").upper(),
+    "hexadecimal digits with spaces": KEY.encode().hex(" "),
+    "hexadecimal digits of 16 bits": KEY.encode("utf-16-le").hex(),
+    "quoted printable": "".join(f"={ord(each):02X}" for each in KEY),
+    "octal": "".join(f"\\{ord(each):03o}" for each in KEY),
+    "wide per cent": "".join(f"%u{ord(each):04X}" for each in KEY),
+    "code points": " ".join(f"U+{ord(each):04X}" for each in KEY),
+    "a list of numbers": str(list(KEY.encode())),
+    "a list of hexadecimal numbers": ", ".join(map(hex, KEY.encode())),
 }
 INVISIBLE = "\u202e\u2066\u200b\u200f\ufeff\u00ad\u2028\u0085\u009b\x1b\u3164\ufe0f\u2800\U000e0041"
 """Directions, zero width, a soft hyphen, line ends, controls, fillers, a variation selector, a tag."""
@@ -49,12 +73,17 @@ INVISIBLE = "\u202e\u2066\u200b\u200f\ufeff\u00ad\u2028\u0085\u009b\x1b\u3164\uf
 
 def found(text: str) -> list[str]:
     """In which forms half of the key stands in a text."""
-    low = text.lower()
+    low, bare = text.lower(), bared(text)
     return [
         name
         for name, form in REFLECTED.items()
-        if form.lower() in low or (len(form) > 50 and form[8:40].lower() in low)
+        if form.lower() in low or (len(form) > 50 and form[8:40].lower() in low) or bared(form) in bare
     ]
+
+
+def bared(text: str) -> str:
+    """The letters and digits of a text."""
+    return "".join(each for each in text.lower() if each.isalnum())
 
 
 class _Reflecting(BaseHTTPRequestHandler):
