@@ -211,6 +211,9 @@ def _run_daemon(load: Callable[[], Settings], listen: str | None, log_level: str
     os._exit(0)
 
 
+_LINE_ENDS: Final = "\n"
+
+
 class LogLine(logging.Formatter):
     """One line for each record: ``ts=2026-01-31T12:00:00.000Z level=info component=daemon msg="…"``, line breaks escaped."""
 
@@ -242,7 +245,7 @@ class PersonLine(logging.Formatter):
         line = f"{at} {record.name.removeprefix('exporter.')}: {level}{text}"
         if self._color and record.levelname in self.COLORS:
             line = click.style(line, fg=self.COLORS[record.levelname])
-        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+        return f"{line}\n{escaped(self.formatException(record.exc_info), keep=_LINE_ENDS)}" if record.exc_info else line
 
 
 def _log_to_stderr(level: str) -> None:
@@ -496,7 +499,7 @@ def _progress(total: int) -> Iterator[Callable[[int, str], None]]:
     console = Console(stderr=True)
     columns = (
         SpinnerColumn(),
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),  # [fd00::1] in an address is no markup
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
@@ -712,7 +715,7 @@ def changes(*, target: str | None, since: str, accept: bool, asked: _Asked, conf
         access = daemon if asked.url or daemon.answers else FileAccess(settings.history, os.environ)
         if accept:
             accepted = access.accept(target, time.time())
-            click.echo(f"accepted the present speed of {', '.join(accepted) or 'no target'} ({access.name})")
+            click.echo(escaped(f"accepted the present speed of {', '.join(accepted) or 'no target'} ({access.name})"))
             return
         found = access.changes(time.time() - seconds, target)
     except AccessError as exc:
@@ -786,7 +789,7 @@ def cache(*, verify: bool, config: Path | None, as_json: bool) -> None:
         rows = [row for each in caches for row in cache_report.cache_rows(each, time.time())]
         _print_rows(rows, cache_report.HEADINGS)
         for line in [*cache_report.notes(caches), *_checked_lines(checked)]:
-            click.echo(line)
+            click.echo(escaped(line))
     else:
         _say("no model cache was found in the usual folders; cache.paths in a configuration names others")
     fine = all(each.error is None for each in caches) and not any(each.corrupt for each in checked or ())
@@ -863,7 +866,7 @@ def healthcheck(url: str | None) -> None:
     address = f"{daemon.url}/-/healthy"
     try:
         with opener_for(daemon).open(address, timeout=HEALTH_SECONDS) as answer:
-            click.echo(answer.read(1000).decode("utf-8", "replace").strip())
+            click.echo(escaped(answer.read(1000).decode("utf-8", "replace").strip(), keep=_LINE_ENDS))
     except HTTPError as exc:
         with exc:
             _fail(f"{address}: {exc.code} {exc.read(1000).decode('utf-8', 'replace').strip()}")
@@ -927,7 +930,7 @@ def _print_report(summary: Report) -> None:
     from exporter import report
 
     server = report.server_text(summary)
-    click.echo(f"{summary['url']}: {server}" if server else summary["url"])
+    click.echo(escaped(f"{summary['url']}: {server}" if server else summary["url"]))
     _print_rows(report.rows_of(summary))
     if not summary["success"]:
         _say(f"{summary['result']}: {summary['error']}")

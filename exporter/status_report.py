@@ -29,7 +29,7 @@ def headline(document: Document) -> str:
     counts = document.get("verdicts") or {}
     if not document["targets"]:
         return "no target yet: nothing is configured, and no server was found"
-    listed = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
+    listed = printable(", ".join(f"{count} {verdict}" for verdict, count in counts.items()), 500)
     return f"{count_text(len(document['targets']), 'target')}: {listed}"
 
 
@@ -43,7 +43,7 @@ def _row(target: Document, now: float) -> tuple[str, ...]:
     age = probe.get("last_success_timestamp_seconds")
     return (
         printable(str(target.get("target"))),
-        str(target.get("verdict")),
+        printable(str(target.get("verdict"))),
         speed_text(speed) if (speed := probe.get("tokens_per_second")) is not None else NONE,
         seconds_text(probe.get("ttft_seconds")),
         age_text(now - age) if age is not None else NONE,

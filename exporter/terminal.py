@@ -22,6 +22,7 @@ from exporter.status_report import (
     trend_range,
     trend_text,
 )
+from exporter.text import ERROR_CHARACTERS, printable
 
 ASK_SECONDS: Final = 2.0
 DRAW_SECONDS: Final = 1.0
@@ -74,7 +75,7 @@ class Screen:
                 if not trend or trend[-1][0] < newest[0]:
                     trend.append(newest)
         except self._problem as exc:
-            self._error = str(exc)
+            self._error = printable(str(exc), ERROR_CHARACTERS)
             return
         self._error, self._answered_at = "", now
 
