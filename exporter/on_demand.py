@@ -47,6 +47,10 @@ _TRANSLATED: Final = tuple(
 )
 
 
+_UNICAST: Final = ipaddress.IPv6Network("2000::/3")
+"""All that is public of IPv6; Python takes more for it, such as the site-local fec0::/10."""
+_ISATAP: Final = frozenset({0x00005EFE, 0x02005EFE})
+"""Before an IPv4 address in the second half of one of IPv6, where a tunnel leads to it."""
 _LOOPBACK: Final = ipaddress.IPv6Address("::1")
 _BROADCAST: Final = ipaddress.IPv4Network("255.255.255.255/32")
 
@@ -106,7 +110,8 @@ def _wrong_with(place: Place, address: str, patterns: Sequence[AddressPattern]) 
             "to probe it all the same, name it literally in probe_endpoint.allow"
         )
     found: ipaddress.IPv4Address | ipaddress.IPv6Address = ipaddress.ip_address(address.partition("%")[0])
-    if not found.is_global and not is_covered(place, address, patterns):
+    public = found.is_global and (found.version == 4 or found in _UNICAST)
+    if not public and not is_covered(place, address, patterns):
         return (
             "which is not public; to probe it all the same, name the host without a wildcard in probe_endpoint.allow, "
             "or allow the address itself there"
@@ -130,7 +135,8 @@ def _is_dangerous(address: str) -> bool:
     special = found.is_link_local or found.is_multicast or found.is_unspecified or str(found) in METADATA_ADDRESSES
     if isinstance(found, ipaddress.IPv4Address):
         return special or found in _BROADCAST
-    return special or (found != _LOOPBACK and any(found in each for each in _TRANSLATED))
+    tunnelled = int(found) >> 32 & 0xFFFFFFFF in _ISATAP
+    return special or tunnelled or (found != _LOOPBACK and any(found in each for each in _TRANSLATED))
 
 
 @dataclass(slots=True)

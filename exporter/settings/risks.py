@@ -16,9 +16,11 @@ def risks_of(settings: Settings, web: WebConfig | None = None) -> tuple[str, ...
     if web is not None and web.tls_server_config is not None and _others_can_read(web.tls_server_config.key_file):
         path = web.tls_server_config.key_file
         found.append(f"web_config_file: other users can read key_file {path}: chmod o-r {path}")
-    if any(not parse_allowed(each).host.strip("*") for each in settings.probe_endpoint.allow):
+    for pattern in map(parse_allowed, settings.probe_endpoint.allow):
+        if pattern.host.strip("*?.") and (pattern.network is None or pattern.network.prefixlen):
+            continue
         found.append(
-            "probe_endpoint.allow has * for the host: anyone who can reach /probe can make this machine connect to any address."
+            f"probe_endpoint.allow has {pattern.host} for the host: anyone who can reach /probe can make this machine connect to any address."
             " Name the addresses that are meant"
         )
     return tuple(dict.fromkeys(found))

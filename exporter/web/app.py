@@ -358,10 +358,19 @@ def _name(request: Request, parameter: str, default: str = "") -> str:
 
 def _is_cross_site(request: Request) -> bool:
     # Browsers send both; what isn't a browser sends neither and can't be tricked by a page.
-    site = request.headers.get("sec-fetch-site", "none")
-    origin = request.headers.get("origin")
-    same_origin = origin is None or origin.partition("://")[2] == request.headers.get("host")
-    return site not in ("none", "same-origin") or not same_origin
+    headers = request.headers
+    site, host = headers.get("sec-fetch-site", "none"), headers.get("host")
+    # Over plain http to another address than loopback they leave the first out; then where the page is from may be said here.
+    told = [
+        headers[name]
+        for name in ("origin", "referer")[: 2 if "sec-fetch-site" not in headers else 1]
+        if name in headers
+    ]
+    return site not in ("none", "same-origin") or any(_host_of(each) != host for each in told)
+
+
+def _host_of(page: str) -> str:
+    return page.partition("://")[2].partition("/")[0]
 
 
 def _json(content: Any, status_code: int = 200, headers: Mapping[str, str] | None = None) -> Response:

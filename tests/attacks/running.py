@@ -97,12 +97,14 @@ def command(config: Path, listen_on: str) -> list[str]:
 
 
 @contextmanager
-def running(config: Path, *, host: str = "127.0.0.1", tls: ssl.SSLContext | None = None) -> Iterator[RunningExporter]:
-    """``serve`` as a process that answers, ended with the block."""
+def running(
+    config: Path, *, host: str = "127.0.0.1", tls: ssl.SSLContext | None = None, **environ: str
+) -> Iterator[RunningExporter]:
+    """``serve`` as a process that answers, ended with the block; ``environ`` is added to its environment."""
     port, log = free_port(), config.parent / "daemon.log"
     with (
         log.open("wb") as file,
-        subprocess.Popen(command(config, f"{host}:{port}"), stderr=file, env={**os.environ}) as process,
+        subprocess.Popen(command(config, f"{host}:{port}"), stderr=file, env={**os.environ, **environ}) as process,
     ):
         found = RunningExporter(process, port, log)
         try:
