@@ -2,6 +2,8 @@
 
 import http.client
 import os
+import signal
+import socket
 import ssl
 import subprocess
 from collections.abc import Callable
@@ -11,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from exporter.cli import main
-from tests.attacks.running import HASH, QUIET, command, configuration, running
+from tests.attacks.running import HASH, QUIET, RunningExporter, command, configuration, running
 from tests.ports import free_port
 from tests.servers.certificates import make_certificate
 from tests.waiting import eventually
@@ -32,6 +34,22 @@ WEB = {
     "cut in a name": "basic_auth_users:\n  pro",
     "a colon in a name": f'basic_auth_users: {{"prom:x": "{HASH}"}}\n',
     "zero bytes": "\0" * 64,
+    "a document mark": "---\n",
+    "only a byte order mark": "\ufeff",
+    "a list of users": "basic_auth_users: []\n",
+    "a user without a hash": "basic_auth_users: {prom: }\n",
+    "a user without a name": f'basic_auth_users: {{"": "{HASH}"}}\n',
+    "an empty hash": 'basic_auth_users: {prom: ""}\n',
+    "a key that is cut": f'basic_auth_use: {{prom: "{HASH}"}}\n',
+    "another key": f'basic_auth_users_: {{prom: "{HASH}"}}\n',
+    "two documents": f'basic_auth_users: {{prom: "{HASH}"}}\n---\nbasic_auth_users: {{}}\n',
+    "twice, the second empty": f'basic_auth_users: {{prom: "{HASH}"}}\nbasic_auth_users: {{}}\n',
+    "a merge of nothing": "<<: {}\n",
+    "TLS without its files": "tls_server_config: {}\n",
+    "TLS with files that are gone": "tls_server_config: {cert_file: /nowhere/c, key_file: /nowhere/k}\n",
+    "all of it a comment": f'# basic_auth_users: {{prom: "{HASH}"}}\n',
+    "a million spaces": " " * (1 << 21),
+    "controls": "\x1b[2J\x07",
 }
 """What a web_config_file may hold after a full disk, `: > web.yml`, or an htpasswd that empties it before it asks."""
 
@@ -44,6 +62,20 @@ MAIN = {
     "without the lock": QUIET,
     "an empty mapping": "{}\n",
     "zero bytes": "\0" * 512,
+    "a list": "[]\n",
+    "a word": "true\n",
+    "the lock without a value": f"{QUIET}web_config_file:\n",
+    "the lock with an empty value": f'{QUIET}web_config_file: ""\n',
+    "the lock with a space": f'{QUIET}web_config_file: " "\n',
+    "the lock that is nowhere": f"{QUIET}web_config_file: /nowhere/web.yml\n",
+    "the lock that is a device": f"{QUIET}web_config_file: /dev/null\n",
+    "the lock that is a folder": f"{QUIET}web_config_file: /\n",
+    "the lock by another key": f"{QUIET}web_config: /etc/web.yml\n",
+    "the lock as a comment": f"{QUIET}# web_config_file: /etc/web.yml\n",
+    "the lock within another": f"{QUIET}web: {{web_config_file: /etc/web.yml}}\n",
+    "two documents": f"{QUIET}---\n{QUIET}",
+    "cut after a line": "discovery: {local: false, docker: false}\n",
+    "2 MiB of comments": "# x\n" * (1 << 19),
 }
 """What the main file may hold after such an accident; the last ones are valid, and would open what is closed."""
 
@@ -111,6 +143,62 @@ def test_no_accident_to_a_file_opens_a_running_daemon(tmp_path: Path) -> None:
                 assert (name, daemon.ask("/-/reload", method="POST", user="prom").status) == (name, 200)
                 assert (name, daemon.metric(RELOADED, user="prom")) == (name, 1.0)
         assert (web.read_text(), config.read_text()) == (right, settings)
+
+
+def _bind(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as bound:
+        bound.bind(os.fspath(path))
+
+
+def _extend(path: Path) -> None:
+    with path.open("wb") as file:
+        file.truncate(1 << 40)
+
+
+PUT_IN_PLACE: dict[str, Callable[[Path], object]] = {
+    "nothing": lambda _: None,
+    "a folder": Path.mkdir,
+    "a FIFO": os.mkfifo,
+    "a socket": _bind,
+    "a link to nowhere": lambda path: path.symlink_to("nowhere"),
+    "a link to itself": lambda path: path.symlink_to(path.name),
+    "a link to nothing": lambda path: path.symlink_to("/dev/null"),
+    "a link to zeros": lambda path: path.symlink_to("/dev/zero"),
+    "a link to the kernel": lambda path: path.symlink_to("/proc/self/mounts"),
+    "a terabyte of nothing": _extend,
+    "letters of two bytes": lambda path: path.write_text("basic_auth_users: {}\n", encoding="utf-16"),
+    "random bytes": lambda path: path.write_bytes(bytes(range(256)) * 16),
+}
+"""What may stand where a file was."""
+
+
+def _signalled(daemon: RunningExporter) -> None:
+    """Reload by SIGHUP, and wait until it was refused; one that comes during the start is left out."""
+    refused = daemon.said().count("is not reloaded")
+
+    def is_refused() -> bool:
+        daemon.process.send_signal(signal.SIGHUP)
+        return daemon.said().count("is not reloaded") > refused
+
+    eventually(is_refused, "a refused reload", every=0.3)
+
+
+def test_nothing_in_place_of_a_file_opens_a_running_daemon(tmp_path: Path) -> None:
+    """Whatever stands where either file was, by each way to reload: the password stays, and nothing hangs."""
+    config, web = locked(tmp_path)
+    with running(config) as daemon:
+        for file in (web, config):
+            before = file.read_text()
+            for name, put in PUT_IN_PLACE.items():
+                file.unlink()
+                put(file)
+                _signalled(daemon)
+                assert (name, daemon.ask("/-/reload", method="POST", user="prom").status) == (name, 400)
+                assert (name, daemon.ask("/metrics").status) == (name, 401)
+                assert (name, daemon.metric(RELOADED, user="prom")) == (name, 0.0)
+                file.rmdir() if file.is_dir() and not file.is_symlink() else file.unlink(missing_ok=True)
+                file.write_text(before)
+                assert (name, daemon.ask("/-/reload", method="POST", user="prom").status) == (name, 200)
 
 
 def test_an_emptied_lock_is_noticed_without_a_reload(tmp_path: Path) -> None:

@@ -12,28 +12,12 @@ from collections.abc import Iterator
 from tests.fuzz import engine
 
 with engine.instrumented():
-    from exporter.cache.facts import WeightFacts
     from exporter.cache.files import _Judgement
     from exporter.cache.tree import ScanErrors, folder
     from exporter.cache.weights import WeightsError
+    from tests.fuzz.figures import check
 
 FOLDER = engine.BUILD / "scratch-weights"
-SIZED = (
-    "weight_bytes",
-    "input_embedding_bytes",
-    "layers",
-    "kv_heads",
-    "head_dim",
-    "active_bytes",
-    "kv_elements_per_token",
-)
-
-
-def check(facts: WeightFacts | None) -> None:
-    """Figures that the rest of the exporter may reckon with."""
-    for name in SIZED if facts is not None else ():
-        figure = getattr(facts, name)
-        assert figure is None or (type(figure) is int and 0 <= figure < 1 << 63), f"{name} is {figure}"
 
 
 def one_input(data: bytes) -> None:
