@@ -6,6 +6,8 @@ A machine is a tree of files (tests/fixtures/host/machines, with origins), a ser
 
 import json
 import struct
+import subprocess
+import sys
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -134,6 +136,17 @@ def llama_server(path: str, *words: str, speed: float = 100.0, **more: Any) -> S
     return Setup(server, ("/usr/bin/llama-server", "-m", path, "--port", "{port}", *words), **setup)
 
 
+def command(folder: Path, *words: str) -> Any:
+    """What a command prints as JSON, with the daemon's configuration."""
+    done = subprocess.run(
+        [sys.executable, "-m", "exporter", *words, "--config", folder / "config.yml"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return json.loads(done.stdout)
+
+
 def has(name: str, *targets: str) -> Callable[[Samples], bool]:
     """Whether these targets have a series of this name."""
     return lambda samples: all(value(samples, name, target=each) is not None for each in targets)
@@ -143,8 +156,12 @@ def has(name: str, *targets: str) -> Callable[[Samples], bool]:
 
 
 def test_a_ryzen_desktop_with_a_discrete_card(tmp_path: Path) -> None:
-    """The processor's small GPU takes nothing from the RX 7900 XTX: ceiling of a 14B in Q4_K_M about 107, a band by the ceiling."""
-    one = llama_server(model(tmp_path, "14b", qwen25_14b_q4_k_m()), "-ngl", "99", speed=70)
+    """The processor's small GPU takes nothing from the RX 7900 XTX: ceiling of a 14B in Q4_K_M about 107, a band by the ceiling.
+
+    ``probe`` and ``machine`` at the prompt know the same ceiling, and how the server was started is told.
+    """
+    switches = ("-ngl", "99", "-c", "8192", "-np", "2", "-ctk", "q8_0", "-ctv", "q8_0", "-fa", "on", "-ub", "256")
+    one = llama_server(model(tmp_path, "14b", qwen25_14b_q4_k_m()), *switches, speed=70)
     with daemon(tmp_path, "ryzen-7800x3d-rx-7900-xtx", {"it": one}, seen=has(EFFICIENCY, "it")) as watched:
         samples = watched.samples
         ceiling = value(samples, CEILING, target="it")
@@ -158,6 +175,16 @@ def test_a_ryzen_desktop_with_a_discrete_card(tmp_path: Path) -> None:
         assert top is not None
         assert ceiling is not None
         assert top <= ceiling
+        settings = ("context", "slots", "kv_cache", "flash_attention", "micro_batch", "cpu_offload")
+        told = [watched.setting("it", each) for each in settings]
+        assert told[:5] == ["8192", "2", "q8_0", "on", "256"]
+        at_prompt = command(tmp_path, "probe", "it", "--json")
+        assert at_prompt["ceiling_tokens_per_second"] == pytest.approx(ceiling, rel=0.01)
+        assert at_prompt["efficiency"] == pytest.approx(
+            at_prompt["tokens_per_second"] / at_prompt["ceiling_tokens_per_second"]
+        )
+        (server,) = command(tmp_path, "machine", "--json")["servers"]
+        assert server["ceiling_tokens_per_second"] == pytest.approx(ceiling, rel=0.01)
 
 
 def test_another_makers_card_beside_a_small_amd_gpu(tmp_path: Path) -> None:
@@ -190,26 +217,42 @@ def test_one_of_two_equal_gpus_by_the_memory_in_use(tmp_path: Path) -> None:
 
 
 def test_two_gpus_that_serve_together(tmp_path: Path) -> None:
-    """Tensor parallel of vLLM adds their bandwidths; llama.cpp's layers are read one GPU after the other, as fast as by one."""
+    """Tensor parallel of vLLM adds their bandwidths; llama.cpp's layers are read one GPU after the other, as fast as by one.
+
+    What a server was given, and whose memory its process holds, decides which of the two serves it.
+    """
 
     def shared(root: Path) -> None:
         for card in ("card1", "card2"):
             (root / f"sys/class/drm/{card}/device/mem_info_vram_used").write_text("5368709120\n")
+        held = root / "sys/class/kfd/kfd/proc/204/vram_18121"
+        held.parent.mkdir(parents=True)
+        held.write_text("9000000000\n")
 
     path = model(tmp_path, "14b", qwen25_14b_q4_k_m())
     words = ("/usr/bin/python3", "/usr/bin/vllm", "serve", path, "--port", "{port}", "-tp", "2")
     setups = {
         "parallel": Setup(SimulatedVllm(tokens_per_second=60, model=path), words),
         "layers": llama_server(path, "-ngl", "99", speed=40),
+        "hidden": llama_server(path, environment={"HIP_VISIBLE_DEVICES": "1"}, libraries=ROCM, speed=40),
+        "device": llama_server(path, "--device", "Vulkan0", speed=40),
+        "held": llama_server(path, speed=40),
     }
     with daemon(tmp_path, "two-r9700", setups, change=shared, seen=has(EFFICIENCY, *setups)) as watched:
-        parallel, layers = (value(watched.samples, CEILING, target=name) for name in setups)
+        parallel, layers = (value(watched.samples, CEILING, target=name) for name in ("parallel", "layers"))
         assert layers == pytest.approx(640 / 8.54, rel=0.01)
         assert parallel is not None
         assert layers is not None
         assert parallel / layers == pytest.approx(2, rel=0.02)
         assert watched.setting("parallel", "tensor_parallel") == "2"
-        assert watched.setting("parallel", "gpu") == "0000:05:00.0,0000:08:00.0"
+        decided = {name: (watched.setting(name, "gpu"), watched.of(name)["info"]["gpu_rule"]) for name in setups}
+        assert decided == {
+            "parallel": ("0000:05:00.0,0000:08:00.0", "tensor_parallel"),
+            "layers": (None, ""),
+            "hidden": ("0000:08:00.0", "given"),
+            "device": ("0000:05:00.0", "given"),
+            "held": ("0000:08:00.0", "process_memory"),
+        }
 
 
 def test_an_egpu_that_is_idle_leaves_the_strix_halo(tmp_path: Path) -> None:

@@ -24,6 +24,8 @@ from tests.real.daemon import Samples, labels_of, running_daemon, scrape, value
 from tests.servers.llama_cpp import SimulatedLlamaServer
 from tests.servers.ollama import SimulatedOllama, stored
 from tests.servers.simulated import Simulated
+from tests.servers.text_generation_webui import SimulatedTextGenerationWebui
+from tests.servers.transformers_serve import SimulatedTransformersServe
 from tests.servers.vllm import SimulatedVllm
 from tests.waiting import eventually
 
@@ -150,8 +152,24 @@ def ollama(folder: Path, *, mixture: bool, speed: float) -> Scene:
     return Scene(server, f"[{{name: ollama, kind: ollama, path: {folder / 'ollama'}}}]", tag)
 
 
-def judged(scene: Scene, folder: Path) -> Samples:
-    """What the daemon exports of a server after a good probe."""
+def transformers_serve(folder: Path, *, mixture: bool, speed: float) -> Scene:
+    """A transformers serve whose model lies in the Hugging Face cache."""
+    made = vllm(folder, mixture=mixture, speed=speed)
+    name = MIXTURE if mixture else DENSE
+    return Scene(SimulatedTransformersServe(tokens_per_second=speed, model=name, on_disk=(name,)), made.caches, name)
+
+
+def text_generation_webui(folder: Path, *, mixture: bool, speed: float) -> Scene:
+    """A text-generation-webui with a file in its folder of models."""
+    metadata, tensors = qwen3_30b_a3b(Q8_0) if mixture else qwen25_14b()
+    (folder / "models").mkdir()
+    sparse_gguf(folder / "models" / "qwen.gguf", metadata, tensors)
+    server = SimulatedTextGenerationWebui(tokens_per_second=speed, model="qwen.gguf")
+    return Scene(server, f"[{{name: webui, kind: files, path: {folder / 'models'}}}]")
+
+
+def judged(scene: Scene, folder: Path, name: str = "llm_decode_efficiency_ratio") -> Samples:
+    """What the daemon exports of a server after a good probe, as soon as it has this series."""
     port, config = free_port(), folder / "config.yml"
     with scene.server as server:
         config.write_text(
@@ -165,7 +183,6 @@ cache: {{paths: {scene.caches}}}
 """
         )
         with running_daemon("--config", config, port=port, log=folder / "log"):
-            name = "llm_decode_efficiency_ratio"
             eventually(lambda: value(scrape(port), name, target="it") is not None, "a ceiling and a speed")
             return scrape(port)
 
@@ -208,6 +225,17 @@ def test_a_server_at_its_best_is_no_fault(
     assert labels_of(samples, "llm_target_info", target="it")["hardware"] == "ryzen-ai-max-395"
     setting = labels_of(samples, "llm_target_setting_info", target="it", setting="gpu")
     assert setting["value"] == labels_of(samples, "amdgpu_suspended")["gpu"]
+
+
+@pytest.mark.parametrize("make", [transformers_serve, text_generation_webui])
+def test_a_model_in_a_cache_gives_any_server_its_ceiling(tmp_path: Path, make: Any) -> None:
+    """A transformers serve, and a text-generation-webui, whose tokens are estimated: so its speed has no efficiency."""
+    name = "llm_decode_ceiling_tokens_per_second"
+    samples = judged(make(tmp_path, mixture=False, speed=8.3), tmp_path, name)
+    assert value(samples, name, target="it") == pytest.approx(9.15, abs=0.05)
+    high = value(samples, "llm_expected_tokens_per_second", target="it", bound="max")
+    assert high is not None
+    assert high <= 9.15
 
 
 def test_the_alerts_of_a_14b_in_bf16_on_a_strix_halo(tmp_path: Path) -> None:
