@@ -16,6 +16,7 @@ from exporter.history.compare import BACKEND, MODEL, QUANTIZATION, shape_fact
 from exporter.host.gpu import GpuFacts
 from exporter.host.machine import GpuSettings, MachineFacts
 from exporter.host.rocm import RocmFacts
+from exporter.launch.settings import defaults_of
 from exporter.probe.result import Identity, TargetState
 from exporter.settings import Module, Target
 from exporter.snapshot import GPU_SENSORS, MACHINE, ROCM, TargetInfo, View
@@ -52,6 +53,8 @@ def watched_facts(
     if not setup.local:
         return facts
     gpus = [gpu for gpu in machine.gpus if gpu.address in info.gpus]
+    for name, value in defaults_of(setup.launch, setup.compute).items() if setup.launch else ():
+        facts.setdefault(f"setting {name}", value)
     facts |= _container_facts(setup.container)
     paths, stamps = paths_of(target.url, identity, machine), dict(machine.models.stamps)
     facts["model revision"] = _revision(paths)
@@ -135,6 +138,8 @@ def _gpu_facts(settings: GpuSettings) -> Iterator[tuple[str, str | None]]:
 
 def _shape(module: Module) -> str:
     shape = f"{module.prompt_tokens} prompt tokens, at most {module.max_tokens} answered, {module.concurrency} at once"
+    if module.depth is not None:
+        shape += f", {module.depth} tokens deep"
     if not module.request:
         return shape
     # The fields themselves may hold anything; that they are others is what counts.

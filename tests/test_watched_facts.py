@@ -6,9 +6,11 @@ import pytest
 
 from exporter.containers.facts import CandidateUrl, Devices, EngineReading
 from exporter.history.change import Ledger, observe_facts
+from exporter.host.process import ProcessFacts, ProcessReading
+from exporter.launch.settings import read_launch
 from exporter.probe.result import Identity
 from exporter.settings import Module, Target, load_profiles
-from exporter.snapshot import CONTAINERS, MACHINE, Snapshot, View
+from exporter.snapshot import CONTAINERS, MACHINE, PROCESSES, ServerProcesses, Snapshot, View
 from exporter.target_facts import info_of, machine_of, target_facts_of
 from exporter.watched_facts import watched_facts
 from tests.scenes import containers, publish_all
@@ -110,3 +112,45 @@ def test_another_kernel_and_another_shape_of_a_module_are_changes() -> None:
     changed = {name for name in before if before[name] != after[name]}
     assert changed == {"kernel", "module default"}
     assert "value" not in str(after)
+
+
+def launched(command: str) -> View:
+    """The scene with a llama-server beside it, started by this command line."""
+    launch = read_launch("llama-server", command.split(), {}, complete=True)
+    process = ProcessFacts(
+        pid=7, launch=launch, start_ticks=1, network="own", port=8071, listening=True, compute="rocm"
+    )
+    snapshot = publish_all(Snapshot())
+    snapshot.publish(PROCESSES, ServerProcesses(ProcessReading((process,)), ()))
+    return snapshot.view()
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "change"),
+    [
+        ("", "-ngl 0", ("setting cpu_offload", "default", "gpu_layers 0")),
+        ("-cmoe", "", ("setting cpu_offload", "cpu_moe", "default")),
+        ("", "-c 65536", ("setting context", "default", "65536")),
+        ("-ub 2048", "", ("setting micro_batch", "2048", "default")),
+        ("-fa off", "-fa on", ("setting flash_attention", "off", "on")),
+        ("-md d.gguf", "", ("setting speculative", "draft", "none")),
+    ],
+)
+def test_a_switch_that_is_new_or_gone_is_a_change(before: str, after: str, change: tuple[str, str, str]) -> None:
+    """The command line was read whole both times, so what it leaves out is known to be the program's default."""
+    target, identity = Target(url="http://127.0.0.1:8071", name="llama"), replace(IDENTITY, backend="llama_cpp")
+    one, other = (facts_of(launched(f"-m m.gguf {each}"), target, identity) for each in (before, after))
+    ledger = observe_facts(observe_facts(Ledger("t"), 1.0, one), 2.0, other)
+    (found,) = ledger.changes
+    assert [(each.fact, each.before, each.after) for each in found.differences] == [change]
+
+
+def test_a_canary_of_another_depth_is_another_shape() -> None:
+    """Its figures are of another prompt."""
+    view = published().view()
+    target = TARGET.model_copy(update={"modules": ("canary",)})
+    one, other = (
+        facts_of(view, target, canary=Module(max_tokens=512, depth=depth))["module canary"] for depth in (2048, 8192)
+    )
+    assert one != other
+    assert "2048 tokens deep" in (one or "")

@@ -56,6 +56,11 @@ _DEVICE_COMPUTE: Final[tuple[tuple[str, Compute], ...]] = (
     ("cpu", "cpu"),
 )
 _HOST_BUFFERS: Final = re.compile(r"CPU|.*_Host")
+DEFAULT: Final = "default"
+"""The value of a setting that a complete command line leaves to the program."""
+# Programs that serve one model from start to end: what theirs leave out stays what the program chose.
+_OF_ONE_MODEL: Final = frozenset({"llama-server", "sglang", "vllm"})
+_WITH_A_DEFAULT: Final = ("context", "flash_attention", "micro_batch", "slots", "split_mode")
 # By one of these a text-generation-webui reads more arguments from a file, so its own are never all.
 _HAS_A_FLAGS_FILE: Final = frozenset({"text-generation-webui"})
 
@@ -510,3 +515,18 @@ def settings_of(
         "tensor_parallel": launch.tensor_parallel,
     }
     return {name: str(value) for name, value in known.items() if value is not None}
+
+
+def defaults_of(launch: LaunchSettings, compute: Compute | None) -> dict[str, str]:
+    """The settings that nobody stated, as ``default``, where all that could state them was read.
+
+    Without it a switch that is given for the first time, or no more, would be no change. ``compute`` is what computes; where
+    that is not known, neither is whether a part of the work is off the GPU.
+    """
+    if not launch.complete or launch.name not in _OF_ONE_MODEL or launch.model is None:
+        return {}
+    names = list(_WITH_A_DEFAULT)
+    if launch.gpu_layers is None and compute not in {None, "cpu"}:
+        names.append("cpu_offload")
+    stated = settings_of(launch)
+    return {name: DEFAULT for name in names if name not in stated}

@@ -8,11 +8,13 @@ from hypothesis import strategies as st
 
 from exporter.launch.programs import SERVERS, VARIABLES, Name
 from exporter.launch.settings import (
+    Compute,
     LaunchSettings,
     aiter_state,
     aiter_usable,
     allowed,
     cpu_offload,
+    defaults_of,
     read_launch,
     settings_of,
 )
@@ -319,3 +321,26 @@ def test_anything_is_survived(name: Name, words: list[str], environment: dict[st
     """No arguments and no environment raise, and what comes out is one line each."""
     found = settings_of(read_launch(name, words, environment, complete=complete), layers=3, gfx_targets=("gfx1151",))
     assert all(value and "\n" not in value for value in found.values())
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "compute", "complete", "expected"),
+    [
+        ("llama-server", "-m a.gguf", None, True, "context flash_attention micro_batch slots split_mode"),
+        ("llama-server", "-m a.gguf", "rocm", True, "context cpu_offload flash_attention micro_batch slots split_mode"),
+        ("llama-server", "-m a.gguf", "cpu", True, "context flash_attention micro_batch slots split_mode"),
+        ("llama-server", "-m a.gguf -c 4096 -fa on -ngl 20", "rocm", True, "micro_batch slots split_mode"),
+        ("llama-server", "-m a.gguf -cmoe -np 2 -ub 512 -sm row", "rocm", True, "context flash_attention"),
+        ("vllm", "serve o/m --max-model-len 8192", "rocm", True, "flash_attention micro_batch slots split_mode"),
+        ("llama-server", "-m a.gguf", "rocm", False, ""),
+        ("llama-server", "--models-dir /m", "rocm", True, ""),
+        ("ollama", "serve", "rocm", True, ""),
+    ],
+)
+def test_what_a_whole_command_line_leaves_out_is_the_default(
+    name: Name, arguments: str, compute: Compute | None, *, complete: bool, expected: str
+) -> None:
+    """Of a server of one model only; whether work is off the GPU is known where it is known what computes."""
+    found = defaults_of(launch(name, arguments, complete=complete), compute)
+    assert " ".join(sorted(found)) == expected
+    assert set(found.values()) <= {"default"}
