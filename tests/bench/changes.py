@@ -3,19 +3,16 @@
     python tests/bench/changes.py [--series 1000] [--changes 10000] [--years 10]
 
 Simulated probes, one a minute: 1 % noise, AR(1) 0.5, 2 % outliers of -10 to -50 %; and recorded ones of a real server whose
-weights were exchanged. The oracle is ``ruptures`` (``pip install 'llm-probe-exporter[bench]'``), which sees the whole series at
-once. Exits with 1 where a goal is missed.
+weights were exchanged. The oracle is ``ruptures``, which sees the whole series at once. Exits with 1 where a goal is missed.
 """
 
 import argparse
 import json
-import math
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
-from importlib.util import find_spec
 from itertools import islice
 from multiprocessing.pool import Pool
 from pathlib import Path
@@ -27,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from exporter.history.sample import Sample
 from exporter.history.shift import Shift
 from exporter.history.watch import Watch, begin, observe
+from tests.history.oracle import level_changes
 from tests.history.series import MINUTE, SPEED, START, noise
 
 RECORDED: Final = Path(__file__).parents[1] / "fixtures/history/llama-server-weights.json"
@@ -192,9 +190,6 @@ def recorded_rows() -> Iterable[ChangesRow]:
 
 def oracle_rows() -> Iterable[ChangesRow]:
     """What an offline search that sees the whole series makes of the same steps."""
-    if find_spec("ruptures") is None:
-        yield ChangesRow("the oracle", "", "not asked: ruptures is not installed")
-        return
     for drop in (0.10, 0.05, 0.0):
         ours, theirs, both = [], [], 0
         for seed in range(ORACLE_SERIES):
@@ -203,7 +198,7 @@ def oracle_rows() -> Iterable[ChangesRow]:
             series = [SPEED * share * next(factors) for share in level]
             shifts = told(fed(Watch("default"), series, 0))
             mine = [(shift.since_seconds - START) / MINUTE - WATCHED for shift in shifts]
-            found = [each - WATCHED for each in oracle(series)]
+            found = [each - WATCHED for each in level_changes(series)]
             ours.append(bool(mine) if not drop else any(abs(each) <= 2 for each in mine))
             theirs.append(bool(found) if not drop else any(abs(each) <= 2 for each in found))
             both += ours[-1] and theirs[-1]
@@ -211,18 +206,6 @@ def oracle_rows() -> Iterable[ChangesRow]:
         yield ChangesRow(
             f"beside the oracle: {text}", "", f"here {sum(ours)}, oracle {sum(theirs)}, both {both} of {ORACLE_SERIES}"
         )
-
-
-def oracle(series: Sequence[float]) -> list[int]:
-    """Where ``ruptures`` finds changes of level: exact search by absolute deviations, penalty by the number of samples."""
-    import numpy as np  # comes with ruptures
-    import ruptures
-
-    logarithms = np.log(np.array(series))
-    spread = np.median(np.abs(logarithms - np.median(logarithms))) * 1.4826
-    signal = (logarithms / spread).reshape(-1, 1)
-    found = ruptures.Pelt(model="l1", min_size=5, jump=1).fit(signal).predict(pen=3 * math.log(len(series)) * 3)
-    return [int(each) for each in found[:-1]]
 
 
 def main() -> int:
