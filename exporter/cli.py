@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from exporter.history.compare import Side
     from exporter.ledger_access import DaemonAccess
     from exporter.oneshot import Session
-    from exporter.report import Report
-    from exporter.settings import Settings, Target
+    from exporter.report import ComparisonSide, Report
+    from exporter.settings import Settings, Target, Thresholds
 
 NAME: Final = "llm-probe-exporter"
 DEFAULT_LISTEN: Final = "127.0.0.1:9937"
@@ -391,7 +391,9 @@ def compare(
     for name in names:
         try:
             side = past.get(name)
-            sides.append(report.side_of_history(side, bounds) if side else report.side_of(name, next(reports), bounds))
+            sides.append(
+                report.side_of_history(side, bounds) if side else _side_of(session, name, next(reports), bounds)
+            )
         except ValueError as exc:
             _fail(f"{name}: {exc}")
     judged = report.compare(sides[0], sides[1], session.profiles.success_criteria)
@@ -408,6 +410,18 @@ def compare(
             _say(note)
     _say_interrupted(session, measured, count)
     sys.exit(0 if judged.verdict in report.REACHED else 1)
+
+
+def _side_of(session: Session, name: str, summary: Report, bounds: Thresholds) -> ComparisonSide:
+    """What was measured or saved; of what was measured now it is known what was sent, too."""
+    from exporter import report
+    from exporter.history.compare import shape_fact
+    from exporter.watched_facts import shape_of
+
+    side = report.side_of(name, summary, bounds)
+    if Path(name).exists():
+        return side
+    return replace(side, facts={**side.facts, shape_fact(session.name): shape_of(session.module)})
 
 
 def _is_past(name: str) -> bool:

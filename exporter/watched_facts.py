@@ -45,7 +45,7 @@ def watched_facts(
     facts: Facts = {
         **_served_facts(identity, info, weights),
         "exporter": exporter.__version__,
-        **{shape_fact(name): _shape(module) for name, module in modules.items() if name in target.modules},
+        **{shape_fact(name): shape_of(module) for name, module in modules.items() if name in target.modules},
         **{f"setting {name}": value for name, value in info.settings if name not in _TOLD},
     }
     machine = machine_of(view)
@@ -136,7 +136,8 @@ def _gpu_facts(settings: GpuSettings) -> Iterator[tuple[str, str | None]]:
         yield f"firmware {block} of {address}", version
 
 
-def _shape(module: Module) -> str:
+def shape_of(module: Module) -> str:
+    """What a module sends, in words: figures of two shapes are no comparison."""
     shape = f"{module.prompt_tokens} prompt tokens, at most {module.max_tokens} answered, {module.concurrency} at once"
     if module.depth is not None:
         shape += f", {module.depth} tokens deep"

@@ -22,6 +22,7 @@ from click.testing import CliRunner, Result
 from exporter import __version__, discovery
 from exporter.cli import LogLine, PersonLine, main
 from exporter.demo import SimulatedServers, Simulation
+from exporter.oneshot import Session
 from tests.waiting import eventually
 
 FAST = Simulation("fast", "simulated-14b", 400.0, 0.02, "", wavers=0.0)
@@ -387,6 +388,19 @@ def test_compare_probes_urls(url: str, tmp_path: Path) -> None:
     assert result.exit_code == 0, result.stderr
     judged = json.loads(result.stdout)
     assert (judged["candidate"]["name"], len(judged["candidate"]["runs"]), judged["verdict"]) == (url, 4, "excellent")
+
+
+def test_compare_probes_two_urls_in_turns(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What disturbs one side for a while disturbs the other; a server that is as fast as itself is no change."""
+    monkeypatch.setenv("LLM_PROBE_DOCKER__ENABLED", "false")
+    with SimulatedServers((FAST,)) as servers:
+        other, probed = servers.urls[0][1], list[str]()
+        session = Session(None, "default")
+        session.measure([session.target(url), session.target(other)], 3, lambda _, what: probed.append(what))
+        assert probed == [url, other] * 3
+        result = run("compare", url, other, "--count", "3")
+        assert result.exit_code == 1, result.stderr
+        assert "no change: the difference is within the noise" in result.stdout
 
 
 @pytest.mark.parametrize(

@@ -3,15 +3,20 @@
 import json
 import os
 import socket
+import time
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
 from exporter.cli import main
+from exporter.demo import SimulatedServers, Simulation
 from exporter.history.change import Ledger, observe_facts
+from exporter.history.compare import shape_fact
 from exporter.history.sample import Sample
 from exporter.history.store import Store, open_reader
+from exporter.settings import Module
+from exporter.watched_facts import shape_of
 from tests.scenes import fed
 from tests.waiting import eventually
 
@@ -123,3 +128,21 @@ def test_a_time_that_the_history_does_not_have_is_said(path: Path, tmp_path: Pat
         assert result.exit_code == 1
         assert f"{name}: {why}" in result.stderr
     assert "there is no history at" in run(tmp_path / "none", "vllm@1h", "vllm@2h", command="compare").stderr
+
+
+@pytest.mark.parametrize(("shape", "code"), [("8 prompt tokens", 2), (shape_of(Module()), 0)])
+def test_a_server_of_now_is_compared_with_its_past_by_the_same_shape(tmp_path: Path, shape: str, code: int) -> None:
+    """What the module sent then and what it sends now: where these differ, it is refused."""
+    path, now = tmp_path / "history.sqlite", time.time()
+    store = Store(path)
+    store.start()
+    store.save(observe_facts(Ledger("vllm"), now - 9000, {shape_fact("default"): shape}))
+    for number in range(20):
+        store.add("vllm", "default", Sample(now - 4000 + 60 * number, 12.0 + number / 100, 0.4))
+    assert store.close()
+    with SimulatedServers((Simulation("fast", "simulated", 400.0, 0.02, "", wavers=0.0),)) as servers:
+        result = run(path, "vllm@1h", servers.urls[0][1], "--count", "3", command="compare")
+    assert result.exit_code == code, result.stderr
+    assert ("not compared: the module default differs: 8 prompt tokens and 64 prompt tokens" in result.stderr) == (
+        code == 2
+    )
