@@ -3,8 +3,8 @@
     python tests/history/killed.py FILE ROUNDS
 
 A process of its own, because it forks: each child writes probes, ledgers and ends of hours as fast as it can, and reports
-how many probes are surely kept. Prints one line of JSON: the rounds, the probes, and how many kills came before the file
-was even open. Exits with 1 and says why where a file was not whole, or a probe that was kept is gone or there twice.
+how many probes are surely kept. Prints one line of JSON: the rounds, the probes, those that are lost, and how many kills came
+before the file was even open. Exits with 1 and says why where a file was not whole, or a probe that was kept is gone or there twice.
 """
 
 import json
@@ -82,18 +82,37 @@ def round_of(path: Path, first: int, seconds: float) -> tuple[int, int]:
     return reported, kept_of(path)
 
 
+def seconds_to_first_report(path: Path) -> float:
+    """How long a writer takes from its start until its first probes are surely kept, on this machine now."""
+    reading, writing = os.pipe()
+    began = time.monotonic()
+    child = os.fork()
+    if child == 0:
+        os.close(reading)
+        write(path, 0, writing)
+        os._exit(1)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as pipe:
+        pipe.read(NUMBER.size)
+        seconds = time.monotonic() - began
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    return seconds
+
+
 def main(path: Path, rounds: int) -> int:
-    rng = random.Random(rounds)
-    kept = early = 0
+    rng, longest = random.Random(rounds), 3 * seconds_to_first_report(path.with_name("first.sqlite"))
+    kept = early = lost = 0
     for number in range(rounds):
-        reported, total = round_of(path, kept, rng.uniform(0, 0.05))
+        reported, total = round_of(path, kept, rng.uniform(0, longest))
         early += reported < 0
-        if total < max(kept, reported + 1):
-            print(f"round {number}: {reported + 1} probes were kept, {total} are there", file=sys.stderr)
-            return 1
+        surely = max(kept, reported + 1)
+        if total < surely:
+            print(f"round {number}: {surely} probes were kept, {total} are there", file=sys.stderr)
+            lost += surely - total
         kept = total
-    print(json.dumps({"rounds": rounds, "probes": kept, "early": early}))
-    return 0
+    print(json.dumps({"rounds": rounds, "probes": kept, "lost": lost, "early": early}))
+    return 1 if lost else 0
 
 
 if __name__ == "__main__":
