@@ -92,7 +92,7 @@ fuzz: $(VENV)/.fuzz ## fuzz all that reads what strangers write, two minutes in 
 		$(BIN)/python -m tests.fuzz.fuzz_$$target -max_total_time=$$((120 / $(words $(FUZZ_TARGETS)))) $(FUZZ)/$$target- || exit 1; \
 	done
 
-bench: $(VENV)/.dev ## measure the exporter (40 minutes), and write the figures into docs/accuracy.md and README.md
+bench: $(VENV)/.dev ## measure the exporter (an hour), and write the figures into docs/accuracy.md and README.md
 	$(BIN)/python tests/bench/report.py
 
 image: ## build the container image; for two processors: docker buildx build --platform linux/amd64,linux/arm64 .

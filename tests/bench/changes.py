@@ -1,16 +1,15 @@
 """How soon a change of speed is found, how often one is told that was none, and what an oracle says of the same series.
 
-    python tests/bench/changes.py [--series 1000] [--changes 10000] [--years 10]
+    python tests/bench/changes.py [--series 1000] [--changes 10000] [--years 5]
 
 Simulated probes, one a minute: 1 % noise, AR(1) 0.5, 2 % outliers of -10 to -50 %; and recorded ones of a real server whose
 weights were exchanged. The oracle is ``ruptures``, which sees the whole series at once. Exits with 1 where a goal is missed.
 """
 
 import argparse
-import json
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -25,9 +24,9 @@ from exporter.history.sample import Sample
 from exporter.history.shift import Shift
 from exporter.history.watch import Watch, begin, observe
 from tests.history.oracle import level_changes
+from tests.history.recorded import read_recording
 from tests.history.series import MINUTE, SPEED, START, noise
 
-RECORDED: Final = Path(__file__).parents[1] / "fixtures/history/llama-server-weights.json"
 BEFORE: Final = 60
 WATCHED: Final = 300
 MINUTES_OF_A_YEAR: Final = 525_600
@@ -164,28 +163,40 @@ def _starting(minutes: int, seed: int) -> bool:
 
 
 def recorded_rows() -> Iterable[ChangesRow]:
-    """A real server, before and after its weights were exchanged for larger ones."""
-    if not RECORDED.exists():
-        yield ChangesRow("recorded, weights exchanged", "", f"there is no {RECORDED.name}", None)
-        return
-    recorded = json.loads(RECORDED.read_text("utf-8"))
-    one, other = recorded["before"], recorded["after"]
-    true = median(other) / median(one)
-    half = len(one) // 2
-    for text, first, second, changed in (
-        (f"recorded, weights exchanged ({true - 1:+.0%})", one, other, True),
-        ("recorded, nothing exchanged", one[:half], one[half:], False),
-    ):
-        watch = begin(fed(Watch("default"), first, 0), START + len(first) * MINUTE - 1)
-        count = None
-        for number, speed in enumerate(second):
-            watch = fed(watch, [speed], len(first) + number)
-            if count is None and watch.shift is not None and watch.shift.told:
-                count = number + 1
-        shift = watch.shift
-        said = "not told" if count is None else f"told after {count} probes"
-        figures = "" if shift is None else f", {shift.speed.ratio:.3f} ({shift.speed.min:.3f} to {shift.speed.max:.3f})"
-        yield ChangesRow(text, "told" if changed else "not told", said + figures, (count is not None) == changed)
+    """A real server whose weights were exchanged for larger ones, and what that noise lets one see of smaller drops."""
+    recording = read_recording()
+    quiet, after = recording.speeds("first", "restarted"), recording.speeds("exchanged")
+    true = median(after) / median(quiet)
+    noise_of = 1.4826 * median(abs(speed / median(quiet) - 1) for speed in quiet)
+    name = f"recorded, {noise_of:.0%} noise"
+    found = probes_until_blamed(quiet, after)
+    said = "not told" if found is None else f"after {found} probes"
+    yield ChangesRow(
+        f"{name}: weights exchanged ({true - 1:+.0%}), told within 30 probes", "told", said, found is not None
+    )
+    # Each cut of the series at another probe, of which the later part is made slower, or is left as it was.
+    cuts = range(BEFORE, len(quiet) - 30)
+    for drop, most in ((0.47, 30), (0.10, 30), (0.0, 30)):
+        series = [
+            (quiet[cut - BEFORE : cut], [speed * (1 - drop) for speed in quiet[cut : cut + most]]) for cut in cuts
+        ]
+        told_of = sum(probes_until_blamed(*each) is not None for each in series)
+        text = (
+            f"-{drop:.0%} put in, told within {most} probes" if drop else f"nothing put in, told within {most} probes"
+        )
+        goal = "" if 0 < drop < 0.47 else "all" if drop else "none"
+        holds = told_of == (len(cuts) if drop else 0)
+        yield ChangesRow(f"{name}: {text}", goal, f"{told_of} of {len(cuts)}", holds if goal else None)
+
+
+def probes_until_blamed(before: Sequence[float], after: Sequence[float]) -> int | None:
+    """Probes until a change between two series is told as one; None where it is not."""
+    watch = begin(fed(Watch("default"), before, 0), START + len(before) * MINUTE - 1)
+    for number, speed in enumerate(after):
+        watch = fed(watch, [speed], len(before) + number)
+        if watch.shift is not None and watch.shift.told:
+            return number + 1
+    return None
 
 
 def oracle_rows() -> Iterable[ChangesRow]:
@@ -212,7 +223,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--series", type=int, default=1000, help="of each kind of change that is to be found")
     parser.add_argument("--changes", type=int, default=10_000, help="without an effect")
-    parser.add_argument("--years", type=int, default=10, help="in which nothing happens")
+    parser.add_argument("--years", type=int, default=5, help="in which nothing happens")
     options = parser.parse_args()
     rows: list[ChangesRow] = []
     print("| what | goal | measured | holds |\n|---|---|---|---|")

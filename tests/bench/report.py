@@ -2,7 +2,7 @@
 
     python tests/bench/report.py [NAME ...]
 
-Without names: truth, scrape, load, cache, cache-without-locks (some 40 minutes). By name only: endurance (half an hour).
+Without names: all but endurance, which takes half an hour; the others take an hour together.
 """
 
 import os
@@ -24,6 +24,11 @@ USUAL: Final = {
     "load": ("load.py",),
     "cache": ("cache.py",),
     "cache-without-locks": ("cache.py", "--no-locks"),
+    "changes": ("changes.py",),
+    "history": ("history.py",),
+    "killed": ("killed.py",),
+    "answers": ("answers.py", "--only", "answers"),
+    "fingerprints": ("answers.py", "--only", "fingerprints"),
 }
 BENCHES: Final = USUAL | {"endurance": ("endurance.py",)}
 LOADS: Final = {
