@@ -32,6 +32,7 @@ from exporter.web import server
 from exporter.web.app import build_app
 from exporter.web.auth import Auth, Rules, read_rules
 from exporter.web.server import WebServer, listen
+from tests.attacks import running
 from tests.ports import free_port
 from tests.servers.certificates import make_certificate
 from tests.waiting import eventually
@@ -590,11 +591,7 @@ def test_the_documented_limits_are_the_limits() -> None:
 
 def configuration(folder: Path, web: Path | None) -> Path:
     """Settings with nothing to probe."""
-    config = folder / "config.yml"
-    named = f"web_config_file: {web}\n" if web else ""
-    quiet = f"host: {{sysfs: {folder}, rocm: {folder}}}\ncache: {{paths: []}}\n"
-    config.write_text(f"{named}discovery: {{local: false, docker: false}}\ndocker: {{enabled: false}}\n{quiet}")
-    return config
+    return running.configuration(folder, f"web_config_file: {web}\n" if web else "")
 
 
 @contextmanager
@@ -603,7 +600,7 @@ def daemon(
 ) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
     """``serve`` as a process, with nothing to probe; its log in a file."""
     config, log = configuration(folder, web), folder / "daemon.log"
-    command = [sys.executable, "-m", "exporter", "serve", "--config", str(config), "--listen", listen_on]
+    command = running.command(config, listen_on)
     with log.open("wb") as file, subprocess.Popen(command, stderr=file, env={**os.environ, **environ}) as process:
         try:
             yield process, log
