@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -37,7 +37,6 @@ from tests.probe.faults import FAULTS
 from tests.real.answering_proxy import AnsweringProxy
 from tests.real.daemon import running_daemon, scrape, value
 from tests.real.llama import MAKE_MODEL, running_llama
-from tests.servers import make_tiny_gguf
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.real
@@ -176,50 +175,23 @@ def serving(port: int, *, users: int) -> Iterator[None]:
             thread.join()
 
 
-def other_weights(folder: Path, _monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Another model under the same name."""
-    return make(folder, "swapped", "--preset", "tiny", "--seed", "2")
+SWAPS: Final = {"other weights": ("--seed", "2"), "Q4_0 for Q8_0": ("--type", "Q4_0")}
+"""What the file under the name is made with in the place of Q8_0 and the first seed."""
 
 
-def four_bits(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The same model with weights of 4 bits instead of 8, as another quantization has them; what steers its words is kept."""
-    coarse = bytes(min(127, round((each - 256 if each > 127 else each) / 16) * 16) % 256 for each in range(256))
-    fine = make_tiny_gguf.Tensor.q8_0
-
-    def rounded(tensor: make_tiny_gguf.Tensor) -> bytearray:
-        data = bytearray(tensor.data.translate(coarse))
-        if tensor.exp0 != tensor.exp:
-            for column in range(make_tiny_gguf.BLOCK):
-                data[column :: tensor.cols] = tensor.data[column :: tensor.cols]
-        own, tensor.data = tensor.data, bytes(data)
-        try:
-            return fine(tensor)
-        finally:
-            tensor.data = own
-
-    path = folder / "swapped.gguf"
-    monkeypatch.setattr(make_tiny_gguf.Tensor, "q8_0", rounded)
-    monkeypatch.setattr(sys, "argv", ["make", "--preset", "tiny", "--ctx", "4096", "--gguf", str(path)])
-    make_tiny_gguf.main()
-    monkeypatch.undo()
-    return path
-
-
-@pytest.mark.parametrize("swap", [other_weights, four_bits])
-def test_another_model_under_the_same_name_is_found(
-    binary: Path, models: Path, monkeypatch: pytest.MonkeyPatch, swap: Callable[[Path, pytest.MonkeyPatch], Path]
-) -> None:
-    """Swapped and swapped back three times, each within ten readings: other weights, and other bits of the same weights."""
+@pytest.mark.parametrize("swap", SWAPS)
+def test_another_model_under_the_same_name_is_found(binary: Path, models: Path, swap: str) -> None:
+    """Swapped and swapped back three times, each within ten readings: other weights, and another quantization of the same."""
     state = State()
     for number in range(6):
         port = free_port()
-        path = swap(models, monkeypatch) if number % 2 else make(models, "swapped", "--preset", "tiny")
+        path = make(models, "swapped", "--preset", "tiny", *(SWAPS[swap] if number % 2 else ("--type", "Q8_0")))
         stepped, distance = 0, 0.0
         with running_llama(binary, path, port, "--alias", "model"):
             for _ in range(WITHIN):
                 state, seen = read_fingerprint(port, state)
                 stepped, distance = stepped + seen.stepped, seen.distance or 0.0
-        print(f"{swap.__name__}, {'swapped' if number % 2 else 'as it was'}: distance {distance:.1f}, steps {stepped}")
+        print(f"{swap}, {'swapped' if number % 2 else 'as it was'}: distance {distance:.1f}, steps {stepped}")
         assert stepped == number % 2
         assert (distance > STEP_DISTANCE) == bool(number % 2)
 
