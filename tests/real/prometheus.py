@@ -98,14 +98,17 @@ def _ask(url: str, expression: str) -> list[dict[str, Any]]:
 
 
 def filled(expression: str, board: Mapping[str, Any], chosen: Mapping[str, str]) -> str:
-    """A dashboard's expression as Grafana would send it: with what is ``chosen``, else with the variables' present values."""
+    """A dashboard's expression as Grafana would send it: with what is ``chosen``, else with the variables' present values.
+
+    ``$1`` is no variable: Grafana leaves it to Prometheus.
+    """
     values = dict[str, str]()
     for variable in board["templating"]["list"]:
         current = variable["current"].get("value", "")
         value = current[0] if isinstance(current, list) else current
         values[variable["name"]] = ".+" if value in ("$__all", "") else value
     values |= chosen
-    return re.sub(r"\$\{?(\w+)\}?", lambda match: values[match[1]], expression)
+    return re.sub(r"\$\{?([A-Za-z_]\w*)\}?", lambda match: values[match[1]], expression)
 
 
 def variables(board: Mapping[str, Any], chosen: Mapping[str, str]) -> Iterator[tuple[str, str]]:
