@@ -400,7 +400,7 @@ def compare(
     if judged.unequal and not anyway:
         for each in judged.unequal:
             _say(f"not compared: the {each.fact} differs: {each.before} and {each.after}")
-        _say("--anyway compares all the same")
+        _say("add --anyway to compare them")
         sys.exit(2)
     if as_json:
         _print_json(report.comparison_json(judged))
@@ -498,9 +498,9 @@ def _read_report(path: Path) -> Report:
     except OSError as exc:
         raise click.BadParameter(f"{path} can't be read: {exc.strerror}") from None
     except (ValueError, RecursionError) as exc:
-        raise click.BadParameter(f"{path} is no file saved from `probe --json`: {exc}") from None
+        raise click.BadParameter(f"{path} is not a file saved from `probe --json`: {exc}") from None
     if not isinstance(summary, Mapping) or "tokens_per_second" not in summary:
-        raise click.BadParameter(f"{path} is no file saved from `probe --json`: it has no tokens_per_second")
+        raise click.BadParameter(f"{path} is not a file saved from `probe --json`: it has no tokens_per_second")
     return summary
 
 
@@ -704,7 +704,9 @@ def top(*, asked: _Asked, config: Path | None) -> None:
 @click.option(
     "--since", default="7d", show_default=True, metavar="DURATION", help="How far to look back, like 12h or 30d."
 )
-@click.option("--accept", is_flag=True, help="Take the speeds of now for the usual ones: no drop stands any more.")
+@click.option(
+    "--accept", is_flag=True, help="Accept the current speeds as the usual ones: no drop is reported any more."
+)
 @_asks_the_daemon
 @CONFIG
 @AS_JSON
@@ -729,7 +731,7 @@ def changes(*, target: str | None, since: str, accept: bool, asked: _Asked, conf
         access = daemon if asked.url or daemon.answers else FileAccess(settings.history, os.environ)
         if accept:
             accepted = access.accept(target, time.time())
-            click.echo(escaped(f"accepted the present speed of {', '.join(accepted) or 'no target'} ({access.name})"))
+            click.echo(escaped(f"accepted the current speed of {', '.join(accepted) or 'no target'} ({access.name})"))
             return
         found = access.changes(time.time() - seconds, target)
     except AccessError as exc:

@@ -193,7 +193,7 @@ class Daemon:
                 return errors
             self._loaded, self._loaded_at = True, time.time()
             if settings.history != self._settings.history:
-                log.warning("history is used as it was at the start: restart to apply the changed setting")
+                log.warning("the setting history changed: restart the exporter to apply it")
             self._auth.use(settings.web_config_file, rules, (self._host, *settings.allowed_hosts))
             self._apply(settings, profiles)
             for job in self._collectors.jobs():
@@ -237,7 +237,7 @@ class Daemon:
     def accept(self, target: str | None) -> tuple[str, ...]:
         """Take the speeds of now for the usual ones."""
         accepted = self._targets.accept(target)
-        log.info("accepted the present speed of %s", ", ".join(accepted) or "no target")
+        log.info("accepted the current speed of %s", ", ".join(accepted) or "no target")
         return accepted
 
     def healthy(self) -> tuple[bool, str]:

@@ -126,7 +126,7 @@ class Ledgers:
                 for each in self._store.reader.entries(since, target):
                     found[_key_of(each)] = each
             except HistoryError as exc:
-                log.warning("older changes are not told: %s", exc)
+                log.warning("older changes are not shown: %s", exc)
         with self._lock:
             ledgers = [each for name, each in self._ledgers.items() if target in {None, name}]
         found |= {_key_of(each): each for ledger in ledgers for each in ledger.entries if each.at_seconds >= since}

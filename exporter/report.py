@@ -220,7 +220,7 @@ def side_of(name: str, report: Report, bounds: Thresholds) -> ComparisonSide:
         raise ValueError("has runs that are no list of probes")
     if wrong := next((run for run in (report, *runs) if run.get("result") in NOT_AN_ANSWER), None):
         raise ValueError(
-            f"has answers that are none, so that its speed says nothing: {_text(wrong.get('error')) or ''}"
+            f"has answers that are nonsense, so its speed means nothing: {_text(wrong.get('error')) or ''}"
         )
     speed = _number(report.get("tokens_per_second"))
     if speed is None:

@@ -85,7 +85,7 @@ class Screen:
             return Text(self._error or "asking the daemon …", style="bold red" if self._error else "")
         if self._error:
             at = datetime.fromtimestamp(self._answered_at).astimezone().strftime("%H:%M:%S")
-            top = Text(f"The exporter does not answer since {at}: {self._error}", style="bold white on red")
+            top = Text(f"The exporter has not answered since {at}: {self._error}", style="bold white on red")
         else:
             top = Text(headline(self._document), style="bold")
         room = max(height - LINES_AROUND, 1)

@@ -604,7 +604,7 @@ ALERTS: Final = (
         means=(
             "At least three probes failed recently, and the last one that ran failed. Skipped probes and probes of a server that is "
             "loading its model don't count. LLMProbeMisconfigured covers errors of configuration, LLMTargetDown a server that is "
-            "down, LLMAnswersDegenerate and LLMAnswersWrong answers that are none."
+            "down, LLMAnswersDegenerate and LLMAnswersWrong answers that are nonsense or wrong."
         ),
         look=(
             (

@@ -107,7 +107,7 @@ def test_a_slower_version_is_named_although_the_daemon_was_killed(tmp_path: Path
             assert "backend version changed from 0.11.0 to 0.12.0" in asked.stdout
             assert "slower: " in asked.stdout
             accepted = changes(second, config, "--accept", "--target", "vllm")
-            assert accepted.stdout.startswith("accepted the present speed of vllm")
+            assert accepted.stdout.startswith("accepted the current speed of vllm")
             assert value(scrape(second), "llm_slowdown_speed_ratio", target="vllm") is None
             assert changes(second, config, "--target", "nobody").returncode == 1
         from_file = changes(free_port(), config, "--json")

@@ -406,8 +406,8 @@ def test_compare_probes_two_urls_in_turns(url: str, monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize(
     ("content", "message", "code"),
     [
-        ("", "is no file saved from `probe --json`", 2),
-        ("[" * 100_000, "is no file saved from `probe --json`", 2),
+        ("", "is not a file saved from `probe --json`", 2),
+        ("[" * 100_000, "is not a file saved from `probe --json`", 2),
         ("[1]", "it has no tokens_per_second", 2),
         ('{"success": true}', "it has no tokens_per_second", 2),
         ('{"success": false, "error": "refused", "tokens_per_second": null}', "has no speed to compare: refused", 1),

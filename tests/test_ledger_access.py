@@ -67,7 +67,7 @@ def test_a_level_is_accepted_in_the_file(path: Path) -> None:
     """Nothing stands any more, and the entry says so."""
     result = run(path, "--accept", "--target", "vllm")
     assert result.exit_code == 0, result.stderr
-    assert "accepted the present speed of vllm" in result.stdout
+    assert "accepted the current speed of vllm" in result.stdout
     assert open_reader(path).ledgers()["vllm"].standing == ()
     assert "accepted: 6.0, before 12.0 tok/s" in run(path).stdout
 

@@ -241,7 +241,7 @@ def test_a_comparison_turned_round_says_the_opposite(one: list[float], other: li
                 "tokens_per_second": 40,
                 "runs": [{"tokens_per_second": 40}, {"result": "degenerate", "error": "it repeats"}],
             },
-            "answers that are none, so that its speed says nothing: it repeats",
+            "answers that are nonsense, so its speed means nothing: it repeats",
         ),
         ({"tokens_per_second": 12, "runs": "many"}, "has runs that are no list of probes"),
         ({"tokens_per_second": 12, "runs": [12]}, "has runs that are no list of probes"),

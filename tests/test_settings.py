@@ -424,7 +424,7 @@ def test_empty_variables_and_those_of_others_are_left_alone() -> None:
         (
             "LLM_PROBE_API_KEY",
             "hunter2",
-            "a key must not stand here: put it into a file of its own and name that with api_key_file",
+            "a key is not allowed here: put it into a file of its own and name that with api_key_file",
         ),
         (
             "LLM_PROBE_DISCOVERY__INTERVAL",

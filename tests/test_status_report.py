@@ -90,7 +90,7 @@ def test_a_daemon_that_is_gone_leaves_no_verdict_uncommented(document: dict[str,
     assert headline(document) in drawn(screen, NOW, width=300)
     screen.refresh(NOW + 2)
     gone = drawn(screen, NOW + 2, width=300)
-    assert "The exporter does not answer since" in gone
+    assert "The exporter has not answered since" in gone
     assert headline(document) not in gone
     never = Screen(ask, lambda _: [], AccessError)
     never.refresh(NOW)

@@ -287,7 +287,7 @@ TARGET_CONDITIONS: Final[dict[str, Condition]] = {
     ),
     "slower_since_change": Condition(
         "slower since a change",
-        "Go back to what it was, or take the new speed for the usual one: llm-probe-exporter changes --accept.",
+        "Undo the change, or accept the new speed as the usual one: llm-probe-exporter changes --accept.",
         _slower_since_change,
         since=_since(explained=True),
     ),
@@ -346,7 +346,7 @@ FAILURES: Final[Mapping[str, tuple[str, str]]] = {
     "timeout_connect": ("no connection in time", "Check the route and the firewall between here and the server."),
     "timeout_first_token": (
         "no token in time",
-        "Look at the server's log and queue: it took the request and said nothing.",
+        "Look at the server's log and queue: it accepted the request and sent nothing.",
     ),
     "timeout_stalled": (
         "the stream stalled",
@@ -366,7 +366,7 @@ FAILURES: Final[Mapping[str, tuple[str, str]]] = {
     "http_5xx": ("the server failed", "Look at the server's own log at that time."),
     "protocol": ("not the expected API", "Set targets[].backend to what runs there, and check the port."),
     "truncated": ("the stream broke off", "Look at the server's log, and at the timeouts of a proxy on the way."),
-    "empty": ("an answer without text", "Ask it by hand; a thinking model may need more max_tokens."),
+    "empty": ("an answer without text", "Send it a request by hand; a thinking model may need more max_tokens."),
     "server_error": ("an error inside the stream", "Look at the server's own log at that time."),
     "too_large": ("the answer was too large", "Is this an inference server? Check the address."),
 }

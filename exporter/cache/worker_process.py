@@ -51,7 +51,7 @@ class Workers:
         hanging = self._hanging.pop(key, None)
         if hanging is not None and not _gone(hanging):
             self._hanging[key] = hanging
-            raise WorkerError("still hangs since an earlier scan")
+            raise WorkerError("has been hanging since an earlier scan")
         try:
             process = _start()
         except OSError as error:

@@ -115,7 +115,7 @@ def parse_moment(text: str, now: float, zone: tzinfo | None = None) -> Moment:
     except (ValueError, OverflowError, OSError):
         raise ValueError(f"is not a time: {text[:40]!r}; {_FORMS}") from None
     if since > now:
-        raise ValueError(f"lies in the future: {text}")
+        raise ValueError(f"is in the future: {text}")
     return Moment(text, since, until)
 
 

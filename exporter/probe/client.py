@@ -39,7 +39,7 @@ _SSE_START: Final = re.compile(rb"(?:\xef\xbb\xbf)?(?:data|event|id|retry|error)
 _LONGEST_FIELD: Final = 7
 _JSON_TYPES: Final = frozenset({"application/json", "text/json"})
 _HIDDEN: Final = (
-    ", though the server counted {} tokens: a model that thinks out of sight may have used them up. Give the module more"
+    ", though the server counted {} tokens: a model whose thinking is not streamed may have used them up. Give the module more"
     " max_tokens, or switch thinking off by its `request:`, such as {{chat_template_kwargs: {{enable_thinking: false}}}}"
 )
 _ENDLESS: Final = ": its last {} chunks are the same text, and some servers (Ollama) cut off such an answer"

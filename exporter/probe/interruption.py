@@ -68,7 +68,10 @@ class Interruption:
                     return
             if self._falls_silent() and is_refused(self._connection):
                 self._end(
-                    ProbeFailure("truncated", "the server ends: it takes no new connections, and sends nothing more")
+                    ProbeFailure(
+                        "truncated",
+                        "the server is shutting down: it accepts no new connections, and sends nothing more",
+                    )
                 )
                 return
 

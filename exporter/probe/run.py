@@ -466,7 +466,7 @@ class Run:
                 why = (
                     f"requests of users: {running:.0f} running, {waiting:.0f} waiting"
                     if standing == "busy"
-                    else "a conversation lies in the server's only slot, and a probe would take its prompt cache"
+                    else "a conversation is in the server's only slot, and a probe would take its prompt cache"
                 )
                 return self._skip("skipped_busy", f"{why}; skip {skips} in a row")
             polls += 1

@@ -43,7 +43,7 @@ KEY_BYTES: Final = 64 * 1024
 BESIDE_SECONDS: Final = 2.5
 NOT_KNOWN: Final = "Something answers, but it is not a server type that I know. If it is one, set `backend:`"
 WANTS_KEY: Final = (
-    "Something answers and wants a key. If it is an inference server, add it to targets with its api_key_file"
+    "Something answers and requires a key. If it is an inference server, add it to targets with its api_key_file"
 )
 # A server that is awake after so long without any use has no sleep timer that a probe an hour would leave alone.
 SLEEPLESS_SECONDS: Final = 3300.0

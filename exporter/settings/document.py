@@ -97,7 +97,7 @@ class _Composer:
         if event.implicit[0] and event.value in NULLS:
             return None
         if _has_half_character(event.value):
-            self.problem(loc, event, "has half a character in it (a lone surrogate)")
+            self.problem(loc, event, "has a lone surrogate in it, which is half of a character")
             return None
         return str(event.value)
 
@@ -117,7 +117,7 @@ class _Composer:
             if event.value == "<<":
                 inherited = self.inherited(inner)
             elif event.value in entries:
-                self.problem(inner, event, f"stands twice: the first is in {self.document.locations[inner].source}")
+                self.problem(inner, event, f"is given twice: first in {self.document.locations[inner].source}")
                 self.value(inner, next(self.events))
             else:
                 self.document.locations[inner] = self.location(event)
@@ -164,7 +164,7 @@ def compose(text: str, number: int, label: str) -> Document:
     except yaml.reader.ReaderError as exc:
         line = text.count("\n", 0, exc.position) + 1
         code = f"U+{ord(text[exc.position]):04X}"
-        return _failed(f"is not valid YAML: the character {code} in line {line} must not stand there", number, label)
+        return _failed(f"is not valid YAML: the character {code} in line {line} is not allowed there", number, label)
     except (ValueError, OverflowError):
         # PyYAML makes no error of its own of an escape such as "\UFFFFFFFF".
         return _failed("is not valid YAML: it has an escaped character that does not exist", number, label)

@@ -18,7 +18,7 @@ WORD: Final = re.compile(r"[a-z_]{1,40}", re.IGNORECASE)
 UNSAID: Final = "…"
 """In place of a key that is no setting and not close to one: an error does not quote what a file holds."""
 SECRETS: Final = frozenset({"api_key", "apikey", "api-key", "key", "token", "bearer_token", "password", "secret"})
-NO_SECRETS: Final = "a key must not stand here: put it into a file of its own and name that with {name}"
+NO_SECRETS: Final = "a key is not allowed here: put it into a file of its own and name that with {name}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -207,7 +207,9 @@ class _Site:
         name, view = path.removesuffix(".svg"), self._snapshot.view()
         modules = sorted(module for target, module in view.records if target == name)
         if not modules or name == path:
-            raise HTTPException(404, f"{printable(path)} is no picture of a target; /api/v1/targets lists the targets")
+            raise HTTPException(
+                404, f"{printable(path)} is not the badge of a target; /api/v1/targets lists the targets"
+            )
         svg = await in_thread(_draw_badge, view, name, modules, self._clock())
         # A picture is made to stand in other pages. Where a password is set, it is asked for here, too.
         headers = {"cache-control": "no-store", "cross-origin-resource-policy": "cross-origin"}

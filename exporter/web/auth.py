@@ -147,12 +147,15 @@ def _wrong(path: Path, key: str, message: str) -> SettingsError:
 
 
 def _no_password() -> str:
-    raise ValueError("the key is encrypted, and nobody is here to give its password")
+    raise ValueError("the key is encrypted: use one without a passphrase")
 
 
 def _reason_of(exc: Exception) -> str:
     if isinstance(exc, ssl.SSLError):
-        known = {"KEY_VALUES_MISMATCH": "they don't belong together", "": "one of them is not in PEM format"}
+        known = {
+            "KEY_VALUES_MISMATCH": "the certificate and the key don't match",
+            "": "one of them is not in PEM format",
+        }
         return known.get(exc.reason or "", str(exc.reason).lower().replace("_", " "))
     return getattr(exc, "strerror", None) or str(exc)
 

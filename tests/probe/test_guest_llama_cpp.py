@@ -314,7 +314,7 @@ def test_a_server_that_is_told_to_end_ends() -> None:
         assert time.monotonic() - at < 6
         thread.join()
         server.start(int(one.target.url.rpartition(":")[2]))
-    assert (found[0].result, found[0].error.partition(":")[0]) == ("truncated", "the server ends")
+    assert (found[0].result, found[0].error.partition(":")[0]) == ("truncated", "the server is shutting down")
     assert one.pace._abandoned == 0
 
 

@@ -170,7 +170,7 @@ def test_discovery_takes_only_what_names_itself(kind: Kind) -> None:
         found = identify(server.url)
         assert (found.identity, found.listening, server.paths("POST")) == (None, True, [])
         wants_key = kind in {"nas", "airplay", "torrent"}
-        assert ("wants a key" in found.why_not) == wants_key
+        assert ("requires a key" in found.why_not) == wants_key
 
 
 def test_a_key_of_ours_makes_no_stranger_a_target(tmp_path: Path) -> None:

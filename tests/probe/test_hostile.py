@@ -261,7 +261,7 @@ ROWS: dict[str, FaultRow] = {
     "400": fails(asked(plain({"error": {"message": "bad"}}, status=400)), "http_4xx", "answered 400: bad"),
     "401": fails(asked(plain({"error": "no key"}, status=401)), "auth", "answered 401: no key"),
     "401 everywhere": FaultRow(
-        everywhere(plain({"error": "no key"}, status=401)), "auth", "the server wants an API key", phases=NO_REQUEST
+        everywhere(plain({"error": "no key"}, status=401)), "auth", "the server requires an API key", phases=NO_REQUEST
     ),
     "403": fails(asked(plain(status=403)), "auth", "answered 403"),
     "404": fails(asked(plain(status=404)), "http_4xx", "answered 404"),

@@ -39,7 +39,7 @@ class Get(Protocol):
 MOST_TOKENS: Final = 10**9
 MOST_VALUES: Final = 100_000
 MOST_LISTED: Final = 4096
-KEY_WANTED: Final = "the server wants an API key (api_key_file)"
+KEY_WANTED: Final = "the server requires an API key (api_key_file)"
 _ERROR_BYTES: Final = 64 * 1024
 _LARGE_BYTES: Final = 64 * 1024
 _large: Final = threading.Lock()
