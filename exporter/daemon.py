@@ -26,8 +26,8 @@ from exporter.ledgers import Ledgers
 from exporter.metrics import Exposition
 from exporter.on_demand import CrowdedError, OnDemand, permit_of, refusal_of
 from exporter.probe.http.cancellation import Cancellation
+from exporter.probe.prober import Prober
 from exporter.probe.result import ProbeResult
-from exporter.probe.run import Prober
 from exporter.probe.server import Servers
 from exporter.probe.speeds import Speeds
 from exporter.schedule import Job, Schedule

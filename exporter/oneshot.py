@@ -36,8 +36,8 @@ from exporter.host.process import read_processes
 from exporter.host.rocm import read_rocm
 from exporter.machine_report import Findings, ServerReport
 from exporter.probe.http.cancellation import Cancellation
+from exporter.probe.prober import Prober
 from exporter.probe.result import Identity, ProbeResult
-from exporter.probe.run import Prober
 from exporter.probe.status import identify
 from exporter.report import Report
 from exporter.settings import (

@@ -32,8 +32,8 @@ from exporter.host.energy import PowerMeter
 from exporter.ledgers import Ledgers
 from exporter.probe.fingerprint_memory import Fingerprints
 from exporter.probe.http.cancellation import Cancellation
+from exporter.probe.prober import Prober
 from exporter.probe.result import NOT_AN_ANSWER, SKIPPED, Identity, Measurements, ProbeResult, TargetState
-from exporter.probe.run import Prober
 from exporter.probe.server import Servers
 from exporter.probe.speeds import Speeds
 from exporter.probe.status import identify

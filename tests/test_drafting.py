@@ -10,8 +10,8 @@ from exporter.containers.facts import CandidateUrl, Devices
 from exporter.probe.client import Reply
 from exporter.probe.dialects.dialect import StatusQuery
 from exporter.probe.dialects.sglang import SGLang
+from exporter.probe.prober import Prober
 from exporter.probe.result import Identity, Measurements, ProbeResult, TargetState
-from exporter.probe.run import Prober
 from exporter.settings import Module, load_profiles, make_target
 from exporter.target_facts import Machine, judgement_of, target_facts_of
 from exporter.tiers import Judgement

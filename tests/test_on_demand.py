@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 
 from exporter.on_demand import MOST_ADDRESSES, CrowdedError, OnDemand, permit_of, refusal_of
+from exporter.probe.prober import Prober
 from exporter.probe.result import Measurements, ProbeResult
-from exporter.probe.run import Prober
 from exporter.settings import Module, Target, place_of
 from tests.servers.exact import ExactServer, plain
 

@@ -1,25 +1,12 @@
-"""A target and a module make a ProbeResult: the door of this room.
-
-A ``Prober`` belongs to one target and is kept across reloads while the target stays. Both ``status`` (what the server says of
-itself) and ``probe`` end in bounded time and never raise.
-
-How it is used: a job for each target and module asks ``due`` at every interval of the module, and calls ``probe`` when that is
-True; where a budget or a pause stretches the interval, ``interval_seconds`` says to what. Another job calls ``status``, so that
-state and production throughput are known between probes. Probers of one server get one ``Server`` (``Servers.at(url)``), so that
-its probes wait for each other.
-"""
+"""One probe of a target by a module, from the moment that it is due to its ProbeResult: politeness, request, judgement."""
 
 import logging
-import random
 import time
-import traceback
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from itertools import chain
-from threading import Lock
-from typing import Any, Final
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final
 
 from exporter.probe import client
 from exporter.probe.checks import Said, judge_answers, said_of
@@ -27,46 +14,34 @@ from exporter.probe.client import Deadlines, Progress, Request
 from exporter.probe.dialects.dialect import ChatRequest, Dialect, ServerStatus, rejected_fields, short_name
 from exporter.probe.dialects.keep_alive import after_failure, after_probe, nearly_over, seconds_to_ask
 from exporter.probe.failure import Cancelled, ProbeFailure, context_exceeded, one_line, wants_template
-from exporter.probe.fingerprint_memory import Fingerprints
 from exporter.probe.http.cancellation import Cancellation
 from exporter.probe.interruption import Interruption
 from exporter.probe.marker import markers_in
 from exporter.probe.measure import combine, measure, why_no_speed
+from exporter.probe.outcome import Outcome, Stream, course_of, hidden_wait, spent_by, undisturbed, without_speed
 from exporter.probe.politeness import (
     ABANDONED,
     BUSY_POLL_SECONDS,
     BUSY_POLLS,
     HIDDEN_WAIT_SECONDS,
-    LEAST_DECODE_SECONDS,
-    LEAST_TOKENS,
     QUEUED_SECONDS,
-    Pace,
     is_heavy,
     is_late,
     short_length,
     standing_of,
 )
-from exporter.probe.production import AGAIN_SECONDS
 from exporter.probe.prompt import compose, estimate
 from exporter.probe.result import Identity, Measurements, ProbeResult, Result, TargetState
-from exporter.probe.secret import hide
-from exporter.probe.server import Server, pause
-from exporter.probe.speeds import Speeds
-from exporter.probe.status import READ_BYTES, Headers, StatusResult, StatusTracker, read_secret, without_ours
-from exporter.probe.timeline import Timeline, Usage
+from exporter.probe.server import pause
+from exporter.probe.status import Headers, StatusResult, read_secret, without_ours
 from exporter.probe.users import ours_of
-from exporter.settings import Module, Target
+from exporter.settings import Module
+
+if TYPE_CHECKING:
+    from exporter.probe.prober import Prober
 
 log = logging.getLogger(__name__)
 
-# One harmless read. A server under load answers slowly, and slow is not down.
-READ_SECONDS: Final = 10.0
-# All reads of one status check that no probe waits for.
-STATUS_SECONDS: Final = 30.0
-# A status check waits so long for a probe of ours to end: none is made beside one, which it could disturb.
-TURN_SECONDS: Final = 2.0
-# All that giving back the time of a model may take while the daemon ends.
-GIVE_BACK_SECONDS: Final = 2.0
 TTFTS_KEPT: Final = 15
 SETTLE_SECONDS: Final = 0.1
 # All reads after the streams of a probe.
@@ -89,187 +64,10 @@ _NOT_LOADED: Final = b"model is not loaded"
 _NO_CHAT: Final = (b"does not support chat", b"does not support logits", b"does not support completions")
 
 
-@dataclass(frozen=True, slots=True)
-class Stream:
-    """How one stream of a probe went: its marks, its failure if it failed, and about how many tokens its prompt has."""
-
-    timeline: Timeline | None
-    failure: ProbeFailure | None
-    prompt_estimate: float
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """How a probe went: its streams, the failure that decides if there is one, and how long it ran.
-
-    ``spent`` are the prompt and output tokens of each stream. ``cut`` says that it ended for users, and that of its streams
-    only what came before them is left.
-    """
-
-    streams: tuple[Stream, ...] = ()
-    failure: ProbeFailure | None = None
-    busy_seconds: float = 0.0
-    spent: tuple[tuple[int, int], ...] = ()
-    cut: bool = False
-
-    @property
-    def timelines(self) -> tuple[Timeline, ...]:
-        """The marks of all streams that have some."""
-        return tuple(each.timeline for each in self.streams if each.timeline is not None)
-
-
-class Prober:
-    """Probes one target, one probe at a time for each server. Thread-safe."""
-
-    def __init__(
-        self,
-        target: Target,
-        *,
-        server: Server | None = None,
-        cancellation: Cancellation | None = None,
-        monotonic: Callable[[], float] = time.monotonic,
-        wall: Callable[[], float] = time.time,
-        draw: random.Random | None = None,
-        permit: Callable[[str], bool] | None = None,
-        by_hand: bool = False,
-        fingerprints: Fingerprints | None = None,
-        speeds: Speeds | None = None,
-    ) -> None:
-        self.target = target
-        self.server = server or Server()
-        self.cancellation = cancellation or Cancellation()
-        self.pace = Pace(target.budget.share)
-        self.tracker = StatusTracker(target, self.server, self.cancellation, monotonic, wall, permit=permit)
-        self.monotonic = monotonic
-        self.wall = wall
-        self.started_at = wall()
-        self.draw = draw or random.SystemRandom()
-        self.rejected: dict[tuple[str, str | None], frozenset[str]] = {}
-        """Fields that the backend in its present version is known to refuse."""
-        self.completes: tuple[str | None, ...] | None = None
-        """What is served, where it has no chat template: it is asked for a plain completion."""
-        self.fits: tuple[tuple[str | None, ...], int] = ((), 0)
-        """What is served, where it refused a prompt as too long, and how many tokens it may take."""
-        self.secrets: dict[str, tuple[str, ...]] = {}
-        """By module: secrets that its headers hold."""
-        self.prompt_factor = 1.0
-        """Tokens that the server counts for each token of our estimate."""
-        self.by_hand = by_hand
-        """Whether a person asked for it now: then it has its whole length, and is a use of the server like any other."""
-        self.fingerprints = fingerprints
-        """What is known of the models' first tokens; None where nobody keeps it."""
-        self.took_seconds = 0.0
-        """How long the streams of the last probe ran, without a wait in the server's queue."""
-        self.speeds = speeds or Speeds()
-        """The last speed by module, tokens per second; those of a restart ago, where they are known."""
-        self.ttfts: dict[str, deque[float]] = {}
-        """The last TTFTs by module, seconds, of probes that did not wait behind others."""
-        self.depths: dict[str, tuple[tuple[str | None, ...], int]] = {}
-        """What was served, and how deep a canary may ask it, by module: a deeper question took too long, or did not fit; tokens."""
-        self._checking = Lock()
-
-    def interval_seconds(self, name: str, module: Module) -> float:
-        """How often this module is meant to run now: its interval, or a multiple where a budget or a pause wants that."""
-        return self.pace.interval(name, module)
-
-    def tell(self, **known: Any) -> None:
-        """Say what is known of the server from elsewhere: fields of ``Hints``."""
-        self.tracker.hints = replace(self.tracker.hints, **known)
-
-    @property
-    def owes(self) -> bool:
-        """Whether probes have changed the time that the model stays for others."""
-        last = self.tracker.last
-        return last is not None and last.keep_alive is not None and last.keep_alive.owed
-
-    def give_back(self) -> None:
-        """Undo what probes did to the time that the model stays in memory; for the end of the program. Never raises."""
-        try:
-            connection, headers = self.tracker.connection()
-            connection = replace(connection, cancellation=Cancellation())
-            checked = self.tracker.status(GIVE_BACK_SECONDS, until=time.monotonic() + GIVE_BACK_SECONDS, fresh=True)
-            owed = self.tracker.dialect.give_back(checked.status) if self.tracker.dialect and checked.status else None
-            if owed:
-                path, body = owed
-                client.fetch(
-                    connection,
-                    path,
-                    timeout=GIVE_BACK_SECONDS,
-                    limit_bytes=READ_BYTES,
-                    headers=headers,
-                    method="POST",
-                    body=body,
-                )
-        except (ProbeFailure, Cancelled) as exc:
-            log.info("the keep-alive of %s could not be given back: %s", self.target.name, exc)
-
-    def due(self, name: str, module: Module) -> bool:
-        """Whether a module that asks at each of its intervals should run this time. A skipped probe was no run."""
-        return self.pace.due(name, module, self.monotonic())
-
-    def status(self) -> TargetState | None:
-        """What the server says of itself, by reads that cost it nothing. None when it was cancelled, or a probe runs."""
-        try:
-            with self.server.in_turn(TURN_SECONDS, self.cancellation) as mine:
-                if not mine:
-                    return None
-                state = self.check(STATUS_SECONDS)[1]
-                if self.tracker.production.wants_another:
-                    pause(AGAIN_SECONDS, self.cancellation)
-                    state = self.check(STATUS_SECONDS)[1]
-                return state
-        except (Cancelled, ProbeFailure):
-            return None
-
-    def probe(self, name: str, module: Module) -> ProbeResult | None:
-        """Send one probe, or skip it and say why. None when it was cancelled, or other probes of the server took its time."""
-        from exporter.probe.canary_run import CanaryRun  # noqa: PLC0415 - a canary is a kind of Run, and imports it
-
-        run = CanaryRun(self, name, module, module.depth) if module.depth else Run(self, name, module)
-        try:
-            return run.result()
-        except Cancelled:
-            return None
-        except ProbeFailure as exc:
-            return run.end(Outcome(failure=exc.settled()))
-        except Exception as exc:  # noqa: BLE001 - told by fault
-            return run.end(Outcome(failure=self.fault("probe", exc)))
-
-    def hide(self, text: str) -> str:
-        """A text in which the server may have repeated our key, without it."""
-        for secret in chain((self.tracker.key,), *self.secrets.values()):
-            text = hide(text, secret)
-        return text
-
-    def fault(self, doing: str, exc: Exception) -> ProbeFailure:
-        """Log a fault of the exporter itself; what is said of it may hold what the server sent."""
-        trace = self.hide("".join(traceback.format_exception(exc)))
-        log.error("a %s of %s failed in the exporter: %s", doing, self.target.name, trace)
-        return ProbeFailure("protocol", f"a fault of the exporter: {exc!r}")
-
-    def check(self, seconds: float, *, thorough: bool = False) -> tuple[StatusResult, TargetState]:
-        """Check the status within so many seconds, one check of a target at a time. Raises ProbeFailure when its turn does
-        not come.
-        """
-        until = time.monotonic() + seconds
-        if not self._checking.acquire(timeout=seconds):
-            raise ProbeFailure("timeout_total", f"the server has not answered the reads before for {seconds:.1f} s")
-        try:
-            try:
-                checked = self.tracker.status(READ_SECONDS, until=until, thorough=thorough)
-            except Cancelled:
-                raise
-            except Exception as exc:  # noqa: BLE001 - told by fault
-                checked = StatusResult(failure=self.fault("status check", exc))
-            return checked, self.tracker.state(checked)
-        finally:
-            self._checking.release()
-
-
 class Run:
     """One probe, from the moment that it is due to its result."""
 
-    def __init__(self, prober: Prober, name: str, module: Module) -> None:
+    def __init__(self, prober: "Prober", name: str, module: Module) -> None:
         self._prober = prober
         self._name = name
         self._module = module
@@ -337,7 +135,7 @@ class Run:
             prober.tracker.doubt()
         cold, load_seconds = self._cold_start(outcome)
         if cold or failure:
-            measured = _without_speed(measured)
+            measured = without_speed(measured)
         elif queued:
             measured = replace(
                 measured, ttft_seconds=None, time_to_first_answer_seconds=None, prefill_tokens_per_second=None
@@ -571,17 +369,17 @@ class Run:
         with prober.server.streaming(len(requests)), interruption:
             streams = _at_once(run, chats, requests, progress)
             busy = prober.monotonic() - started
-        spent = tuple(map(_spent, streams))
+        spent = tuple(map(spent_by, streams))
         marked = [(each.timeline, output) for each, (_, output) in zip(streams, spent, strict=True) if each.timeline]
         served = ours_of([marks for marks, _ in marked], [output for _, output in marked])
         prober.server.count(sum(output for _, output in spent), served)
         cut = interruption.failure is not None and interruption.failure.result == "yielded"
         if cut:
-            streams = tuple(_undisturbed(each, interruption.clean_until_ns) for each in streams)
+            streams = tuple(undisturbed(each, interruption.clean_until_ns) for each in streams)
         elif interruption.seen is not None:
             self._others = max(self._others or 0.0, interruption.seen)
         for number, stream in enumerate(streams, start=1):
-            self._say(f"stream {number}: {_course_of(stream)}")
+            self._say(f"stream {number}: {course_of(stream)}")
         self._said = tuple(
             said_of(chat.prompt, request, seen, stream.timeline)
             for chat, request, seen, stream in zip(chats, requests, progress, streams, strict=True)
@@ -830,26 +628,6 @@ def _name_one(choices: tuple[str, ...]) -> str:
     return f"the server lists several models and does not say which is in memory: set model: to name one of: {shown}"
 
 
-def hidden_wait(marks: Timeline) -> float:
-    """Seconds from sending to the first token that the server did not work on the prompt, by its own time for that."""
-    worked = marks.server.prefill_seconds if marks.server else None
-    if worked is None or marks.sent_ns is None or not marks.chunks:
-        return 0.0
-    return (marks.chunks[0].at_ns - marks.sent_ns) / 1e9 - worked
-
-
-def _undisturbed(stream: Stream, until_ns: int) -> Stream:
-    """A stream that was given up for a user, as a measurement of what came before; still given up where that is too little."""
-    marks = stream.timeline
-    chunks = tuple(each for each in marks.chunks if each.at_ns <= until_ns) if marks else ()
-    if marks is None or not chunks:
-        return stream
-    tokens = chunks[-1].output_tokens or len(chunks)
-    if tokens < LEAST_TOKENS or chunks[-1].at_ns - chunks[0].at_ns < LEAST_DECODE_SECONDS * 1e9:
-        return stream
-    return Stream(replace(marks, chunks=chunks, usage=None, server=None), None, stream.prompt_estimate)
-
-
 def _at_once(
     run: Callable[[ChatRequest, Request, Progress], Stream],
     chats: list[ChatRequest],
@@ -860,51 +638,3 @@ def _at_once(
         return (run(chats[0], requests[0], progress[0]),)
     with ThreadPoolExecutor(len(requests)) as pool:
         return tuple(pool.map(run, chats, requests, progress))
-
-
-def _spent(stream: Stream) -> tuple[int, int]:
-    """What one stream cost the server, prompt and output tokens: by its own count, else estimated.
-
-    A failed one cost something where the server could have worked: the request was sent, and it was not refused. Then the
-    prompt counts whole (it goes on after a client has left), and of the output what arrived.
-    """
-    marks, failure = stream.timeline, stream.failure
-    if marks is None or marks.sent_ns is None or (failure and failure.status is not None and failure.status >= 400):
-        return 0, 0
-    usage = marks.usage or Usage()
-    counted = max((each.output_tokens for each in marks.chunks if each.output_tokens is not None), default=None)
-    prompt = usage.prompt if usage.prompt is not None else round(stream.prompt_estimate)
-    output = next((each for each in (usage.output, counted) if each is not None), len(marks.chunks))
-    return prompt, output
-
-
-def _course_of(stream: Stream) -> str:
-    """The marks of a stream in words, milliseconds from its start."""
-    marks = stream.timeline
-    if marks is None:
-        return stream.failure.message if stream.failure else "nothing"
-    first, last = (marks.chunks[0].at_ns, marks.chunks[-1].at_ns) if marks.chunks else (None, None)
-    steps = {
-        "connected": marks.connected_ns,
-        "TLS": marks.secured_ns,
-        "sent": marks.sent_ns,
-        "headers": marks.headers_ns,
-        "first text": first,
-        "last text": last,
-        "end": marks.end_ns,
-    }
-    times = [f"{name} {(at - marks.started_ns) / 1e6:.1f} ms" for name, at in steps.items() if at is not None]
-    said = f"{len(marks.chunks)} chunks of text, finish_reason {marks.finish_reason}"
-    return ", ".join([*times, said])
-
-
-def _without_speed(measured: Measurements) -> Measurements:
-    """What is left of a probe that failed or had to wait for a load: its phases, and the tokens that were counted."""
-    return Measurements(
-        prompt_tokens=measured.prompt_tokens,
-        cached_tokens=measured.cached_tokens,
-        reasoning_tokens=measured.reasoning_tokens,
-        output_tokens=measured.output_tokens,
-        token_count_exact=measured.token_count_exact,
-        phases=measured.phases,
-    )

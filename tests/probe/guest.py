@@ -3,8 +3,8 @@
 import random
 from typing import Any
 
+from exporter.probe.prober import Prober
 from exporter.probe.result import ProbeResult, TargetState
-from exporter.probe.run import Prober
 from exporter.probe.speeds import Speeds
 from exporter.settings import Module, Target
 from tests.servers.clock import Clock

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from exporter.probe.failure import ProbeFailure, context_exceeded, refuse, wants_template
+from exporter.probe.prober import Prober
 from exporter.probe.result import ProbeResult
-from exporter.probe.run import Prober, prefill_allowance
+from exporter.probe.run import prefill_allowance
 from exporter.settings import Module, Target, Timeouts, load_profiles
 from exporter.target_facts import Machine, info_of, target_facts_of
 from tests.servers.captured import Captured, load

@@ -9,8 +9,8 @@ import pytest
 
 from exporter.probe.fingerprint import LEARNED_READINGS, PROMPTS, STEP_DISTANCE
 from exporter.probe.fingerprint_memory import EVERY_SECONDS, Fingerprints
+from exporter.probe.prober import Prober
 from exporter.probe.result import AnswerCheck, Identity, ProbeResult
-from exporter.probe.run import Prober
 from exporter.settings import Module, Settings, Target
 from tests.probe.faults import FAULTS, Fault
 from tests.servers import llama_cpp

@@ -8,8 +8,8 @@ import pytest
 from exporter.probe.checks import Said, judge_answers
 from exporter.probe.failure import ProbeFailure
 from exporter.probe.marker import Markers, marker_of, remember
+from exporter.probe.prober import Prober
 from exporter.probe.result import ProbeResult, Result
-from exporter.probe.run import Prober
 from exporter.settings import Module, Target
 from tests.probe.faults import FAULTS, Fault
 from tests.servers.answering import AnsweringServer

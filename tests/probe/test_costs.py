@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from exporter.probe.prober import Prober
 from exporter.probe.result import ProbeResult
-from exporter.probe.run import Prober
 from exporter.settings import Module, Target
 from tests.probe.guest import believe
 from tests.servers.lemonade import SimulatedLemonade

@@ -371,7 +371,7 @@ def test_two_users_and_a_day_of_probes_reload_nothing() -> None:
 
 def test_a_probe_never_waits_for_another_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
     """A status check while a probe of ours runs is left out: it would take our own request for a user's."""
-    monkeypatch.setattr("exporter.probe.run.TURN_SECONDS", 0.1)
+    monkeypatch.setattr("exporter.probe.prober.TURN_SECONDS", 0.1)
     with SimulatedOllama(tokens_per_second=20) as server:
         server.use("small")
         one = prober(server)

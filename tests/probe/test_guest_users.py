@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from exporter.probe.prober import Prober
 from exporter.probe.result import ProbeResult
-from exporter.probe.run import Prober
 from exporter.probe.status import identify
 from exporter.settings import Budget, Module, Timeouts
 from tests.probe.guest import SHORT, believe, chats, check, probe, prober
@@ -207,7 +207,7 @@ def test_one_user_is_one_running_while_our_probe_waits(kind: str) -> None:
 
 def test_a_check_that_waits_for_a_probe_is_no_skip(monkeypatch: pytest.MonkeyPatch) -> None:
     """``skipped_busy`` is for users: a second module of the target waits for the turn of the first, and then runs."""
-    monkeypatch.setattr("exporter.probe.run.TURN_SECONDS", 0.1)
+    monkeypatch.setattr("exporter.probe.prober.TURN_SECONDS", 0.1)
     with SimulatedVllm(tokens_per_second=40, slots=1) as server:
         one = prober(server)
         first = Beside(one, Module(max_tokens=40, prompt_tokens=48))

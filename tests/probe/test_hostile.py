@@ -24,8 +24,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from exporter.daemon import Daemon
 from exporter.probe.http import stamped_socket
+from exporter.probe.prober import Prober
 from exporter.probe.result import RESULTS, SKIPPED, Result
-from exporter.probe.run import Prober
 from exporter.probe.status import identify
 from exporter.settings import Discovery, Docker, Host, Module, Settings, Target
 from tests.ports import free_port

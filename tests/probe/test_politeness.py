@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from exporter.probe import run
 from exporter.probe.politeness import Pace, stretched
+from exporter.probe.prober import Prober
 from exporter.probe.production import Reading, throughput
 from exporter.probe.result import ProbeResult, TargetState
-from exporter.probe.run import Prober
 from exporter.settings import Budget, Module, Target, Timeouts
 from tests.servers.clock import Clock
 from tests.servers.llama_cpp import RouterModel, SimulatedLlamaServer

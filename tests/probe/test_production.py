@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from exporter.probe.dialects.dialect import ServerStatus
+from exporter.probe.prober import Prober
 from exporter.probe.production import WINDOW_SECONDS, Production, ProductionMeter
 from exporter.probe.result import Identity, TargetState
-from exporter.probe.run import Prober
 from exporter.probe.server import Server
 from exporter.probe.slots import SlotReading
 from exporter.probe.users import Served

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from exporter.probe.http.cancellation import Cancellation
+from exporter.probe.prober import Prober
 from exporter.probe.result import ProbeResult
-from exporter.probe.run import Prober
 from exporter.probe.server import Server, Servers
 from exporter.probe.status import identify
 from exporter.settings import Module, Target, Timeouts

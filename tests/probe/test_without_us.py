@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from exporter.probe.dialects import DIALECTS
-from exporter.probe.run import Prober
+from exporter.probe.prober import Prober
 from tests.probe.guest import prober
 from tests.servers.clock import Clock
 from tests.servers.koboldcpp import SimulatedKoboldCpp

@@ -21,8 +21,8 @@ from typing import Any
 
 import pytest
 
+from exporter.probe.prober import Prober
 from exporter.probe.result import ProbeResult, TargetState
-from exporter.probe.run import Prober
 from exporter.settings import Module, Target
 from tests.ports import free_port
 from tests.real.llama import MAKE_MODEL, make_model, running_llama, wait_until_ready

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from exporter.probe.exposition import MetricSample, parse, total
+from exporter.probe.prober import Prober
 from exporter.probe.result import ProbeResult
-from exporter.probe.run import Prober
 from exporter.settings import Module, Target
 from tests.waiting import eventually
 
