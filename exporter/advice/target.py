@@ -13,7 +13,7 @@ from exporter.advice.words import Advice
 from exporter.containers.facts import ContainerFacts
 from exporter.history.told import ChangeLine
 from exporter.host.gpu import GpuSample
-from exporter.probe.result import NOT_AN_ANSWER, SKIPPED, ProbeResult, TargetState
+from exporter.probe.result import NOT_AN_ANSWER, SKIPPED, ProbeResult, Result, TargetState
 from exporter.snapshot import TargetInfo
 from exporter.text import count_text, finite, rate_text, share_text
 from exporter.tiers import UNQUANTIZED, Judgement
@@ -122,9 +122,16 @@ def _failed(case: Case) -> Advice | None:
 # Each returns its sentence where it holds, and None where it doesn't or nothing says whether it does. -----------------
 
 
+_FAULTS_OF_ANSWERS: Final[Mapping[Result, str]] = {
+    "degenerate": "is no text",
+    "foreign_answer": "belongs to another request",
+    "wrong_answer": "is wrong",
+}
+
+
 def _no_answer(case: Case) -> str | None:
     found = next((each for each in (case.ran, case.checked) if each and each.result in NOT_AN_ANSWER), None)
-    return f"The answer is no text, however fast it came: {found.error or found.result}." if found else None
+    return f"The answer {_FAULTS_OF_ANSWERS[found.result]}, however fast it came: {found.error}." if found else None
 
 
 def _stuck(case: Case) -> str | None:
@@ -274,7 +281,7 @@ EXPLAINS_NO_SPEED: Final = frozenset({"own_model_downloads"})
 
 TARGET_CONDITIONS: Final[dict[str, Condition]] = {
     "no_text": Condition(
-        "the answer is no text",
+        "the answer is none",
         "Restart the server; if it comes back, go to another version of the image or runtime, or another quantization. "
         "Prompts beyond 512 tokens show it first.",
         _no_answer,

@@ -105,7 +105,16 @@ def test_slower_since_a_change_says_when_and_by_how_much() -> None:
     ("known", "condition", "fact"),
     [
         (case(ran=probe(result="degenerate", error='it repeats "/"')), "no_text", 'it repeats "/"'),
-        (case(checked=probe(result="foreign_answer", error="it is another's")), "no_text", "it is another's"),
+        (
+            case(checked=probe(result="foreign_answer", error="it is another's")),
+            "no_text",
+            "belongs to another request",
+        ),
+        (
+            case(checked=probe(result="wrong_answer", error="not Paris")),
+            "no_text",
+            "is wrong, however fast it came: not Paris.",
+        ),
         (case(stuck="4 requests wait, and no token came in 5 min"), "stuck", "4 requests wait"),
         (
             case(samples=(GpuSample("0", temperatures=(("edge", 97.0),), throttling=(("thermal", 0.4),)),)),
