@@ -220,7 +220,7 @@ _KNOWN_FAULTS: Final = (
         "ggml-org/llama.cpp#28056."
     ),
     (
-        "*Markers of a chat template, such as `<|im_end|>`, since the server was set up?* The template is not the model's: llama-server "
+        "*Markers of a chat template since the server was set up?* With `<|im_end|>` the template is not the model's: llama-server "
         "takes ChatML where a file has none, and a base model then answers with its markers (seen with llama-server b11434 and Gemma 3 "
         "270M). Use the model that is tuned for chat, or give its own template with `--chat-template`."
     ),

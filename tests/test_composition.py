@@ -275,7 +275,7 @@ def test_a_changed_history_setting_needs_a_restart(files: Files, caplog: pytest.
     daemon = made(files)
     files.values = {"history": {"keep": "7d"}}
     assert daemon.reload() == ()
-    assert "restart to apply" in caplog.text
+    assert "restart the exporter to apply it" in caplog.text
 
 
 def test_a_folder_that_can_not_be_written_is_said_once(
