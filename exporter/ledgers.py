@@ -9,8 +9,8 @@ from typing import Final
 
 from exporter.history import change
 from exporter.history.change import Entry, Ledger
-from exporter.history.circumstances import Circumstances, Figures
 from exporter.history.hours import HOUR_SECONDS
+from exporter.history.noted_figures import Figures, NotedFigures
 from exporter.history.record import Point
 from exporter.history.sample import Sample
 from exporter.history.store import RAW_HOURS, HistoryError, Reader, Store
@@ -36,7 +36,7 @@ class Ledgers:
     def __init__(self, store: Store | None = None) -> None:
         self._store = store
         self._ledgers: dict[str, Ledger] = {}
-        self._circumstances: dict[str, Circumstances] = {}
+        self._noted: dict[str, NotedFigures] = {}
         self._lock = threading.Lock()
 
     @property
@@ -93,12 +93,12 @@ class Ledgers:
                 stepped = result.fingerprint.stepped
                 after = change.observe_fingerprint(after, at_seconds, fingerprints, stepped=stepped)
             if result is not None and sample is not None:
-                noted = self._circumstances.get(target, Circumstances())
+                noted = self._noted.get(target, NotedFigures())
                 if figures and sample.counts:
                     noted = noted.followed_by(sample.at_seconds, figures)
-                    self._circumstances[target] = noted
+                    self._noted[target] = noted
                 observed = change.observe(after, result.module, sample, prefill=_is_long(result))
-                after = change.note_circumstances(after, observed, noted)
+                after = change.note_what_stood_out(after, observed, noted)
             self._keep(before, after)
         if self._store is not None and result is not None and sample is not None:
             self._store.add(target, result.module, sample)

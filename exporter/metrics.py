@@ -25,9 +25,9 @@ import exporter
 from exporter.cache.facts import CacheFacts, filesystems
 from exporter.containers.facts import Devices, EngineReading
 from exporter.history.change import Difference, Ledger
+from exporter.history.change_text import after_text, before_text, differences_of, facts_text
 from exporter.history.record import INTER_TOKEN_BOUNDS, TTFT_BOUNDS, Histogram, ModelHistograms, Record
 from exporter.history.shift import DECODE, PREFILL, Phase, Shift
-from exporter.history.words import after_text, before_text, differences_of, facts_text
 from exporter.host.gpu import GpuFacts, GpuReading, GpuSample
 from exporter.host.machine import GpuSettings, MachineFacts
 from exporter.host.process import compute_of

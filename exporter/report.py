@@ -14,10 +14,10 @@ from exporter.advice import Advice
 from exporter.backends import name_of
 from exporter.discovery import Found, Survey
 from exporter.history.change import Difference
+from exporter.history.change_text import in_order
 from exporter.history.compare import MODEL, Side, beside
 from exporter.history.ratio import LEAST_SAMPLES, Ratio
 from exporter.history.sample import Sample
-from exporter.history.words import in_order
 from exporter.probe.result import NOT_AN_ANSWER, Measurements, ProbeResult
 from exporter.settings import Criterion, SuccessCriteria, Thresholds
 from exporter.snapshot import TargetInfo

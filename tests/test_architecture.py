@@ -79,7 +79,7 @@ PURE = (
     "history/steps.py",
     "history/told.py",
     "history/watch.py",
-    "history/words.py",
+    "history/change_text.py",
     "host/gpu_metrics.py",
     "host/products.py",
     "host/throttling.py",

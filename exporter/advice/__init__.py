@@ -5,9 +5,9 @@ The page, ``probe`` and ``machine`` at the prompt, the alerts and the runbook ta
 
 from typing import Final
 
+from exporter.advice.advice import Advice
 from exporter.advice.machine import TITLES, AdviceFacts, advise
 from exporter.advice.target import TARGET_CONDITIONS, UNEXPLAINED, Case, advise_target
-from exporter.advice.words import Advice
 
 CONDITION_TITLES: Final[dict[str, str]] = {
     **{condition: row.title for condition, row in TARGET_CONDITIONS.items()},

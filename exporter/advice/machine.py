@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from exporter.advice.words import Advice
+from exporter.advice.advice import Advice
 from exporter.host.gpu import GpuFacts
 from exporter.host.machine import GpuSettings, MachineFacts
 from exporter.text import bytes_text

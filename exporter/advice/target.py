@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from exporter.advice.advice import Advice
 from exporter.advice.machine import TITLES, AdviceFacts, advise
-from exporter.advice.words import Advice
 from exporter.containers.facts import ContainerFacts
 from exporter.history.told import ChangeLine
 from exporter.host.gpu import GpuSample

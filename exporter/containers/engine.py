@@ -72,7 +72,7 @@ class Engine:
     """One container engine. ``read`` looks at it once, ``watch`` says when to look again; neither ever raises.
 
     ``host`` is an address as in ``DOCKER_HOST``; empty for ``default_host``. ``timeout_seconds`` bounds every connect and
-    every read. ``standpoint`` is where the exporter stands, found out by itself when None.
+    every read. ``own_network`` is how the exporter is connected, found out by itself when None.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class Engine:
     ) -> None:
         self._host = host or default_host(os.environ)
         self._timeout = timeout_seconds
-        self._standpoint = own_network
+        self._own_network = own_network
         self._proc = proc
         self._uninteresting: frozenset[str] = frozenset()
         self._rocm: dict[str, ImageRocm | None] = {}
@@ -147,7 +147,7 @@ class Engine:
     def _look(self, connection: EngineConnection, host_gfx: Sequence[str]) -> tuple[tuple[ContainerFacts, ...], str]:
         listed = connection.json("/containers/json")
         identifiers = [text(each, "Id") for each in listed if text(each, "Id")] if isinstance(listed, list) else []
-        own_network = self._standpoint or self._find_standpoint(connection, identifiers)
+        own_network = self._own_network or self._find_own_network(connection, identifiers)
         self._uninteresting &= frozenset(identifiers)
         known = {each.id: each for each in self._last_known}
         found = []
@@ -219,7 +219,7 @@ class Engine:
         self._rocm[image] = rocm
         return rocm
 
-    def _find_standpoint(self, connection: EngineConnection, identifiers: Sequence[str]) -> OwnNetwork:
+    def _find_own_network(self, connection: EngineConnection, identifiers: Sequence[str]) -> OwnNetwork:
         own = own_container(self._proc)
         inspect = connection.optional(f"/containers/{own}/json") if own in identifiers else None
         return own_network_in(inspect, self._proc)

@@ -13,7 +13,7 @@ from itertools import islice
 from typing import Final
 
 from exporter.history import watch as module_watch
-from exporter.history.circumstances import Circumstances
+from exporter.history.noted_figures import NotedFigures
 from exporter.history.sample import Sample
 from exporter.history.shift import DECODE, PREFILL, Phase, Shift, series_name
 from exporter.history.watch import Watch
@@ -241,13 +241,13 @@ def observe_fingerprint(
     return replace(ledger, fingerprints=dict(fingerprints))
 
 
-def note_circumstances(before: Ledger, after: Ledger, circumstances: Circumstances) -> Ledger:
+def note_what_stood_out(before: Ledger, after: Ledger, noted: NotedFigures) -> Ledger:
     """The later of two successive ledgers, in which an unexplained step that is new says what else was different since."""
     known, watches = {(each.series, each.since_seconds) for each in before.shifts}, dict(after.watches)
     for shift in after.shifts:
         if shift.explained or (shift.series, shift.since_seconds) in known:
             continue
-        if meanwhile := circumstances.stood_out(shift.since_seconds):
+        if meanwhile := noted.stood_out(shift.since_seconds):
             watches[shift.series] = module_watch.note_meanwhile(watches[shift.series], shift.since_seconds, meanwhile)
     return replace(after, watches=watches) if watches != after.watches else after
 

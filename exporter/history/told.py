@@ -5,9 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from exporter.history.change import Difference, Entry, Ledger
-from exporter.history.ratio import Ratio
-from exporter.history.shift import DECODE, Shift
-from exporter.history.words import (
+from exporter.history.change_text import (
     change_text,
     differences_of,
     effect_text,
@@ -16,6 +14,8 @@ from exporter.history.words import (
     percent_text,
     phase_text,
 )
+from exporter.history.ratio import Ratio
+from exporter.history.shift import DECODE, Shift
 from exporter.text import rate_text
 
 SHOWN_SECONDS: Final = 7 * 86400.0

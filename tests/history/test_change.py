@@ -23,10 +23,10 @@ from exporter.history.change import (
     observe_fingerprint,
     retain,
 )
+from exporter.history.change_text import change_text
 from exporter.history.document import document_of, ledger_of
 from exporter.history.sample import Sample
 from exporter.history.shift import Shift
-from exporter.history.words import change_text
 from tests.history.series import FACTS, MINUTE, SPEED, START, fed, known, probe, speeds
 
 FACT_SETS = st.dictionaries(st.sampled_from("abcd"), st.sampled_from(["1", "2", "3", "", None]), max_size=4)

@@ -46,14 +46,14 @@ KINDS: Final[Mapping[str, FigureKind]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Circumstances:
+class NotedFigures:
     """The newest readings of one target, oldest first: Unix time and figures by the names in ``KINDS``."""
 
     readings: tuple[tuple[float, Figures], ...] = ()
 
-    def followed_by(self, at_seconds: float, figures: Figures) -> "Circumstances":
+    def followed_by(self, at_seconds: float, figures: Figures) -> "NotedFigures":
         """With one more."""
-        return Circumstances((*self.readings[-(MOST - 1) :], (at_seconds, dict(figures))))
+        return NotedFigures((*self.readings[-(MOST - 1) :], (at_seconds, dict(figures))))
 
     def stood_out(self, since_seconds: float) -> tuple[tuple[str, str, str], ...]:
         """What differs since a time (Unix): name, before, after, in words; the most telling first."""

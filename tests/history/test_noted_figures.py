@@ -4,18 +4,18 @@ import random
 
 import pytest
 
-from exporter.history.change import Ledger, note_circumstances, observe
-from exporter.history.circumstances import KINDS, MOST, Circumstances, Figures
+from exporter.history.change import Ledger, note_what_stood_out, observe
+from exporter.history.change_text import meanwhile_text
 from exporter.history.document import document_of, ledger_of
-from exporter.history.words import meanwhile_text
+from exporter.history.noted_figures import KINDS, MOST, Figures, NotedFigures
 from tests.history.series import MINUTE, START, known, probe, speeds
 
 USUAL = {"GPU temperature": 62.0, "GPU clock": 2.9e9, "GPU power": 98.0, "GPU memory in use": 40 * 2.0**30}
 
 
-def noted(before: Figures, after: Figures, count: int = 30, later: int = 10) -> Circumstances:
+def noted(before: Figures, after: Figures, count: int = 30, later: int = 10) -> NotedFigures:
     """A reading a minute, with 1 % noise; those since ``START`` are ``after``."""
-    dice, found = random.Random(7), Circumstances()
+    dice, found = random.Random(7), NotedFigures()
     for number in range(-count, later):
         figures = before if number < 0 else after
         wavering = {name: value * dice.gauss(1, 0.01) for name, value in figures.items()}
@@ -65,12 +65,12 @@ def test_a_step_is_kept_with_what_stood_out() -> None:
     """It is noted once, when the step is found, and is still there after more probes and a restart."""
     values = speeds(11, 120)
     before = known()
-    ledger, circumstances = before, Circumstances()
+    ledger, noted = before, NotedFigures()
     for number, value in enumerate(values):
         hot = number >= 80
-        circumstances = circumstances.followed_by(START + number * MINUTE, {"GPU temperature": 84.0 if hot else 62.0})
+        noted = noted.followed_by(START + number * MINUTE, {"GPU temperature": 84.0 if hot else 62.0})
         after = observe(ledger, "default", probe(number, value * (0.8 if hot else 1)))
-        ledger = note_circumstances(ledger, after, circumstances)
+        ledger = note_what_stood_out(ledger, after, noted)
     (shift,) = ledger.standing
     assert shift.meanwhile == (("GPU temperature", "62 °C", "84 °C"),)
     back: Ledger = ledger_of(document_of(ledger))

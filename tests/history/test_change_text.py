@@ -3,8 +3,8 @@
 import pytest
 
 from exporter.history.change import Difference
+from exporter.history.change_text import after_text, before_text, change_text, effect_text, facts_text, in_order
 from exporter.history.ratio import Ratio
-from exporter.history.words import after_text, before_text, change_text, effect_text, facts_text, in_order
 
 IMAGE = Difference("image", "A", "B")
 VERSION = Difference("backend version", "1", "2")
