@@ -281,7 +281,7 @@ EXPLAINS_NO_SPEED: Final = frozenset({"own_model_downloads"})
 
 TARGET_CONDITIONS: Final[dict[str, Condition]] = {
     "no_text": Condition(
-        "the answer is none",
+        "the answer is nonsense or wrong",
         "Restart the server; if it comes back, go to another version of the image or runtime, or another quantization. "
         "Prompts beyond 512 tokens show it first.",
         _no_answer,
