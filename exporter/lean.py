@@ -16,7 +16,6 @@ from typing import Any, Final
 log = logging.getLogger(__name__)
 
 LEFT_OUT: Final[Mapping[str, tuple[str, ...]]] = {
-    "yaml": ("yaml._yaml",),  # libyaml: positions are read by the parser in Python
     "pydantic_settings": (
         "pydantic_settings.sources.providers.cli",
         "argparse",

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pytest
+import yaml
 from hypothesis import HealthCheck, example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -31,7 +32,9 @@ from exporter.settings import (
     prompt_url,
     split_listen,
 )
+from exporter.settings.document import QUICK, read_document
 from exporter.settings.errors import is_path
+from exporter.settings.load import PROFILES
 from exporter.settings.values import PathPattern
 
 GOLDEN = Path(__file__).parent / "golden" / "settings"
@@ -682,3 +685,9 @@ def test_a_gpu_that_is_no_address_is_refused(tmp_path: Path) -> None:
     path.write_text("targets: [{url: 'http://127.0.0.1:8000', gpu: card0}]\n")
     with pytest.raises(SettingsError, match=r"targets\[0\]\.gpu.*PCI address"):
         load(path, {})
+
+
+def test_the_shipped_profiles_are_the_same_by_either_parser() -> None:
+    """They are read by libyaml's; a user's file by the one in Python, whose messages are told."""
+    assert QUICK is not yaml.SafeLoader
+    assert read_document(PROFILES, 1, shipped=True) == read_document(PROFILES, 1)

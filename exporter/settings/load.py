@@ -127,7 +127,7 @@ def load_profiles(user_file: Path | None) -> Profiles:
 
 @functools.cache
 def _shipped_profiles() -> dict[str, Any]:
-    return _draft_of(PROFILES, 1, Profiles).data
+    return _draft_of(PROFILES, 1, Profiles, shipped=True).data
 
 
 def load_web_config(path: Path) -> WebConfig:
@@ -141,14 +141,14 @@ def make_target(**given: Any) -> Target:
     return _made(Target, Draft(data, {}, []))
 
 
-def _draft_of(path: Path | None, number: int, model: type[BaseModel]) -> Draft:
+def _draft_of(path: Path | None, number: int, model: type[BaseModel], *, shipped: bool = False) -> Draft:
     """A file that must hold a mapping as a draft of a model; SettingsError where there is nothing to go on with.
 
     Only a file that adds to something, or whose model says so itself, may be empty.
     """
     if path is None:
         return Draft({}, {}, [])
-    document = read_document(path, number)
+    document = read_document(path, number, shipped=shipped)
     draft = Draft({}, document.locations, document.problems)
     if () not in document.locations and not document.problems:
         if model is Settings:
