@@ -66,7 +66,8 @@ def test_a_fault_is_seen_and_ends(
 
         try:
             eventually(lambda: correct(1) and seen("llm_probe_success", module="default") == 1, "right answers")
-            assert seen("llm_probe_tokens_per_second", module="default", model="answering")
+            # A burst of text has no speed, and on a busy machine a short answer may come as one.
+            eventually(lambda: seen("llm_probe_tokens_per_second", module="default", model="answering"), "a speed")
             assert seen("llm_probe_prefill_tokens_per_second", module="canary", model="answering")
             assert seen("llm_probe_tokens_per_second", module="canary", model="answering")
             assert seen("llm_performance_tier", module="canary", tier="good") is None
