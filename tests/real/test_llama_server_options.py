@@ -79,12 +79,15 @@ def test_behind_a_prefix(binary: Path, models: Path, tmp_path: Path) -> None:
 
 
 def test_with_a_draft_model(binary: Path, models: Path, tmp_path: Path) -> None:
-    """Its process says that it drafts, the speed is that of what was accepted, and there is no ceiling."""
+    """Its process says that it drafts, how much was accepted is told, the speed is the server's own, and there is no ceiling."""
     options = ("--model-draft", str(models / "tiny.gguf"), "--spec-type", "draft-simple")
     with measured(binary, models, tmp_path, *options) as samples:
         assert agrees(samples)
         told = value(samples, "llm_target_setting_info", target="it", setting="speculative", value="draft-simple")
         assert told == 1
+        accepted = value(samples, "llm_probe_speculative_accepted_ratio", target="it")
+        assert accepted is not None
+        assert 0 <= accepted <= 1
         assert value(samples, "llm_decode_ceiling_tokens_per_second", target="it") is None
 
 
