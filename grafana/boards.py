@@ -368,7 +368,7 @@ def _overview() -> dict[str, Any]:
             "llm_performance_tier, llm_probe_success, llm_target_up.",
             [query(verdict(), "{{target}} {{module}}")], (24, 8), values(VERDICTS),
         ),
-        row("How fast, and what changed (blue: model, image, server or machine; red: slower; purple: ROCm)"),
+        row("How fast, and what changed (blue: a change; red: slower; purple: ROCm)"),
         speed,
         ttft,
         row("Is it fresh?"),
@@ -376,7 +376,14 @@ def _overview() -> dict[str, Any]:
             "Age of the last success",
             "Grows while a server is busy, failing or down; should stay near the interval. "
             "Metric: llm_probe_last_success_timestamp_seconds.",
-            [query(f"(time() - {probe('llm_probe_last_success_timestamp_seconds')}) / 60", _WHO)], (8, 8), unit="suffix:min",
+            [
+                query(
+                    # The age just before each success: between two steps it goes up and down once a probe.
+                    f"max_over_time((time() - {probe('llm_probe_last_success_timestamp_seconds')})[$__rate_interval:]) / 60",
+                    _WHO,
+                )
+            ],
+            (8, 8), unit="suffix:min",
             links=[_TO_TARGET],
         ),
         timeseries(
