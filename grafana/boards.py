@@ -1202,7 +1202,7 @@ def _exporter() -> dict[str, Any]:
                    [query(host("llm_probe_exporter_schedule_delay_seconds"), "{{instance}}")], (8, 8), unit="s"),
         timeseries("Age in intervals", "Age of the last run. Above 3 the results are stale, unless probes are skipped because the server is busy. "
                    "Metrics: llm_probe_last_run_timestamp_seconds, llm_probe_interval_seconds.",
-                   [query(age, _WHO)], (8, 8)),
+                   [query(f"max_over_time(({age})[$__rate_interval:])", _WHO)], (8, 8)),
         timeseries("Measurement error", "As a share of the decode time: how far the measured speed may be off at most. Above 10 % speed alerts are silent. "
                    "Metrics: llm_probe_clock_error_seconds, llm_probe_phase_seconds.",
                    [query(error, _WHO)], (8, 8), unit="percentunit"),
