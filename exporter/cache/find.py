@@ -1,7 +1,8 @@
 """Which model of a cache a server means by the name, the repository, the folder or the file that it tells."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from exporter.cache.facts import CacheFacts, ModelFacts, WeightFacts
@@ -15,12 +16,10 @@ def find_model(caches: Iterable[CacheFacts], name: str) -> ModelFacts | None:
 
     An exact name wins over an equal last part; of several equally good ones a complete one, then the first.
     """
-    models = [model for cache in caches for model in cache.models]
+    index = _index_of(tuple(cache.models for cache in caches))
     for wanted in _names(name):
-        for of in (_full, _last):
-            matching = [model for model in models if wanted in of(model)]
-            if matching:
-                return next((model for model in matching if model.complete), matching[0])
+        if (found := index.full.get(wanted) or index.last.get(wanted)) is not None:
+            return found
     return None
 
 
@@ -48,9 +47,42 @@ def _names(name: str) -> list[str]:
     return [*found, file]
 
 
+@dataclass(frozen=True, slots=True)
+class _Index:
+    """The models of some scans by each of their names in lower case: whole ones, and last parts."""
+
+    scans: tuple[tuple[ModelFacts, ...], ...]
+    full: Mapping[str, ModelFacts]
+    last: Mapping[str, ModelFacts]
+
+
+_newest = _Index((), {}, {})
+
+
+def _index_of(scans: tuple[tuple[ModelFacts, ...], ...]) -> _Index:
+    """The index of these scans, made anew only for other ones: targets are judged far more often than caches are scanned."""
+    global _newest  # noqa: PLW0603 - replaced whole, so that threads may read it
+    known = _newest
+    if len(known.scans) != len(scans) or any(old is not new for old, new in zip(known.scans, scans, strict=True)):
+        _newest = known = _Index(scans, _best_by(_full, scans), _best_by(_last, scans))
+    return known
+
+
+def _best_by(
+    names_of: Callable[[ModelFacts], set[str]], scans: Iterable[Iterable[ModelFacts]]
+) -> Mapping[str, ModelFacts]:
+    best: dict[str, ModelFacts] = {}
+    for model in (model for scan in scans for model in scan):
+        for name in names_of(model):
+            if name not in best or (model.complete and not best[name].complete):
+                best[name] = model
+    return best
+
+
 def _full(model: ModelFacts) -> set[str]:
     return {model.name.lower(), model.path.lower()}
 
 
 def _last(model: ModelFacts) -> set[str]:
-    return {PurePosixPath(model.name.lower()).name, *(PurePosixPath(name.lower()).name for name, _ in model.variants)}
+    names = (model.name, *(name for name, _ in model.variants))
+    return {name.lower().rpartition("/")[2] for name in names}

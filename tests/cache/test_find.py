@@ -50,3 +50,18 @@ def test_find_model(tmp_path: Path, said: str, name: str | None) -> None:
         assert weights.weight_bytes == 64
     if name == "org/quants":
         assert find_weights(caches, "org/quants") is None
+
+
+def test_another_scan_is_another_answer(tmp_path: Path) -> None:
+    """What was found in one scan is not kept for the next; a complete model wins over one that came before it."""
+    cut = {"model.safetensors": safetensors({"a": 64})[:-1]}
+    for hub in ("one", "two"):
+        Hub(tmp_path / hub).repository("org/Model-8B", cut)
+    before = [scan("huggingface", tmp_path / hub) for hub in ("one", "two")]
+    assert find_model(before, "model-8b") is before[0].models[0]
+    Hub(tmp_path / "two").repository("org/Other", {"model.safetensors": safetensors({"a": 64})})
+    Hub(tmp_path / "three").repository("org/Model-8B", {"model.safetensors": safetensors({"a": 64})})
+    after = [*before, scan("huggingface", tmp_path / "two"), scan("huggingface", tmp_path / "three")]
+    assert find_model(after, "other") is not None
+    assert find_model(after, "model-8b") is after[3].models[0]
+    assert find_model(before, "other") is None
