@@ -127,6 +127,7 @@ class Daemon:
         # and they were the longest waits of a scrape and of a probe's reads where targets are many.
         gc.collect()
         gc.freeze()
+        gc.enable()
         allocator.give_back()
 
     def _warn_if_open(self) -> None:
