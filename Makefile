@@ -6,6 +6,8 @@ CODE   := exporter tests grafana docs
 # What `make check` runs for tests: CI takes coverage, which is the same and a figure.
 TESTS  ?= test
 FUZZ_TARGETS := $(patsubst tests/fuzz/fuzz_%.py,%,$(sort $(wildcard tests/fuzz/fuzz_*.py)))
+# A test that hangs ends its process after so many seconds, says where each thread stood, and fails; the others go on.
+HANGS   = -o faulthandler_exit_on_timeout=true -o faulthandler_timeout
 FUZZ   := -verbosity=0 -print_final_stats=1 -artifact_prefix=$(CURDIR)/build/fuzz
 
 .DEFAULT_GOAL := help
@@ -37,10 +39,10 @@ run: $(VENV)/.runtime ## run the daemon: it finds the inference servers of this 
 	$(BIN)/llm-probe-exporter serve
 
 test: $(VENV)/.dev ## run the tests that need no service
-	$(BIN)/python -m pytest -q -m "not real and not servers" -n auto --dist worksteal
+	$(BIN)/python -m pytest -q -m "not real and not servers" -n auto --dist worksteal $(HANGS)=300
 
 coverage: $(VENV)/.dev ## run the same tests and show which lines and branches of the exporter they leave out
-	$(BIN)/python -m pytest -q -m "not real and not servers" -n auto --dist worksteal --cov --cov-report=term
+	$(BIN)/python -m pytest -q -m "not real and not servers" -n auto --dist worksteal $(HANGS)=300 --cov --cov-report=term
 
 check: $(VENV)/.dev lint types grafana-check docs-check promtool $(TESTS) ## format, lint, types, generated files, rules, tests
 
@@ -76,7 +78,7 @@ promtool: ## check and test the alert rules, where promtool is installed
 	else echo "promtool is not installed: the rules were not checked"; fi
 
 test-real: $(VENV)/.real ## run the tests against real parts: llama-server, Prometheus, Docker, Podman, systemd, Chromium
-	$(BIN)/python -m pytest -q -m real
+	$(BIN)/python -m pytest -q -m real $(HANGS)=1800
 
 test-servers: $(VENV)/.dev ## measure real vLLM, transformers serve and LiteLLM, installed in environments of their own: 6 GB, not in CI
 	$(BIN)/python -m pytest -q -m servers -rA -n 0

@@ -4,7 +4,6 @@ import contextlib
 import json
 import logging
 import os
-import pty
 import re
 import signal
 import socket
@@ -23,6 +22,7 @@ from exporter import __version__, discovery
 from exporter.cli import LogLine, PersonLine, main
 from exporter.demo import SimulatedServers, Simulation
 from exporter.oneshot import Session
+from tests.processes import SECONDS, Terminal, running_process
 from tests.waiting import eventually
 
 FAST = Simulation("fast", "simulated-14b", 400.0, 0.02, "", wavers=0.0)
@@ -269,9 +269,7 @@ def test_interrupting_a_probe_ends_it_at_once() -> None:
         silent.settimeout(30)
         command = [sys.executable, "-m", "exporter", "probe", f"http://127.0.0.1:{silent.getsockname()[1]}"]
         environ = {**os.environ, "LLM_PROBE_DOCKER__ENABLED": "false"}
-        with subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environ
-        ) as process:
+        with running_process(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environ) as process:
             connection, _ = silent.accept()
             with connection:
                 connection.settimeout(30)
@@ -559,15 +557,15 @@ def test_serve_starts_and_stops(closed_port: int) -> None:
         "LLM_PROBE_DOCKER__ENABLED": "false",
     }
     command = [sys.executable, "-m", "exporter", "serve", "--listen", listen]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environ) as process:
+    with running_process(command, stderr=subprocess.PIPE, env=environ) as process:
         eventually(
             lambda: run("healthcheck", "--url", f"http://{listen}").exit_code == 0, "a health check that is fine"
         )
         assert process.stderr is not None
         stderr = process.stderr.readline()  # it answers a moment before it has said where
         process.send_signal(signal.SIGTERM)
-        stderr += process.stderr.read()
-        assert process.wait(10) == 0
+        stderr += process.communicate(timeout=SECONDS)[1]
+        assert process.returncode == 0
     assert stderr
     assert [
         line for line in stderr.splitlines() if not re.fullmatch(r'ts=\S+Z level=info component=\S+ msg=".*"', line)
@@ -636,22 +634,10 @@ def test_completion_is_offered_to_each_shell(shell: str) -> None:
 
 def terminal_output(arguments: list[str], **environ: str) -> str:
     """What a command writes to a terminal of 80 columns."""
-    ours, theirs = pty.openpty()
     environment = {**os.environ, "TERM": "xterm", "COLUMNS": "80", **environ}
     environment.pop("NO_COLOR", None) if "NO_COLOR" not in environ else None
-    with subprocess.Popen(
-        [sys.executable, "-m", "exporter", *arguments], stdout=theirs, stderr=subprocess.PIPE, env=environment
-    ) as process:
-        os.close(theirs)
-        output = b""
-        try:
-            while piece := os.read(ours, 4096):
-                output += piece
-        except OSError:  # the other end is closed
-            pass
-        process.communicate(timeout=20)
-    os.close(ours)
-    return output.decode()
+    with Terminal([sys.executable, "-m", "exporter", *arguments], environment) as terminal:
+        return terminal.rest().decode()
 
 
 def test_colour_only_on_a_terminal_that_wants_it(tmp_path: Path) -> None:
@@ -671,7 +657,7 @@ def test_a_pipe_that_closes_ends_quietly(tmp_path: Path) -> None:
     reader, writer = os.pipe()
     os.close(reader)
     command = [sys.executable, "-m", "exporter", "compare", str(report), str(report), "--json"]
-    with subprocess.Popen(command, stdout=writer, stderr=subprocess.PIPE, text=True) as process:
+    with running_process(command, stdout=writer, stderr=subprocess.PIPE) as process:
         os.close(writer)
-        _, stderr = process.communicate(timeout=20)
+        _, stderr = process.communicate(timeout=SECONDS)
     assert (process.returncode, stderr) == (1, "")

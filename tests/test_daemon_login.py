@@ -1,14 +1,11 @@
 """How `status`, `top` and `changes` come in where the daemon wants a password, TLS or a certificate; over real sockets."""
 
 import os
-import pty
 import socket
-import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -21,6 +18,7 @@ from exporter.snapshot import Snapshot
 from exporter.web.app import build_app
 from exporter.web.auth import Auth
 from exporter.web.server import WebServer, listen
+from tests.processes import SECONDS, Terminal
 from tests.scenes import NOW, publish_all
 from tests.servers.certificates import make_certificate, make_home_authority
 from tests.web.actions import StubActions
@@ -64,15 +62,6 @@ def run(*arguments: str | Path, **environ: str) -> Result:
     return CliRunner().invoke(main, [str(each) for each in arguments], env={**clean, **environ})
 
 
-def drained(terminal: int) -> bytes:
-    """What is written to a terminal until its other end is closed."""
-    shown = b""
-    with suppress(OSError):
-        while piece := os.read(terminal, 4096):
-            shown += piece
-    return shown
-
-
 def test_a_password_from_a_file(tmp_path: Path, password_file: Path) -> None:
     """Verdicts with the right password; without or with a wrong one a sentence that says what to do, and never the password."""
     wrong = tmp_path / "wrong"
@@ -96,24 +85,12 @@ def test_a_password_is_asked_for_on_a_terminal(tmp_path: Path) -> None:
     """It is typed unseen; where there is no terminal the call is wrong and says what to give."""
     with serving(with_password(tmp_path / "web.yml")) as port:
         url = f"http://127.0.0.1:{port}"
-        ours, theirs = pty.openpty()
         command = [sys.executable, "-m", "exporter", "status", "--url", url, "--user", "me"]
-        with subprocess.Popen(
-            command,
-            stdin=theirs,
-            stdout=theirs,
-            stderr=theirs,
-            start_new_session=True,
-            env={**os.environ, "TERM": "dumb"},
-        ):
-            os.close(theirs)
-            shown = b""
-            while b"Password of me" not in shown:
-                shown += os.read(ours, 4096)
-            time.sleep(0.2)  # the echo is switched off after the question is written
-            os.write(ours, PASSWORD.encode() + b"\n")
-            shown += drained(ours)
-        os.close(ours)
+        with Terminal(command, {**os.environ, "TERM": "dumb"}) as terminal:
+            terminal.wait_for(b"Password of me")
+            terminal.wait_for_hidden_input()
+            terminal.type(PASSWORD.encode() + b"\n")
+            shown = terminal.rest()
         assert b"12 targets" in shown
         assert PASSWORD.encode() not in shown
         piped = run("status", "--url", url, "--user", "me")
@@ -208,25 +185,17 @@ def test_a_client_certificate_is_shown(tmp_path: Path) -> None:
 def test_top_comes_in_too(tmp_path: Path, password_file: Path) -> None:
     """It draws the verdicts of a daemon that wants a password."""
     with serving(with_password(tmp_path / "web.yml")) as port:
-        ours, theirs = pty.openpty()
         command = [sys.executable, "-m", "exporter", "top", "--url", f"http://127.0.0.1:{port}"]
         command += ["--user", "me", "--password-file", str(password_file)]
         environ = {**os.environ, "TERM": "xterm", "COLUMNS": "120", "LINES": "30"}
-        with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environ) as process:
-            os.close(theirs)
-            shown = b""
-            try:
-                while b"12 targets" not in shown:
-                    shown += os.read(ours, 4096)
-            finally:
-                process.terminate()
-                drained(ours)  # so that its last words don't hold it up
-        os.close(ours)
+        with Terminal(command, environ) as terminal:
+            terminal.wait_for(b"12 targets")
 
 
 def test_a_password_goes_nowhere_else(tmp_path: Path) -> None:
     """A redirect is not followed, and beyond loopback without TLS a person is warned."""
     with socket.create_server(("127.0.0.1", 0)) as first, socket.create_server(("127.0.0.1", 0)) as second:
+        first.settimeout(SECONDS)
         second.settimeout(0.2)
 
         def redirect() -> None:
@@ -255,6 +224,7 @@ def test_a_password_goes_nowhere_else(tmp_path: Path) -> None:
 def test_what_speaks_no_http_is_said(tmp_path: Path) -> None:
     """An SSH server at the address is no traceback, for a health check neither."""
     with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(SECONDS)
 
         def greet() -> None:
             for _ in range(2):

@@ -26,6 +26,7 @@ from exporter import cli
 from exporter.demo import SimulatedServers, Simulation
 from exporter.settings import load, load_web_config
 from tests.ports import free_port
+from tests.processes import running_process
 from tests.servers.certificates import make_certificate
 from tests.test_docs import PAGES, ROOT
 from tests.waiting import eventually
@@ -136,7 +137,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CommandFolder]:
             "LLM_PROBE_TARGETS": f"[{{name: a, url: '{server}'}}]",
         }
         command = [sys.executable, "-m", "exporter", "serve"]
-        with subprocess.Popen(command, env=watched, stderr=subprocess.DEVNULL) as process:
+        with running_process(command, env=watched, stderr=subprocess.DEVNULL):
             drained = CommandFolder(
                 root,
                 source,
@@ -145,17 +146,13 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CommandFolder]:
                 f"http://127.0.0.1:{port}",
                 closed,
             )
-            try:
-                eventually(
-                    lambda: "llm_probe_tokens_per_second{" in drained.run(f"curl -s {drained.daemon}/metrics").stdout,
-                    "a speed",
-                    seconds=240,
-                    every=0.5,
-                )
-                yield drained
-            finally:
-                process.terminate()
-                process.wait(20)
+            eventually(
+                lambda: "llm_probe_tokens_per_second{" in drained.run(f"curl -s {drained.daemon}/metrics").stdout,
+                "a speed",
+                seconds=240,
+                every=0.5,
+            )
+            yield drained
 
 
 @contextmanager
@@ -170,12 +167,8 @@ def closed_daemon(root: Path, home: Path, source: Path, environ: Mapping[str, st
     (home / ".config/llm-probe.password").write_text("secret\n", encoding="utf-8")
     place = {**environ, "LLM_PROBE_LISTEN": f"127.0.0.1:{port}", "LLM_PROBE_WEB_CONFIG_FILE": str(web)}
     command = [sys.executable, "-m", "exporter", "serve"]
-    with subprocess.Popen(command, env=place, stderr=subprocess.DEVNULL) as process:
-        try:
-            yield f"https://127.0.0.1:{port}"
-        finally:
-            process.terminate()
-            process.wait(20)
+    with running_process(command, env=place, stderr=subprocess.DEVNULL):
+        yield f"https://127.0.0.1:{port}"
 
 
 SYSTEM: Final = (
@@ -232,9 +225,7 @@ def assert_starts(place: CommandFolder, words: list[str]) -> None:
     """A command that goes on until it is told to end begins without an error; ``top`` refuses what is no terminal."""
     arguments = [*words, *(["--listen", f"127.0.0.1:{free_port()}"] if words[0] != "top" else [])]
     command = [sys.executable, "-m", "exporter", *arguments]
-    with subprocess.Popen(
-        command, env=place.environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
+    with running_process(command, env=place.environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         ends = threading.Timer(3, process.terminate)
         ends.start()
         _, stderr = process.communicate(timeout=30)

@@ -67,7 +67,7 @@ def test_nothing_is_paid_and_no_stranger_posted_to(tmp_path: Path) -> None:
 
 def test_a_paused_server_is_neither_failing_nor_stale(tmp_path: Path) -> None:
     """A KoboldCpp that nobody uses is probed once; the page says since when it is paused, and keeps its speed."""
-    with SimulatedKoboldCpp() as server, watching(tmp_path, quiet=server) as port:
+    with SimulatedKoboldCpp(tokens_per_second=100) as server, watching(tmp_path, quiet=server) as port:
         eventually(lambda: results(port, "quiet", "skipped_unloaded") >= 4, what="four pauses")
         shown, samples = page(port), scrape(port)
         assert results(port, "quiet", "ok") == 1

@@ -1,7 +1,6 @@
 """What the daemon loads: every module costs memory for as long as it runs, and time at each start."""
 
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ import pytest
 from exporter.demo import SimulatedServers, Simulation
 from exporter.lean import LEFT_OUT
 from tests.ports import free_port
+from tests.processes import running_process
 from tests.waiting import eventually
 
 FAST: Final = Simulation("fast", "simulated-14b", 400.0, 0.02, "", wavers=0.0)
@@ -75,14 +75,10 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ImportedExporte
         (folder / "config.yml").write_text(f"targets: [{{name: one, url: {servers.urls[0][1]}}}]\n")
         command = [sys.executable, "-X", "importtime", "-m", "exporter", "serve", "--listen", listen]
         environ = {**os.environ, "DOCKER_HOST": f"unix://{folder}/none.sock"}
-        process = subprocess.Popen([*command, "--config", str(folder / "config.yml")], stderr=said, env=environ)
-        try:
+        with running_process([*command, "--config", folder / "config.yml"], stderr=said, env=environ):
             running = ImportedExporter(f"http://{listen}", folder / "said")
             running.wait_for_probe()
             yield running
-        finally:
-            process.send_signal(signal.SIGTERM)
-            process.wait(20)
 
 
 def test_the_daemon_loads_nothing_that_it_does_not_use(daemon: ImportedExporter) -> None:

@@ -3,7 +3,6 @@
 import base64
 import html
 import json
-import signal
 import subprocess
 import sys
 import threading
@@ -25,6 +24,7 @@ from exporter.probe.result import Identity
 from exporter.probe.secret import hide, without_key
 from exporter.settings import SettingsError, load
 from tests.ports import free_port
+from tests.processes import running_process
 from tests.waiting import eventually
 
 # Made up for this test. The characters are those that JSON, HTML and URLs write in ways of their own.
@@ -174,7 +174,7 @@ def fetch(url: str, *, password: str | None = PASSWORD, method: str = "GET", acc
 
 
 @contextmanager
-def serving(folder: Path, echo: EchoServer) -> Iterator[tuple[str, subprocess.Popen[bytes], Path]]:
+def serving(folder: Path, echo: EchoServer) -> Iterator[tuple[str, subprocess.Popen[str], Path]]:
     """``serve`` as a process at its most talkative, with a target for each way of repeating a key."""
     key, web, config, log = (folder / name for name in ("key", "web.yml", "config.yml", "log"))
     key.write_text(f"{KEY}\n")
@@ -196,12 +196,8 @@ def serving(folder: Path, echo: EchoServer) -> Iterator[tuple[str, subprocess.Po
     listen = f"127.0.0.1:{free_port()}"
     command = [sys.executable, "-m", "exporter", "serve", "--log-level", "debug"]
     arguments = ["--config", str(config), "--listen", listen]
-    with log.open("wb") as said, subprocess.Popen([*command, *arguments], stdout=said, stderr=said) as process:
-        try:
-            yield f"http://{listen}", process, log
-        finally:
-            process.send_signal(signal.SIGTERM)
-            process.wait(20)
+    with log.open("wb") as said, running_process([*command, *arguments], stdout=said, stderr=said) as process:
+        yield f"http://{listen}", process, log
 
 
 def processes(pid: int) -> dict[str, bytes]:

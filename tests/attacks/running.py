@@ -3,7 +3,6 @@
 import base64
 import http.client
 import os
-import signal
 import ssl
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from urllib.parse import quote
 import bcrypt
 
 from tests.ports import free_port
+from tests.processes import running_process
 from tests.waiting import eventually
 
 PASSWORD = "right"
@@ -38,7 +38,7 @@ class HttpAnswer:
 class RunningExporter:
     """A daemon that runs, and the file of its log."""
 
-    process: subprocess.Popen[bytes]
+    process: subprocess.Popen[bytes] | subprocess.Popen[str]
     port: int
     log: Path
 
@@ -104,12 +104,8 @@ def running(
     port, log = free_port(), config.parent / "daemon.log"
     with (
         log.open("wb") as file,
-        subprocess.Popen(command(config, f"{host}:{port}"), stderr=file, env={**os.environ, **environ}) as process,
+        running_process(command(config, f"{host}:{port}"), stderr=file, env={**os.environ, **environ}) as process,
     ):
         found = RunningExporter(process, port, log)
-        try:
-            eventually(lambda: found.ask("/-/healthy", tls=tls).status == 200, f"a start: {log}")
-            yield found
-        finally:
-            process.send_signal(signal.SIGTERM)
-            process.wait(20)
+        eventually(lambda: found.ask("/-/healthy", tls=tls).status == 200, f"a start: {log}")
+        yield found

@@ -1,7 +1,6 @@
 """Ollama as it was without us: no reload, no model that stays longer or leaves earlier, no cloud, and users' waits are told."""
 
 import threading
-import time
 from typing import Any
 
 import pytest
@@ -11,6 +10,7 @@ from tests.probe.guest import SHORT, chats, check, probe, prober, run_for
 from tests.servers.clock import Clock
 from tests.servers.ollama import DEFAULT_KEEP_ALIVE, SimulatedOllama, stored
 from tests.servers.user import User
+from tests.waiting import eventually
 
 SMALL = "small:latest"
 
@@ -378,8 +378,7 @@ def test_a_probe_never_waits_for_another_of_ours(monkeypatch: pytest.MonkeyPatch
         found: list[Any] = []
         thread = threading.Thread(target=lambda: found.append(probe(one)))
         thread.start()
-        while not chats(server):
-            time.sleep(0.01)
+        eventually(lambda: chats(server), "its request", every=0.01)
         assert one.status() is None
         thread.join()
         assert found[0].result == "ok"

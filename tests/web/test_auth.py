@@ -5,7 +5,6 @@ import http.client
 import os
 import re
 import shutil
-import signal
 import socket
 import ssl
 import subprocess
@@ -34,6 +33,7 @@ from exporter.web.auth import Auth, Rules, read_rules
 from exporter.web.server import WebServer, listen
 from tests.attacks import running
 from tests.ports import free_port
+from tests.processes import running_process
 from tests.servers.certificates import make_certificate
 from tests.waiting import eventually
 from tests.web.actions import StubActions
@@ -597,16 +597,12 @@ def configuration(folder: Path, web: Path | None) -> Path:
 @contextmanager
 def daemon(
     folder: Path, listen_on: str, web: Path | None, **environ: str
-) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
+) -> Iterator[tuple[subprocess.Popen[str], Path]]:
     """``serve`` as a process, with nothing to probe; its log in a file."""
     config, log = configuration(folder, web), folder / "daemon.log"
     command = running.command(config, listen_on)
-    with log.open("wb") as file, subprocess.Popen(command, stderr=file, env={**os.environ, **environ}) as process:
-        try:
-            yield process, log
-        finally:
-            process.send_signal(signal.SIGTERM)
-            process.wait(20)
+    with log.open("wb") as file, running_process(command, stderr=file, env={**os.environ, **environ}) as process:
+        yield process, log
 
 
 def test_serve_behind_a_lock(tmp_path: Path) -> None:

@@ -226,5 +226,7 @@ def test_pipelined_requests_are_all_answered(port: int) -> None:
         (connection,) = clients(stack, port, 1, (HEAD + b"\r\n") * 20)
         found = bytearray()
         while found.count(b"fine\n") < 20:
-            found += connection.recv(65536)
+            piece = connection.recv(65536)
+            assert piece, f"closed after {found.count(b'fine')} answers"
+            found += piece
         assert found.count(b"HTTP/1.1 200") == 20

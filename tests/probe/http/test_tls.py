@@ -71,6 +71,7 @@ def test_tls_records_may_come_in_any_pieces(certificate: tuple[Path, Path]) -> N
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(*certificate)
     with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(60)
         thread = threading.Thread(target=_serve_tls_in_bytes, args=(listener, context, raw))
         thread.start()
         url = f"https://127.0.0.1:{listener.getsockname()[1]}"
