@@ -1,10 +1,12 @@
-"""The address of a server: host and port of its URL, with all names of this machine made one."""
+"""Addresses: a server's, which is the host and port of its URL with all names of this machine made one, and the daemon's own."""
 
 import ipaddress
 from typing import Final
 from urllib.parse import urlsplit
 
 LOOPBACK: Final = "127.0.0.1"
+DEFAULT_LISTEN: Final = f"{LOOPBACK}:9937"
+"""Where the daemon answers scrapes, unless it is told another address."""
 _OWN_NAMES: Final = frozenset({"localhost", "::1", "0.0.0.0"})  # noqa: S104 - compared, not bound
 
 Address = tuple[str, int]

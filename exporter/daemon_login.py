@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from exporter.address import is_loopback
+from exporter.address import DEFAULT_LISTEN, is_loopback
 from exporter.regular_file import read_bytes, require_regular
 
-DEFAULT_LISTEN: Final = "127.0.0.1:9937"
 LARGEST_PASSWORD: Final = 4096
 
 
@@ -51,7 +50,7 @@ def given_address(url: str) -> DaemonAddress:
     """The daemon at a URL that a person has written."""
     parts = urlsplit(url)
     if parts.scheme not in {"http", "https"} or not parts.hostname:
-        raise LoginError("--url: write it like http://127.0.0.1:9937")
+        raise LoginError(f"--url: write it like http://{DEFAULT_LISTEN}")
     if parts.username is not None or parts.password is not None:
         raise LoginError(
             "--url: has a user name or password in it, which others can read: use --user and --password-file"

@@ -35,6 +35,11 @@ def printable(text: str, characters: int = LABEL_CHARACTERS) -> str:
     return "".join(islice((c for c in text[: 16 * characters] if is_visible(c)), characters))
 
 
+def printable_text(value: object) -> str | None:
+    """The same for a value that may be no text: None where it is none."""
+    return printable(value) if isinstance(value, str) else None
+
+
 def is_visible(text: str) -> bool:
     """Whether each character of a text shows something, spaces included."""
     # ASCII is most of what comes, and has none of the letters that show nothing.

@@ -37,7 +37,7 @@ ORDER = (
         "status_report",
         "systemd",
     },
-    {"targets", "collectors", "evidence", "ledger_access"},
+    {"targets", "collectors", "evidence", "comparison", "survey_report", "daemon_health", "ledger_access"},
     {"daemon"},
     {"oneshot", "terminal"},
     {"cli"},
@@ -68,6 +68,7 @@ DOORS = {
 PURE = (
     "advice/machine.py",
     "advice/target.py",
+    "comparison.py",
     "history/change.py",
     "history/document.py",
     "history/gaps.py",

@@ -19,7 +19,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from exporter import __version__, discovery
-from exporter.cli import LogLine, PersonLine, main
+from exporter.cli import main
+from exporter.cli.log_lines import LogLine, PersonLine
 from exporter.demo import SimulatedServers, Simulation
 from exporter.oneshot import Session
 from tests.processes import SECONDS, Terminal, running_process
@@ -287,7 +288,7 @@ def test_interrupting_a_series_keeps_what_was_measured(url: str, monkeypatch: py
     def progress(_: int) -> Iterator[Callable[[int, str], None]]:
         yield lambda done, _: signal.raise_signal(signal.SIGINT) if done == 2 else None
 
-    monkeypatch.setattr("exporter.cli._progress", progress)
+    monkeypatch.setattr("exporter.cli.measuring.probes_progress", progress)
     result = run("probe", url, "--count", "1000", "--json")
     report = json.loads(result.stdout)
     assert result.exit_code == 130

@@ -13,7 +13,7 @@ import pytest
 
 from exporter.discovery import ServerCandidate, Survey, survey
 from exporter.probe.status import identify
-from exporter.report import survey_rows
+from exporter.survey_report import survey_rows
 from tests.ports import free_port
 from tests.real.daemon import page, running_daemon, scrape, value
 from tests.servers.koboldcpp import SimulatedKoboldCpp

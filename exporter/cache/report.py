@@ -112,3 +112,17 @@ def notes(caches: Iterable[CacheFacts]) -> list[str]:
             if cache.unreadable_entries > len(cache.problems)
         ),
     ]
+
+
+def checked_lines(checked: Sequence[Checked]) -> list[str]:
+    """What verifying found: a line for each file that is corrupt or couldn't be read, and how many there were."""
+    bad = [each for each in checked if each.problem is not None]
+    lines = [f"{'corrupt' if each.corrupt else 'not verified'}: {each.blob.path}: {each.problem}" for each in bad]
+    files = count_text(len(checked), "file")
+    if not checked:
+        outcome = "none is named by its hash"
+    elif bad:
+        outcome = f"{len(checked) - len(bad)} match their names"
+    else:
+        outcome = "each matches its name"
+    return [*lines, f"checked {files}: {outcome}"]

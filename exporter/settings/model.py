@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from exporter.address import DEFAULT_LISTEN
 from exporter.backends import CONFIGURABLE
 from exporter.settings.pattern import canonical_host, parse_allowed
 from exporter.settings.values import (
@@ -290,7 +291,7 @@ class Settings(BaseSettings):
         frozen=True, extra="forbid", env_prefix=PREFIX, env_nested_delimiter="__", hide_input_in_errors=True
     )
 
-    listen: Listen = "127.0.0.1:9937"
+    listen: Listen = DEFAULT_LISTEN
     allowed_hosts: tuple[Annotated[str, AfterValidator(_check_host)], ...] = ()
     web_config_file: ReadableFile | None = None
     discovery: Discovery = Discovery()

@@ -12,6 +12,8 @@ from urllib.parse import SplitResult, urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
+from exporter.address import DEFAULT_LISTEN
+
 MAX_NAME: Final = 128
 MAX_KEY_BYTES: Final = 64 * 1024
 MAX_SECONDS: Final = 30 * 86400.0
@@ -139,7 +141,7 @@ def split_listen(listen: str) -> tuple[str, int]:
     """
     match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]*)):(\d{1,9})", listen)
     if match is None or (match[1] and not _is_ipv6(match[1])):
-        raise ValueError("is not host:port: write it like 127.0.0.1:9937 or [::1]:9937")
+        raise ValueError(f"is not host:port: write it like {DEFAULT_LISTEN} or [::1]:9937")
     if int(match[3]) > 65535:
         raise ValueError("has a port out of range: the highest is 65535")
     return match[1] or match[2], int(match[3])

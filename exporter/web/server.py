@@ -24,6 +24,8 @@ import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from exporter.address import DEFAULT_LISTEN
+
 log = logging.getLogger(__name__)
 
 Message = MutableMapping[str, Any]
@@ -96,9 +98,9 @@ def _advice(error: OSError, port: int) -> str:
                 " Stop that, or choose another address with --listen"
             )
         case errno.EACCES:
-            return "ports below 1024 need privileges. Choose another with --listen, such as 127.0.0.1:9937"
+            return f"ports below 1024 need privileges. Choose another with --listen, such as {DEFAULT_LISTEN}"
         case errno.EADDRNOTAVAIL:
-            return "the address is not of this machine. Choose another with --listen, such as 127.0.0.1:9937"
+            return f"the address is not of this machine. Choose another with --listen, such as {DEFAULT_LISTEN}"
         case _:
             return error.strerror or str(error)
 

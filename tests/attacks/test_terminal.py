@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from exporter.cli import PersonLine, main
+from exporter.cli import main
+from exporter.cli.log_lines import PersonLine
 from exporter.text import is_visible
 from tests.cache.build import SMALL_GGUF
 
