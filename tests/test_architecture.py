@@ -2,7 +2,8 @@
 
 import ast
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -194,3 +195,50 @@ def test_no_two_classes_have_one_name() -> None:
         if isinstance(node, ast.ClassDef)
     )
     assert [name for name, count in names.items() if count > 1] == []
+
+
+def module_of(path: Path, root: Path) -> str:
+    """The name under which a file is imported; that of a package for its ``__init__``."""
+    return ".".join((root.name, *path.relative_to(root).with_suffix("").parts)).removesuffix(".__init__")
+
+
+def modules_imported(path: Path, known: Collection[str]) -> Iterator[str]:
+    """Those of the known modules that a file imports: where it imports from a package, the package's file of that name."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            files = [f"{node.module}.{alias.name}" for alias in node.names]
+            names = [file if file in known else str(node.module) for file in files]
+        yield from (name for name in names if name in known)
+
+
+def circle_in(root: Path) -> list[str]:
+    """Files of a package that import each other, the first one again at the end; empty where none do."""
+    paths = {module_of(path, root): path for path in root.rglob("*.py")}
+    sorter = TopologicalSorter({module: set(modules_imported(path, paths)) for module, path in paths.items()})
+    try:
+        sorter.prepare()
+    except CycleError as exc:
+        return [str(name) for name in exc.args[1]]
+    return []
+
+
+def test_no_files_import_each_other() -> None:
+    """Each file can be read, and tried, without one that needs it: not even a function's import, or one for types, closes a circle."""
+    assert circle_in(ROOT) == []
+
+
+@pytest.mark.parametrize(
+    "back", ["import house.one", "def f():\n    from house.one import it", "from house import one"]
+)
+def test_files_that_import_each_other_are_found(tmp_path: Path, back: str) -> None:
+    """In whichever way one of them does it."""
+    house = tmp_path / "house"
+    (house / "rooms").mkdir(parents=True)
+    (house / "__init__.py").touch()
+    (house / "rooms" / "__init__.py").write_text("from house.rooms.two import more\n")
+    (house / "one.py").write_text("from house.rooms import more\n")
+    (house / "rooms" / "two.py").write_text(f"{back}\n")
+    assert set(circle_in(house)) == {"house.one", "house.rooms", "house.rooms.two"}

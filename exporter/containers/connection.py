@@ -5,7 +5,6 @@ without bound, so what is read goes through one bounded GET of our own.
 """
 
 import json
-import re
 import socket
 import time
 from collections.abc import Iterator, Mapping
@@ -14,31 +13,12 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from exporter.containers.docker_archive import LARGEST_FILE, ArchiveStat, file_in, stat_of
+from exporter.containers.errors import EngineError, NotFoundError, RefusedError
 from exporter.containers.json_access import mapping, text
 
 LARGEST_DOCUMENT: Final = 4 << 20
 # A reading as a whole may take so many times the timeout of one call; half of that may go to files of images.
 CALLS_IN_A_ROW: Final = 6
-
-
-class EngineError(Exception):
-    """The engine answered, but not with what was asked for; the text is for a person."""
-
-
-class NotFoundError(EngineError):
-    """What was asked for is not there (any more)."""
-
-
-class RefusedError(EngineError):
-    """A proxy does not let this call through."""
-
-
-class AddressError(Exception):
-    """The SDK can't use the engine's address, or the TLS files that go with it; the text names the SDK's exception."""
-
-
-FAILURES: Final = (OSError, AddressError, EngineError)
-"""All that can be raised here; the transport's own errors are OSErrors."""
 
 
 class EngineConnection:
@@ -189,37 +169,3 @@ def _check(status: int, path: str) -> None:
             raise RefusedError(f"GET {path} is refused ({status}): a proxy in between must allow it")
         case _:
             raise EngineError(f"GET {path} answered {status}")
-
-
-def shown(host: str) -> str:
-    """An engine's address without what may be a secret in it."""
-    return re.sub(r"//[^/]*@", "//", host.partition("?")[0])
-
-
-_CAUSES: Final[tuple[tuple[type[OSError], str], ...]] = (
-    (FileNotFoundError, "no container engine at {host}: there is no such socket"),
-    (PermissionError, "no permission to open {host}: add the exporter's user to its group, or use a read-only proxy"),
-    (ConnectionRefusedError, "nothing listens at {host}: the container engine is stopped"),
-    (TimeoutError, "the container engine at {host} did not answer within {seconds:g} s"),
-)
-
-
-def explain(error: BaseException, host: str, timeout_seconds: float) -> str:
-    """One sentence on why the engine could not be read, with what to do about it. Never the text of an answer."""
-    host = shown(host)
-    if isinstance(error, EngineError):
-        return f"the container engine at {host}: {error}"
-    causes = list(_chain(error))
-    for kind, sentence in _CAUSES:
-        if any(isinstance(cause, kind) for cause in causes):
-            return sentence.format(host=host, seconds=timeout_seconds)
-    if isinstance(error, AddressError):
-        return f"a container engine can't be reached by the address {host} ({error})"
-    return f"the container engine at {host} could not be read ({type(causes[-1]).__name__})"
-
-
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    following: BaseException | None = error
-    while following is not None:
-        yield following
-        following = following.__cause__ or following.__context__

@@ -9,14 +9,8 @@ from pathlib import Path
 from threading import Event, Thread
 from typing import Any, Final, Protocol
 
-from exporter.containers.connection import (
-    FAILURES,
-    EngineConnection,
-    NotFoundError,
-    RefusedError,
-    explain,
-    shown,
-)
+from exporter.containers.connection import EngineConnection
+from exporter.containers.errors import FAILURES, NotFoundError, RefusedError, explain, shown
 from exporter.containers.facts import ContainerFacts, EngineReading, ImageRocm, OwnNetwork
 from exporter.containers.json_access import mapping, text
 from exporter.containers.own_network import own_container, own_network_in

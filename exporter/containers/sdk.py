@@ -8,7 +8,7 @@ from docker.errors import DockerException
 from docker.types import CancellableStream
 from docker.utils import kwargs_from_env
 
-from exporter.containers.connection import AddressError
+from exporter.containers.errors import AddressError
 
 USER_AGENT: Final = "llm-probe-exporter"
 

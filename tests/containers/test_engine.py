@@ -13,8 +13,8 @@ from urllib.parse import urlencode
 
 import pytest
 
-from exporter.containers.connection import EngineError, explain, shown
 from exporter.containers.engine import EVENTS, Engine, default_host
+from exporter.containers.errors import EngineError, explain, shown
 from exporter.containers.facts import ImageRocm
 from tests.containers.documents import CANARY, load
 from tests.containers.made_up_engine import PREFIX, SILENCE, EngineAnswer, MadeUpEngine, running_engine
