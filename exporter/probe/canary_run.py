@@ -8,7 +8,7 @@ wrong is asked for once more before it counts.
 import json
 import math
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from exporter.probe import client
 from exporter.probe.answer import Verdict
@@ -19,14 +19,12 @@ from exporter.probe.failure import ProbeFailure, context_exceeded
 from exporter.probe.fingerprint import FIELDS, PROMPTS, STEP_DISTANCE, STEP_READINGS, TOP_TOKENS, first_token, observe
 from exporter.probe.outcome import Outcome, Stream
 from exporter.probe.politeness import ABANDONED, standing_of
+from exporter.probe.prober_state import ProberState
 from exporter.probe.prompt import estimate
 from exporter.probe.result import AnswerCheck, Depth, FingerprintReading, Measurements, ProbeResult, Result
 from exporter.probe.run import FORCING, SURE_SHARE, TEMPLATE_TOKENS, Run, with_module_headers
 from exporter.probe.users import Served
 from exporter.settings import Module
-
-if TYPE_CHECKING:
-    from exporter.probe.prober import Prober
 
 # How long one answer may take: a model that thinks longer than that gets no verdict.
 ANSWER_SECONDS: Final = 15.0
@@ -48,7 +46,7 @@ _VERDICTS: Final = {result: verdict for verdict, result in _RESULTS.items()}
 class CanaryRun(Run):
     """One canary, from the moment that it is due to its result. ``depth`` is in tokens."""
 
-    def __init__(self, prober: "Prober", name: str, module: Module, depth: int) -> None:
+    def __init__(self, prober: ProberState, name: str, module: Module, depth: int) -> None:
         super().__init__(prober, name, module)
         self._depth = depth
         self._prompt = ""

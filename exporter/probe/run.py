@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from exporter.probe import client
 from exporter.probe.checks import Said, judge_answers, said_of
@@ -30,15 +30,13 @@ from exporter.probe.politeness import (
     short_length,
     standing_of,
 )
+from exporter.probe.prober_state import ProberState
 from exporter.probe.prompt import compose, estimate
 from exporter.probe.result import Identity, Measurements, ProbeResult, Result, TargetState
 from exporter.probe.server import pause
 from exporter.probe.status import Headers, StatusResult, read_secret, without_ours
 from exporter.probe.users import ours_of
 from exporter.settings import Module
-
-if TYPE_CHECKING:
-    from exporter.probe.prober import Prober
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +65,7 @@ _NO_CHAT: Final = (b"does not support chat", b"does not support logits", b"does 
 class Run:
     """One probe, from the moment that it is due to its result."""
 
-    def __init__(self, prober: "Prober", name: str, module: Module) -> None:
+    def __init__(self, prober: ProberState, name: str, module: Module) -> None:
         self._prober = prober
         self._name = name
         self._module = module
