@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -24,6 +23,7 @@ from exporter.cli.log_lines import LogLine, PersonLine
 from exporter.demo import SimulatedServers, Simulation
 from exporter.oneshot import Session
 from tests.processes import SECONDS, Terminal, running_process
+from tests.server_thread import in_thread
 from tests.waiting import eventually
 
 FAST = Simulation("fast", "simulated-14b", 400.0, 0.02, "", wavers=0.0)
@@ -105,12 +105,8 @@ class FixedAnswers(BaseHTTPRequestHandler):
 def answering() -> Iterator[ThreadingHTTPServer]:
     """A web server whose handler's ``status`` and ``body`` can be set."""
     handler = type("Told", (FixedAnswers,), {})
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
+    with in_thread(ThreadingHTTPServer(("127.0.0.1", 0), handler)) as server:
         yield server
-        server.shutdown()
-        thread.join()
 
 
 def address(server: ThreadingHTTPServer) -> str:

@@ -5,7 +5,6 @@ import html
 import json
 import subprocess
 import sys
-import threading
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -25,6 +24,7 @@ from exporter.probe.secret import hide, without_key
 from exporter.settings import SettingsError, load
 from tests.ports import free_port
 from tests.processes import running_process
+from tests.server_thread import in_thread
 from tests.waiting import eventually
 
 # Made up for this test. The characters are those that JSON, HTML and URLs write in ways of their own.
@@ -104,8 +104,6 @@ class EchoHandler(BaseHTTPRequestHandler):
 class EchoServer(ThreadingHTTPServer):
     """What it heard: the path's way, and the Authorization header."""
 
-    daemon_threads = True
-
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), EchoHandler)
         self.heard: list[tuple[str, str]] = []
@@ -114,12 +112,8 @@ class EchoServer(ThreadingHTTPServer):
 @pytest.fixture
 def echo() -> Iterator[EchoServer]:
     """A running server that repeats keys."""
-    with EchoServer() as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-        thread.start()
+    with in_thread(EchoServer()) as server:
         yield server
-        server.shutdown()
-        thread.join()
 
 
 def forms(secret: str) -> list[bytes]:

@@ -3,7 +3,6 @@
 import ctypes
 import json
 import os
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -11,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.attacks.json_answers import JsonAnswers
 from tests.attacks.running import RunningExporter, configuration, running
 from tests.cache.build import SMALL_GGUF, safetensors
 from tests.cache.strange import GGUF, SAFETENSORS, lists_of_heads, with_header
+from tests.server_thread import in_thread
 from tests.waiting import eventually
 
 MACHINE = Path(__file__).parents[1] / "fixtures" / "host" / "sys" / "radeon-880m"
@@ -21,7 +22,7 @@ MOST_MEGABYTES = 120
 """Of the daemon; it has some 60 with nothing to do, and one of these files would take 331 MB of it."""
 
 
-class _Naming(BaseHTTPRequestHandler):
+class _Naming(JsonAnswers, BaseHTTPRequestHandler):
     """A llama-server whose model's file is what its path says. Made up."""
 
     protocol_version = "HTTP/1.1"
@@ -31,32 +32,21 @@ class _Naming(BaseHTTPRequestHandler):
         server = self.server
         assert isinstance(server, NamingServer)
         if asked == "v1/models":
-            self._send(200, {"object": "list", "data": [{"id": "m", "object": "model", "owned_by": "llamacpp"}]})
+            self.send_json(200, {"object": "list", "data": [{"id": "m", "object": "model", "owned_by": "llamacpp"}]})
         elif asked == "props":
-            self._send(200, {"model_path": server.files[int(number)], "build_info": "b11434-0d4c86e", "total_slots": 1})
+            self.send_json(
+                200, {"model_path": server.files[int(number)], "build_info": "b11434-0d4c86e", "total_slots": 1}
+            )
         else:
-            self._send(404, {"error": {"message": "no"}})
+            self.send_json(404, {"error": {"message": "no"}})
 
     def do_POST(self) -> None:
-        self.rfile.read(int(self.headers.get("content-length", 0)))
-        self._send(404, {"error": {"message": "no"}})
-
-    def _send(self, status: int, body: object) -> None:
-        raw = json.dumps(body).encode()
-        self.send_response(status)
-        self.send_header("content-type", "application/json")
-        self.send_header("content-length", str(len(raw)))
-        self.end_headers()
-        self.wfile.write(raw)
-
-    def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        self.read_body()
+        self.send_json(404, {"error": {"message": "no"}})
 
 
 class NamingServer(ThreadingHTTPServer):
     """Which file it names, by the number in the path."""
-
-    daemon_threads = True
 
     def __init__(self, files: Sequence[Path]) -> None:
         super().__init__(("127.0.0.1", 0), _Naming)
@@ -66,14 +56,8 @@ class NamingServer(ThreadingHTTPServer):
 @contextmanager
 def naming(files: Sequence[Path]) -> Iterator[list[str]]:
     """The URLs of servers, each of which names one of the files as its model's."""
-    with NamingServer(files) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-        thread.start()
-        try:
-            yield [f"http://127.0.0.1:{server.server_port}/{number}" for number in range(len(files))]
-        finally:
-            server.shutdown()
-            thread.join()
+    with in_thread(NamingServer(files)) as server:
+        yield [f"http://127.0.0.1:{server.server_port}/{number}" for number in range(len(files))]
 
 
 def watching(folder: Path, urls: Mapping[str, str]) -> Path:

@@ -5,7 +5,6 @@ import html
 import json
 import re
 import socket
-import threading
 import urllib.parse
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -17,7 +16,9 @@ import pytest
 from exporter.probe.secret import hide
 from exporter.text import is_visible
 from exporter.web.server import HEADER_BYTES
+from tests.attacks.json_answers import JsonAnswers
 from tests.attacks.running import RunningExporter, configuration, running
+from tests.server_thread import in_thread
 from tests.waiting import eventually
 
 KEY = "canary-K7/q&x+9aWd/3fH0sLm-key-of-a-server"
@@ -86,7 +87,7 @@ def bared(text: str) -> str:
     return "".join(each for each in text.lower() if each.isalnum())
 
 
-class _Reflecting(BaseHTTPRequestHandler):
+class _Reflecting(JsonAnswers, BaseHTTPRequestHandler):
     """An OpenAI-like server that answers a chat with an error that holds what its path names. Made up."""
 
     protocol_version = "HTTP/1.1"
@@ -96,36 +97,21 @@ class _Reflecting(BaseHTTPRequestHandler):
         said = REFLECTED.get(name, f"seen {INVISIBLE}text")
         if path == "v1/models":
             listed = {"object": "list", "data": [{"id": f"model {said}"[:120], "object": "model", "owned_by": said}]}
-            self._send(200, listed)
+            self.send_json(200, listed)
         else:
-            self._send(404, {"error": {"message": said}})
+            self.send_json(404, {"error": {"message": said}})
 
     def do_POST(self) -> None:
-        self.rfile.read(int(self.headers.get("content-length", 0)))
+        self.read_body()
         name = urllib.parse.unquote(self.path).split("/", 2)[1]
-        self._send(401, {"error": {"message": f"no such key: {REFLECTED.get(name, INVISIBLE + 'text')}"}})
-
-    def _send(self, status: int, body: object) -> None:
-        raw = json.dumps(body).encode()
-        self.send_response(status)
-        self.send_header("content-type", "application/json")
-        self.send_header("content-length", str(len(raw)))
-        self.end_headers()
-        self.wfile.write(raw)
-
-    def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        self.send_json(401, {"error": {"message": f"no such key: {REFLECTED.get(name, INVISIBLE + 'text')}"}})
 
 
 @pytest.fixture(scope="module")
 def reflecting() -> Iterator[int]:
     """The port of such a server."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), _Reflecting) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-        thread.start()
+    with in_thread(ThreadingHTTPServer(("127.0.0.1", 0), _Reflecting)) as server:
         yield server.server_port
-        server.shutdown()
-        thread.join()
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 import json
 import logging
 import sys
-import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -14,13 +13,15 @@ from click.testing import CliRunner
 from exporter.cli import main
 from exporter.cli.log_lines import PersonLine
 from exporter.text import is_visible
+from tests.attacks.json_answers import JsonAnswers
 from tests.cache.build import SMALL_GGUF
+from tests.server_thread import in_thread
 
 STRANGE = "x\x1b[2J\x1b]0;title\x07\x9b31m\u202e\u200b\u3164\x7f\rend"
 """It clears a screen, sets a title and a colour, turns what follows, and begins the line anew."""
 
 
-class _Strange(BaseHTTPRequestHandler):
+class _Strange(JsonAnswers, BaseHTTPRequestHandler):
     """Answers every path with words that a terminal would obey: as a server of models, and as a daemon. Made up."""
 
     def do_GET(self) -> None:
@@ -31,36 +32,21 @@ class _Strange(BaseHTTPRequestHandler):
             "changes": [],
             "accepted": [STRANGE],
         }
-        self._send(200, models if self.path.endswith("/v1/models") else daemon)
+        self.send_json(200, models if self.path.endswith("/v1/models") else daemon, escaped=False)
 
     def do_POST(self) -> None:
-        self.rfile.read(int(self.headers.get("content-length", 0)))
+        self.read_body()
         if self.path.startswith("/api/"):
-            self._send(200, {"accepted": [STRANGE]})
+            self.send_json(200, {"accepted": [STRANGE]}, escaped=False)
         else:
-            self._send(400, {"error": {"message": STRANGE}})
-
-    def _send(self, status: int, body: object) -> None:
-        raw = json.dumps(body, ensure_ascii=False).encode()
-        self.send_response(status)
-        self.send_header("content-type", "application/json")
-        self.send_header("content-length", str(len(raw)))
-        self.end_headers()
-        self.wfile.write(raw)
-
-    def log_message(self, *_: object) -> None:
-        """Say nothing."""
+            self.send_json(400, {"error": {"message": STRANGE}}, escaped=False)
 
 
 @pytest.fixture(scope="module")
 def strange() -> Iterator[str]:
     """The URL of such a server."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), _Strange) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-        thread.start()
+    with in_thread(ThreadingHTTPServer(("127.0.0.1", 0), _Strange)) as server:
         yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
 
 
 def hidden_in(output: str) -> list[str]:

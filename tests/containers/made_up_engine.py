@@ -11,6 +11,7 @@ from socketserver import ThreadingMixIn, UnixStreamServer
 from typing import Any, Final
 
 from tests.containers.documents import CANARY
+from tests.server_thread import in_thread
 
 PREFIX: Final = "/v1.44"
 
@@ -83,13 +84,9 @@ class Handler(BaseHTTPRequestHandler):
 @contextmanager
 def running_engine(path: Path, *documents: dict[str, Any]) -> Iterator[MadeUpEngine]:
     """An engine at a socket, in which these containers run, until the block ends."""
-    with MadeUpEngine(path) as server:
+    with in_thread(MadeUpEngine(path)) as server:
         server.holds(*documents)
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
         try:
             yield server
         finally:
             server.ended.set()
-            server.shutdown()
-            thread.join()

@@ -6,7 +6,6 @@ import re
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from exporter.containers.facts import CandidateUrl, ContainerFacts, ImageRocm, O
 from tests.real.docker import DockerEngine, busybox_rootfs
 from tests.real.socket_proxy import OnPort, OnSocket, handler
 from tests.real.watching import by_name, watching
+from tests.server_thread import in_thread
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.real
@@ -262,14 +262,9 @@ def proxy(upstream: Path, listen: Path | tuple[str, int], allowed: tuple[str, ..
     """A read-only proxy on a socket or a port: GET on the allowed paths, 403 for all else. Gives the calls that it saw."""
     calls: list[str] = []
     handling = handler(upstream, allowed, lambda method, path, _: calls.append(f"{method} {path}"))
-    with OnSocket(str(listen), handling) if isinstance(listen, Path) else OnPort(listen, handling) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-        thread.start()
-        try:
-            yield calls
-        finally:
-            server.shutdown()
-            thread.join()
+    server = OnSocket(str(listen), handling) if isinstance(listen, Path) else OnPort(listen, handling)
+    with in_thread(server):
+        yield calls
 
 
 def test_a_read_only_proxy_in_between(servers: DockerEngine) -> None:
