@@ -12,7 +12,7 @@ from urllib.request import urlopen
 import pytest
 
 from exporter.demo import SimulatedServers, Simulation
-from exporter.lean import LEFT_OUT
+from exporter.lean import LIBRARIES
 from tests.ports import free_port
 from tests.processes import running_process
 from tests.waiting import eventually
@@ -35,10 +35,14 @@ NOT_LOADED: Final = {
     "tarfile": "for a file of a container",
     "difflib": "for a mistake in the settings",
     "pydantic.v1": "pydantic's former interface",
-    **{name: f"a part of {library} that is left out" for library, names in LEFT_OUT.items() for name in names},
+    **{name: f"a part of {each.distribution} that is left out" for each in LIBRARIES for name in each.left_out},
     "exporter.demo": "another command",
     "exporter.oneshot": "other commands",
     "exporter.report": "other commands",
+    "exporter.comparison": "another command",
+    "exporter.survey_report": "another command",
+    "exporter.cli.measuring": "other commands",
+    "exporter.daemon_health": "another command",
     "unittest": "a tool of tests",
     "pdb": "a tool for debugging",
 }
