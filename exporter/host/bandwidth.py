@@ -8,6 +8,8 @@ from typing import Final
 
 from exporter.host.products import UNIFIED_TARGETS, Product, shared
 
+PLAUSIBLE_MHZ: Final = (600, 2000)
+"""What the highest level of a discrete GPU's memory clock can be: 675 MHz on an RX 7400, 1600 on an MI210."""
 LPDDR5_CLOCK_LIMIT: Final = 1200
 """MHz. An APU's memory clock up to here is LPDDR5's, which counts one in eight transfers; DDR5's counts one in two."""
 
@@ -52,6 +54,21 @@ def find_bandwidth(
     if stated and (source != "memory bank" or not _near(value, stated)):
         value, source = stated, "table"
     return (value, source) if value else (None, None)
+
+
+def bandwidth_by_clock(
+    gfx_target: str | None, products: tuple[Product, ...], clock_mhz: int | None
+) -> tuple[float, str] | tuple[None, None]:
+    """Work out the same from the highest level of a discrete GPU's memory clock and the width that its product has.
+
+    For a GPU whose bank is hidden and whose product was sold with several memories: its clock says which one it has.
+    """
+    bus_bits = shared([product.bus_bits for product in products])
+    transfers = transfers_per_clock(gfx_target or "", clock_mhz or 0)
+    least, most = PLAUSIBLE_MHZ
+    if gfx_target in UNIFIED_TARGETS or not (bus_bits and transfers and clock_mhz and least <= clock_mhz <= most):
+        return None, None
+    return bus_bits * clock_mhz * transfers * 1e6 / 8, "memory clock"
 
 
 def _near(value: float, expected: float) -> bool:

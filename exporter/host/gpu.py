@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
 
-from exporter.host.bandwidth import find_bandwidth
+from exporter.host.bandwidth import bandwidth_by_clock, find_bandwidth
 from exporter.host.files import list_names, read_number, read_text
 from exporter.host.gpu_metrics import GpuMetrics, Residency
 from exporter.host.ip_discovery import read_target
@@ -31,6 +31,7 @@ from exporter.host.sensors import (
     find_hwmon,
     find_power_files,
     read_clocks,
+    read_highest_mclk,
     read_metrics,
     read_power_cap,
     read_temperatures,
@@ -61,7 +62,7 @@ class GpuFacts:
     ``address`` is its PCI address (``0000:c1:00.0``). ``compute_units`` are counted by KFD, or the data sheet's where KFD
     is hidden and only one product can be meant. ``memory_pool_bytes`` is what a model can use: a discrete GPU's VRAM, an
     APU's share of the system's memory as the compute driver or GTT limits it. ``bandwidth_source`` is ``memory bank``,
-    ``memory modules`` or ``table``. ``partitions`` is empty for a GPU that is whole, and what may be seen of the others
+    ``memory modules``, ``memory clock`` or ``table``. ``partitions`` is empty for a GPU that is whole, and what may be seen of the others
     otherwise; the GPU's own figures are then the sums.
     """
 
@@ -180,6 +181,8 @@ def _facts(address: str, device: Path | None, nodes: Sequence[Node], module_mts:
     bandwidth, source = find_bandwidth(
         target, products, banks[0].width if banks else None, banks[0].clock if banks else None, module_mts
     )
+    if bandwidth is None and device and not is_suspended(device):
+        bandwidth, source = bandwidth_by_clock(target, products, read_highest_mclk(device))
     return GpuFacts(
         address=address,
         name=describe(products) or target or f"AMD GPU {pci_id or '?'}",

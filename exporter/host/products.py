@@ -2,7 +2,7 @@
 
 Names and revisions are those of the public list ``amdgpu.ids`` (libdrm, 2026) and, where it has none, of ``pci.ids``.
 Compute units, bus widths and bandwidths are those of AMD's product pages and data sheets; a dash where none was found,
-where they depend on the memory that a maker fitted, or where products under one name differ.
+where sources differ, where they depend on the memory that a maker fitted, or where products under one name differ.
 """
 
 from collections.abc import Sequence
@@ -38,6 +38,17 @@ class Product:
 
 
 # Target, PCI id, revisions, compute units, bits of the memory bus, GB/s, name.
+# Read elsewhere than on a page of AMD's:
+# - R9600D: its page amd.com/en/products/graphics/workstations/radeon-ai-pro/ai-9000-series/amd-radeon-ai-pro-r9600d.html as quoted
+#   in a public comparison of costs (640 GB/s); 48 units and 32 GiB in rocm.docs.amd.com, reference/gpu-specs, which 256 bits hold.
+# - RX 9050: 16 units in rocm.docs.amd.com, reference/gpu-specs. It is two products, of 8 and 4 GB with 32 and 16 MiB of cache, and
+#   no list says which revision is which: reports of 128 bits and 288 GB/s are older than both, and have twice the units.
+# - RX 6550S, RX 6450M: techpowerup.com/gpu-specs/radeon-rx-6550s.c3981 and radeon-rx-6450m.c4018 (64 bits at 16 Gbps);
+#   the first also notebookcheck.biz/AMD-Radeon-RX-6550S.773598.0.html.
+# - Pro W6300, W6300M: techpowerup.com/gpu-specs/radeon-pro-w6300.c3982 and radeon-pro-w6300m.c3952 (32 bits at 16 Gbps).
+# - RX 6650M: 128 bits, but 14 Gbps (techpowerup.com, c3863), 16 (hmc-tech.com) or 18 (notebookcheck.biz). None is stated here.
+# - RX 5600 XT: 192 bits at 12 or 14 Gbps, by the BIOS of the card (tomshardware.com/news/amd-rx-5600-xt-specs-nvidia-rtx-2060).
+# - Steam Machine: units and bus of an RX 7600M (pausehardware.com/steam-machine-gpu-radeon-rx-7600m); no source has its clock.
 _TABLE: Final = """
 gfx1151  1586  c1,c3,c6,d1        40   256   256  Radeon 8060S
 gfx1151  1586  c2,c4,d2,d4        32   256   256  Radeon 8050S
@@ -73,11 +84,11 @@ gfx1201  7550  c0                 64   256   640  Radeon RX 9070 XT
 gfx1201  7550  c3                 56   256   640  Radeon RX 9070
 gfx1201  7550  c2                 48   192   432  Radeon RX 9070 GRE
 gfx1201  7551  c0                 64   256   640  Radeon AI PRO R9700
-gfx1201  7551  c8                 -    -     -    Radeon AI PRO R9600D
+gfx1201  7551  c8                 48   256   640  Radeon AI PRO R9600D
 gfx1200  7590  c0                 32   128   320  Radeon RX 9060 XT
 gfx1200  7590  c1                 32   128   320  Radeon RX 9060 XT LP
 gfx1200  7590  c7                 28   128   288  Radeon RX 9060
-gfx1200  7590  cf,df              -    -     -    Radeon RX 9050
+gfx1200  7590  cf,df              16   -     -    Radeon RX 9050
 gfx1100  744c  c8                 96   384   960  Radeon RX 7900 XTX
 gfx1100  744c  cc                 84   320   800  Radeon RX 7900 XT
 gfx1100  744c  ce                 80   256   576  Radeon RX 7900 GRE
@@ -101,7 +112,7 @@ gfx1102  7480  c1                 32   128   288  Radeon RX 7700S
 gfx1102  7480  c3                 28   128   256  Radeon RX 7600S
 gfx1102  7480  c7                 32   128   288  Radeon RX 7600M XT
 gfx1102  7480  00                 32   128   288  Radeon Pro W7600
-gfx1102  7481  c7                 28   -     -    Steam Machine
+gfx1102  7481  c7                 28   128   -    Steam Machine
 gfx1102  7483  cf                 28   128   256  Radeon RX 7600M
 gfx1102  7489  00                 28   128   172  Radeon Pro W7500
 gfx1102  7499  c0                 28   128   173  Radeon RX 7400
@@ -140,8 +151,8 @@ gfx1034  743f  c7,d7              12   64    128  Radeon RX 6400
 gfx1034  743f  c8                 16   64    144  Radeon RX 6500M
 gfx1034  743f  c3                 -    64    -    Radeon RX 6500 / 6500M
 gfx1034  743f  d3                 16   64    144  Radeon RX 6550M
-gfx1034  743f  cc                 16   64    -    Radeon RX 6550S
-gfx1034  743f  ce                 12   64    -    Radeon RX 6450M
+gfx1034  743f  cc                 16   64    128  Radeon RX 6550S
+gfx1034  743f  ce                 12   64    128  Radeon RX 6450M
 gfx1034  743f  cf                 12   32    64   Radeon RX 6300M
 gfx1034  7424  00                 12   32    64   Radeon RX 6300
 gfx1034  7421  00                 16   64    128  Radeon Pro W6500M

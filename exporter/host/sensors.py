@@ -13,6 +13,7 @@ from exporter.host.files import list_names, read_bytes, read_number, read_text
 from exporter.host.gpu_metrics import GpuMetrics, decode
 
 MHZ: Final = 1_000_000
+_LEVELS: Final = re.compile(r"^\d+:\s*(\d{1,5})\s*mhz", re.IGNORECASE | re.MULTILINE)
 _LEVEL: Final = re.compile(r"^\d+:\s*(\d+)\s*mhz\s*\*", re.IGNORECASE | re.MULTILINE)
 
 _CELSIUS: Final = (-60.0, 250.0)
@@ -84,6 +85,11 @@ def read_clocks(device: Path, hwmon: Path | None, metrics: GpuMetrics) -> tuple[
     if hertz["mclk"] is None and metrics.memory_clock_mhz is not None:  # an APU's need not be one of its levels
         hertz["mclk"] = within(_HERTZ, metrics.memory_clock_mhz * MHZ)
     return tuple((domain, value) for domain in ("sclk", "mclk", "fclk") if (value := hertz[domain]) is not None)
+
+
+def read_highest_mclk(device: Path) -> int | None:
+    """Read the highest level of the memory clock, in MHz."""
+    return max(map(int, _LEVELS.findall(read_text(device / "pp_dpm_mclk", []) or "")), default=None)
 
 
 def read_metrics(device: Path) -> GpuMetrics:

@@ -67,7 +67,7 @@ VALUES: Final[dict[tuple[str, str], set[str]]] = {
     ("amdgpu_clock_hertz", "domain"): {"sclk", "mclk", "fclk"},
     ("amdgpu_memory_used_bytes", "kind"): {"vram", "gtt"},
     ("amdgpu_power_watts", "scope"): {"gpu", "socket"},
-    ("amdgpu_memory_bandwidth_bytes_per_second", "source"): {"memory bank", "memory modules", "table"},
+    ("amdgpu_memory_bandwidth_bytes_per_second", "source"): {"memory bank", "memory modules", "memory clock", "table"},
     ("amdgpu_driver_info", "source"): {"dkms", "in-tree"},
     ("rocm_version_info", "scope"): {"host", "container"},
     ("rocm_version_info", "source"): {"info", "header", "manifest", "hip", *get_args(RocmSource)},

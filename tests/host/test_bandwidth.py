@@ -2,7 +2,7 @@
 
 import pytest
 
-from exporter.host.bandwidth import find_bandwidth
+from exporter.host.bandwidth import bandwidth_by_clock, find_bandwidth
 from exporter.host.products import find_products
 
 STRIX_HALO = find_products("1586", None, 40)
@@ -52,6 +52,31 @@ def test_hidden_bank() -> None:
     assert find_bandwidth("gfx1100", find_products("744c", "c8", None), None, None, None) == (960e9, "table")
     assert find_bandwidth("gfx1151", STRIX_HALO, None, None, 8533) == (256e9, "table")
     assert find_bandwidth("gfx1150", find_products("150e", "c4", None), None, None, None) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("gfx", "pci_id", "revision", "clock", "gigabytes"),
+    [
+        ("gfx1010", "731f", "ca", 750, 288.0),  # RX 5600 XT as it was announced: 12 Gbps
+        ("gfx1010", "731f", "ca", 875, 336.0),  # the same with the BIOS that came a week later: 14 Gbps
+        ("gfx1032", "73ef", "c3", 1000, 256.0),  # RX 6650M
+        ("gfx1034", "743f", "c3", 1124, 143.872),  # RX 6500 or 6500M
+        ("gfx1102", "7481", "c7", 1000, 256.0),  # Steam Machine
+        ("gfx900", "687f", "c3", 800, 409.6),  # RX Vega 56
+        ("gfx1102", "7499", "c1", 675, None),  # RX 7300, of whose bus nothing is known
+        ("gfx1010", "731f", "ca", 96, None),  # a level of rest is no memory's highest
+        ("gfx1010", "731f", "ca", None, None),
+        ("gfx1151", "1586", "c1", 1000, None),  # an APU's levels are not those of one memory
+        (None, "731f", "ca", 875, None),
+    ],
+)
+def test_cards_sold_with_several_memories(
+    gfx: str | None, pci_id: str, revision: str, clock: int | None, gigabytes: float | None
+) -> None:
+    """The highest level of the card's own memory clock tells which memory it has, with the bus of its product."""
+    value, source = bandwidth_by_clock(gfx, find_products(pci_id, revision, None), clock)
+    assert value == (gigabytes and pytest.approx(gigabytes * 1e9))
+    assert source == (gigabytes and "memory clock")
 
 
 def test_bank_that_contradicts_the_data_sheet() -> None:

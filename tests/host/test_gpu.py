@@ -206,6 +206,32 @@ def test_hidden_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "/dev/dri/renderD" in reading.problems[0]
 
 
+RX_5600_XT = "0: 100Mhz\n1: 500Mhz\n2: 625Mhz\n3: {highest}Mhz *\n"
+"""Levels of a Navi 10 as LACT's snapshot of an RX 5700 XT has them; the highest is the memory's."""
+
+
+@pytest.mark.parametrize(("highest", "gigabytes"), [(750, 288), (875, 336)])
+def test_hidden_bank_of_a_card_sold_with_two_memories(machine: Path, highest: int, gigabytes: int) -> None:
+    """An RX 5600 XT whose KFD is hidden: its memory clock tells which it has; asleep it is not woken to be asked."""
+    copy("radeon-rx-7600", machine)
+    shutil.rmtree(machine / "class/kfd")
+    device = machine / "class/drm/card0/device"
+    uevent = (device / "uevent").read_text().replace("1002:7480", "1002:731F")
+    assert "1002:731F" in uevent
+    (device / "uevent").write_text(uevent)
+    (device / "revision").write_text("0xca\n")
+    assert only(read_gpus(machine)).bandwidth_bytes_per_second is None
+    (device / "pp_dpm_mclk").write_text(RX_5600_XT.format(highest=highest))
+    gpu = only(read_gpus(machine))
+    assert (gpu.name, gpu.bandwidth_bytes_per_second, gpu.bandwidth_source) == (
+        "Radeon RX 5600 XT",
+        gigabytes * 1e9,
+        "memory clock",
+    )
+    (device / "power/runtime_status").write_text("suspended\n")
+    assert only(read_gpus(machine)).bandwidth_bytes_per_second is None
+
+
 def test_unknown_product_on_one_of_several(machine: Path) -> None:
     """A PCI id that covers several products is named as what it may be, and nothing is taken from a data sheet."""
     copy("radeon-8060s", machine)

@@ -27,6 +27,11 @@ from exporter.host.products import PRODUCTS, UNIFIED_TARGETS, Product, describe,
         ("7590", "c1", None, "Radeon RX 9060 XT LP", 320e9),
         ("7499", "c0", None, "Radeon RX 7400", 173e9),
         ("7424", "00", None, "Radeon RX 6300", 64e9),
+        ("7551", "c8", None, "Radeon AI PRO R9600D", 640e9),
+        ("743f", "cc", None, "Radeon RX 6550S", 128e9),
+        ("743f", "ce", 12, "Radeon RX 6450M", 128e9),
+        ("7423", "00", None, "Radeon Pro W6300M", 64e9),
+        ("7423", "01", None, "Radeon Pro W6300", 64e9),
     ],
 )
 def test_products(pci_id: str, revision: str, units: int | None, name: str, bandwidth: float | None) -> None:
@@ -58,7 +63,7 @@ def test_a_bandwidth_is_possible(product: Product) -> None:
 
 
 def test_cards_without_a_bandwidth() -> None:
-    """Of the discrete cards since Vega these alone have none: AMD publishes none, or sources differ."""
+    """Of the discrete cards since Vega these alone have none: nobody publishes one, sources differ, or its memory does."""
     missing = {
         product.name
         for product in PRODUCTS
@@ -68,13 +73,10 @@ def test_cards_without_a_bandwidth() -> None:
     }
     assert missing == {
         "Radeon RX 9050",
-        "Radeon AI PRO R9600D",
         "Radeon RX 7300",
         "Steam Machine",
         "Radeon RX 6650M",
-        "Radeon RX 6550S",
         "Radeon RX 6500 / 6500M",
-        "Radeon RX 6450M",
         "Radeon RX 5600 XT",
     }
 
