@@ -40,7 +40,12 @@ _SMALL_INTEL: Final = {
 }
 
 
-# Intel's graphics cards, by PCI device id, as Intel calls them. One id is the A770's of 8 and of 16 GB, whose bandwidths differ.
+# Cards that NVIDIA's driver calls like others with another memory, by PCI device id (pci-ids.ucw.cz), with what tells them apart.
+# Of the RTX 3060's id 2504 there are cards of 12 and of 8 GB, so nothing tells those apart.
+_OTHER_MEMORY: Final = {"220a": "12GB", "24c7": "8GB", "24c9": "GDDR6X"}
+
+# Intel's graphics cards, by PCI device id, as Intel calls them (pci-ids.ucw.cz, and for the B series Intel's product pages, listed
+# in zolotukhin.ai's reference of the series). One id is the A770's of 8 and of 16 GB, whose bandwidths differ.
 _ARC: Final = {
     "56a0": "Intel Arc A770",
     "56a1": "Intel Arc A750",
@@ -102,6 +107,7 @@ def _gpu(address: str, driver: str, ids: tuple[str, str], name: str | None) -> O
     integrated = None
     if vendor == "nvidia":
         integrated = "GB10" in (name or "")
+        name = f"{name} {_OTHER_MEMORY[ids[1]]}" if name and ids[1] in _OTHER_MEMORY else name
     elif vendor == "intel":
         integrated = address.startswith("0000:00:")
         name = name or _SMALL_INTEL.get(ids[1]) or _ARC.get(ids[1])

@@ -8,8 +8,11 @@ import pytest
 from exporter.host.gpu import read_gpus, sample_gpus
 from exporter.host.gpu_links import GpuLink, read_links, read_render_nodes
 from exporter.host.other_gpus import OtherGpu, read_other_gpus
+from exporter.settings import load_profiles
+from exporter.tiers import TargetFacts, hardware_of
 from tests.host.machines import NAMES, build, describe
 
+PROFILES = load_profiles(None)
 NVIDIA_INFORMATION = "Model: \t\t NVIDIA GB10\nIRQ:   \t\t 1\nBus Location: \t 000f:01:00.0\n"
 
 
@@ -164,6 +167,55 @@ def test_gpus_of_other_drivers(machine: Path, name: str, others: list[OtherGpu])
     root = build(name, machine)
     assert list(read_other_gpus(root / "sys", root / "proc")) == others
     assert not {gpu.address for gpu in others} & {gpu.address for gpu in read_gpus(root / "sys").gpus}
+
+
+@pytest.mark.parametrize(
+    ("model", "pci_id", "name", "bandwidth"),
+    [
+        ("NVIDIA GeForce RTX 3080", "2206", "NVIDIA GeForce RTX 3080", 760e9),
+        ("NVIDIA GeForce RTX 3080", "220A", "NVIDIA GeForce RTX 3080 12GB", 912e9),
+        ("NVIDIA GeForce RTX 3060 Ti", "24C9", "NVIDIA GeForce RTX 3060 Ti GDDR6X", 608e9),
+        ("NVIDIA GeForce RTX 3060", "24C7", "NVIDIA GeForce RTX 3060 8GB", 240e9),
+        ("NVIDIA GeForce RTX 3060", "2503", "NVIDIA GeForce RTX 3060", 360e9),
+    ],
+)
+def test_cards_that_their_driver_calls_alike(
+    machine: Path, model: str, pci_id: str, name: str, bandwidth: float
+) -> None:
+    """NVIDIA sells some names with two memories: the PCI id tells which, and the profiles have the bandwidth of each."""
+    device = machine / "sys/bus/pci/devices/0000:01:00.0"
+    device.mkdir(parents=True)
+    uevent = f"DRIVER=nvidia\nPCI_CLASS=30000\nPCI_ID=10DE:{pci_id}\nPCI_SLOT_NAME=0000:01:00.0\n"
+    (device / "uevent").write_text(uevent)
+    information = machine / "proc/driver/nvidia/gpus/0000:01:00.0/information"
+    information.parent.mkdir(parents=True)
+    information.write_text(f"Model: \t\t {model}\n")
+    (gpu,) = read_other_gpus(machine / "sys", machine / "proc")
+    profile = hardware_of(TargetFacts("llama_cpp", gpu_name=gpu.title), PROFILES)
+    assert (gpu.name, profile and PROFILES.hardware[profile].memory_bandwidth) == (name, bandwidth)
+
+
+@pytest.mark.parametrize(
+    ("pci_id", "profile"),
+    [
+        ("56A2", "arc-a580"),
+        ("56A6", "arc-a310"),
+        ("E20B", "arc-b580"),
+        ("E211", "arc-pro-b60"),
+        ("E212", "arc-pro-b50"),
+        ("E222", "arc-pro-b65"),
+        ("E223", "arc-pro-b70"),
+        ("56A0", None),  # an A770 of 8 or of 16 GB
+    ],
+)
+def test_intels_cards_have_their_profiles(machine: Path, pci_id: str, profile: str | None) -> None:
+    """Intel's driver gives no name: the PCI id names the card, and by its name its bandwidth is found."""
+    device = machine / "sys/bus/pci/devices/0000:03:00.0"
+    device.mkdir(parents=True)
+    uevent = f"DRIVER=xe\nPCI_CLASS=38000\nPCI_ID=8086:{pci_id}\nPCI_SLOT_NAME=0000:03:00.0\n"
+    (device / "uevent").write_text(uevent)
+    (gpu,) = read_other_gpus(machine / "sys", machine / "proc")
+    assert hardware_of(TargetFacts("llama_cpp", gpu_name=gpu.title), PROFILES) == profile
 
 
 def test_other_gpus_by_the_bus(machine: Path) -> None:
