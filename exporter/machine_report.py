@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from exporter.advice import AdviceFacts, advise
+from exporter.backends import name_of
 from exporter.containers.facts import EngineReading
 from exporter.containers.servers import repository_of
 from exporter.host.gpu import GpuFacts, GpuSample
@@ -19,6 +20,13 @@ from exporter.target_facts import Machine
 from exporter.text import ERROR_CHARACTERS, bytes_text, printable, share_text
 from exporter.tiers import Judgement
 
+HOLDS: Final[Mapping[str, str]] = {
+    "thermal": "heat",
+    "power": "the power limit",
+    "current": "the current limit",
+    "other": "a limit without a name",
+}
+"""What holds a GPU's clocks down, by the reason of its throttling."""
 _PATH: Final = re.compile(r"(?<![\w.])~?/[^\s:;,)]+")
 
 
@@ -150,9 +158,14 @@ def _unknown(found: Findings) -> Iterator[tuple[str, str]]:
     yield from _unknown_of_machine(found)
     for server in found.servers:
         if server.judgement.no_ceiling:
-            yield f"ceiling of the {server.info.backend} server", public(server.judgement.no_ceiling)
+            yield f"ceiling of {_name_of(server)}", public(server.judgement.no_ceiling)
         for why in server.info.unknown:
-            yield f"of the {server.info.backend} server", public(why)
+            yield f"settings of {_name_of(server)}", public(why)
+
+
+def _name_of(server: ServerReport) -> str:
+    port = f" at port {server.port}" if server.port else ""
+    return f"{name_of(server.info.backend)}{port}" if server.info.backend else f"the server{port}"
 
 
 def _unknown_of_gpus(found: Findings) -> Iterator[tuple[str, str]]:
@@ -170,11 +183,11 @@ def _unknown_of_gpu(gpu: GpuFacts, found: Findings) -> Iterator[tuple[str, str]]
     if gpu.gfx_target is None:
         yield "gfx target", "KFD is hidden, and ip_discovery can't be read"
     if gpu.compute_units is None:
-        yield "compute units", "KFD is hidden, and several products have this PCI id"
+        yield "compute units", "KFD is hidden, and the PCI id alone doesn't tell them"
     if gpu.memory_pool_bytes is None:
         yield "memory", "its driver shows no mem_info files here"
     if gpu.bandwidth_bytes_per_second is None:
-        yield "memory bandwidth", "neither its memory bank nor a data sheet tells it"
+        yield "memory bandwidth", "neither its memory bank, its memory clock nor a data sheet tells it"
     if not settings.firmware:
         yield "firmware", "its fw_version files can't be seen here"
     if settings.vbios_version is None:
@@ -182,7 +195,8 @@ def _unknown_of_gpu(gpu: GpuFacts, found: Findings) -> Iterator[tuple[str, str]]
     if sample is None or sample.suspended:
         yield "sensors", "it sleeps, and reading them would wake it" if sample else "its device folder is hidden"
     elif settings.power_cap_watts is None:
-        yield "power limit", "its driver has no power1_cap, as on every APU" if gpu.unified_memory else "no power1_cap"
+        why = "its driver has no power1_cap"
+        yield "power limit", f"{why}, as on every APU" if gpu.unified_memory else why
 
 
 def _unknown_of_machine(found: Findings) -> Iterator[tuple[str, str]]:
@@ -251,7 +265,7 @@ def _machine_rows(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 def _gpu_text(gpu: Mapping[str, Any]) -> str:
     size, width, cap = gpu["memory_pool_bytes"], gpu["bandwidth_bytes_per_second"], gpu["power_cap_watts"]
     vram, gtt, kind = gpu["vram_bytes"], gpu["gtt_bytes"], "carve-out" if gpu["unified_memory"] else "VRAM"
-    held = [f"{reason} {share_text(share)}" for reason, share in gpu["throttled"].items() if share > 0]
+    held = [f"{HOLDS[reason]} ({share_text(share)})" for reason, share in gpu["throttled"].items() if share > 0]
     hottest = max(gpu["temperatures_celsius"].values(), default=None)
     parts = (
         f"{gpu['name']} ({gpu['address']})",
@@ -262,7 +276,7 @@ def _gpu_text(gpu: Mapping[str, Any]) -> str:
         f"GTT {bytes_text(gtt)}" if gtt else None,
         f"{bytes_text(width)}/s ({gpu['bandwidth_source']})" if width else None,
         f"{hottest:.0f} °C" if hottest is not None else None,
-        f"held down by {', '.join(held)}" if held else None,
+        f"clocks held down by {' and '.join(held)}" if held else None,
         f"power limit {cap:g} W" if cap else None,
         f"level {gpu['performance_level']}" if gpu["performance_level"] else None,
         "asleep" if gpu["asleep"] else None,
@@ -280,7 +294,7 @@ def _container_text(container: Mapping[str, Any]) -> str:
 def _server_text(server: Mapping[str, Any]) -> str:
     ceiling = server["ceiling_tokens_per_second"]
     parts = (
-        server["backend"] + (f" at port {server['port']}" if server["port"] else ""),
+        (name_of(server["backend"]) or "a server") + (f" at port {server['port']}" if server["port"] else ""),
         server["image"],
         server["model"] and f"{server['model']}" + (f" ({server['quantization']})" if server["quantization"] else ""),
         bytes_text(server["weights_bytes"]) if server["weights_bytes"] else None,

@@ -31,6 +31,8 @@ RUNTIME_BYTES: Final = 1 << 30
 HELD_SHARE: Final = 0.1
 """Share of the most that a server holds on one GPU from which it uses another too."""
 
+RUNTIMES: Final[Mapping[Compute, str]] = {"rocm": "ROCm", "vulkan": "Vulkan", "cuda": "CUDA", "cpu": "the CPU"}
+
 _DEVICE: Final = re.compile(r"(rocm|hip|vulkan|cuda)(\d{1,3})", re.IGNORECASE)
 
 
@@ -206,7 +208,7 @@ def _named(evidence: Evidence) -> Serving:
                 words=f"the settings name the GPU {name!r}, which this machine does not have (it has: {here})"
             )
         found.append(gpu)
-    return _serving(found, "settings", "the settings name it")
+    return _serving(found, "settings", "the settings name it" if len(found) == 1 else "the settings name them")
 
 
 def _is_called(gpu: Candidate, name: str) -> bool:
@@ -406,7 +408,8 @@ def _by_tensor_parallel(evidence: Evidence, left: Sequence[Candidate], state: _G
     order = [gpu for gpu in state.rocm if gpu in usable]
     if len(order) < max(size, 2):
         return None
-    words = f"a tensor parallel size of {size} takes as many GPUs, the first in ROCm's order"
+    taken = "one GPU" if size == 1 else "as many GPUs"
+    words = f"a tensor parallel size of {size} takes {taken}, the first in ROCm's order"
     return _serving(order[:size], "tensor_parallel", words)
 
 
@@ -435,7 +438,7 @@ def _by_what_is_left(evidence: Evidence, left: Sequence[Candidate], _: _Given) -
         return _serving(usable, "small_integrated", words)
     words = "it is the only GPU"
     if evidence.compute:
-        words += f" that a server can use that computes with {evidence.compute}"
+        words += f" that a server on {RUNTIMES[evidence.compute]} can use"
     elif len(evidence.gpus) > 1:
         words += " that the server can use"
     return _serving(usable, "only_gpu", words)

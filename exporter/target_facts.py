@@ -46,7 +46,19 @@ from exporter.snapshot import (
     View,
     collector_key,
 )
-from exporter.tiers import UNQUANTIZED, Judgement, TargetFacts, Weights, hardware_of, judge, scenario_of, tier_of
+from exporter.tiers import (
+    NO_GPU_GIVEN,
+    ON_CPU,
+    SAID_BY_THE_SERVER,
+    UNQUANTIZED,
+    Judgement,
+    TargetFacts,
+    Weights,
+    hardware_of,
+    judge,
+    scenario_of,
+    tier_of,
+)
 
 SERVER_COLLECTORS: Final = frozenset({"containers", "processes"})
 # Heat that holds the clocks down for less of the time than this explains no slow speed.
@@ -190,6 +202,7 @@ def target_facts_of(
         return replace(
             known,
             weights=_told_weights(identity, None),
+            no_gpu=ON_CPU if identity.on_cpu else "",
             offloaded=identity.offloaded,
             speculative=_speculative(None, state),
             gpu_words=NOT_HERE,
@@ -208,7 +221,8 @@ def target_facts_of(
         aiter=_aiter(setup),
         weights=weights,
         weights_words=words,
-        offloaded=identity.offloaded or _has_no_gpu(setup),
+        no_gpu=_why_no_gpu(setup, identity),
+        offloaded=identity.offloaded,
         offload=settings.get("cpu_offload"),
         speculative=_speculative(settings.get("speculative"), state),
     )
@@ -218,7 +232,7 @@ def target_facts_of(
 def _speculative(launched: str | None, state: TargetState | None) -> str | None:
     """How tokens are drafted, by the launch settings, else by what the answers told; ``none`` where neither says that they are."""
     if launched in {None, "none"} and state is not None and state.drafts:
-        return "the server says so"
+        return SAID_BY_THE_SERVER
     return launched
 
 
@@ -227,14 +241,16 @@ def _decided(word: str) -> str | None:
     return None if word == "auto" else word
 
 
-def _has_no_gpu(setup: Behind) -> bool | None:
-    """True for a container that was given no GPU, and for a process that computes on the CPU."""
-    if setup.compute == "cpu":
-        return True
-    if setup.container is None:
-        return None
-    given = setup.container.devices
-    return not (given.kfd or given.dri or given.privileged or given.cdi or given.nvidia) or None
+def _compute(setup: Behind, identity: Identity | None) -> Compute | None:
+    """What computes: by the server's own word, else by its process and how it was started."""
+    return "cpu" if identity is not None and identity.on_cpu else setup.compute
+
+
+def _why_no_gpu(setup: Behind, identity: Identity) -> str:
+    """Why no GPU computes, in words; empty where one may."""
+    if _compute(setup, identity) == "cpu":
+        return ON_CPU
+    return NO_GPU_GIVEN if setup.container is not None and not setup.container.devices.gives_gpu else ""
 
 
 # Settings -----------------------------------------------------------------------------------------------------------------
@@ -254,6 +270,8 @@ def settings_in(target: Target, identity: Identity | None, machine: Machine) -> 
         known = settings_of(setup.container.launch, layers=layers, gfx_targets=gfx_targets)
     if setup.process:
         known |= settings_of_process(setup.process, layers=layers, gfx_targets=gfx_targets)
+    if (compute := _compute(setup, identity)) is not None:
+        known["compute"] = compute
     if served.gpus:
         known["gpu"] = ",".join(served.gpus)
     return tuple(sorted(known.items()))
@@ -302,7 +320,7 @@ def serving_of(target: Target, identity: Identity | None, machine: Machine) -> S
             devices=next((",".join(each.devices) for each in launches if each.devices), None),
             main_gpu=next((each.main_gpu for each in launches if each.main_gpu is not None), None),
             split_mode=next((each.split_mode for each in launches if each.split_mode), None),
-            compute=setup.compute,
+            compute=_compute(setup, identity),
             process_found=setup.process is not None or setup.container is not None,
             held=memory.by_gpu,
             held_complete=memory.complete,

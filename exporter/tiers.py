@@ -5,6 +5,7 @@ The ceiling is the roofline of single-stream decode: memory bandwidth ÷ bytes r
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
@@ -18,6 +19,12 @@ PowerScope = Literal["gpu", "socket"]
 EnergyScope = Literal["gpu", "socket", "unknown"]
 Limit = Literal["memory_bandwidth", "users", "offload", "throttling", "unknown"]
 LIMITS: Final[tuple[Limit, ...]] = ("memory_bandwidth", "users", "offload", "throttling", "unknown")
+
+ON_CPU: Final = "it computes on the CPU"
+NO_GPU_GIVEN: Final = "its container was given no GPU"
+PARTLY: Final = "not all of its work is done on the GPU"
+CPU_ALONE: Final = frozenset({"all", "cpu", "device none", "device cpu"})
+"""Launch settings by which nothing is done on a GPU, in the words of ``cpu_offload``."""
 
 # Sizes in names are rounded; a family of the tables is meant only where a stated size agrees with its own this well.
 SAME_SIZE: Final = 0.25
@@ -45,11 +52,11 @@ class TargetFacts:
 
     ``gfx_target``, ``compute_units`` and ``gpu_name`` are of the GPU that serves it (or of several that are alike),
     ``memory_bandwidth`` is in bytes/s, of several GPUs together as they share the work; ``gpu_words`` is why it isn't known.
-    ``aiter_usable`` is False where AITER has no effect on that GPU. ``offloaded`` is True where a part of the model lies in
-    memory that the GPU doesn't own, ``offload`` what the launch settings keep off it. ``speculative`` is how tokens are
-    drafted, ``none`` where they aren't. ``weights_words`` is why the size of the weights isn't known. ``throttled`` says
-    whether heat holds the GPU's clocks down now, ``users`` how many requests of others run, ``power_scope`` what the GPU's power
-    sensor counts.
+    ``aiter_usable`` is False where AITER has no effect on that GPU. ``no_gpu`` says in words why no GPU computes, empty where
+    one may. ``offloaded`` is True where a part of the model lies in memory that the GPU doesn't own, ``offload`` what the launch
+    settings keep off it. ``speculative`` is how tokens are drafted, ``none`` where they aren't. ``weights_words`` is why the
+    size of the weights isn't known. ``throttled`` says whether heat holds the GPU's clocks down now, ``users`` how many requests
+    of others run, ``power_scope`` what the GPU's power sensor counts.
     """
 
     backend: str
@@ -61,6 +68,7 @@ class TargetFacts:
     gfx_target: str | None = None
     compute_units: int | None = None
     memory_bandwidth: float | None = None
+    no_gpu: str = ""
     offloaded: bool | None = None
     aiter_usable: bool | None = None
     gpu_name: str = ""
@@ -80,7 +88,20 @@ class TargetFacts:
     @property
     def keeps_off_gpu(self) -> bool:
         """Whether a part of the work is known to be done elsewhere than on the GPU."""
-        return self.offloaded is True or self.offload not in {None, "none"}
+        return bool(self.no_gpu) or self.offloaded is True or self.offload not in {None, "none"}
+
+    @property
+    def off_gpu(self) -> str:
+        """What is known to be done elsewhere than on the GPU, as a sentence about the server; empty where nothing is."""
+        if self.no_gpu or not self.keeps_off_gpu:
+            return self.no_gpu
+        if self.offload in {None, "none"}:
+            return "a part of its model lies outside the GPU's memory"
+        parts = set((self.offload or "").split(", "))
+        if parts & CPU_ALONE:
+            return ON_CPU
+        what = "none of its model's layers is on the GPU" if "gpu_layers 0" in parts else PARTLY
+        return f"{what} ({self.offload})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +110,8 @@ class Judgement:
 
     ``expected_source`` says what the band is: the ``faq``'s, or a share of the ``ceiling``. ``no_ceiling`` says in words why
     there is no ceiling, empty where there is one. ``limit`` is what holds the speed down. ``energy_scope`` says whose energy it
-    is: the ``gpu``'s, or that of the ``socket``, the CPU with it.
+    is: the ``gpu``'s, or that of the ``socket``, the CPU with it. ``off_gpu`` says in words what is known to be done elsewhere
+    than on the GPU, empty where nothing is.
     """
 
     tier: Tier | None
@@ -104,6 +126,7 @@ class Judgement:
     no_ceiling: str = ""
     limit: Limit | None = None
     energy_scope: EnergyScope | None = None
+    off_gpu: str = ""
 
 
 def tier_of(tokens_per_second: float, bounds: Thresholds) -> Tier:
@@ -251,15 +274,23 @@ def _share_read(known: TargetFacts, profiles: Profiles) -> float:
     return active / total if active and total else 0.0
 
 
+SAID_BY_THE_SERVER: Final = "the server says so"
+_DRAFTS: Final[Mapping[str | None, str]] = {
+    "on": "",
+    "draft": " with a draft model",
+    SAID_BY_THE_SERVER: ", as the server says",
+}
+
+
 def ceiling_of(
     known: TargetFacts, context_tokens: float, bandwidth: float | None, profiles: Profiles
 ) -> tuple[float | None, str]:
     """Tokens per second that the memory allows, or None and why it isn't known, as a sentence."""
     if known.keeps_off_gpu:
-        what = known.offload if known.offload not in {None, "none"} else "a part of the model lies in other memory"
-        return None, f"not all of its work is done on the GPU ({what}), so the GPU's memory isn't its limit"
+        return None, f"{known.off_gpu}, so the GPU's memory isn't its limit"
     if known.drafts:
-        return None, f"it drafts tokens ({known.speculative}), so one read of the weights may give several tokens"
+        how = _DRAFTS.get(known.speculative, f" ({known.speculative})")
+        return None, f"it drafts tokens{how}, so one read of the weights may give several tokens"
     if bandwidth is None:
         which = known.gpu_name or "the GPU that serves it"
         return None, known.gpu_words or f"the memory bandwidth of {which} isn't known: set targets[].hardware"
@@ -270,10 +301,8 @@ def ceiling_of(
 def _why_no_bytes(known: TargetFacts, profiles: Profiles) -> str:
     model = known.model or "its model"
     if known.weights.bytes is None:
-        return (
-            known.weights_words
-            or f"the size of {model} isn't known: its files were not found, and the server doesn't say it"
-        )
+        why = known.weights_words or "its files were not found, and the server doesn't say it"
+        return f"the size of {model} isn't known: {why}"
     if is_mixture_of_experts(known, profiles):
         why = f"{model} is a mixture of experts, and nothing says how much of it a token reads"
     else:
@@ -373,6 +402,7 @@ def judge(
         ceiling_tokens_per_second=ceiling,
         expected_source=expected.source,
         no_ceiling=no_ceiling,
+        off_gpu=known.off_gpu,
     )
     if tokens_per_second is None:
         return judgement

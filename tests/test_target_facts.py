@@ -317,10 +317,29 @@ def test_a_model_that_the_gpu_does_not_hold_alone_is_told() -> None:
     """By the server's own word, or because its container was given no GPU; else nobody says."""
     bare = replace(MACHINE, containers=())
     with_gpu = replace(MACHINE, containers=(replace(VLLM, devices=Devices(kfd=True, dri=True)),))
-    assert target_facts_of(HERE, replace(SAYS, offloaded=True), bare).offloaded is True
-    assert target_facts_of(HERE, SAYS, bare).offloaded is None
-    assert target_facts_of(HERE, SAYS, MACHINE).offloaded is True
-    assert target_facts_of(HERE, SAYS, with_gpu).offloaded is None
+    on_cpu = replace(SAYS, offloaded=True, on_cpu=True)
+    found = [
+        target_facts_of(HERE, identity, machine)
+        for identity, machine in (
+            (replace(SAYS, offloaded=True), bare),
+            (SAYS, bare),
+            (SAYS, MACHINE),
+            (SAYS, with_gpu),
+            (on_cpu, with_gpu),
+        )
+    ]
+    assert [known.off_gpu for known in found] == [
+        "a part of its model lies outside the GPU's memory",
+        "",
+        "its container was given no GPU",
+        "",
+        "it computes on the CPU",
+    ]
+    info = info_of(HERE, on_cpu, found[-1], with_gpu, PROFILES)
+    assert dict(info.settings)["compute"] == "cpu"
+    assert (info.gpus, info.gpu_words) == ((), "no GPU: the server computes on the CPU")
+    elsewhere = make_target(url="http://10.0.0.7:8000")
+    assert target_facts_of(elsewhere, on_cpu, bare).off_gpu == "it computes on the CPU"
 
 
 def test_a_toolbox_whose_engine_does_not_tell_what_runs_in_it() -> None:

@@ -9,7 +9,10 @@ from hypothesis import strategies as st
 
 from exporter.settings import Thresholds, load_profiles
 from exporter.tiers import (
+    NO_GPU_GIVEN,
     NOTHING,
+    ON_CPU,
+    SAID_BY_THE_SERVER,
     TIERS,
     Expected,
     TargetFacts,
@@ -232,13 +235,29 @@ def test_a_long_context_lowers_the_ceiling() -> None:
     ("known", "why"),
     [
         (replace(STRIX_HALO, gpu_words="2 GPUs may serve", memory_bandwidth=None, gfx_target=None), "2 GPUs may serve"),
-        (replace(STRIX_HALO, offloaded=True), "not all of its work is done on the GPU"),
-        (replace(STRIX_HALO, offload="n_cpu_moe 36"), "(n_cpu_moe 36)"),
-        (replace(STRIX_HALO, speculative="draft-mtp"), "it drafts tokens (draft-mtp)"),
+        (replace(STRIX_HALO, offloaded=True), "a part of its model lies outside the GPU's memory, so"),
+        (
+            replace(STRIX_HALO, no_gpu=ON_CPU, offload="all"),
+            "it computes on the CPU, so the GPU's memory isn't its limit",
+        ),
+        (
+            replace(STRIX_HALO, no_gpu=NO_GPU_GIVEN),
+            "its container was given no GPU, so the GPU's memory isn't its limit",
+        ),
+        (
+            replace(STRIX_HALO, offload="cpu, gpu_layers 0"),
+            "it computes on the CPU, so the GPU's memory isn't its limit",
+        ),
+        (replace(STRIX_HALO, offload="gpu_layers 0"), "none of its model's layers is on the GPU (gpu_layers 0), so"),
+        (replace(STRIX_HALO, offload="n_cpu_moe 36"), "not all of its work is done on the GPU (n_cpu_moe 36), so"),
+        (replace(STRIX_HALO, speculative="draft-mtp"), "it drafts tokens (draft-mtp), so"),
+        (replace(STRIX_HALO, speculative="draft"), "it drafts tokens with a draft model, so"),
+        (replace(STRIX_HALO, speculative="on"), "it drafts tokens, so"),
+        (replace(STRIX_HALO, speculative=SAID_BY_THE_SERVER), "it drafts tokens, as the server says, so"),
         (replace(STRIX_HALO, weights=Weights()), "the size of Qwen/Qwen2.5-14B-Instruct isn't known"),
         (
             replace(STRIX_HALO, weights=Weights(), weights_words="its file can't be read: x"),
-            "its file can't be read: x",
+            "the size of Qwen/Qwen2.5-14B-Instruct isn't known: its file can't be read: x",
         ),
         (replace(STRIX_HALO, model="qwen3-a-mixture-8x7b", weights=WHOLE), "nothing says how much of it a token reads"),
         (replace(STRIX_HALO, model="made-up-14B", weights=WHOLE), "is dense or a mixture of experts"),

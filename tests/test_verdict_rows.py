@@ -386,7 +386,8 @@ def test_offload_and_speculation_take_the_ceiling_away(tmp_path: Path) -> None:
             assert value(watched.samples, CEILING, target=name) is None, name
             assert value(watched.samples, EFFICIENCY, target=name) is None, name
             drafts = name in {"draft", "ngram", "vllm-draft", "timings", "props", "vllm-counts"}
-            assert ("drafts tokens" if drafts else "not all of its work") in told["no_ceiling"], name
+            layers = "none of its model's layers" if name == "layers-env" else "not all of its work"
+            assert ("drafts tokens" if drafts else layers) in told["no_ceiling"], name
         offloads = {name: watched.setting(name, "cpu_offload") for name in setups}
         assert offloads["layers"] == "gpu_layers 20"
         assert offloads["n-cpu-moe"] == "n_cpu_moe 36"
@@ -394,6 +395,43 @@ def test_offload_and_speculation_take_the_ceiling_away(tmp_path: Path) -> None:
         assert watched.setting("draft", "speculative") == "draft"
         assert watched.setting("vllm-draft", "speculative") == "mtp"
         assert labels_of(watched.samples, "llm_limit_info", target="layers")["limit"] == "offload"
+
+
+def test_a_server_that_computes_on_the_cpu(tmp_path: Path) -> None:
+    """It is said plainly, by the process's libraries or by the server itself; a part of a model elsewhere is another sentence."""
+    dense = model(tmp_path, "14b", qwen25_14b_q4_k_m())
+
+    def ollama(share: float) -> Setup:
+        server = SimulatedOllama(
+            tokens_per_second=8, load_seconds=0.1, gpu_memory_gib=96.0, version="0.33.0", gpu_share=share
+        )
+        server.disk = {
+            "mine:14b": stored("mine:14b", 8_988_112_209, parameters="14.8B", family="qwen2", info=DENSE_14B)
+        }
+        return Setup(server, target='model: "mine:14b"')
+
+    no_ceiling = "it computes on the CPU, so the GPU's memory isn't its limit"
+    setups = {
+        "process": llama_server(dense, libraries=("/usr/lib/libc.so.6",), environment={}, speed=8),
+        "switch": llama_server(dense, "--device", "none", speed=8),
+        "said": ollama(0.0),
+        "part": ollama(0.6),
+    }
+    with daemon(tmp_path, "strix-halo-96-gib", setups) as watched:
+        for name in ("process", "switch", "said"):
+            told = watched.of(name)
+            assert told["judgement"]["no_ceiling"] == no_ceiling, name
+            assert told["reason"].endswith("; it computes on the CPU"), name
+            assert watched.setting(name, "compute") == "cpu", name
+            assert watched.setting(name, "gpu") is None, name
+            assert [each["condition"] for each in told["advice"]] == ["computes_on_cpu"], name
+            assert "(all)" not in json.dumps(told), name
+        part = watched.of("part")
+        assert part["judgement"]["no_ceiling"].startswith("a part of its model lies outside the GPU's memory, so")
+        assert [each["sentence"] for each in part["advice"]] == ["A part of its model lies outside the GPU's memory."]
+        at_prompt = command(tmp_path, "probe", "said", "--json")
+        assert at_prompt["no_ceiling"] == no_ceiling
+        assert [each["condition"] for each in at_prompt["advice"]] == ["computes_on_cpu"]
 
 
 # Bands and settings -------------------------------------------------------------------------------------------------------

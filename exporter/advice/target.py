@@ -16,7 +16,7 @@ from exporter.host.gpu import GpuSample
 from exporter.probe.result import NOT_AN_ANSWER, SKIPPED, ProbeResult, Result, TargetState
 from exporter.snapshot import TargetInfo
 from exporter.text import count_text, finite, rate_text, share_text
-from exporter.tiers import UNQUANTIZED, Judgement
+from exporter.tiers import NO_GPU_GIVEN, ON_CPU, UNQUANTIZED, Judgement, TargetFacts
 
 FOUR_BIT: Final = 4.5
 """Bits of a weight with its share of the scales in a 4-bit copy: llama.cpp's Q4_0 has 18 bytes for 32 weights."""
@@ -69,7 +69,7 @@ class Case:
         """Whether the speed is poor, or below what the set-up should reach."""
         expected = self.judgement.expected_min if self.judgement else None
         short = expected is not None and self.speed is not None and self.speed < expected
-        return self.tier is not None and (self.tier == "poor" or short)
+        return self.speed is not None and self.tier is not None and (self.tier == "poor" or short)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +131,9 @@ _FAULTS_OF_ANSWERS: Final[Mapping[Result, str]] = {
 
 def _no_answer(case: Case) -> str | None:
     found = next((each for each in (case.ran, case.checked) if each and each.result in NOT_AN_ANSWER), None)
-    return f"The answer {_FAULTS_OF_ANSWERS[found.result]}, however fast it came: {found.error}." if found else None
+    if found is None:
+        return None
+    return f"The answer {_FAULTS_OF_ANSWERS[found.result]}, however fast it came{f': {found.error}' if found.error else ''}."
 
 
 def _stuck(case: Case) -> str | None:
@@ -183,24 +185,36 @@ def _users(case: Case) -> str | None:
     running = beside or (case.state.requests_running if case.state else None)
     if not running:
         return None
-    requests = count_text(round(running), "request")
+    number = max(round(running), 1)  # a mean over a while may be less than one
+    requests = count_text(number, "request")
     theirs = case.user_tokens_per_second
     each = f", and each gets {rate_text(theirs)} tokens/s" if theirs is not None else ""
     together = case.state.generated_tokens_per_second if case.state and theirs is None else None
     whole = f", {rate_text(together)} tokens/s together" if together else ""
-    verb = "ran beside the probe" if beside else "runs now" if round(running) == 1 else "run now"
+    verb = "ran beside the probe" if beside else "runs now" if number == 1 else "run now"
     return f"{requests} of its users {verb}{each}{whole}."
 
 
+def _off_gpu(case: Case) -> str:
+    """What is known to be done elsewhere than on the GPU; by the launch settings before anything was judged."""
+    if case.settings.get("compute") == "cpu":
+        return ON_CPU
+    if case.judgement is not None and case.judgement.off_gpu:
+        return case.judgement.off_gpu
+    return TargetFacts(case.info.backend, offload=case.settings.get("cpu_offload")).off_gpu
+
+
 def _on_cpu(case: Case) -> str | None:
-    return "It computes on the CPU, not on a GPU." if case.settings.get("compute") == "cpu" else None
+    sentences = {
+        ON_CPU: "It computes on the CPU, not on a GPU.",
+        NO_GPU_GIVEN: "Its container was given no GPU, so it computes on the CPU.",
+    }
+    return sentences.get(_off_gpu(case))
 
 
 def _offload(case: Case) -> str | None:
-    offload = case.settings.get("cpu_offload")
-    if offload in {None, "none"} and not (case.judgement and case.judgement.limit == "offload"):
-        return None
-    return f"A part of the work isn't done on the GPU{f' ({offload})' if offload not in {None, 'none'} else ''}."
+    found = _off_gpu(case)
+    return f"{found[:1].upper()}{found[1:]}." if found not in {"", ON_CPU, NO_GPU_GIVEN} else None
 
 
 def _aiter(case: Case) -> str | None:

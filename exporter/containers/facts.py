@@ -37,6 +37,11 @@ class Devices:
     nvidia: bool = False
     render_nodes: tuple[str, ...] = ()
 
+    @property
+    def gives_gpu(self) -> bool:
+        """Whether the container can use a GPU at all."""
+        return self.kfd or self.dri or self.privileged or self.cdi or self.nvidia
+
 
 @dataclass(frozen=True, slots=True)
 class CacheMount:

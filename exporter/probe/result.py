@@ -61,6 +61,8 @@ class Identity:
     model_root: str | None = None
     offloaded: bool | None = None
     """Whether a part of the model lies in memory that isn't the GPU's, so that the CPU computes it."""
+    on_cpu: bool | None = None
+    """Whether none of the model lies in a GPU's memory, so that the CPU computes all of it."""
     experts: bool | None = None
     """Whether it is a mixture of experts."""
     active_parameters: int | None = None

@@ -111,7 +111,6 @@ IN_WORDS: Final[Mapping[str, str]] = {
 STUCK: Final = "requests have been running for four minutes, and the server has done no work on them"
 LIMIT_WORDS: Final[Mapping[str | None, str]] = {
     "users": "others used it meanwhile",
-    "offload": "a part of the work isn't done on the GPU",
     "throttling": "the GPU is too hot and lowers its clocks",
 }
 
@@ -425,7 +424,8 @@ def _why(record: Record, judgement: Judgement, tier: str) -> str:
     low, high = judgement.expected_min, judgement.expected_max
     scenario = judgement.scenario if judgement.scenario and judgement.expected_source != "ceiling" else "this setup"
     band = f"{band_text(low, high)} tokens/s"
-    held = f"; {LIMIT_WORDS[judgement.limit]}" if judgement.limit in LIMIT_WORDS else ""
+    limit = judgement.off_gpu if judgement.limit == "offload" else LIMIT_WORDS.get(judgement.limit, "")
+    held = f"; {limit}" if limit else ""
     ceiling = judgement.ceiling_tokens_per_second
     if tier == "poor" and judgement.limit == "memory_bandwidth" and ceiling is not None:
         return f"below {judgement.thresholds.acceptable:g} tokens/s, and as fast as the memory allows"

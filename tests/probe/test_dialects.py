@@ -426,23 +426,26 @@ def test_ollama_prefers_what_is_in_memory_and_keeps_to_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("sizes", "offloaded"),
+    ("sizes", "offloaded", "on_cpu"),
     [
-        ({"size": 10_000_000_000, "size_vram": 10_000_000_000}, False),
-        ({"size": 10_000_000_000, "size_vram": 6_000_000_000}, True),
-        ({"size": 10_000_000_000, "size_vram": 0}, True),
-        ({"size": 10_000_000_000}, None),
-        ({"size": "?", "size_vram": 0}, None),
+        ({"size": 10_000_000_000, "size_vram": 10_000_000_000}, False, False),
+        ({"size": 10_000_000_000, "size_vram": 6_000_000_000}, True, False),
+        ({"size": 10_000_000_000, "size_vram": 0}, True, True),
+        ({"size": 10_000_000_000}, None, None),
+        ({"size": "?", "size_vram": 0}, None, None),
     ],
 )
-def test_ollama_says_how_much_of_a_model_the_gpu_holds(sizes: dict[str, Any], *, offloaded: bool | None) -> None:
-    """A model of which a part is computed by the CPU is told, so that no ceiling of the GPU is claimed for it."""
+def test_ollama_says_how_much_of_a_model_the_gpu_holds(
+    sizes: dict[str, Any], *, offloaded: bool | None, on_cpu: bool | None
+) -> None:
+    """A model that the CPU computes, all or a part, is told, so that no ceiling of the GPU is claimed for it."""
     answers: dict[str, Any] = {
         "/api/version": {"version": "0.12.6"},
         "/api/tags": {"models": []},
         "/api/ps": {"models": [{"name": "llama3:latest", **sizes}]},
     }
-    assert check(made_up(answers), "ollama").identity.offloaded is offloaded
+    identity = check(made_up(answers), "ollama").identity
+    assert (identity.offloaded, identity.on_cpu) == (offloaded, on_cpu)
 
 
 def test_a_path_is_not_shown_as_a_models_name() -> None:

@@ -145,6 +145,7 @@ class SimulatedOllama(Simulated):
         max_loaded: int = 1,
         max_queue: int = 512,
         gpu_memory_gib: float = 16.0,
+        gpu_share: float = 1.0,
         keep_alive: float = DEFAULT_KEEP_ALIVE,
         cloud_in_ps: bool = False,
         draw: random.Random | None = None,
@@ -159,6 +160,7 @@ class SimulatedOllama(Simulated):
         self.max_loaded = max_loaded
         self.max_queue = max_queue
         self.gpu_memory_gib = gpu_memory_gib
+        self.gpu_share = gpu_share
         self.keep_alive = keep_alive
         self.cloud_in_ps = cloud_in_ps
         self.draw = draw or random.Random()
@@ -284,7 +286,10 @@ class SimulatedOllama(Simulated):
         runners.sort(key=lambda each: -int(each.expires_at))
         entries = []
         for each in runners:
-            more: dict[str, Any] = {"expires_at": _time(each.expires_at), "size_vram": each.model.size}
+            more: dict[str, Any] = {
+                "expires_at": _time(each.expires_at),
+                "size_vram": int(each.model.size * self.gpu_share),
+            }
             if self._since(0, 9, 7):
                 more["context_length"] = each.num_ctx
             entries.append({**_entry(each.name, each.model), **more})

@@ -112,7 +112,7 @@ class Ollama(Dialect):
         crowded = len(running) > 1
         return replace(
             base,
-            identity=replace(base.identity, offloaded=_is_offloaded(loaded)),
+            identity=replace(base.identity, offloaded=_is_offloaded(loaded), on_cpu=_is_on_cpu(loaded)),
             model=model,
             crowded=crowded,
             recent=model,
@@ -289,6 +289,12 @@ def _is_offloaded(loaded: Mapping[str, Any]) -> bool | None:
     """``/api/ps`` gives what a model takes in all, and how much of it the GPU holds."""
     whole, held = size_of(loaded.get("size")), loaded.get("size_vram")
     return held < whole if whole is not None and isinstance(held, int) else None
+
+
+def _is_on_cpu(loaded: Mapping[str, Any]) -> bool | None:
+    """What ``ollama ps`` shows as 100% CPU."""
+    whole, held = size_of(loaded.get("size")), loaded.get("size_vram")
+    return held == 0 if whole is not None and isinstance(held, int) else None
 
 
 def _parameters(size: Any) -> int | None:
