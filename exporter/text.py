@@ -142,10 +142,15 @@ def share_text(ratio: float | None) -> str:
 
 
 def band_text(low: float | None, high: float | None) -> str:
-    """A range of which either end may be open: 12–20, at least 12, at most 20."""
+    """A range of which either end may be open: 12–20, at least 12, at most 1,420."""
     if low is None:
-        return NONE if high is None else f"at most {high:.3g}"
-    return f"at least {low:.3g}" if high is None else f"{low:.3g}–{high:.3g}"
+        return NONE if high is None else f"at most {number_text(high)}"
+    return f"at least {number_text(low)}" if high is None else f"{number_text(low)}–{number_text(high)}"
+
+
+def number_text(number: float) -> str:
+    """Three digits without a zero that says nothing: 12, 9.15, 1,420."""
+    return f"{number:.3g}" if number < 999.5 else f"{number:,.0f}"
 
 
 # Sentences

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from exporter.settings import Band, Mixture, Profiles, Scenario, Thresholds
+from exporter.text import number_text
 
 Tier = Literal["excellent", "good", "acceptable", "poor"]
 TIERS: Final[tuple[Tier, ...]] = ("excellent", "good", "acceptable", "poor")
@@ -100,7 +101,7 @@ class TargetFacts:
         parts = set((self.offload or "").split(", "))
         if parts & CPU_ALONE:
             return ON_CPU
-        what = "none of its model's layers is on the GPU" if "gpu_layers 0" in parts else PARTLY
+        what = "no layer of its model is on the GPU" if "gpu_layers 0" in parts else PARTLY
         return f"{what} ({self.offload})"
 
 
@@ -381,7 +382,7 @@ def judge(
     ceiling, no_ceiling = ceiling_of(known, context_tokens, bandwidth_of(known, profiles, hardware), profiles)
     if ceiling is not None and tokens_per_second is not None and tokens_per_second > ceiling:
         no_ceiling = (
-            f"its {tokens_per_second:.3g} tokens/s are more than the {ceiling:.3g} that the memory would allow by what is known: "
+            f"its {number_text(tokens_per_second)} tokens/s are more than the {number_text(ceiling)} that the memory would allow by what is known: "
             "one of these facts is wrong, or it drafts tokens"
         )
         ceiling = None

@@ -115,6 +115,7 @@ def test_what_is_not_finite_is_none(value: float | None) -> None:
         (band_text(12, 20), "12–20"),
         (band_text(12.5, None), "at least 12.5"),
         (band_text(None, 20), "at most 20"),
+        (band_text(998.6, 1420.4), "999–1,420"),
         (band_text(None, None), "–"),
         (count_text(0, "target"), "0 targets"),
         (count_text(1, "target"), "1 target"),

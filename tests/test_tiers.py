@@ -248,7 +248,7 @@ def test_a_long_context_lowers_the_ceiling() -> None:
             replace(STRIX_HALO, offload="cpu, gpu_layers 0"),
             "it computes on the CPU, so the GPU's memory isn't its limit",
         ),
-        (replace(STRIX_HALO, offload="gpu_layers 0"), "none of its model's layers is on the GPU (gpu_layers 0), so"),
+        (replace(STRIX_HALO, offload="gpu_layers 0"), "no layer of its model is on the GPU (gpu_layers 0), so"),
         (replace(STRIX_HALO, offload="n_cpu_moe 36"), "not all of its work is done on the GPU (n_cpu_moe 36), so"),
         (replace(STRIX_HALO, speculative="draft-mtp"), "it drafts tokens (draft-mtp), so"),
         (replace(STRIX_HALO, speculative="draft"), "it drafts tokens with a draft model, so"),

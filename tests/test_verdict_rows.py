@@ -386,7 +386,7 @@ def test_offload_and_speculation_take_the_ceiling_away(tmp_path: Path) -> None:
             assert value(watched.samples, CEILING, target=name) is None, name
             assert value(watched.samples, EFFICIENCY, target=name) is None, name
             drafts = name in {"draft", "ngram", "vllm-draft", "timings", "props", "vllm-counts"}
-            layers = "none of its model's layers" if name == "layers-env" else "not all of its work"
+            layers = "no layer of its model" if name == "layers-env" else "not all of its work"
             assert ("drafts tokens" if drafts else layers) in told["no_ceiling"], name
         offloads = {name: watched.setting(name, "cpu_offload") for name in setups}
         assert offloads["layers"] == "gpu_layers 20"

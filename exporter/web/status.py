@@ -45,6 +45,7 @@ from exporter.text import (
     count_text,
     finite,
     no_speed_text,
+    number_text,
     printable,
     rate_text,
     share_text,
@@ -345,7 +346,7 @@ def _too_slow_for_users(service: Service | None, state: TargetState | None) -> s
     speed = finite(state.user_tokens_per_second) if state else None
     if speed is None or service is None or service.tier != "poor":
         return ""
-    return f"users get {speed:.3g} tokens/s, below {service.acceptable:g}, the least that is acceptable"
+    return f"users get {number_text(speed)} tokens/s, below {service.acceptable:g}, the least that is acceptable"
 
 
 def _tiered(record: Record, judgement: Judgement) -> tuple[Verdict, str]:
