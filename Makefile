@@ -3,10 +3,10 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 CODE   := exporter tests grafana docs
-# What `make check` runs for tests: CI takes coverage, which is the same and a figure.
+# The target that `make check` runs for the tests. CI takes `coverage`: the same tests, and their coverage.
 TESTS  ?= test
 FUZZ_TARGETS := $(patsubst tests/fuzz/fuzz_%.py,%,$(sort $(wildcard tests/fuzz/fuzz_*.py)))
-# A test that hangs ends its process after so many seconds, says where each thread stood, and fails; the others go on.
+# A test that hangs fails after so many seconds: its process prints where each thread stood, and ends. The other tests go on.
 HANGS   = -o faulthandler_exit_on_timeout=true -o faulthandler_timeout
 FUZZ   := -verbosity=0 -print_final_stats=1 -artifact_prefix=$(CURDIR)/build/fuzz
 
@@ -41,10 +41,10 @@ run: $(VENV)/.runtime ## run the daemon: it finds the inference servers of this 
 test: $(VENV)/.dev ## run the tests that need no service
 	$(BIN)/python -m pytest -q -m "not real and not servers" -n auto --dist worksteal $(HANGS)=300
 
-coverage: $(VENV)/.dev ## run the same tests and show which lines and branches of the exporter they leave out
+coverage: $(VENV)/.dev ## run the same tests, and show the lines and branches of the exporter that no test reaches
 	$(BIN)/python -m pytest -q -m "not real and not servers" -n auto --dist worksteal $(HANGS)=300 --cov --cov-report=term
 
-check: $(VENV)/.dev lint types grafana-check docs-check promtool $(TESTS) ## format, lint, types, generated files, rules, tests
+check: $(VENV)/.dev lint types grafana-check docs-check promtool $(TESTS) ## check format, lint, types, generated files and alert rules, and run the tests
 
 format: $(VENV)/.dev ## format the code
 	$(BIN)/ruff format $(CODE)
@@ -58,10 +58,10 @@ lint: $(VENV)/.dev
 types: $(VENV)/.dev
 	$(BIN)/mypy
 
-grafana: $(VENV)/.dev ## write dashboards, rules and runbook anew from their source
+grafana: $(VENV)/.dev ## write the dashboards, rules and runbook from their source
 	$(BIN)/python -m grafana.build
 
-docs: $(VENV)/.dev ## write the tables of the documentation anew: metrics, backends, caches
+docs: $(VENV)/.dev ## write the tables of the documentation: metrics, backends, caches
 	$(BIN)/python -m docs.build
 
 .PHONY: docs-check
@@ -72,7 +72,7 @@ docs-check: $(VENV)/.dev
 grafana-check: $(VENV)/.dev
 	$(BIN)/python -m grafana.build --check
 
-promtool: ## check and test the alert rules, where promtool is installed
+promtool: ## check and test the alert rules; needs promtool
 	@if command -v promtool >/dev/null; then \
 		promtool check rules deploy/prometheus/rules/*.yml && promtool test rules deploy/prometheus/tests/*.yml; \
 	else echo "promtool is not installed: the rules were not checked"; fi
@@ -80,7 +80,7 @@ promtool: ## check and test the alert rules, where promtool is installed
 test-real: $(VENV)/.real ## run the tests against real parts: llama-server, Prometheus, Docker, Podman, systemd, Chromium
 	$(BIN)/python -m pytest -q -m real $(HANGS)=1800
 
-test-servers: $(VENV)/.dev ## measure real vLLM, transformers serve and LiteLLM, installed in environments of their own: 6 GB, not in CI
+test-servers: $(VENV)/.dev ## measure real vLLM, transformers serve and LiteLLM, each installed in an environment of its own: 5.4 GB, not in CI
 	$(BIN)/python -m pytest -q -m servers -rA -n 0
 
 $(VENV)/.fuzz: $(VENV)/.dev
@@ -88,7 +88,7 @@ $(VENV)/.fuzz: $(VENV)/.dev
 		echo "atheris can't be installed here: inputs are mutated at random, without following coverage"
 	@touch $@
 
-fuzz: $(VENV)/.fuzz ## fuzz all that reads what strangers write, two minutes in all; a find is written to build/fuzz
+fuzz: $(VENV)/.fuzz ## fuzz every reader of input that others write, for two minutes; a find is written to build/fuzz
 	@mkdir -p build/fuzz
 	@for target in $(FUZZ_TARGETS); do \
 		$(BIN)/python -m tests.fuzz.fuzz_$$target -max_total_time=$$((120 / $(words $(FUZZ_TARGETS)))) $(FUZZ)/$$target- || exit 1; \
@@ -97,16 +97,16 @@ fuzz: $(VENV)/.fuzz ## fuzz all that reads what strangers write, two minutes in 
 bench: $(VENV)/.dev ## measure the exporter (an hour), and write the figures into docs/accuracy.md and README.md
 	$(BIN)/python tests/bench/report.py
 
-image: ## build the container image; for two processors: docker buildx build --platform linux/amd64,linux/arm64 .
+image: ## build the container image; for amd64 and arm64: docker buildx build --platform linux/amd64,linux/arm64 .
 	docker build --tag llm-probe-exporter:latest --build-arg VERSION="$$(sed -n 's/^__version__ = "\(.*\)"/\1/p' exporter/__init__.py)" \
 		--build-arg REVISION="$$(git rev-parse HEAD 2>/dev/null || echo unknown)" .
 
-# An index that lacks the tools is no mistake of this tree: what could not be done is said, and nothing fails.
+# A package index may lack these tools, which is no fault of this tree. Then the target says what it could not do, and does not fail.
 $(VENV)/.supply: $(VENV)/bin/python pyproject.toml
 	@if $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[supply]'; then touch $@; \
 	else echo "the tools for audit and sbom can't be installed from this package index"; fi
 
-audit: $(VENV)/.supply ## look for known vulnerabilities in what the image holds (says so where there is no network)
+audit: $(VENV)/.supply ## look for known vulnerabilities in the packages of the image; without a network it says that it did not look
 	@[ -e $(VENV)/.supply ] || { echo "NOT audited"; exit 0; }; \
 	said=$$(mktemp); trap 'rm -f "$$said"' EXIT; \
 	for lock in deploy/requirements.lock deploy/requirements-build.lock; do \
@@ -125,8 +125,8 @@ sbom: $(VENV)/.supply ## write dist/sbom.cdx.json: every locked dependency, as C
 build: $(VENV)/.dev ## build the wheel and the source package
 	$(BIN)/python -m build
 
-release: $(VENV)/.dev ## build the packages, check them, install the wheel in an environment of its own, probe the demo with it
+release: $(VENV)/.dev ## build the packages, check them, install the wheel in an environment of its own, and probe the demo with it
 	$(BIN)/python tests/release.py
 
-clean: ## remove what was made here
+clean: ## remove the environment, the built packages and the caches of the tools
 	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage*
