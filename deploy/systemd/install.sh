@@ -1,14 +1,15 @@
 #!/bin/sh
 # Installs llm-probe-exporter as a systemd service, or removes it. Run it with --dry-run first to see every command.
 #
-#   PREFIX (/opt/llm-probe-exporter)            the program, in a Python environment of its own; replaced as a whole
-#   /usr/local/lib/systemd/system               the unit; replaced
-#   /etc/llm-probe-exporter                     your configuration; existing files are never changed
-#   /etc/systemd/system/….service.d             drop-ins that you ask for by --with; existing ones are never changed
+#   PREFIX (/opt/llm-probe-exporter)            the program, in a Python environment of its own; each run replaces it as a whole
+#   /usr/local/lib/systemd/system               the unit; each run replaces it
+#   /etc/llm-probe-exporter                     your configuration; an existing file is never changed
+#   /etc/systemd/system/….service.d             the drop-ins that --with asks for; an existing file is never changed
+#   /var/lib/llm-probe-exporter                 the history of changes and speeds, which the service writes
 #
-# Everything is downloaded and checked against deploy/requirements.lock before anything is changed.
+# The installer downloads everything, and checks it against deploy/requirements.lock, before it changes anything.
 set -eu
-# What is made is readable for the service, and writable for root alone, whatever the umask of the shell that runs this.
+# New files are readable by the service and writable by root alone, whatever the umask of the calling shell.
 umask 022
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -29,15 +30,15 @@ Usage: install.sh [uninstall] [OPTION]...
 
   --wheel FILE         install this wheel instead of building one from this checkout
   --with kfd           read facts of AMD GPUs from KFD (added automatically where there is one)
-  --with docker        ask the Docker engine about its containers (as powerful as root: see docs/deploy-systemd.md)
-  --with processes     read the launch settings of servers that are plain processes
+  --with docker        read which servers run in containers (as powerful as root: see docs/deploy-systemd.md)
+  --with processes     read the launch settings of servers that run as plain processes
   --with home-cache=U  read the model caches in the home folder of the user U
   --prefix DIR         folder of the program [$prefix]
-  --python PROGRAM     a Python of 3.11 or newer [$python]
-  --no-start           do not enable and start the service
-  --destdir DIR        put everything under DIR, for packages; starts nothing
-  --purge              with uninstall: the configuration and the drop-ins too
-  --dry-run            say what would be done, and do nothing
+  --python PROGRAM     Python 3.11 or newer [$python]
+  --no-start           neither enable nor start the service
+  --destdir DIR        put everything under DIR and start nothing, to build a package
+  --purge              with uninstall: remove the configuration, the drop-ins and the history too
+  --dry-run            print every command, and run none
 EOF
 }
 
@@ -96,18 +97,21 @@ configuration=$destdir/etc/$name
 unit_folder=$destdir/usr/local/lib/systemd/system
 unit=$unit_folder/$name.service
 drop_ins=$destdir/etc/systemd/system/$name.service.d
+history=$destdir/var/lib/$name
+# Where DynamicUser= puts it; $history is then a link.
+history_folder=$destdir/var/lib/private/$name
 
 may_change_the_system() {
     [ "$dry" = yes ] || [ -n "$destdir" ] || [ "$(id -u)" = 0 ] || fail "run it as root (or with --dry-run)"
     [ "$start" = no ] || command -v systemctl >/dev/null || fail "there is no systemctl: this machine has no systemd"
 }
 
-# A folder is ours only if it is a Python environment with this program in it.
+# A folder is the installer's own only if it is a Python environment with this program in it.
 is_ours() { [ -f "$1/pyvenv.cfg" ] && [ -e "$1/bin/$name" ]; }
 
 fetch() {
     wheels=$work/wheels
-    say "downloading what deploy/requirements.lock names, checking hashes"
+    say "downloading the packages of deploy/requirements.lock, and checking their hashes"
     run "$python" -m venv "$work/build"
     pip="$work/build/bin/python -m pip --quiet --disable-pip-version-check"
     run $pip download --only-binary=:all: --require-hashes --requirement "$here/../requirements.lock" --dest "$wheels"
@@ -120,7 +124,7 @@ fetch() {
     fi
 }
 
-# From the downloaded files alone, so that a failing network can't leave half a program behind.
+# Installs from the downloaded files alone, so that a failing network can't leave half of a program.
 make_program() {
     if [ -e "$program" ]; then
         is_ours "$program" || fail "$program exists and is not $name: move it, or choose another folder with --prefix"
@@ -128,12 +132,12 @@ make_program() {
     say "installing into $program"
     run mkdir -p "$(dirname "$program")"
     run "$python" -m venv --clear --without-pip "$program"
-    # With --destdir the scripts must name the folder in which they will be.
+    # With --destdir the scripts must name the folder where they will be on the target machine.
     run $pip --python "$program/bin/python" install --no-index --find-links "$wheels" "$name"
     [ -z "$destdir" ] || run sed -i "1s|^#!$destdir|#!|" "$program/bin/$name"
 }
 
-put() { # FROM TO MODE: where there is nothing yet
+put() { # FROM TO MODE: copy a file, if there is none yet
     if [ -e "$2" ]; then
         say "$2 is kept as it is"
     else
@@ -213,9 +217,9 @@ uninstall_it() {
         say "$program is not $name: it is not removed"
     fi
     if [ "$purge" = yes ]; then
-        run rm -rf "$configuration" "$drop_ins"
+        run rm -rf "$configuration" "$drop_ins" "$history" "$history_folder"
     else
-        say "your settings stay: $configuration, $drop_ins (--purge removes them)"
+        say "your settings stay: $configuration, $drop_ins; the history too: $history (--purge removes them)"
     fi
     if [ -z "$destdir" ] && command -v systemctl >/dev/null; then
         run systemctl daemon-reload

@@ -135,6 +135,18 @@ def test_the_installer_keeps_what_is_there(tmp_path: Path) -> None:
     assert config.exists()
 
 
+def test_the_installer_purges_settings_and_history(tmp_path: Path) -> None:
+    """Without --purge the configuration and the history stay, with it nothing does."""
+    made = [tmp_path / each / "llm-probe-exporter" for each in ("etc", "var/lib", "var/lib/private")]
+    for folder in made:
+        folder.mkdir(parents=True)
+    told = install("uninstall", "--destdir", str(tmp_path)).stdout
+    assert f"the history too: {made[1]}" in told
+    assert all(folder.exists() for folder in made)
+    assert install("uninstall", "--purge", "--destdir", str(tmp_path)).returncode == 0
+    assert not any(folder.exists() for folder in made)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

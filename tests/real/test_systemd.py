@@ -254,4 +254,5 @@ def test_install_again_and_uninstall(machine: BootedContainer) -> None:
     assert machine.run(f"tail -1 {CONFIG}") == "# mine"
     assert machine.run(f"ls {DROP_INS}") == "mine.conf"
     machine.run(f"{installer} uninstall --purge")
-    assert machine.run(f"ls -d /etc/{NAME} {DROP_INS}", check=False).count("No such") == 2
+    gone = (f"/etc/{NAME}", DROP_INS, f"/var/lib/{NAME}", f"/var/lib/private/{NAME}")
+    assert machine.run(f"ls -d {' '.join(gone)}", check=False).count("No such") == len(gone)
