@@ -1,11 +1,11 @@
-# Python's own slim image, for amd64 and arm64, by the digest of its manifest list; every dependency has a ready-made wheel for both,
-# so nothing is compiled.
+# Python's slim image for amd64 and arm64, by the digest of its manifest list. Every dependency has a ready-made wheel for both, so
+# nothing is compiled.
 ARG BASE=python:3.13.15-slim-bookworm@sha256:2325bb286ec344af3e5898cc224b5844e2707ac6e26b1632516fd3edc84a5e26
 
 FROM ${BASE} AS build
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 WORKDIR /src
-# The environment that is shipped has no pip: the one in /build installs into it.
+# The environment of the image has no pip: the pip in /build installs into it.
 RUN python3 -m venv /build && python3 -m venv --without-pip /opt/llm-probe-exporter
 COPY deploy/requirements.lock deploy/requirements-build.lock deploy/
 RUN /build/bin/pip install --require-hashes --only-binary=:all: --requirement deploy/requirements-build.lock \
@@ -25,15 +25,15 @@ LABEL org.opencontainers.image.title="llm-probe-exporter" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"
 COPY --from=build /opt/llm-probe-exporter /opt/llm-probe-exporter
-# In a container the loopback is the container's own: listen on all of its addresses, publish the port on the host's loopback.
-# The history of changes and speeds; a volume keeps it. Empty, and of the user that writes it.
+# An empty folder for the history of changes and speeds, which belongs to the user that writes it. A volume there keeps the history.
 COPY --from=build --chown=65532:65532 /state /var/lib/llm-probe-exporter
+# The loopback of a container is its own. So listen on all of its addresses, and publish the port on the host's loopback.
 ENV PATH=/opt/llm-probe-exporter/bin:${PATH} PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 LLM_PROBE_LISTEN=0.0.0.0:9937 \
     STATE_DIRECTORY=/var/lib/llm-probe-exporter
 EXPOSE 9937
 USER 65532:65532
 STOPSIGNAL SIGTERM
-# Asks whether the daemon and its scheduler live, not whether its targets do.
+# Asks whether the daemon and its scheduler run, and not whether the targets do.
 HEALTHCHECK --interval=30s --timeout=10s --start-period=15s --retries=3 CMD ["llm-probe-exporter", "healthcheck"]
 ENTRYPOINT ["llm-probe-exporter"]
 CMD ["serve"]

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Starts Grafana with a password of its own: GRAFANA_ADMIN_PASSWORD, or one that is made at the first start and kept beside
-# Grafana's data. Grafana takes it over when it makes its database, and not later: one that exists keeps its password.
+# Starts Grafana with the password GRAFANA_ADMIN_PASSWORD, or with a password that the first start makes and keeps with Grafana's
+# data. Grafana takes the password when it makes its database, and not later: an existing database keeps its password.
 set -eu
 umask 077
 data=${GF_PATHS_DATA:-/var/lib/grafana}
