@@ -95,65 +95,63 @@ RECORDINGS: Final = (
     Recording(
         COUNTS,
         _recent("increase(llm_probes_total[W])"),
-        "How many probes ended with each result lately: within 10 minutes for a module that runs every 150 s or oftener, 20 up to "
-        "every 5 minutes, an hour up to every 15, else 6 hours. A fixed window would hold too few probes of a slow module, or "
-        "would be slow to notice with a fast one. A slow server's probes cost more of its time, and the budget then stretches "
-        "their interval: 60 s may become 240.",
+        "How many probes ended with each result within the recent window. The window is 10 minutes for a module with an interval of up "
+        "to 150 s, 20 minutes for up to 5 minutes, an hour for up to 15 minutes, else 6 hours. One window for all would hold too few "
+        "probes of a slow module, or be late with a fast one. The interval is the one that holds now: the budget may stretch 60 s to "
+        "240 s for a slow server.",
     ),
     Recording(
         RECENT,
         f"(\n{_recent(f'quantile_over_time(0.5, {SPEED}[W])')}\n)\n"
         f"and on (@module, model) last_over_time({SPEED}[3m])\n"
         f'and on (@module) ({COUNTS}{{result="ok"}} > 2.5)',
-        "Median decode speed over the same windows, only while this very model had a speed within 3 minutes (two failed probes "
-        "don't start every alert's clock again) and at least three probes of the window succeeded: a dead or busy server has "
-        "no recent speed, however long its gauge stays. (2.5, since increase() extrapolates.)",
+        "Median decode speed over the same window. It exists only while this model had a speed within the last 3 minutes, and while at "
+        "least three probes of the window succeeded. So a dead or busy server has no recent speed, and two failed probes don't restart "
+        "the clock of every alert. (The bound is 2.5, because increase() extrapolates.)",
     ),
     Recording(
         CEILING_SHARE,
         f"max by (@target, model) (\n{RECENT} / on (@module) group_left () {CEILING}\n)",
-        "The share of what its memory allows that a server reaches with a model, by its fastest module: from 0.75 on the memory is "
-        "the limit, and nothing is wrong with the set-up.",
+        "The speed of a server with a model, by its fastest module, as a share of what its memory allows. From 0.75 on the memory is the "
+        "limit, and nothing is wrong with the set-up.",
     ),
     Recording(
         USERS,
         f"quantile_over_time(0.5, {USER_SPEED}[10m])\nand on (@target) last_over_time({USER_SPEED}[3m])",
-        "Median of what one user got within 10 minutes, only while somebody was served within the last 3: a server without users has "
-        "no such speed.",
+        "Median of the speed that one user got within 10 minutes. It exists only while somebody was served within the last 3 minutes.",
     ),
     Recording(
         USERS_SHARE,
         f"{USERS} / on (@target) max by (@target) ({CEILING})",
-        "The share of what the memory allows that one user gets.",
+        "The speed that one user gets, as a share of what the memory allows.",
     ),
     Recording(
         TTFT_LONG,
         f"(\n{_long(f'quantile_over_time(0.5, {TTFT}[W])')}\n)\n"
         f"and on (@module, model) last_over_time({TTFT}[3m])\n"
         f'and on (@module) ({COUNTS}{{result="ok"}} > 2.5)',
-        "Median time to first token over 1 hour (6 for slow modules), with the same gates: the side of today in comparisons with "
-        "the past.",
+        "Median time to first token over 1 hour (6 hours for slow modules), with the same conditions. It is compared with the past.",
     ),
     Recording(
         CLOCK_NOW,
         'llm_probe_clock_error_seconds / on (@module) llm_probe_phase_seconds{phase="decode"}',
-        "How far the measurement's own error bar reaches, as a share of the time over which speed is taken.",
+        "The measurement's own error bar, as a share of the time over which the speed is taken.",
     ),
     Recording(
         CLOCK,
         f"quantile_over_time(0.5, {CLOCK_NOW}[10m])",
-        "Its median: one probe that was read late says nothing about the others.",
+        "The median of that share: one probe that was read late says nothing about the others.",
     ),
     Recording(
         TTFT_WEEK,
         f"quantile_over_time(0.5, {TTFT_LONG}[7d] offset 1h)",
-        "What is normal for this target, module and model. A new model has no past and so no baseline.",
+        "The usual time to first token of this target, module and model. A new model has no past, and so no baseline.",
         slow=True,
     ),
     Recording(
         OK_WEEK,
         'sum by (@module) (increase(llm_probes_total{result="ok"}[7d]))',
-        "How many probes that baseline rests on.",
+        "How many probes are in that baseline.",
         slow=True,
     ),
 )
@@ -165,9 +163,9 @@ _TRUSTED: Final = f"unless on (@module) ({CLOCK} > 0.1)"
 _COUNTED: Final = "unless on (@module) (llm_probe_token_count_exact == 0)"
 _SPEED_GATES: Final = (_NOT_BUSY, _ONE_STREAM, _NO_COLD_START, _TRUSTED, _COUNTED)
 _SPEED_GATES_TEXT: Final = (
-    "The alert is silent while users keep the server busy (on average at least one of their requests runs), in the ten minutes "
-    "after a model load, for modules that run several streams at once, while the measurement's own error is above 10 %, and "
-    "where the server does not count its tokens, so that the speed is an estimate."
+    "The alert is silent while users keep the server busy (on average at least one of their requests runs), and in the ten minutes "
+    "after a model load. It is also silent for modules that run several streams at once, while the measurement's own error is above "
+    "10 %, and where the server does not count its tokens, so that the speed is an estimate."
 )
 _ONE_SERVER: Final = "max by (@target, model) (\n" + "\n".join((RECENT, *_SPEED_GATES)) + "\n)"
 _ACCEPTABLE: Final = f'max by (@target) ({BOUND}{{tier="acceptable"}})'
@@ -194,39 +192,35 @@ _NO_TEXT: Final = "degenerate|foreign_answer"
 _NO_ANSWER: Final = f"{_NO_TEXT}|wrong_answer"
 
 
-# What the field knows of answers that are none: which part was at fault, what made it go away, and where that is told.
+# Known causes of nonsense in answers: the part at fault, what made the fault go away, and where that is reported.
 _KNOWN_FAULTS: Final = (
     (
-        "*Is it the length of the prompt?* Compare the depths `short` and `deep` of the canary. llama.cpp built for HIP gave wrong "
-        "logits on gfx1151 for each prompt that is longer than its micro-batch of 512, while a Vulkan build on the same GPU was right "
-        "(ggml-org/llama.cpp#28211). With `-b 6144 -ub 6144`, so that the prompt is not "
-        "split, the fault went away in ggml-org/llama.cpp#26239."
+        "*Is it the length of the prompt?* Compare the depths `short` and `deep` of the canary. A llama.cpp built for HIP gave wrong "
+        "logits on gfx1151 for each prompt longer than its micro-batch of 512, and a Vulkan build on the same GPU gave right ones "
+        "(ggml-org/llama.cpp#28211). In ggml-org/llama.cpp#26239 the fault went away with `-b 6144 -ub 6144`, which does not split the "
+        "prompt."
     ),
     (
-        "*Was the server, its image or ROCm updated?* Go back one version to see. Updates brought it in "
-        "ggml-org/llama.cpp#26209 (`/` for ever on gfx1151) and "
-        "ollama/ollama#17895; ROCm 7.1.1 had it and 7.0 had not in "
-        "ggml-org/llama.cpp#19307."
+        "*Was the server, its image or ROCm updated?* Try the version before. Updates brought the fault in ggml-org/llama.cpp#26209 "
+        "(the answer is `/` for ever, on gfx1151) and ollama/ollama#17895. In ggml-org/llama.cpp#19307 ROCm 7.1.1 had it, and 7.0 had not."
     ),
     (
-        "*vLLM with AITER?* Switch off one kernel at a time: `VLLM_ROCM_USE_AITER_CUSTOM_AR=0` alone was enough in "
-        "ROCm/aiter#4855, `VLLM_ROCM_USE_AITER_MLA=0` is the one to try in "
-        "ROCm/aiter#1455, and "
-        "vllm-project/vllm#51580 names an image whose AITER fused-MoE path gives NaN."
+        "*Is it vLLM with AITER?* Switch off one kernel at a time. `VLLM_ROCM_USE_AITER_CUSTOM_AR=0` alone was enough in "
+        "ROCm/aiter#4855; ROCm/aiter#1455 says to try `VLLM_ROCM_USE_AITER_MLA=0`. vllm-project/vllm#51580 names an image whose AITER "
+        "fused-MoE path gives NaN."
     ),
     (
-        "*An answer of another request?* Start llama-server with `--parallel 1` to see whether its slots are mixed up: "
-        "ggml-org/llama.cpp#25992, "
-        "ggml-org/llama.cpp#28056."
+        "*Is it an answer of another request?* Start llama-server with `--parallel 1` to see whether its slots are mixed up "
+        "(ggml-org/llama.cpp#25992, ggml-org/llama.cpp#28056)."
     ),
     (
-        "*Markers of a chat template since the server was set up?* With `<|im_end|>` the template is not the model's: llama-server "
-        "takes ChatML where a file has none, and a base model then answers with its markers (seen with llama-server b11434 and Gemma 3 "
-        "270M). Use the model that is tuned for chat, or give its own template with `--chat-template`."
+        "*Does the answer hold markers of a chat template, such as* `<|im_end|>`*?* Then the template is not the model's. llama-server uses "
+        "ChatML where a file has no template, and a base model then answers with its markers (seen with llama-server b11434 and Gemma 3 "
+        "270M). Use the model that is tuned for chat, or give the model's own template with `--chat-template`."
     ),
     (
-        "*Only after minutes of use?* In ggml-org/llama.cpp#23577 a restart helps until the "
-        "next time. Flash attention and a quantized KV cache are the next switches to change, one at a time."
+        "*Does it begin only after minutes of use?* In ggml-org/llama.cpp#23577 a restart helps until the next time. Then change flash "
+        "attention and the quantization of the KV cache, one at a time."
     ),
 )
 
@@ -238,11 +232,9 @@ ALERTS: Final = (
         description=(
             _WHO
             + ' decodes {{ $value | printf "%.1f" }} tokens per second with {{ $labels.model }} (median of the last '
-            "probes). That is below the tier acceptable, and its memory is not the limit as far as is known."
+            "probes). That is below the tier acceptable, and its memory's bandwidth is not known to be the limit."
         ),
-        detail="{{ "
-        + _ask("llm_limit_info")
-        + ' }} What limits it, as far as is known: {{ . | first | label "limit" }}.{{ end }}',
+        detail="{{ " + _ask("llm_limit_info") + ' }} What limits it: {{ . | first | label "limit" }}.{{ end }}',
         value=_ONE_SERVER,
         op="<",
         match="on (@target) group_left ()",
@@ -254,30 +246,30 @@ ALERTS: Final = (
         panel="Decode speed",
         variables=_TARGET_LABELS,
         means=(
-            "The median decode speed of one stream, by the fastest module, is below the lower bound of the tier acceptable, which is "
-            "10 tokens per second unless the target's configuration says otherwise. Exactly the bound is not below it. A server that "
-            "reaches 75 % of a ceiling which is itself below the bound has LLMThroughputAtCeiling instead. "
+            "The median decode speed of one stream, by the fastest module, is below the lower bound of the tier acceptable. The bound is "
+            "10 tokens per second, unless the target's configuration sets another one. A speed of exactly the bound is not below it. Where "
+            "the ceiling itself is below the bound, a server that reaches 75 % of it has LLMThroughputAtCeiling instead. "
             + _SPEED_GATES_TEXT
         ),
         look=(
             (
-                "`llm_limit_info` names what limits it, as far as is known: `offload` (`llm_target_setting_info` says what is kept off "
-                "the GPU), `throttling` (heat), `users`, `unknown`."
+                "`llm_limit_info` names what limits the speed, as far as it is known: `offload` (`llm_target_setting_info` says what is "
+                "not on the GPU), `throttling` (heat), `users`, `unknown`."
             ),
             (
-                "*How far from the ceiling?* `llm_decode_efficiency_ratio` below 0.5 says that something other than memory limits "
-                "decoding. Without a ceiling the status page says in words why there is none."
+                "*How far is it from the ceiling?* A `llm_decode_efficiency_ratio` below 0.5 says that something other than the memory "
+                "limits decoding. Where there is no ceiling, the status page says why."
             ),
-            'Is the GPU used at all? `llm_target_setting_info{setting="compute"}` says what computes; `cpu` is the usual fault.',
+            '*Is the GPU used at all?* `llm_target_setting_info{setting="compute"}` says what computes; `cpu` is the usual fault.',
             (
-                'Is AITER on, and does it work? `llm_target_setting_info{setting="aiter"}`: `off` on an Instinct MI300 or MI350 costs '
-                "much of vLLM's speed, and `VLLM_ROCM_USE_AITER=1` switches it on there. `no_effect` says that it isn't built for the "
-                "GPU: on a Ryzen AI Max (gfx1151) it changes nothing or ends the engine, so leave it off."
+                '*Is AITER on, and does it work?* Look at `llm_target_setting_info{setting="aiter"}`. `off` on an Instinct MI300 or MI350 '
+                "costs much of vLLM's speed; `VLLM_ROCM_USE_AITER=1` switches it on there. `no_effect` says that AITER isn't built for the "
+                "GPU. On a Ryzen AI Max (gfx1151) it changes nothing or ends the engine, so leave it off."
             ),
             "A quantized model reads fewer bytes for each token: AWQ or a Q4 GGUF has about a quarter of the bytes of BF16.",
-            "Is the GPU throttled, hot, or short of memory? The Machine dashboard shows it beside the speed.",
-            "Did the model, the image or the ROCm version change when the speed fell? Each change is an annotation.",
-            "A model that can never reach the bound needs tiers of its own: `targets[].tiers`.",
+            "*Is the GPU throttled, hot, or short of memory?* The Machine dashboard shows it with the speed.",
+            "*Did the model, the image or the ROCm version change when the speed fell?* The dashboards show each change as an annotation.",
+            "A model that can never reach the bound needs its own tiers: `targets[].tiers`.",
         ),
     ),
     Alert(
@@ -308,20 +300,23 @@ ALERTS: Final = (
         panel="What users get",
         variables=_TARGET_LABELS,
         means=(
-            "No probe is needed for this: vLLM and SGLang say by their histograms what their users' answers got between two status "
-            "checks (what probes took is taken out), llama.cpp by its slots, while the answers run. It fires also for a server that is "
-            "always busy, on which probes are skipped. Where an idle server is too slow by itself, LLMThroughputPoor (or "
-            "LLMThroughputAtCeiling) says so instead: one slow server is one alert. Silent while nobody is served."
+            "This alert needs no probe, so it fires also for a server that is always busy. The speed comes from the histograms of vLLM and "
+            "SGLang between two status checks, without the probes' share, and from the slots of llama.cpp while the answers run. Where "
+            "the idle server is too slow by itself, LLMThroughputPoor (or LLMThroughputAtCeiling) fires in its place: one slow server "
+            "gives one alert. The alert is silent while nobody is served."
         ),
         look=(
             (
-                "*How much can the machine do alone?* The panel shows the last probe's speed beside it. Where that is far above, too many "
-                "requests run at once: `llm_server_requests_running`. Fewer at once (vLLM `--max-num-seqs`, llama.cpp `--parallel`), "
-                "or another machine."
+                "*How fast is the server for one user alone?* The panel also shows the last probe's speed. Where that is far higher, too "
+                "many requests run at once: `llm_server_requests_running`. Allow fewer at once (vLLM `--max-num-seqs`, llama.cpp "
+                "`--parallel`), or share them among machines."
             ),
-            "Do long prompts hold up the answers? vLLM's `--max-num-batched-tokens` and llama.cpp's `-ub` set how much at once.",
-            "Long conversations decode slower: the canary's speed at depth on the dashboard shows by how much.",
-            "Is the GPU throttled? The Machine dashboard shows it beside the speed.",
+            (
+                "*Do long prompts hold up the answers?* vLLM's `--max-num-batched-tokens` and llama.cpp's `-ub` set how much of a prompt is "
+                "computed at once."
+            ),
+            "Long conversations decode more slowly. The canary's speed at depth, on the dashboard, shows by how much.",
+            "*Is the GPU throttled?* The Machine dashboard shows it with the speed.",
         ),
     ),
     Alert(
@@ -330,8 +325,8 @@ ALERTS: Final = (
         summary="An LLM server is as fast as its memory allows, which is too slow to use",
         description=(
             _WHO + " decodes at {{ $value | humanizePercentage }} of the most that its memory's bandwidth allows"
-            "{{ with $labels.model }} with {{ . }}{{ end }}, and that is below the tier acceptable. A smaller or a quantized model is the way: half the bytes "
-            "for each token allow twice the speed."
+            "{{ with $labels.model }} with {{ . }}{{ end }}, and that is below the tier acceptable. A smaller or quantized model is faster: half the "
+            "bytes for each token allow twice the speed."
         ),
         detail=(
             "{{ "
@@ -352,15 +347,15 @@ ALERTS: Final = (
         variables=_TARGET_LABELS,
         means=(
             "Nothing is wrong with the set-up: each token reads the model's active weights once, and the memory gives no more. A 14B "
-            "in BF16 reads 28 GB a token, so that 256 GB/s allow 9.2 tokens per second. Stands in place of LLMThroughputPoor, and of "
-            "LLMUsersThroughputPoor on a server that is always busy: there, what one user gets counts. "
+            "in BF16 reads 28 GB a token, so 256 GB/s allow 9.2 tokens per second. This alert takes the place of LLMThroughputPoor. On a "
+            "server that is always busy it takes the place of LLMUsersThroughputPoor, and the speed that one user gets counts. "
             + _SPEED_GATES_TEXT
         ),
         look=(
-            "A quantized model: Q4 or AWQ has about a quarter of the bytes of BF16, FP8 and Q8 half. An FP8 KV cache changes little.",
+            "Q4 and AWQ have about a quarter of the bytes of BF16, FP8 and Q8 half of them. An FP8 KV cache changes little.",
             "A mixture of experts reads only its active weights: gpt-oss-20b and Qwen3-30B-A3B decode several times as fast as a 14B.",
             "Speculative decoding gives several tokens for one read of the weights.",
-            "If this speed is fine for its use, give the target bounds of its own: `targets[].tiers`.",
+            "If this speed is enough for its use, give the target its own bounds: `targets[].tiers`.",
         ),
     ),
     Alert(
@@ -369,7 +364,7 @@ ALERTS: Final = (
         summary="An LLM server is slower than its set-up should be",
         description=(
             _WHO
-            + ' decodes {{ $value | printf "%.1f" }} tokens per second with {{ $labels.model }}, below what its set-up should '
+            + ' decodes {{ $value | printf "%.1f" }} tokens per second with {{ $labels.model }}, which is less than its set-up should '
             "reach{{ with $labels.scenario }} (scenario {{ . }}){{ end }}."
         ),
         value=_ONE_SERVER,
@@ -382,19 +377,19 @@ ALERTS: Final = (
         panel="Decode speed",
         variables=_TARGET_LABELS,
         means=(
-            "The median decode speed, by the fastest module, is below the band of this set-up. `source` of "
-            "`llm_expected_tokens_per_second` says what the band is: `faq`, which was measured on a Ryzen AI Max+ 395 with a 14B, or "
-            "`ceiling`, a share of what the memory allows. " + _SPEED_GATES_TEXT
+            "The median decode speed, by the fastest module, is below the band of this set-up. The label `source` of "
+            "`llm_expected_tokens_per_second` says where the band comes from. `faq` is the FAQ's band, for a Ryzen AI Max+ 395 with a "
+            "14B. `ceiling` is a share of what the memory allows. " + _SPEED_GATES_TEXT
         ),
         look=(
             (
-                "Is the recognised scenario right? It is a label of `llm_expected_tokens_per_second`; set `targets[].scenario` if "
-                "not."
+                "*Is the recognised scenario right?* It is a label of `llm_expected_tokens_per_second`. If it is wrong, set "
+                "`targets[].scenario`."
             ),
-            "Is the hardware class right? `targets[].hardware` overrides what was read from the machine.",
+            "*Is the hardware right?* `targets[].hardware` overrides what was read from the machine.",
             (
-                "Compare the speed with the ceiling (memory bandwidth ÷ bytes per token): an efficiency far below 0.5 says that "
-                "something other than memory limits decoding."
+                "Compare the speed with the ceiling (memory bandwidth ÷ bytes per token). An efficiency far below 0.5 says that "
+                "something other than the memory limits decoding."
             ),
         ),
     ),
@@ -417,17 +412,16 @@ ALERTS: Final = (
         panel="Speed since then",
         variables=_PROBE_LABELS,
         means=(
-            "A watched fact changed (image, version, model, weights, ROCm, driver, kernel, launch setting …), and the good probes "
-            "since are slower than those before, beyond the noise of both, in decode or in the prefill of long prompts: the median of 3, 5, 10, 30 or more probes against up to "
-            "60. Cold starts, probes beside users and estimated speeds don't count. Of changes within ten minutes, or with too few "
-            "probes between them, all are named. The alert ends when the speed is back, or when the new level is accepted: "
-            "`llm-probe-exporter changes --accept`, or 30 days."
+            "A watched fact changed (image, version, model, weights, ROCm, driver, kernel, launch setting …). The good probes since then "
+            "are slower than those before, by more than the noise of both, in decode or in the prefill of long prompts. The median of 3, "
+            "5, 10, 30 or more probes is compared with that of up to 60 probes before. Cold starts, probes at the same time as users and "
+            "estimated speeds don't count. Where several facts changed within ten minutes, or with too few probes between them, all of "
+            "them are named. The alert ends when the speed is back, when somebody accepts the new speed, or after 30 days."
         ),
         look=(
             "`llm-probe-exporter changes` lists the change with the speeds before and since, and the interval of the ratio.",
-            "Undo the change, or one of several: the exporter finds the recovery by itself.",
-            "`llm-probe-exporter compare TARGET@yesterday TARGET@1h` compares two times and names every fact that differs.",
-            "If the new level is what you want (a better quantization, another model), accept it.",
+            "`llm-probe-exporter compare TARGET@yesterday TARGET@1h` compares two times, and names every fact that differs.",
+            "After you undo the change, the alert ends by itself.",
         ),
     ),
     Alert(
@@ -449,14 +443,14 @@ ALERTS: Final = (
         panel="Speed since then",
         variables=_PROBE_LABELS,
         means=(
-            "The decode speed, or that of the prefill of long prompts, fell in one step that no watched fact explains. A CUSUM over the good probes finds it, usually in 8 to "
-            "15 probes, and the comparison of the medians before and since confirms it. The alert ends when the speed is back, or "
-            "when the new level is accepted: `llm-probe-exporter changes --accept`, or 30 days."
+            "The speed of decoding, or of the prefill of long prompts, fell in one step that no watched fact explains. A CUSUM over the "
+            "good probes finds the step, usually in 8 to 15 probes. A comparison of the medians before and since confirms it. The alert "
+            "ends when the speed is back, when somebody accepts the new speed, or after 30 days."
         ),
         look=(
-            "The Machine dashboard at that time: heat, power, clocks, memory, other programs on the GPU.",
-            "Did something change that is not watched: an update of a library in the same image, a BIOS setting, a power supply?",
-            "If the new level is usual from now on, accept it: `llm-probe-exporter changes --accept`.",
+            "The Machine dashboard shows temperature, power, clocks and memory at that time.",
+            "*Did something change that is not watched?* Think of a library in the same image, a BIOS setting, the power supply.",
+            "If the new speed is the usual one from now on, accept it: `llm-probe-exporter changes --accept`.",
         ),
     ),
     Alert(
@@ -483,16 +477,16 @@ ALERTS: Final = (
         panel="Time to first token",
         variables=_PROBE_LABELS,
         means=(
-            "The hour's median time to first token is more than twice the median of the seven days before, and above half a "
-            "second: a few milliseconds may double by noise. Every probe's prompt starts with fresh words, so a prefix cache "
-            "doesn't explain it. The alert is silent while users keep the server busy and after a model load."
+            "The median time to first token of the last hour is more than twice the median of the seven days before, and above half a "
+            "second, because a few milliseconds may double by noise. Every prompt starts with fresh words, so a prefix cache doesn't "
+            "explain it. The alert is silent while users keep the server busy, and after a model load."
         ),
         look=(
             (
-                "Which phase grew? The Target dashboard stacks resolve, connect, TLS, queue, first token and decode. `queue` is the "
-                "probe's wait for its own turn, not the server's."
+                "*Which phase became longer?* The Target dashboard shows resolve, connect, TLS, queue, first token and decode. `queue` is the "
+                "probe's wait for its turn in the exporter, and not the server's queue."
             ),
-            "Did prefill slow down (prompt tokens per second), or do requests wait in the server's queue?",
+            "*Did prefill become slower, or do requests wait in the server's queue?* The Target dashboard shows both.",
         ),
     ),
     Alert(
@@ -516,10 +510,10 @@ ALERTS: Final = (
         panel="Answers",
         variables=_PROBE_LABELS,
         means=(
-            "The text of an answer is one thing repeated, reserved tokens, broken characters or white space (result `degenerate`), or it "
-            "holds a made-up name from another request of this exporter (`foreign_answer`): requests are mixed up, and users may get each "
-            "other's answers. Such a probe has no speed. It fires when the newest answer is so, or three lately were. A name of another "
-            "request is kept as a hash, and no answer is kept."
+            "With the result `degenerate`, the answer is one thing repeated, reserved tokens, broken characters, letters of many scripts in "
+            "one word, or white space. With `foreign_answer`, it holds a made-up name from another request of this exporter: the server "
+            "mixes requests up, and users may get each other's answers. Such a probe has no speed. The alert fires when the newest answer "
+            "is so, or when three recent answers were. The exporter keeps made-up names as hashes, and keeps no answer."
         ),
         look=_KNOWN_FAULTS,
     ),
@@ -542,13 +536,14 @@ ALERTS: Final = (
         panel="Answers",
         variables=_PROBE_LABELS,
         means=(
-            "The canary plants a fact at the beginning of a prompt and asks for it at the end. The model recalled it in a short prompt and "
-            "not in a long one, twice with other facts each time; or a module's own `expect` was not met. A model that recalls nothing even "
-            "in the short prompt is `undecided`, and never wrong. Two in the recent window, and the newest one is wrong."
+            "The canary puts a fact at the beginning of a prompt, and asks for it at the end. The model recalled the fact in a short prompt, "
+            "and not in a long one; a second try with another fact gave the same. Or an answer did not match the `expect` of a module. A "
+            "model that recalls nothing even in the short prompt is `undecided`, and never wrong. The alert fires when two answers in the "
+            "recent window were wrong, and the newest one is."
         ),
         look=(
-            "Does it happen at a smaller `depth` too? Set `modules.canary.depth` to 600, 1024, 4096 and see where it begins.",
-            *_KNOWN_FAULTS,
+            "*Does it happen at a smaller* `depth` *too?* Set `modules.canary.depth` to 600, 1024 and 4096 to see where it begins.",
+            "LLMAnswersDegenerate lists known faults of servers and what made them go away. The same faults give wrong answers.",
         ),
     ),
     Alert(
@@ -569,14 +564,14 @@ ALERTS: Final = (
         panel="Fingerprint of the model",
         variables=_PROBE_LABELS,
         means=(
-            "Once an hour the exporter reads the log-probabilities of one token after each of a few fixed prompts. Their distance from the "
-            "mean of earlier readings is in units of their own noise; above 6, it was read three times. Another model, quantization, KV "
-            "cache type or kernel is behind the same name and version. After a day of readings the new ones are what the next are compared "
-            "with. A server without log-probabilities has no such series."
+            "Once an hour the exporter reads the log-probabilities of one token after each of five fixed prompts. Their distance from the "
+            "mean of earlier readings is given in units of their own noise. A distance above 6 was read three times. It means that another "
+            "model, quantization, KV cache type or kernel answers under the same name and version. After a day, new readings are compared "
+            "with the new ones, and the alert ends. A server without log-probabilities has no such series."
         ),
         look=(
-            "Was a model file replaced, or the server started with other switches? See the annotations of the Target dashboard.",
-            "If nothing was changed on purpose, treat it as a fault: compare the canary's verdicts and the speed before and after.",
+            "*Was a model file replaced, or was the server started with other switches?* See the annotations of the Target dashboard.",
+            "If nothing was changed on purpose, treat it as a fault. Compare the canary's verdicts and the speed before and after.",
         ),
     ),
     Alert(
@@ -602,21 +597,21 @@ ALERTS: Final = (
         panel="Results of probes",
         variables=_PROBE_LABELS,
         means=(
-            "At least three probes failed recently, and the last one that ran failed. Skipped probes and probes of a server that is "
-            "loading its model don't count. LLMProbeMisconfigured covers errors of configuration, LLMTargetDown a server that is "
-            "down, LLMAnswersDegenerate and LLMAnswersWrong answers that are nonsense or wrong."
+            "At least three probes failed within the recent window, and the last probe that ran failed. Skipped probes don't count, and "
+            "neither do probes of a server that is loading its model. Errors of configuration are LLMProbeMisconfigured, a server that is "
+            "down is LLMTargetDown, nonsense and wrong answers are LLMAnswersDegenerate and LLMAnswersWrong."
         ),
         look=(
             (
-                "`result` on the panel says how: `timeout_first_token` means that the server hangs, `timeout_stalled` that its stream "
-                "stopped, `truncated` that the stream had no end, `server_error` that an error came in the stream, `http_5xx` that "
-                "the server's log has the reason."
+                "The panel shows the `result` of each probe. `timeout_first_token`: the server hangs. `timeout_stalled`: its stream stopped. "
+                "`truncated`: the stream had no end. `server_error`: an error came in the stream. `http_5xx`: the server's log has the "
+                "reason."
             ),
             (
-                "The exporter's status page keeps the last failures with their reason and a log of each phase; "
-                "`llm-probe-exporter probe URL` repeats one by hand."
+                "The exporter's status page shows the last failures, each with its reason and its log. `llm-probe-exporter probe URL` sends a "
+                "probe by hand."
             ),
-            "Is the GPU hung or the memory full? See the Machine dashboard and `dmesg`.",
+            "*Does the GPU hang, or is the memory full?* See the Machine dashboard and `dmesg`.",
         ),
     ),
     Alert(
@@ -638,11 +633,14 @@ ALERTS: Final = (
         board="llm-target",
         panel="Results of probes",
         variables=_PROBE_LABELS,
-        means="The server works, but answers 401, 403, 404 or another 4xx: the probe's configuration does not fit the server.",
+        means="The server works, but answers with 401, 403, 404 or another 4xx: the configuration of the target does not fit the server.",
         look=(
-            "`auth`: is `targets[].api_key_file` the right key?",
-            "`no_model`: is `targets[].model` among the models that the server lists? Without one, a server that lists several and does not say which is in memory is not asked: name one.",
-            "`http_4xx`: is `targets[].backend` right? `llm-probe-exporter probe URL` prints the answer.",
+            "With the result `auth`: does `targets[].api_key_file` hold the right key?",
+            (
+                "With `no_model`: is `targets[].model` among the models that the server lists? A server that lists several models, and does not "
+                "say which one is in memory, needs `targets[].model`."
+            ),
+            "With `http_4xx`: is `targets[].backend` right? `llm-probe-exporter probe URL` prints the answer.",
         ),
     ),
     Alert(
@@ -661,13 +659,13 @@ ALERTS: Final = (
         variables=_TARGET_LABELS,
         means=(
             "The health check has failed for five minutes. The alert is silent while the server says that it loads a model, and while its "
-            "container or process is younger than `targets[].start_window` (20 minutes): vLLM compiles before it listens. A server that "
-            "was started three times without ever answering is down. While this fires, the other alerts of the target are silent."
+            "container or process is younger than `targets[].start_window` (20 minutes), because vLLM compiles before it listens. A server "
+            "that was started three times without ever answering is down."
         ),
         look=(
-            "Does the container or the process run? `docker ps`, `docker logs`, `journalctl`.",
-            "Out of memory while loading the model is the usual reason: see the GPU's memory on the Machine dashboard.",
-            "Is the exporter in a container with a network of its own? There, `localhost` is that container, not the host.",
+            "*Does the container or the process run?* Look at `docker ps`, `docker logs` or `journalctl`.",
+            "The usual reason is that the memory was full while the model loaded. See the GPU's memory on the Machine dashboard.",
+            "*Is the exporter in a container with its own network?* There `localhost` is that container, and not the host.",
         ),
     ),
     Alert(
@@ -675,7 +673,7 @@ ALERTS: Final = (
         severity="critical",
         summary="An LLM server hangs: requests run, and no token comes",
         description=_WHO
-        + " has had requests for four minutes without doing any work on them, though it answers its health check.",
+        + " has had requests for four minutes and has done no work on them, though it answers its health check.",
         value="llm_target_stuck",
         op=">",
         bound="0",
@@ -686,19 +684,24 @@ ALERTS: Final = (
         panel="State of the server",
         variables=_TARGET_LABELS,
         means=(
-            "Requests run or wait, and for four minutes nothing moved that the server counts of its work: no generated token, no prompt "
-            "token, no step. A long prompt is work, and no reason for this. Probes are skipped since the server looks busy, so no other "
-            "alert would tell. A server without counters (Ollama) has no such series: there, LLMProbeFailing reports a hang."
+            "Requests run or wait, and for four minutes the server has counted no work on them: no generated token, no prompt token, no "
+            "step. (A long prompt counts as work.) Probes are skipped because the server looks busy, so no other alert reports the hang. A "
+            "server without counters (Ollama) has no such series; there LLMProbeFailing reports a hang."
         ),
         look=(
-            "Restart the server: a hung engine does not come back. `docker restart`, `systemctl restart`.",
-            "`dmesg` and the server's log: a GPU reset, a page fault of amdgpu, or an engine that died behind a living API server.",
-            "Is the GPU still at work? `amdgpu_busy_ratio` of 0 or of 1 without any token is a hang of the runtime.",
+            "Restart the server (`docker restart`, `systemctl restart`): an engine that hangs does not recover.",
             (
-                "vLLM: requests that wait for ever may need more KV cache than there is: `llm_server_kv_cache_usage_ratio`, "
+                "Look in `dmesg` and in the server's log for a GPU reset, a page fault of amdgpu, or an engine that ended while its API server "
+                "went on."
+            ),
+            "*Does the GPU still work?* An `amdgpu_busy_ratio` of 0, or of 1 without any token, is a hang of the runtime.",
+            (
+                "In vLLM, a request that waits for ever may need more KV cache than there is. See `llm_server_kv_cache_usage_ratio` and "
                 "`--max-model-len`."
             ),
-            "On Strix Halo, MES firmware and kernels before 6.18.4 are known to hang: the Machine dashboard has both versions.",
+            (
+                "On Strix Halo, MES firmware 0x83 and kernels before 6.18.4 are known to hang. The Machine dashboard shows both versions."
+            ),
         ),
     ),
     Alert(
@@ -714,13 +717,13 @@ ALERTS: Final = (
         board="llm-target",
         panel="Verdict over time",
         variables=_TARGET_LABELS,
-        means="While a server loads, LLMTargetDown and LLMProbeFailing are silent. This alert reports a load that does not end.",
+        means="LLMTargetDown and LLMProbeFailing are silent while a server loads its model. This alert reports a load that does not end.",
         look=(
             (
-                "Is a model being downloaded? See the incomplete bytes on the Model cache dashboard, and whether the container shares "
-                "the host's cache."
+                "*Is a model being downloaded?* The Model cache dashboard shows incomplete downloads, and whether the container shares the "
+                "host's cache."
             ),
-            "Is the disk slow or full, or is the model larger than the memory?",
+            "*Is the disk slow or full, or is the model larger than the memory?* The server's log tells.",
         ),
     ),
     Alert(
@@ -738,12 +741,15 @@ ALERTS: Final = (
         panel="Age in intervals",
         variables=_HOST_LABELS,
         means=(
-            "More than three intervals have passed since the module last ran, and it was not skipped on purpose. Speeds on the "
-            "dashboards are old."
+            "The module last ran more than three intervals ago, and its probes were not skipped on purpose. The speeds on the dashboards are "
+            "old."
         ),
         look=(
-            "`llm_probe_exporter_schedule_delay_seconds`: is the scheduler late? Then there are too many targets, or no CPU time is left.",
-            "Was the machine suspended, or was its clock set?",
+            (
+                "*Is the scheduler late?* `llm_probe_exporter_schedule_delay_seconds` tells. Then there are too many targets, or the machine has "
+                "no CPU time left."
+            ),
+            "*Was the machine suspended, or was its clock set?* The exporter's log says so.",
             "The exporter's log and `/-/healthy` say whether its scheduler runs.",
         ),
     ),
@@ -761,10 +767,10 @@ ALERTS: Final = (
         board="llm-exporter",
         panel="Age in intervals",
         variables=_HOST_LABELS,
-        means="No probe of this module has ended or been skipped. Alerts about the age of the last run can't see that: there is none.",
+        means="Since the exporter started, no probe of this module has ended or been skipped. LLMProbeStale needs a first run to compare with.",
         look=(
             "`llm-probe-exporter check-config FILE` and the exporter's log name errors of the configuration.",
-            "One probe of a server runs at a time: is another one always running, or is the budget too small for a single probe?",
+            "Only one probe of a server runs at a time. Is another one always running, or is the budget too small for a single probe?",
         ),
     ),
     Alert(
@@ -788,11 +794,11 @@ ALERTS: Final = (
         board="llm-target",
         panel="Load and throughput",
         variables=_PROBE_LABELS,
-        means="This is not a fault: probes are skipped while users keep the server busy. The panel shows the speed that users get.",
+        means="This is not a fault: probes are skipped while users keep the server busy. The panel *What users get* shows their speed.",
         look=(
             (
-                "`when_busy: probe` or a smaller `max_skips` in the module measures under load too; such speeds are those of a shared "
-                "server."
+                "To measure under load too, set `when_busy: probe` or a smaller `max_skips` in the module. Such speeds are those of a server "
+                "that is shared."
             ),
         ),
     ),
@@ -810,10 +816,10 @@ ALERTS: Final = (
         board="llm-exporter",
         panel="Exporters up",
         variables=_HOST_LABELS,
-        means="The exporter's process, its machine or the network to it is down. Every other alert of that instance is silent.",
+        means="The exporter's process, its machine or the network to it is down.",
         look=(
-            "Does the service run? `systemctl status llm-probe-exporter` or `docker ps`.",
-            "Is port 9937 reachable from here?",
+            "*Does the service run?* Look at `systemctl status llm-probe-exporter` or `docker ps`.",
+            "*Can Prometheus reach port 9937 of that machine?* Its page of targets shows the error.",
         ),
     ),
     Alert(
@@ -830,8 +836,13 @@ ALERTS: Final = (
         board="llm-exporter",
         panel="Exporters up",
         variables=("job",),
-        means="The job has vanished from Prometheus' configuration or discovery. LLMProbeExporterDown reports an exporter that is down.",
-        look=("Is the job still in `prometheus.yml`, under the name that these rules were built for (`--job`)?",),
+        means=(
+            "The job is not in Prometheus' configuration or discovery any more, or it has another name. LLMProbeExporterDown reports an "
+            "exporter that is down."
+        ),
+        look=(
+            "*Is the job in* `prometheus.yml`*, under the name that these rules were built for?* `--job` of `grafana.build` sets the name.",
+        ),
     ),
     Alert(
         name="LLMProbeConfigReloadFailed",
@@ -846,8 +857,8 @@ ALERTS: Final = (
         board="llm-exporter",
         panel="Configuration reload",
         variables=_HOST_LABELS,
-        means="The last reload found errors; nothing was changed. The next start would fail.",
-        look=("`llm-probe-exporter check-config FILE` prints all errors at once, each with its path.",),
+        means="The last reload found errors, and changed nothing. The next start would fail.",
+        look=("`llm-probe-exporter check-config FILE` prints all errors at once, each with its path and line.",),
     ),
     Alert(
         name="LLMProbeCollectorFailing",
@@ -862,10 +873,10 @@ ALERTS: Final = (
         board="llm-exporter",
         panel="Collectors",
         variables=_HOST_LABELS,
-        means="A source that should be readable is not: its metrics are absent. A source that is switched off is not failing.",
+        means="The exporter can't read a source of facts, so the metrics of that source are absent. A source that is switched off does not fail.",
         look=(
             "The exporter's log names the file or socket and the reason.",
-            "Caches in a home directory need read permission; Docker needs access to its socket or a socket proxy.",
+            "A cache in a home folder needs read permission. Docker needs access to its socket, or to a socket proxy.",
         ),
     ),
     Alert(
@@ -887,8 +898,8 @@ ALERTS: Final = (
         variables=_HOST_LABELS,
         means="The exporter read the answer so late after its arrival that the speed may be wrong by more than 10 %.",
         look=(
-            "Is the exporter's machine out of CPU time, or does a CPU quota limit its service?",
-            "Over TLS the kernel gives no arrival times; the error then grows with the load of the machine.",
+            "*Does the exporter's machine have no CPU time left, or does a CPU quota limit the service?*",
+            "Over TLS the kernel gives no arrival times, so the error grows with the load of the machine.",
         ),
     ),
     Alert(
@@ -904,9 +915,9 @@ ALERTS: Final = (
         board="llm-target",
         panel="How it was measured",
         variables=_PROBE_LABELS,
-        means="A proxy between the server and the exporter buffers the stream, or the server does not really stream.",
+        means="A proxy between the server and the exporter buffers the stream, or the server sends its answer all at once.",
         look=(
-            "Switch off buffering in the proxy (`proxy_buffering off` in nginx), or point the target at the server itself.",
+            "`llm-probe-exporter probe URL`, with the address of the server itself, shows whether the proxy is the reason.",
         ),
     ),
     Alert(
@@ -922,8 +933,8 @@ ALERTS: Final = (
         board="llm-exporter",
         panel="Lateness of the last job",
         variables=_HOST_LABELS,
-        means="Jobs start half a minute late or more: there are too many targets for this machine, or jobs hang.",
-        look=("Do all probes wait for a timeout? Is the machine out of CPU time or memory?",),
+        means="Jobs start more than half a minute late: there are too many targets for this machine, or jobs hang.",
+        look=("*Do all probes wait for a timeout? Does the machine have no CPU time or memory left?*",),
     ),
     Alert(
         name="LLMModelCacheDiskFilling",
@@ -945,12 +956,12 @@ ALERTS: Final = (
         panel="Free space",
         variables=_HOST_LABELS,
         means=(
-            "Less than 15 % is free and the trend ends within 24 hours. One large download is a step, not a trend: both conditions "
-            "must hold for an hour."
+            "Less than 15 % is free, and by the trend of the last six hours nothing is left within 24 hours. Both must hold for an hour, so "
+            "that one large download gives no alert."
         ),
         look=(
             "The Model cache dashboard lists models by size and last use.",
-            "Incomplete downloads can be removed: `llm-probe-exporter cache` names them and deletes nothing itself.",
+            "You can remove incomplete downloads. `llm-probe-exporter cache` names them, and deletes nothing.",
         ),
     ),
     Alert(
@@ -966,8 +977,8 @@ ALERTS: Final = (
         board="llm-cache",
         panel="Free space",
         variables=_HOST_LABELS,
-        means="Less than 3 % is free: the next download fails, and other programs on that file system soon too.",
-        look=("The same as for LLMModelCacheDiskFilling, but at once.",),
+        means="Less than 3 % is free: the next download fails, and soon other programs on that file system fail too.",
+        look=("Make room now, in the ways that LLMModelCacheDiskFilling names.",),
     ),
     Alert(
         name="LLMModelDownloadStuck",
@@ -992,9 +1003,9 @@ ALERTS: Final = (
         board="llm-cache",
         panel="Incomplete downloads",
         variables=_HOST_LABELS,
-        means="A download hangs, or it was interrupted and its partial files were left. The size of a running download grows.",
+        means="A download hangs, or it was interrupted and left partial files. (The size of a running download grows.)",
         look=(
-            "`llm_model_cache_model_complete == 0` names the model. Start the download again: it resumes. Or delete the partial files.",
+            "`llm_model_cache_model_complete == 0` names the model. Start the download again, which resumes it, or delete the partial files.",
         ),
     ),
     Alert(
@@ -1013,12 +1024,12 @@ ALERTS: Final = (
         panel="ROCm versions",
         variables=_HOST_LABELS,
         means=(
-            "AMD's minimum for current hardware is ROCm 7.0 on the host (`host.minimum_rocm`). The host brings the kernel driver, a "
-            "container its own user space. A machine without ROCm, with a GPU that no release from 7 on supports, or whose servers all "
-            "compute with something else (Vulkan) has no such series and never alerts."
+            "`host.minimum_rocm` sets the minimum; 7.0 is AMD's minimum for current hardware. The host brings the kernel driver, a container "
+            "its own user space. Three kinds of machine have no such series and no alert: machines without ROCm, machines with a GPU that no "
+            "release from 7 on supports, and machines whose servers compute with something else (Vulkan)."
         ),
         look=(
-            "Update ROCm on the host, or the container's image; the panel lists each version and where it was read.",
+            "Update ROCm on the host, or the container's image. The panel lists each version, and where it was read.",
         ),
     ),
     Alert(
@@ -1037,8 +1048,10 @@ ALERTS: Final = (
         board="llm-cache",
         panel="Shares the cache",
         variables=_HOST_LABELS,
-        means="This may be intended. If not, each new container downloads tens of gigabytes that are on the host already.",
-        look=("Start it with `-v ~/.cache/huggingface:/root/.cache/huggingface`.",),
+        means="This may be intended. Otherwise each new container downloads tens of gigabytes that are on the host already.",
+        look=(
+            "In the container, the path is that of `HF_HOME`, or `~/.cache/huggingface` of the user that runs the server.",
+        ),
     ),
     Alert(
         name="LLMGPUThrottling",
@@ -1057,11 +1070,11 @@ ALERTS: Final = (
         panel="Throttled",
         variables=_HOST_LABELS,
         means=(
-            "Heat lowers the GPU's clocks. A power limit does so at full load on every healthy GPU, so only heat alerts; the panel shows "
-            "all reasons. Bits that some firmwares set at rest are left out where the temperature says otherwise."
+            "Heat lowers the GPU's clocks. A power limit lowers them too, at full load on every healthy GPU, so only heat gives an alert. The "
+            "panel shows all reasons. Some firmwares report heat at rest; such bits are left out where the temperature says otherwise."
         ),
         look=(
-            "Check temperature and power on the Machine dashboard, then fans, dust and the power profile of the board.",
+            "The Machine dashboard shows temperature, power and the power limit. Check fans, dust and the board's power profile.",
         ),
     ),
 )

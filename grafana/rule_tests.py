@@ -170,7 +170,7 @@ CASES: Final[tuple[RuleCase, ...]] = (
         labels=_ONE_L,
         description=(
             "vllm on box:9937 decodes 6.4 tokens per second with qwen (median of the last probes). That is below the tier "
-            "acceptable, and its memory is not the limit as far as is known. What limits it, as far as is known: unknown."
+            "acceptable, and its memory's bandwidth is not known to be the limit. What limits it: unknown."
         ),
     ),
     RuleCase("LLMThroughputPoor", "is silent at exactly 10", {SPEED: "10.0", EXPECTED: "5"}, {"60m": ()}),
@@ -238,7 +238,7 @@ CASES: Final[tuple[RuleCase, ...]] = (
         labels=_ONE_L,
         description=(
             "vllm on box:9937 decodes 6.4 tokens per second with qwen (median of the last probes). That is below the tier "
-            "acceptable, and its memory is not the limit as far as is known. What limits it, as far as is known: unknown."
+            "acceptable, and its memory's bandwidth is not known to be the limit. What limits it: unknown."
         ),
     ),
     RuleCase(
@@ -263,7 +263,7 @@ CASES: Final[tuple[RuleCase, ...]] = (
         labels=_ONE_L,
         description=(
             "vllm on box:9937 decodes at 90.71% of the most that its memory's bandwidth allows with qwen, and that is below the tier "
-            "acceptable. A smaller or a quantized model is the way: half the bytes for each token allow twice the speed. The ceiling "
+            "acceptable. A smaller or quantized model is faster: half the bytes for each token allow twice the speed. The ceiling "
             "is 9.2 tokens per second."
         ),
     ),
@@ -288,7 +288,7 @@ CASES: Final[tuple[RuleCase, ...]] = (
         labels=_SERVER_L,
         description=(
             "vllm on box:9937 decodes at 89.62% of the most that its memory's bandwidth allows, and that is below the tier "
-            "acceptable. A smaller or a quantized model is the way: half the bytes for each token allow twice the speed. The ceiling "
+            "acceptable. A smaller or quantized model is faster: half the bytes for each token allow twice the speed. The ceiling "
             "is 9.2 tokens per second."
         ),
     ),
@@ -361,7 +361,7 @@ CASES: Final[tuple[RuleCase, ...]] = (
         **_edge("LLMThroughputBelowExpected", "35m"),
         labels=_ONE_L | {"scenario": "vllm-fp16-aiter"},
         description=(
-            "vllm on box:9937 decodes 11.0 tokens per second with qwen, below what its set-up should reach "
+            "vllm on box:9937 decodes 11.0 tokens per second with qwen, which is less than its set-up should reach "
             "(scenario vllm-fp16-aiter)."
         ),
     ),
@@ -567,7 +567,7 @@ CASES: Final[tuple[RuleCase, ...]] = (
         {"29m": (), "64m": (), "30m": ("LLMServerStuck",)},
         labels=_SERVER_L,
         description=(
-            "vllm on box:9937 has had requests for four minutes without doing any work on them, though it answers its health check."
+            "vllm on box:9937 has had requests for four minutes and has done no work on them, though it answers its health check."
         ),
     ),
     RuleCase(

@@ -322,20 +322,20 @@ def alertmanager_config(settings: RuleSettings) -> dict[str, Any]:
 
 _ABOUT: Final = (
     (
-        "What each alert means and what to look at first. Expressions are those of the rule file; times are those of a probe a "
-        "minute and change with `--time-scale`. Each alert carries its target, module and instance, a link to this page and one "
-        "to its dashboard."
+        "What each alert means, and what to look at first. The expressions are those of the rule file. The times fit a probe a minute; "
+        "`--time-scale` changes them. Each alert carries its target, module and instance, a link to this page, and a link to its "
+        "dashboard."
     ),
     (
-        "*critical*: a server or its monitoring is down for users now. *warning*: look at it today. *info*: a cause to know, shown "
-        "on dashboards; the shipped Alertmanager configuration notifies nobody."
+        "*critical*: a server does not serve its users now, or is not watched now. *warning*: look at it today. *info*: a cause that is "
+        "good to know; dashboards show it, and the shipped Alertmanager configuration notifies nobody."
     ),
 )
 
 
 _ADVICE: Final = (
-    "What the status page, `probe` and `machine` say of a server or a machine, each with the fact that shows it. Where the last "
-    "column is empty, what to do depends on the fact, and the sentence says it."
+    "The status page, `probe` and `machine` give this advice about a server or a machine, each with the fact that shows it. Where "
+    "nothing stands under what to do, it depends on the fact, and the advice itself says it."
 )
 
 
@@ -380,14 +380,15 @@ def runbook(settings: RuleSettings, board_titles: Mapping[str, str]) -> str:
         for alert in data["alerts"]
     ]
     for alert in data["alerts"]:
-        held = f", and stays {alert['stays']} after it" if alert["stays"] else ""
+        fires = "Fires at once." if alert["after"] == "0s" else f"Fires after {alert['after']}."
+        stays = f" Stays for {alert['stays']} after its cause is gone." if alert["stays"] else ""
         anchor = quote(alert["dashboard"].lower().replace(" ", "-"))
         lines += [
             "",
             f"## {alert['name']}",
             "",
             (
-                f"*{alert['severity']}* · {alert['summary']}. Fires after {alert['after']}{held}. "
+                f"*{alert['severity']}* · {alert['summary']}. {fires}{stays} "
                 f"Dashboard [{alert['dashboard']}](dashboards.md#{anchor}), panel *{alert['panel']}*."
             ),
             "",
