@@ -43,7 +43,7 @@ from exporter.settings import (
     split_listen,
 )
 from exporter.snapshot import EXPORTER, ExporterState, Snapshot
-from exporter.target_facts import Machine
+from exporter.target_facts import Machine, connections_to, machine_of
 from exporter.targets import Targets
 from exporter.text import count_text, states_text
 from exporter.web.app import Refused, build_app
@@ -225,6 +225,8 @@ class Daemon:
             permit=permit,
             speeds=Speeds.of_result(before),
         )
+        machine = machine_of(self.snapshot.view())
+        prober.tell(connected=connections_to(target.url, machine, self._settings.host.proc))
         return prober.probe(name, module)
 
     def changes(self, since: float, target: str | None) -> tuple[Entry, ...]:

@@ -35,10 +35,11 @@ from exporter.host.other_gpus import read_other_gpus
 from exporter.host.process import read_processes
 from exporter.host.rocm import read_rocm
 from exporter.machine_report import Findings, ServerReport
+from exporter.probe.dialects.dialect import Hints
 from exporter.probe.http.cancellation import Cancellation
 from exporter.probe.prober import Prober
 from exporter.probe.result import Identity, ProbeResult
-from exporter.probe.status import identify
+from exporter.probe.status import Identified, identify
 from exporter.report import Report
 from exporter.settings import (
     Problem,
@@ -54,7 +55,16 @@ from exporter.settings import (
     split_listen,
 )
 from exporter.snapshot import GpuNames, ModelFiles, ServerProcesses, TargetInfo
-from exporter.target_facts import Machine, behind, info_of, judged_figures, judgement_of, paths_of, target_facts_of
+from exporter.target_facts import (
+    Machine,
+    behind,
+    connections_to,
+    info_of,
+    judged_figures,
+    judgement_of,
+    paths_of,
+    target_facts_of,
+)
 from exporter.tiers import Judgement
 
 # Somebody waits at a prompt: an engine that doesn't answer by then is left out.
@@ -106,6 +116,8 @@ class Session:
         """
         machine = read_machine(self.settings)
         probers = [Prober(target, cancellation=self.cancellation, by_hand=True) for target in targets]
+        for prober in probers:
+            prober.tell(connected=connections_to(prober.target.url, machine, self.settings.host.proc))
         reports: list[list[Report]] = [[] for _ in targets]
         turns = [each for _ in range(count) for each in zip(probers, reports, strict=True)]
         for done, (prober, found) in enumerate(turns):
@@ -256,16 +268,21 @@ def findings_about(settings: Settings, url: str) -> tuple[Findings | None, Serve
 
 def look_around(settings: Settings) -> tuple[Survey, str]:
     """One round of discovery by reads that cost a server nothing, and why containers were not looked at (or empty)."""
-    engine = read_engine(settings)
-    own_port = split_listen(settings.listen)[1]
-    processes = read_processes(settings.host.proc).processes
+    engine, own_port, proc = read_engine(settings), split_listen(settings.listen)[1], settings.host.proc
+    reading = read_processes(proc)
+    processes = reading.processes
+    machine = Machine(containers=engine.containers, processes=ServerProcesses(reading))
     candidates = [
         *container_candidates(engine.containers),
         *process_candidates(processes, engine.containers, own_port),
         *local_candidates(own_port=own_port),
     ]
     now, taken = time.time(), [target.url for target in settings.targets]
-    found = survey(candidates, taken, Survey(), identify, now)
+
+    def ask(url: str) -> Identified:
+        return identify(url, hints=Hints(connected=connections_to(url, machine, proc)))
+
+    found = survey(candidates, taken, Survey(), ask, now)
     unreachable = [(each.name, note) for each in engine.containers if not each.urls for note in each.notes]
     seen = (
         *found.seen,

@@ -6,6 +6,10 @@ A FIFO or a device in the place of a file would hold up the thread that opens it
 import os
 import stat
 from pathlib import Path
+from typing import Final
+
+_PIECE: Final = 64 * 1024
+"""Bytes of one read: a file of the kernel gives a page at a time, and the room for each read is taken anew."""
 
 
 def read_bytes(path: Path, limit: int) -> bytes:
@@ -24,7 +28,7 @@ def read_start(path: Path, limit: int) -> bytes:
     try:
         _require_regular(os.fstat(handle))
         content = bytearray()
-        while len(content) < limit and (piece := os.read(handle, limit - len(content))):
+        while len(content) < limit and (piece := os.read(handle, min(limit - len(content), _PIECE))):
             content += piece
     finally:
         os.close(handle)

@@ -5,14 +5,17 @@ files the weights. Where two know the same thing, the one that runs it wins over
 wins over both.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
 from typing import Final
 
 from exporter.address import LOOPBACK, address_of
 from exporter.cache.facts import CacheFacts, WeightFacts
 from exporter.cache.find import find_weights
 from exporter.containers.facts import ContainerFacts
+from exporter.host.connections import Connections, read_connections
 from exporter.host.gpu import GpuFacts, GpuSample
 from exporter.host.gpu_memory import ProcessMemory
 from exporter.host.process import ProcessFacts, awaited_at, process_of, settings_of_process, working
@@ -288,6 +291,28 @@ def hints_of(target: Target, machine: Machine) -> dict[str, bool]:
         if launch.prompt_cache is not None:
             found.setdefault("prompt_cache", launch.prompt_cache)
     return found
+
+
+def connections_to(url: str, machine: Machine, proc: Path) -> Callable[[], Connections | None]:
+    """How to read who is connected to the server at a URL; it gives None where that server's table can't be read.
+
+    A process in another network has a table of its own. In ours it is enough that something listens at the port, but for Docker's
+    proxy: what comes from another machine goes past it.
+    """
+    setup, (host, port) = behind(url, machine), address_of(url)
+    own, process, container = proc / "self", setup.process, setup.container
+    if process is not None and process.network in {"host", "other"}:
+        return partial(read_connections, proc / str(process.pid), process.port, own) if process.port else _unseen
+    shared = container is not None and any(each.found_by == "host_network" for each in container.urls)
+    if process is None and container is not None and not shared:
+        return _unseen
+    if host != LOOPBACK or port in machine.processes.reading.forwarded:
+        return _unseen
+    return partial(read_connections, own, port, own)
+
+
+def _unseen() -> None:
+    return None
 
 
 # The GPU ------------------------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import Final
 
 from exporter.discovery import (
@@ -30,13 +31,14 @@ from exporter.history.record import Plan
 from exporter.history.shift import DECODE
 from exporter.host.energy import PowerMeter
 from exporter.ledgers import Ledgers
+from exporter.probe.dialects.dialect import Hints
 from exporter.probe.fingerprint_memory import Fingerprints
 from exporter.probe.http.cancellation import Cancellation
 from exporter.probe.prober import Prober
 from exporter.probe.result import NOT_AN_ANSWER, SKIPPED, Identity, Measurements, ProbeResult, TargetState
 from exporter.probe.server import Servers
 from exporter.probe.speeds import Speeds
-from exporter.probe.status import identify
+from exporter.probe.status import Identified, identify
 from exporter.schedule import Job
 from exporter.settings import Profiles, Settings, Target
 from exporter.snapshot import (
@@ -56,6 +58,7 @@ from exporter.starting import Silence, probe_of_starting, silence_of, starting_s
 from exporter.target_facts import (
     SERVER_COLLECTORS,
     Machine,
+    connections_to,
     hints_of,
     info_of,
     judged_figures,
@@ -224,7 +227,12 @@ class Targets:
         """Look for servers that nobody named; what is new becomes a target, what is gone leaves."""
         settings, before = self._settings, self._survey
         taken = [target.url for target in settings.targets]
-        ask = partial(identify, cancellation=self._cancellation)
+        machine = machine_of(self._snapshot.view())
+
+        def ask(url: str) -> Identified:
+            hints = Hints(connected=connections_to(url, machine, settings.host.proc))
+            return identify(url, cancellation=self._cancellation, hints=hints)
+
         after = survey(self._candidates(settings), taken, before, ask, time.time())
         with self._lock:
             if self._settings is not settings:
@@ -351,7 +359,7 @@ class Targets:
         target, view, profiles = watched.target, self._snapshot.view(), self._profiles
         state = state or view.get(target_key(target.name))
         identity, machine = state.identity if state else None, machine_of(view)
-        _tell(watched.prober, machine)
+        _tell(watched.prober, machine, self._settings.host.proc)
         known = target_facts_of(target, identity, machine, state)
         info = info_of(target, identity, known, machine, profiles)
         yield info_key(target.name), info
@@ -419,11 +427,9 @@ def _changed_since(before: View, after: View, target: str) -> bool:
     return old is not None and new is not None and old.changes != new.changes
 
 
-def _tell(prober: Prober, machine: Machine) -> None:
-    """Tell a prober what its server's launch settings say, where they say it."""
-    known = hints_of(prober.target, machine)
-    if known:
-        prober.tell(**known)
+def _tell(prober: Prober, machine: Machine, proc: Path) -> None:
+    """Tell a prober what its server's launch settings say, where they say it, and how to see who is connected to it."""
+    prober.tell(**hints_of(prober.target, machine), connected=connections_to(prober.target.url, machine, proc))
 
 
 def _speeds_of(ledger: Ledger) -> Speeds:

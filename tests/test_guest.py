@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,12 +19,14 @@ from tests.ports import free_port
 from tests.real.daemon import page, running_daemon, scrape, value
 from tests.servers.koboldcpp import SimulatedKoboldCpp
 from tests.servers.litellm import SimulatedLiteLLM
+from tests.servers.llama_cpp import SimulatedLlamaServer
 from tests.servers.nobody import SimulatedNobody
 from tests.servers.ollama import DEFAULT_KEEP_ALIVE, SimulatedOllama
 from tests.servers.simulated import Simulated
 from tests.servers.text_generation_webui import SimulatedTextGenerationWebui
 from tests.servers.user import User
 from tests.servers.vllm import SimulatedVllm
+from tests.simulated.plain import get
 from tests.waiting import eventually
 
 
@@ -32,7 +35,8 @@ def watching(tmp_path: Path, module: str = "", *, tokens: int = 16, **servers: S
     """A daemon that probes these servers each second, for so many tokens at most, and keeps its history; gives its port."""
     port, config = free_port(), tmp_path / "config.yml"
     targets = ", ".join(
-        f'{{name: {name}, url: "{server.url}", budget: {{share: 1}}}}' for name, server in servers.items()
+        f'{{name: {name}, url: "{server.url}", budget: {{share: 1}}, modules: [default]}}'
+        for name, server in servers.items()
     )
     config.write_text(f"""
 targets: [{targets}]
@@ -108,6 +112,39 @@ def test_a_probe_beside_users_has_a_mark_and_no_tier(tmp_path: Path) -> None:
     tiers = {own for (name, own), there in samples.items() if name == "llm_performance_tier" and there}
     assert not any(("target", "shared") in own for own in tiers)
     assert "Measured beside 1 request of users" in shown
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the table of connections is Linux's")
+def test_a_probe_of_a_single_slot_gives_way_to_whoever_connects(tmp_path: Path) -> None:
+    """A llama-server with one slot: the probe ends for a user, by no read of ``/metrics``, and no notice is needed.
+
+    Scrapes of it that others make all the time end no probe.
+    """
+    with (
+        SimulatedLlamaServer(tokens_per_second=6) as server,
+        watching(tmp_path, ", when_idle: probe", alone=server) as port,
+    ):
+        over, scraped = threading.Event(), list[int]()
+
+        def scrape_it() -> None:
+            while not over.is_set():
+                scraped.append(get(server, "/health").status_code)
+
+        others = threading.Thread(target=scrape_it)
+        others.start()
+        eventually(lambda: results(port, "alone", "ok") >= 2, what="two whole probes beside scrapes")
+        over.set()
+        others.join()
+        assert (len(scraped) > 20, results(port, "alone", "yielded")) == (True, 0)
+
+        before = len(server.posts())
+        eventually(lambda: len(server.posts()) > before, what="a probe that has begun", every=0.01)
+        with User(server.url, tokens=2) as user:
+            user.finished()
+        eventually(lambda: results(port, "alone", "yielded") == 1, what="a probe that gave way")
+        shown = page(port)
+    assert "/metrics" not in server.paths()
+    assert "a user who comes into a probe" not in shown + (tmp_path / "log").read_text()
 
 
 def two_probes(port: int) -> bool:

@@ -1,6 +1,7 @@
 """What the rooms know of one target, brought together: who wins, and what stays unknown."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,21 @@ from exporter.host.gpu import GpuFacts, PartitionFacts, read_gpus, sample_gpus
 from exporter.host.gpu_links import read_links, read_render_nodes
 from exporter.host.gpu_memory import ProcessMemory
 from exporter.host.other_gpus import read_other_gpus
-from exporter.host.process import ProcessFacts, ProcessReading
+from exporter.host.process import Network, ProcessFacts, ProcessReading
 from exporter.launch.settings import Compute, read_launch
 from exporter.probe.result import Identity, Measurements
 from exporter.settings import load_profiles, make_target
 from exporter.snapshot import GpuNames, ModelFiles, ServerProcesses
-from exporter.target_facts import Machine, hints_of, info_of, is_local, judgement_of, paths_of, target_facts_of
+from exporter.target_facts import (
+    Machine,
+    connections_to,
+    hints_of,
+    info_of,
+    is_local,
+    judgement_of,
+    paths_of,
+    target_facts_of,
+)
 from exporter.tiers import scenario_of
 from tests.host.machines import build
 
@@ -264,6 +274,37 @@ def test_what_a_prober_is_told(command: str, hints: dict[str, bool]) -> None:
     """The sleep timer and the prompt cache of a llama-server, by its own command line."""
     assert hints_of(HERE, Machine(processes=ran(command))) == hints
     assert hints_of(HERE, MACHINE) == {}
+
+
+def table_of(url: str, machine: Machine) -> tuple[str, int] | None:
+    """The process whose table is read for a URL, and the port in it; None where none is."""
+    read = connections_to(url, machine, Path("/proc"))
+    return (read.args[0].name, read.args[1]) if isinstance(read, partial) else None
+
+
+@pytest.mark.parametrize(
+    ("network", "table"),
+    [("own", ("self", 8000)), (None, ("self", 8000)), ("other", ("42", 8080)), ("host", ("42", 8080))],
+)
+def test_whose_table_tells_who_is_connected(network: Network | None, table: tuple[str, int]) -> None:
+    """A container's network has a table of its own, with the port inside."""
+    port = 8000 if network in {"own", None} else 8080
+    inside = replace(ran("--port 8080").reading.processes[0], port=port, network=network, container=VLLM.id)
+    served = replace(VLLM, backend="llama_cpp")
+    machine = Machine(containers=(served,), processes=ServerProcesses(ProcessReading((inside,))))
+    assert table_of(HERE.url, machine) == table
+
+
+def test_where_no_table_tells_who_is_connected() -> None:
+    """A server elsewhere, in a container that can't be seen into, or behind Docker's proxy, past which others reach it."""
+    forwarded = Machine(processes=ServerProcesses(ProcessReading(forwarded=frozenset({8000}))))
+    on_host = replace(VLLM, urls=(CandidateUrl(HERE.url, "host_network"),))
+    assert table_of("http://localhost:8000", Machine()) == ("self", 8000)
+    assert table_of(HERE.url, Machine(containers=(on_host,))) == ("self", 8000)
+    assert table_of("http://10.0.0.7:8000", Machine()) is None
+    assert table_of(HERE.url, Machine(containers=(VLLM,))) is None
+    assert table_of(HERE.url, forwarded) is None
+    assert connections_to("http://10.0.0.7:8000", Machine(), Path("/proc"))() is None
 
 
 def test_the_file_that_a_server_runs_is_found_by_its_path() -> None:

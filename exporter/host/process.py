@@ -9,7 +9,8 @@ them that are servers themselves (Ollama's llama-server) are its ``workers``.
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from itertools import pairwise
+from pathlib import Path, PurePosixPath
 from typing import Final, Literal
 
 from exporter.address import LOOPBACK, address_of
@@ -87,10 +88,15 @@ class ProcessFacts:
 
 @dataclass(frozen=True, slots=True)
 class ProcessReading:
-    """All servers that were seen, by process id. ``hidden``: why there may be others, empty where there can't be."""
+    """All servers that were seen, by process id. ``hidden``: why there may be others, empty where there can't be.
+
+    ``forwarded`` are the ports at which Docker's proxy listens for a container. What comes from another machine goes to the
+    container past it.
+    """
 
     processes: tuple[ProcessFacts, ...] = ()
     hidden: str = ""
+    forwarded: frozenset[int] = frozenset()
 
 
 def read_processes(proc: Path = PROC, *, ticks_per_second: int | None = None) -> ProcessReading:
@@ -102,10 +108,12 @@ def read_processes(proc: Path = PROC, *, ticks_per_second: int | None = None) ->
     pids = list_pids(proc)
     if not pids:
         return ProcessReading(hidden=NO_PROC)
-    started = {pid: found for pid in pids if (found := _started(proc / str(pid)))}
+    commands = {pid: words for pid in pids if (words := read_command_line(proc / str(pid)))}
+    started = {pid: found for pid, words in commands.items() if (found := run_by(words))}
     hidden = _hidden(proc, pids)
+    forwarded = frozenset(port for words in commands.values() if (port := _forwarded(words)))
     if not started:
-        return ProcessReading(hidden=hidden)
+        return ProcessReading(hidden=hidden, forwarded=forwarded)
     stats = {pid: stat for pid in pids if (stat := read_stat(proc / str(pid)))}
     table = _Table(
         proc,
@@ -114,7 +122,7 @@ def read_processes(proc: Path = PROC, *, ticks_per_second: int | None = None) ->
         boot_seconds=read_boot_seconds(proc),
         ticks_per_second=ticks_per_second or os.sysconf("SC_CLK_TCK"),
     )
-    return ProcessReading(tuple(table.facts(pid) for pid in table.tops()), hidden)
+    return ProcessReading(tuple(table.facts(pid) for pid in table.tops()), hidden, forwarded)
 
 
 def process_of(url: str, processes: Iterable[ProcessFacts], host_names: Collection[str] = ()) -> ProcessFacts | None:
@@ -194,9 +202,12 @@ def settings_of_process(
     return known
 
 
-def _started(folder: Path) -> Started | None:
-    words = read_command_line(folder)
-    return run_by(words) if words else None
+def _forwarded(words: Sequence[str]) -> int | None:
+    """The port at which a ``docker-proxy -proto tcp -host-ip … -host-port 8080 …`` listens."""
+    if PurePosixPath(words[0]).name != "docker-proxy":
+        return None
+    port = dict(pairwise(words)).get("-host-port", "")
+    return int(port) if port.isdecimal() and len(port) <= 5 else None
 
 
 def _hidden(proc: Path, pids: list[int]) -> str:

@@ -2,8 +2,10 @@
 
 From 1.5 s after it was sent, once a second, a read that costs the server nothing tells whether requests of others run or wait. If
 they do, the streams end at once. A read before the first token is repeated right after it: llama-server answers in the middle of
-a prompt without having seen who has come since. If nothing has come for long, one connect tells whether the server still listens:
-a server that was told to end waits for our stream, and refuses new connections meanwhile.
+a prompt without having seen who has come since. Where no read tells, the connections to the server do, which are looked at twice a
+second from 1 s on, so that one that came in the first second is known to stand after 1.5 s. If nothing has come for long, one
+connect tells whether the server still listens: a server that was told to end waits for our stream, and refuses new connections
+meanwhile.
 """
 
 import threading
@@ -14,10 +16,13 @@ from typing import Final, Self
 from exporter.probe.client import Progress, is_refused
 from exporter.probe.failure import ProbeFailure
 from exporter.probe.http.transport import Connection
+from exporter.probe.newcomers import Newcomers
 
 # A read costs a real vLLM 7 ms of the loop that streams to users: none while the first tokens are timed, then few.
 FIRST_READ_SECONDS: Final = 1.5
 READ_EVERY_SECONDS: Final = 1.0
+FIRST_LOOK_SECONDS: Final = 1.0
+LOOK_EVERY_SECONDS: Final = 0.5
 SILENT_GAPS: Final = 20.0
 SILENT_SECONDS: Final = 2.0
 _STEP_SECONDS: Final = 0.25
@@ -27,14 +32,24 @@ class Interruption:
     """Watches the streams of one probe in a thread of its own, while the ``with`` block runs.
 
     ``others`` reads how many requests of others run or wait (None where the server can't tell) and may raise ProbeFailure.
+    ``newcomers`` are asked where it doesn't tell.
     ``connection`` is that of the server, whose cancellation ends the streams: it must be of this probe alone.
     """
 
     def __init__(
-        self, connection: Connection, others: Callable[[], float | None], progress: list[Progress], *, yields: bool
+        self,
+        connection: Connection,
+        others: Callable[[], float | None],
+        newcomers: Newcomers,
+        progress: list[Progress],
+        *,
+        yields: bool,
     ) -> None:
         self._connection = connection
         self._others = others
+        self._newcomers = newcomers
+        self._told = False
+        """Whether the last read told how many others there are."""
         self._progress = progress
         self._yields = yields
         self._over = threading.Event()
@@ -43,7 +58,7 @@ class Interruption:
         self.seen: float | None = None
         """The most requests of others that were seen; None where no read told."""
         self.clean_until_ns = time.monotonic_ns()
-        """The start of the last read that saw nobody, in monotonic ns."""
+        """The start of the last read, or look, that saw nobody, in monotonic ns."""
         self.failure: ProbeFailure | None = None
         """Why the streams were ended from here."""
 
@@ -57,7 +72,7 @@ class Interruption:
 
     def _watch(self) -> None:
         started = time.monotonic()
-        next_read = started + FIRST_READ_SECONDS
+        next_read, next_look = started + FIRST_READ_SECONDS, started + FIRST_LOOK_SECONDS
         early = False
         while not self._over.wait(_STEP_SECONDS):
             begun = any(each.begun for each in self._progress)
@@ -65,6 +80,11 @@ class Interruption:
                 next_read, early = time.monotonic() + READ_EVERY_SECONDS, not begun
                 if self._sees_users():
                     self._end(ProbeFailure("yielded", f"given up for {self.seen:.0f} request(s) of users"))
+                    return
+            if self._yields and not self._told and time.monotonic() >= next_look:
+                next_look = time.monotonic() + LOOK_EVERY_SECONDS
+                if standing := self._newcomers_standing():
+                    self._end(ProbeFailure("yielded", f"given up for {standing} connection(s) of users"))
                     return
             if self._falls_silent() and is_refused(self._connection):
                 self._end(
@@ -80,13 +100,23 @@ class Interruption:
         try:
             others = self._others()
         except ProbeFailure:
-            return False
+            others = None
+        self._told = others is not None
         if others is None:
             return False
         self.seen = max(self.seen or 0.0, others)
         if others == 0:
             self.clean_until_ns = at_ns
         return others > 0
+
+    def _newcomers_standing(self) -> int:
+        at_ns = time.monotonic_ns()
+        came = self._newcomers.look()
+        if came is None:
+            return 0
+        if came.seen == 0:
+            self.clean_until_ns = at_ns
+        return came.standing
 
     def _falls_silent(self) -> bool:
         """Whether each stream has brought nothing for 20 of its mean gaps, and for at least 2 s; True once for each silence."""

@@ -18,6 +18,7 @@ from exporter.probe.http.cancellation import Cancellation
 from exporter.probe.interruption import Interruption
 from exporter.probe.marker import markers_in
 from exporter.probe.measure import combine, measure, why_no_speed
+from exporter.probe.newcomers import Newcomers
 from exporter.probe.outcome import Outcome, Stream, course_of, hidden_wait, spent_by, undisturbed, without_speed
 from exporter.probe.politeness import (
     ABANDONED,
@@ -347,6 +348,7 @@ class Run:
         interruption = Interruption(
             connection,
             lambda: self._dialect.others(prober.tracker.read_now(base, headers), status, len(requests)),
+            Newcomers(prober.tracker.hints.connected, len(requests)),
             progress,
             yields=not beside and not prober.by_hand,
         )

@@ -317,7 +317,12 @@ def without_ours(status: ServerStatus, ours: int) -> tuple[float | None, float |
 
 
 def identify(
-    url: str, *, seconds: float = 2.0, cancellation: Cancellation | None = None, api_key_file: Path | None = None
+    url: str,
+    *,
+    seconds: float = 2.0,
+    cancellation: Cancellation | None = None,
+    api_key_file: Path | None = None,
+    hints: Hints | None = None,
 ) -> Identified:
     """Ask by harmless reads what answers at a URL, each read bounded by so many seconds. Raises nothing but Cancelled."""
     connection = Connection(base_url=url, cancellation=cancellation or Cancellation())
@@ -329,7 +334,7 @@ def identify(
             why_not=exc.settled().message, listening=exc.result not in {"resolve", "connect", "timeout_connect"}
         )
     try:
-        status = dialect.status(StatusQuery(get, now=time.time()))
+        status = dialect.status(StatusQuery(get, now=time.time(), hints=hints or Hints()))
         return Identified(status.identity, listening=True, notice=status.notice)
     except ProbeFailure:
         # It is known, but loads its model or is not well: a target all the same.

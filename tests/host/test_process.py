@@ -346,6 +346,20 @@ def test_networks(tree: ProcTree) -> None:
     assert read(tree).processes[0].listening is None
 
 
+def test_the_ports_of_dockers_proxy(tree: ProcTree) -> None:
+    """By its command line; others and malformed ones are none."""
+    command = (
+        "/usr/bin/docker-proxy -proto tcp -host-ip 0.0.0.0 -host-port {} -container-ip 172.17.0.2 -container-port 80"
+    )
+    tree.add(70, [*command.format(8080).split(), "-use-listen-fd"])
+    tree.add(71, command.format("x").split())
+    tree.add(72, ["docker-proxy", "-host-port"])
+    tree.add(73, command.format(8081).replace("docker-proxy", "other").split())
+    assert read(tree) == ProcessReading(forwarded=frozenset({8080}))
+    tree.add(74, ["llama-server", "--port", "9000"])
+    assert read(tree).forwarded == {8080}
+
+
 def test_what_is_hidden(tree: ProcTree, tmp_path: Path) -> None:
     """Why servers may be missing: no /proc, other users' processes hidden, a container of the exporter's own."""
     assert read(tree) == ProcessReading()

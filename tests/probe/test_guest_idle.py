@@ -2,6 +2,7 @@
 
 import pytest
 
+from exporter.probe.status import identify
 from exporter.settings import Module
 from tests.probe.guest import SHORT, chats, check, probe, prober, run_for
 from tests.servers.clock import Clock
@@ -46,6 +47,46 @@ def test_localais_watchdog_unloads_an_idle_model() -> None:
     with SimulatedLocalAI(ttl=900, loaded=("qwen3-14b",), clock=clock) as server:
         run_for(prober(server, clock), clock, 3 * HOUR)
         assert (server.memory.ready, server.costs["load"]) == ([], 0)
+
+
+def test_localais_order_of_eviction_is_not_changed() -> None:
+    """With several models loaded it doesn't say which was used last: a probe made its own the newest, and the user's was evicted."""
+    clock = Clock()
+    models = ("llama-3.2-3b", "qwen3-14b", "gemma-3-4b")
+    with SimulatedLocalAI(models=models, loaded=models[:2], most=2, clock=clock) as server:
+        User(server.url, model=models[1], tokens=3).send().finished()
+        for model in (None, *models[:2]):
+            one = prober(server, clock, model=model)
+            assert set(run_for(one, clock, 300)) == {"skipped_unloaded"}
+            assert "doesn't say which was used last" in check(one).notice
+        assert identify(server.url).notice == check(prober(server)).notice
+        User(server.url, model=models[2], tokens=3).send().finished()
+        # The one that was used longest ago has gone, not the one that a user had.
+        assert (server.memory.ready, server.costs["eviction"]) == (["qwen3-14b", "gemma-3-4b"], 1)
+
+
+def test_localai_with_several_models_is_probed_where_that_is_wanted() -> None:
+    """``when_idle: probe`` says so, and a person at the prompt; one model is probed anyway, and brings no such notice."""
+    loaded = ("llama-3.2-3b", "qwen3-14b")
+    with SimulatedLocalAI(loaded=loaded, most=2) as server:
+        assert probe(prober(server), SHORT.model_copy(update={"when_idle": "probe"})).result == "ok"
+        assert probe(prober(server, by_hand=True)).result == "ok"
+        server.memory.remove(loaded[0])
+        one = prober(server)
+        assert (probe(one).result, "used last" in check(one).notice) == ("ok", False)
+
+
+def test_use_of_one_model_of_docker_model_runner_is_none_of_another() -> None:
+    """A user of one model gave the other one, which nobody used, five minutes more with each probe."""
+    clock = Clock()
+    with SimulatedLocalAI("docker", loaded=("llama-3.2-3b", "qwen3-14b"), most=2, clock=clock) as server:
+        one = prober(server, clock, model="qwen3-14b")
+        results = []
+        for _ in range(8):
+            User(server.url, model="llama-3.2-3b", tokens=3).send().finished()
+            results += run_for(one, clock, 60)
+        assert (results[0], set(results[1:])) == ("ok", {"skipped_unloaded"})
+        assert (server.memory.ready, server.costs["load"]) == (["llama-3.2-3b"], 0)
 
 
 def test_docker_model_runner_unloads_an_idle_model() -> None:

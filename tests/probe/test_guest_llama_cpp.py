@@ -282,7 +282,7 @@ def test_a_swap_on_a_router_is_seen() -> None:
 def test_a_probe_that_is_given_up_in_its_prompt_ends_with_its_batch() -> None:
     """llama-server looked only once a second whether a probe that has no token yet is still there; asked for progress, it notices."""
     with SimulatedLlamaServer(prompt_tokens_per_second=12, batch=2) as server:
-        one, found = prober(server), list[str]()
+        one, found = prober(server, server_metrics=True), list[str]()
         running = threading.Thread(target=lambda: found.append(probe(one, SHORT).result))
         running.start()
         wait_for(lambda: server.slots.running)

@@ -1,14 +1,21 @@
 """No user is kept waiting: probes are short, give way, say what ran beside them, and never pass a wait off as a TTFT."""
 
 import logging
+import socket
+import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from exporter.host.connections import read_connections
+from exporter.probe.dialects.dialect import Hints
+from exporter.probe.newcomers import ReadConnected, unseen
 from exporter.probe.prober import Prober
 from exporter.probe.result import ProbeResult
 from exporter.probe.status import identify
@@ -16,11 +23,15 @@ from exporter.settings import Budget, Module, Timeouts
 from tests.probe.guest import SHORT, believe, chats, check, probe, prober
 from tests.servers.koboldcpp import SimulatedKoboldCpp
 from tests.servers.llama_cpp import SimulatedLlamaServer
+from tests.servers.ollama import SimulatedOllama
 from tests.servers.simulated import Simulated
 from tests.servers.text_generation_webui import SimulatedTextGenerationWebui
 from tests.servers.transformers_serve import SimulatedTransformersServe
 from tests.servers.user import User
 from tests.servers.vllm import SimulatedVllm
+from tests.simulated.plain import get
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="the table of connections is Linux's")
 
 # A probe of a server of 20 tokens a second that takes long enough to be given up.
 LONG = Module(max_tokens=200, prompt_tokens=48, when_idle="probe")
@@ -41,10 +52,20 @@ class Beside:
             time.sleep(0.005)
         return server.asked[-1].at
 
+    @property
+    def runs(self) -> bool:
+        """Whether it has no result yet."""
+        return self._thread.is_alive()
+
     def result(self) -> ProbeResult:
         """Its result."""
         self._thread.join()
         return self.found[0]
+
+
+def guest(kind: str, server: Simulated) -> Prober:
+    """A prober that learns by reads who waits: of a llama-server with one slot only where the user wants its ``/metrics`` read."""
+    return prober(server, server_metrics=kind == "llama_cpp")
 
 
 def one_slot(kind: str, tokens_per_second: float) -> Any:
@@ -67,7 +88,7 @@ def test_a_probe_gives_way_to_a_user(kind: str, speed: float, result: str) -> No
     What was measured before counts where it has 16 tokens and a second of decode; else the probe has ``yielded``.
     """
     with one_slot(kind, speed) as server:
-        one = prober(server)
+        one = guest(kind, server)
         probe(one)
         believe(one, 1000.0)
         running = Beside(one, LONG)
@@ -91,7 +112,7 @@ def test_a_probe_gives_way_to_a_user(kind: str, speed: float, result: str) -> No
 def test_no_read_in_the_first_moments_and_few_afterwards(kind: str) -> None:
     """Each read costs a real vLLM 7 ms of the loop that streams to users: none for 1.5 s, then one a second at most."""
     with one_slot(kind, 20.0) as server:
-        one = prober(server)
+        one = guest(kind, server)
         probe(one)
         believe(one, 1000.0)
         running = Beside(one, Module(max_tokens=90, prompt_tokens=48, when_idle="probe"))
@@ -104,6 +125,67 @@ def test_no_read_in_the_first_moments_and_few_afterwards(kind: str) -> None:
         assert rounds
         assert min(rounds) >= 1.4
         assert all(later - earlier >= 0.9 for earlier, later in pairwise(rounds))
+
+
+def by_table(server: Simulated) -> ReadConnected:
+    """Who is connected, as a process sees it that is neither the server nor the user: this one is both, and the prober."""
+    return partial(read_connections, Path("/proc/self"), int(server.url.rpartition(":")[2]), Path("/proc/none"))
+
+
+CANT_TELL_WHO_WAITS: dict[str, Callable[[float], Any]] = {
+    "llama_cpp": lambda speed: SimulatedLlamaServer(tokens_per_second=speed),
+    "transformers": lambda speed: SimulatedTransformersServe(on_disk=(), tokens_per_second=speed),
+    "text-generation-webui": lambda speed: SimulatedTextGenerationWebui(tokens_per_second=speed),
+    "vLLM without statistics": lambda speed: SimulatedVllm(log_stats=False, slots=1, tokens_per_second=speed),
+    "ollama": lambda speed: SimulatedOllama(version="0.33.0", tokens_per_second=speed),
+}
+
+
+@linux
+@pytest.mark.parametrize("kind", CANT_TELL_WHO_WAITS)
+@pytest.mark.parametrize(("speed", "result"), [(20.0, "ok"), (8.0, "yielded")])
+def test_a_probe_gives_way_to_whoever_connects(kind: str, speed: float, result: str) -> None:
+    """Servers that can't say that somebody waits: the kernel's table of connections does, and no read is sent for it."""
+    with CANT_TELL_WHO_WAITS[kind](speed) as server:
+        if isinstance(server, SimulatedOllama):
+            server.use("small")
+        one = prober(server)
+        one.tell(connected=by_table(server))
+        probe(one)
+        believe(one, 1000.0)
+        running = Beside(one, LONG)
+        before = len(server.asked)
+        running.sent(server, len(chats(server)))
+        sent = len(server.asked)
+        time.sleep(1.7 if result == "ok" else 0.5)
+        with User(server.url, tokens=4, model="small" if kind == "ollama" else None) as user:
+            reads = [each for each in server.asked[sent:] if each.at < user.sent and each.method == "GET"]
+            found = running.result()
+        assert user.ttft_seconds < 2.5
+        assert (found.result, found.beside_users) in {(result, None), (result, 0.0)}
+        assert "/metrics" not in server.paths() or kind.startswith("vLLM")
+        assert before <= sent
+        assert kind == "llama_cpp" or reads == []
+
+
+@linux
+@pytest.mark.parametrize("keeps", [False, True])
+def test_no_scrape_ends_a_probe(keeps: bool) -> None:  # noqa: FBT001 - a parameter of the test
+    """Reads that others make all the time, each on a connection of its own or all on one that stood before, are no users."""
+    with SimulatedLlamaServer(tokens_per_second=20) as server:
+        one = prober(server)
+        one.tell(connected=by_table(server))
+        probe(one)
+        believe(one, 1000.0)
+        kept = socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2]))) if keeps else None
+        running = Beside(one, Module(max_tokens=60, prompt_tokens=48, when_idle="probe"))
+        running.sent(server, 1)
+        while running.runs and not keeps:
+            get(server, "/health")
+        found = running.result()
+        if kept is not None:
+            kept.close()
+    assert (found.result, found.measurements.output_tokens) == ("ok", 60)
 
 
 def test_a_probe_beside_users_does_not_give_way() -> None:
@@ -341,13 +423,34 @@ def test_a_ttft_far_above_the_usual_one_is_not_told(kind: str) -> None:
         assert (result.result, result.queued, result.measurements.ttft_seconds) == ("ok", True, None)
 
 
-def test_a_llama_server_that_cant_tell_who_waits_says_so() -> None:
-    """With one slot only ``/metrics`` tells that a user waits for a probe's end, and by default it is switched off."""
-    for metrics, parallel, told in ((True, 1, False), (False, 4, False), (False, 1, True)):
-        with SimulatedLlamaServer(metrics=metrics, parallel=parallel) as server:
-            found = identify(server.url).notice
-            assert ("can't tell whether a user waits" in found) == told
-            assert check(prober(server)).notice == found
+@pytest.mark.parametrize(
+    ("parallel", "metrics", "wanted", "seen", "told"),
+    [
+        (1, True, False, False, True),
+        (1, False, True, False, True),
+        (1, True, True, False, False),
+        (1, True, False, True, False),
+        (1, False, False, True, False),
+        (4, False, False, False, False),
+    ],
+)
+def test_a_llama_server_that_cant_tell_who_waits_says_so(
+    parallel: int,
+    *,
+    metrics: bool,
+    wanted: bool,
+    seen: bool,
+    told: bool,
+) -> None:
+    """With one slot only its connections tell that a user waits for a probe's end, or ``/metrics`` where a user wants that read."""
+    with SimulatedLlamaServer(metrics=metrics, parallel=parallel) as server:
+        connected = by_table(server) if seen else unseen
+        one = prober(server, server_metrics=wanted)
+        one.tell(connected=connected)
+        notice = check(one).notice
+        hints = Hints(server_metrics=wanted, connected=connected)
+        assert identify(server.url, hints=hints).notice == notice
+    assert ("a user who comes into a probe waits for its end, unless `server_metrics: true`" in notice) == told
 
 
 @pytest.mark.parametrize("kind", CANT_TELL)

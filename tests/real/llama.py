@@ -36,12 +36,12 @@ def make_model(folder: Path, preset: str) -> Path:
 
 @contextmanager
 def running_llama(
-    binary: Path, model: Path, port: int, *more: str, wait: bool = True
+    binary: Path, model: Path, port: int, *more: str, wait: bool = True, metrics: bool = True
 ) -> Iterator[subprocess.Popen[bytes]]:
     """A llama-server on a loopback port, ended with the block; ``wait`` returns once it is ready."""
     command: Sequence[str | Path] = (
         *(binary, "--model", model, "--host", "127.0.0.1", "--port", str(port), "--threads", "1", "--ctx-size", "4096"),
-        *("--parallel", "1", "--metrics", "--slots", "--offline", *more),
+        *("--parallel", "1", "--slots", "--offline", *(["--metrics"] if metrics else []), *more),
     )
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:

@@ -16,6 +16,7 @@ from typing import Any, Final, Protocol
 from exporter.probe.client import Reply, Request
 from exporter.probe.dialects.keep_alive import KeepAlive
 from exporter.probe.failure import ProbeFailure, refuse
+from exporter.probe.newcomers import ReadConnected, unseen
 from exporter.probe.result import Identity
 from exporter.probe.slots import SlotReading
 from exporter.probe.stream import Event
@@ -120,6 +121,8 @@ class ServerStatus:
     """Why a probe could make the server load its model anew; empty where it can't."""
     key_refused: bool = False
     router: bool = False
+    metrics_wanted: bool = False
+    """Whether ``/metrics`` may be read to learn who waits, though that resets what the user's own Prometheus reads there."""
     crowded: bool = False
     """Whether several models are in memory, of which the server evicts one for another by how they were used."""
     notice: str = ""
@@ -132,13 +135,14 @@ class Hints:
 
     ``sleeps`` says whether llama-server was started with a sleep timer, ``prompt_cache`` whether it keeps replaced prompts in
     the host's memory; ``server_metrics`` whether the user wants ``/metrics`` of llama-server read, which resets its rates.
-    ``options`` are the runner options of Ollama's other clients.
+    ``options`` are the runner options of Ollama's other clients. ``connected`` reads who is connected to it.
     """
 
     sleeps: bool | None = None
     prompt_cache: bool | None = None
     server_metrics: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
+    connected: ReadConnected = unseen
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@
 - ``GET /slots`` wakes a sleeping server and restarts its sleep timer, so a server that may sleep is asked only just before a
   request, which does the same.
 - ``GET /metrics`` wakes a sleeping server before build 10531, and in all builds each read resets the rates that a user's own
-  Prometheus reads. It is read where the user wants it, and while a probe runs on the only slot, since nothing else tells who waits.
+  Prometheus reads. It is read only where the user wants it. Of a single slot nothing else here tells who waits for it.
 - A router's ``?model=`` would load the model, but for ``autoload=false``.
 """
 
@@ -58,7 +58,8 @@ from exporter.probe.timeline import Delta, ServerTimings, Usage
 from exporter.probe.users import ended_of
 
 BLIND: Final = (
-    "this llama-server has one slot and no --metrics: while a probe runs it can't tell whether a user waits for its end"
+    "this llama-server has one slot, and who is connected to it can't be seen from here: a user who comes into a probe waits for its"
+    " end, unless `server_metrics: true` lets it give way (which needs --metrics)"
 )
 METRICS_WAKE_NOTHING: Final = 10531
 PROGRESS: Final = (
@@ -115,8 +116,10 @@ class LlamaCpp(Dialect):
             own_task=before.own_task,
             unloads=unloads,
             drafts=_drafts(props),
-            notice=BLIND if props.get("total_slots") == 1 and props.get("endpoint_metrics") is False else "",
+            metrics_wanted=query.hints.server_metrics and props.get("endpoint_metrics") is not False,
         )
+        if props.get("total_slots") == 1 and not status.metrics_wanted and query.hints.connected() is None:
+            status = replace(status, notice=BLIND)
         if not asleep and (query.thorough or unloads is False):
             status = replace(_with_slots(status, get, "/slots", query, props), read_is_use=unloads is not False)
             if unloads is not False:
@@ -128,7 +131,7 @@ class LlamaCpp(Dialect):
         return replace(status, identity=identity, model=wanted or identity.model)
 
     def others(self, get: Get, status: ServerStatus, ours: int) -> float | None:
-        """By the slots; where there is only one, which is ours, by ``/metrics``: it alone tells that somebody waits."""
+        """By the slots; where all are ours, by ``/metrics``: it alone tells that somebody waits."""
         if status.notice == V1_ONLY:
             return None
         model = f"?model={quote(str(status.model), safe='')}&autoload=false" if status.router else ""
@@ -137,6 +140,8 @@ class LlamaCpp(Dialect):
         busy = None if slots is None else sum(each.get("is_processing") is True for each in slots) - ours
         if busy or (slots is not None and len(slots) > ours):
             return None if busy is None else float(max(busy, 0))
+        if not status.metrics_wanted:
+            return None
         load = _with_metrics(replace(status, running=None), get, f"/metrics{model}", enabled=True)
         # Slots that are all taken don't tell whether somebody waits.
         return without_ours(load.running, load.waiting, ours)
@@ -338,6 +343,7 @@ def _router_status(query: StatusQuery, props: Mapping[str, Any]) -> ServerStatus
         recent=recent,
         unloads=not (len(loaded) == 1 and model in sleepless),
         router=True,
+        metrics_wanted=query.hints.server_metrics,
         crowded=len(loaded) > 1,
     )
     if model in loaded and (query.thorough or model in sleepless):

@@ -40,6 +40,10 @@ from exporter.probe.timeline import Delta, Usage
 CHAT: Final = "/v1/chat/completions"
 COMPLETIONS: Final = "/v1/completions"
 NOTICE: Final = "this server can't tell whether it is busy"
+UNORDERED: Final = (
+    "several models are in memory, and it doesn't say which was used last: a probe could change which is evicted first, so none is"
+    " probed on schedule, unless its module says `when_idle: probe`"
+)
 V1_ONLY: Final = "only /v1 of this server can be reached, as through a proxy that passes nothing else: it can't tell whether it is busy"
 GATEWAY: Final = "LiteLLM passes requests on to other servers: only a model that the target names is probed"
 # The date of creation that LiteLLM gives to every model in its list.
@@ -123,6 +127,7 @@ def status_by_models(backend: str, query: StatusQuery) -> ServerStatus:
     # A model of a cloud that the target names is in nobody's memory here, and asking it loads nothing.
     known = memory is not None and model is not None and model not in remote
     told = memory or ModelResidency({})
+    activity = told.uses.get(model or "", told.activity)
     return ServerStatus(
         identity_of(backend, model, entry),
         model=model,
@@ -130,13 +135,23 @@ def status_by_models(backend: str, query: StatusQuery) -> ServerStatus:
         resident=model in told.models if known else None,
         running=told.running,
         waiting=told.waiting,
-        activity=told.activity,
-        activity_is_free=told.activity is not None,
+        activity=activity,
+        activity_is_free=activity is not None,
         recent=told.recent,
-        crowded=told.recent is not None,
+        crowded=told.crowded,
         unloads=memory is not None,
         unable="" if _generates(entry) else f"{short_name(model)} is an embedding model",
-        notice=INTERRUPTS if text_of(entry.get("owned_by")) == "me" else "" if told.running is not None else NOTICE,
+        notice=_notice_of(entry, told),
+    )
+
+
+def _notice_of(entry: Mapping[str, Any], told: ModelResidency) -> str:
+    if text_of(entry.get("owned_by")) == "me":
+        return INTERRUPTS
+    return "; ".join(
+        filter(
+            None, (NOTICE if told.running is None else "", UNORDERED if told.crowded and told.recent is None else "")
+        )
     )
 
 

@@ -7,7 +7,7 @@ Each path is read only where the list of models is that server's: the same path 
 - Lemonade: ``/v1/health``, with whether a model is busy and when it was used last; models of a cloud are listed too, and are never
   in memory here.
 - Docker Model Runner: ``/api/ps``, whose ``expires_at`` moves with each use.
-- LocalAI: ``/system``. Its list names neither owner nor date.
+- LocalAI: ``/system``, which doesn't say when a model was used. Its list names neither owner nor date.
 - KoboldCpp: the first in its list; ``/api/extra/perf`` tells its queue and counts its answers.
 """
 
@@ -26,8 +26,9 @@ _KOBOLD_EMPTY: Final = "koboldcpp/inactive"
 class ModelResidency:
     """The models in memory by name, each with what the server says of it; ``remote`` are those of a cloud.
 
-    ``running`` and ``waiting`` are requests, ``activity`` a text that is another one after a request, ``recent`` the one of several
-    models that was used last, where the server evicts the one that was not used for longest; None where not told.
+    ``running`` and ``waiting`` are requests, ``activity`` a text that is another one after a request; None where not told.
+    ``uses`` are such texts by model, where each model has its own. ``crowded`` says that several are in memory, of which the server evicts the one that was not used for longest, ``recent`` which of
+    them was used last; None where not told.
     """
 
     models: Mapping[str, Mapping[str, Any]]
@@ -35,7 +36,9 @@ class ModelResidency:
     running: float | None = None
     waiting: float | None = None
     activity: str | None = None
+    uses: Mapping[str, str] = field(default_factory=dict)
     recent: str | None = None
+    crowded: bool = False
 
 
 def residency_of(get: Get, entries: Entries) -> ModelResidency | None:
@@ -79,14 +82,18 @@ def _lemonade(get: Get, entries: Entries) -> ModelResidency | None:
     }
     busy = [each.get("is_busy") for each in found.values()]
     told = all(isinstance(each, bool) for each in busy)
+    times = {name: number_of(each.get("last_use")) for name, each in found.items() if each.get("type") in {None, "llm"}}
     return ModelResidency(
-        found, remote, running=float(sum(map(bool, busy))) if told else None, recent=_used_last(found, "last_use")
+        found,
+        remote,
+        running=float(sum(map(bool, busy))) if told else None,
+        recent=_used_last(times),
+        crowded=len(times) > 1,
     )
 
 
-def _used_last(models: Mapping[str, Mapping[str, Any]], when: str) -> str | None:
-    """Of several models that write text the one with the newest time of use; None where one has none."""
-    times = {name: number_of(each.get(when)) for name, each in models.items() if each.get("type") in {None, "llm"}}
+def _used_last(times: Mapping[str, float | None]) -> str | None:
+    """Of several models the one with the newest time of use; None where one has none."""
     if len(times) < 2 or None in times.values():
         return None
     return max(times, key=lambda name: times[name] or 0.0)
@@ -97,15 +104,15 @@ def _docker(get: Get, _: Entries) -> ModelResidency | None:
     if not isinstance(member(running, "models"), list):
         return None
     found = {each["name"]: each for each in listed(running, "models") if text_of(each.get("name"))}
-    ends = sorted((name, str(each.get("expires_at"))) for name, each in found.items())
-    return ModelResidency(found, activity=repr(ends))
+    return ModelResidency(found, uses={name: str(each.get("expires_at")) for name, each in found.items()})
 
 
 def _local_ai(get: Get) -> ModelResidency | None:
     state = json_of(get("/system"))
     if not isinstance(member(state, "loaded_models"), list):
         return None
-    return ModelResidency({each["id"]: each for each in listed(state, "loaded_models") if text_of(each.get("id"))})
+    found = {each["id"]: each for each in listed(state, "loaded_models") if text_of(each.get("id"))}
+    return ModelResidency(found, crowded=len(found) > 1)
 
 
 def _koboldcpp(get: Get, entries: Entries) -> ModelResidency | None:

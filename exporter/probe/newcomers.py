@@ -1,0 +1,62 @@
+"""Who came into a probe, by the connections to its server: for servers that can't say themselves that somebody waits.
+
+A connection counts that came after the probe was sent and stands at two looks: a scrape or a health check is over by then. One that
+stood before the probe does not count, since whether it carries a request can't be seen.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+
+class Connected(Protocol):
+    """Who is connected to a server at one moment."""
+
+    @property
+    def others(self) -> frozenset[bytes]:
+        """The far ends of connections that aren't known to be ours."""
+
+    @property
+    def ours(self) -> int:
+        """How many are known to be ours: none where the server is behind a proxy or in a network of its own."""
+
+
+ReadConnected = Callable[[], Connected | None]
+"""Who is connected now; None where that can't be seen."""
+
+
+def unseen() -> Connected | None:
+    """Nobody can be seen: the server is elsewhere."""
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Came:
+    """How many connections of others came since a probe was sent, and how many of them stood at the look before, too."""
+
+    seen: int
+    standing: int
+
+
+class Newcomers:
+    """The connections to a server that come while a probe of so many streams runs. Made before these are sent."""
+
+    def __init__(self, read: ReadConnected, streams: int) -> None:
+        self._read = read
+        self._streams = streams
+        self._before = read()
+        self._last: frozenset[bytes] = frozenset()
+
+    def look(self) -> Came | None:
+        """Who came; None where that can't be seen. Meant to be called a fraction of a second apart."""
+        now = self._read() if self._before is not None else None
+        if now is None or self._before is None:
+            return None
+        came = now.others - self._before.others
+        standing, self._last = came & self._last, came
+        # Where ours are not known by their address, so many of those that came are ours. Where they aren't there at all, the
+        # server's connections are in another table.
+        hidden = 0 if now.ours else self._streams
+        if len(came) < hidden:
+            return None
+        return Came(len(came) - hidden, max(len(standing) - hidden, 0))
