@@ -7,6 +7,8 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import settings
 
+from tests.forked import close_server
+
 _NUMBERS = itertools.count()
 
 # How long an example takes says how busy the machine is.
@@ -27,6 +29,13 @@ def _state_of_the_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
         patch.delenv("STATE_DIRECTORY", raising=False)
         patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _fork_server_of_the_run() -> Iterator[None]:
+    """It starts with the first test that forks a daemon."""
+    yield
+    close_server()
 
 
 @pytest.fixture(autouse=True)

@@ -9,13 +9,32 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, Self
+from typing import IO, Any, Protocol, Self
 
 from tests.waiting import eventually
 
 Command = Sequence[str | Path]
 SECONDS = 60.0
 """How long a test waits for a process before it fails; a busy machine needs a part of it."""
+
+
+class Process(Protocol):
+    """What a test does with a process, however it was started; as subprocess.Popen has it."""
+
+    pid: int
+
+    @property
+    def returncode(self) -> int | None: ...
+
+    def poll(self) -> int | None: ...
+
+    def wait(self, timeout: float | None = None) -> int: ...
+
+    def send_signal(self, sig: int) -> None: ...
+
+    def terminate(self) -> None: ...
+
+    def kill(self) -> None: ...
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.ports import free_port
-from tests.real.daemon import Samples, running_daemon, scrape, value
+from tests.real.daemon import Samples, forked_daemon, scrape, value
 from tests.servers.vllm import SimulatedVllm
 from tests.waiting import eventually
 
@@ -81,7 +81,7 @@ def test_a_slower_version_is_named_although_the_daemon_was_killed(tmp_path: Path
     with SimulatedVllm(tokens_per_second=BEFORE, version="0.11.0") as server:
         configure(config, server.url)
         first = free_port()
-        with running_daemon("--config", config, port=first, log=tmp_path / "first") as daemon:
+        with forked_daemon("--config", config, port=first, log=tmp_path / "first") as daemon:
             eventually(lambda: good(scrape(first)) >= 12, "a dozen of good probes", seconds=60)
             size = value(scrape(first), "llm_probe_exporter_history_bytes")
             assert size
@@ -89,7 +89,7 @@ def test_a_slower_version_is_named_although_the_daemon_was_killed(tmp_path: Path
             daemon.wait()
         replace_by(server, "0.12.0", AFTER)
         second = free_port()
-        with running_daemon("--config", config, port=second, log=tmp_path / "second"):
+        with forked_daemon("--config", config, port=second, log=tmp_path / "second"):
             samples = slowed_down(second)
             assert good(samples) <= WITHIN
             ratio = value(samples, "llm_slowdown_speed_ratio", target="vllm", what="backend version")
@@ -121,7 +121,7 @@ def test_a_rollback_clears_it(tmp_path: Path, config: Path) -> None:
     with SimulatedVllm(tokens_per_second=BEFORE, version="0.11.0") as server:
         configure(config, server.url)
         port = free_port()
-        with running_daemon("--config", config, port=port, log=tmp_path / "log"):
+        with forked_daemon("--config", config, port=port, log=tmp_path / "log"):
             eventually(lambda: good(scrape(port)) >= 12, "a dozen of good probes", seconds=60)
             replace_by(server, "0.12.0", AFTER)
             slowed_down(port)

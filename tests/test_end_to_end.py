@@ -6,7 +6,7 @@ import pytest
 
 from tests.cache.build import Hub, safetensors
 from tests.ports import free_port
-from tests.real.daemon import running_daemon, scrape, value
+from tests.real.daemon import forked_daemon, scrape, value
 from tests.servers.exact import ExactServer, chat, plain
 from tests.waiting import eventually
 
@@ -67,7 +67,7 @@ docker: {{enabled: false}}
 host: {{sysfs: {STRIX_HALO}, rocm: {tmp_path}}}
 cache: {{paths: [{{name: hub, kind: huggingface, path: {hub}}}]}}
 """)
-        with running_daemon("--config", config, port=port, log=tmp_path / "log"):
+        with forked_daemon("--config", config, port=port, log=tmp_path / "log"):
             name = "llm_decode_efficiency_ratio"
             eventually(lambda: value(scrape(port), name, target="tiny") is not None, what="the ceiling of a good probe")
             samples = scrape(port)

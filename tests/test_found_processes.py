@@ -11,7 +11,7 @@ from tests.containers.documents import made_up
 from tests.containers.made_up_engine import running_engine
 from tests.host.proc_tree import ProcTree
 from tests.ports import free_port
-from tests.real.daemon import running_daemon, scrape, value
+from tests.real.daemon import forked_daemon, scrape, value
 from tests.servers.llama_cpp import SimulatedLlamaServer
 from tests.waiting import eventually
 
@@ -62,7 +62,7 @@ host: {{proc: '{tree.path}', sysfs: '{tmp_path}', rocm: '{tmp_path}', interval: 
 cache: {{paths: []}}
 history: {{path: none}}
 """)
-        with running_daemon("--config", config, port=port, log=tmp_path / "log"):
+        with forked_daemon("--config", config, port=port, log=tmp_path / "log"):
             yield port
 
 

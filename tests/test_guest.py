@@ -16,7 +16,7 @@ from exporter.discovery import ServerCandidate, Survey, survey
 from exporter.probe.status import identify
 from exporter.survey_report import survey_rows
 from tests.ports import free_port
-from tests.real.daemon import page, running_daemon, scrape, value
+from tests.real.daemon import forked_daemon, page, scrape, value
 from tests.servers.koboldcpp import SimulatedKoboldCpp
 from tests.servers.litellm import SimulatedLiteLLM
 from tests.servers.llama_cpp import SimulatedLlamaServer
@@ -46,7 +46,7 @@ discovery: {{local: false, docker: false}}
 docker: {{enabled: false}}
 cache: {{paths: []}}
 """)
-    with running_daemon("--config", config, port=port, log=tmp_path / "log") as process:
+    with forked_daemon("--config", config, port=port, log=tmp_path / "log") as process:
         yield port
         process.terminate()
         process.wait(20)

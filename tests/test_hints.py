@@ -8,7 +8,7 @@ import pytest
 
 from tests.host.proc_tree import ProcTree
 from tests.ports import free_port
-from tests.real.daemon import running_daemon, scrape, value
+from tests.real.daemon import forked_daemon, scrape, value
 from tests.servers.llama_cpp import SimulatedLlamaServer
 from tests.servers.user import User
 from tests.servers.vllm import SimulatedVllm
@@ -39,7 +39,7 @@ docker: {{enabled: false}}
 host: {{proc: '{tree.path}', sysfs: '{tmp_path}', rocm: '{tmp_path}', interval: 5s}}
 cache: {{paths: []}}
 """)
-    with running_daemon("--config", config, port=port, log=tmp_path / "log"):
+    with forked_daemon("--config", config, port=port, log=tmp_path / "log"):
         eventually(
             lambda: value(scrape(port), "llm_target_setting_info", setting="compute"), "the server's process was seen"
         )

@@ -16,7 +16,7 @@ from exporter.history import store
 from exporter.history.store import open_reader
 from exporter.settings import Target
 from tests.ports import free_port
-from tests.real.daemon import running_daemon, scrape
+from tests.real.daemon import forked_daemon, scrape
 from tests.servers.vllm import SimulatedVllm
 from tests.test_changes import configure, get, good
 from tests.test_daemon import get as fetched
@@ -55,7 +55,7 @@ def probing(folder: Path, history: Path | str) -> Iterator[Kept]:
         configure(config, server.url)
         config.write_text(config.read_text().replace("history: {path: state}", f"history: {{path: {history}}}"))
         port = free_port()
-        with running_daemon("--config", config, port=port, log=log) as daemon:
+        with forked_daemon("--config", config, port=port, log=log) as daemon:
             kept = Kept(port, daemon.pid, folder, log)
             yield kept
             kept.probed(3)

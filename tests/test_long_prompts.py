@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.ports import free_port
-from tests.real.daemon import running_daemon, scrape, value
+from tests.real.daemon import forked_daemon, scrape, value
 from tests.servers.llama_cpp import SimulatedLlamaServer
 from tests.test_changes import get
 from tests.waiting import eventually
@@ -37,7 +37,7 @@ def test_one_figure_of_long_prompts_falls_and_the_other_holds(tmp_path: Path, ph
     config, port = tmp_path / "config.yml", free_port()
     with SimulatedLlamaServer(tokens_per_second=SPEED, prompt_tokens_per_second=PROMPT_SPEED, build=11_434) as server:
         configure(config, server.url)
-        with running_daemon("--config", config, port=port, log=tmp_path / "log"):
+        with forked_daemon("--config", config, port=port, log=tmp_path / "log"):
 
             def seen(name: str, **labels: str) -> float | None:
                 return value(scrape(port), name, target="llama", **labels)

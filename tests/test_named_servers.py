@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.ports import free_port
-from tests.real.daemon import labels_of, running_daemon, scrape, value
+from tests.real.daemon import forked_daemon, labels_of, scrape, value
 from tests.servers.koboldcpp import SimulatedKoboldCpp
 from tests.servers.lemonade import SimulatedLemonade
 from tests.servers.litellm import SimulatedLiteLLM
@@ -71,7 +71,7 @@ docker: {{enabled: false}}
 cache: {{paths: []}}
 """)
         port = free_port()
-        with running_daemon("--config", config, port=port, log=tmp_path / "log"):
+        with forked_daemon("--config", config, port=port, log=tmp_path / "log"):
 
             def done() -> bool:
                 found = scrape(port)

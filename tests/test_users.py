@@ -13,7 +13,7 @@ from subprocess import Popen
 import pytest
 
 from tests.ports import free_port
-from tests.real.daemon import Samples, page, running_daemon, scrape, value
+from tests.real.daemon import Samples, forked_daemon, page, scrape, value
 from tests.servers.llama_cpp import SimulatedLlamaServer
 from tests.servers.sglang import SimulatedSGLang
 from tests.servers.user import User
@@ -36,7 +36,7 @@ discovery: {{local: false, docker: false}}
 docker: {{enabled: false}}
 cache: {{paths: []}}
 """)
-    with running_daemon("--config", config, port=port, log=tmp_path / "log") as process:
+    with forked_daemon("--config", config, port=port, log=tmp_path / "log") as process:
         yield port
         process.terminate()
         process.wait(20)

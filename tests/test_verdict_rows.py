@@ -22,7 +22,7 @@ from tests.cache.shapes import Q8_0, Tensors, qwen3_30b_a3b, qwen25_14b, qwen25_
 from tests.host.machines import build
 from tests.host.proc_tree import ProcTree
 from tests.ports import free_port
-from tests.real.daemon import Samples, labels_of, page, running_daemon, scrape, value
+from tests.real.daemon import Samples, forked_daemon, labels_of, page, scrape, value
 from tests.servers.llama_cpp import SimulatedLlamaServer
 from tests.servers.ollama import SimulatedOllama, stored
 from tests.servers.simulated import Simulated
@@ -113,7 +113,7 @@ def daemon(
             f"host: {{sysfs: {root / 'sys'}, proc: {root / 'proc'}, rocm: {folder / rocm}, interval: 1s}}\n"
             "cache: {paths: []}\n"
         )
-        stack.enter_context(running_daemon("--config", config, port=port, log=folder / "log"))
+        stack.enter_context(forked_daemon("--config", config, port=port, log=folder / "log"))
 
         def judged() -> Watched | None:
             samples = scrape(port)

@@ -20,7 +20,7 @@ import yaml
 from tests.cache.build import Hub, gguf_header, sparse_gguf
 from tests.cache.shapes import Q8_0, Tensors, qwen3_30b_a3b, qwen25_14b
 from tests.ports import free_port
-from tests.real.daemon import Samples, labels_of, running_daemon, scrape, value
+from tests.real.daemon import Samples, forked_daemon, labels_of, scrape, value
 from tests.servers.llama_cpp import SimulatedLlamaServer
 from tests.servers.ollama import SimulatedOllama, stored
 from tests.servers.simulated import Simulated
@@ -182,7 +182,7 @@ host: {{sysfs: {STRIX_HALO}, proc: {folder / "no-proc"}, rocm: {folder / "no-roc
 cache: {{paths: {scene.caches}}}
 """
         )
-        with running_daemon("--config", config, port=port, log=folder / "log"):
+        with forked_daemon("--config", config, port=port, log=folder / "log"):
             eventually(lambda: value(scrape(port), name, target="it") is not None, "a ceiling and a speed")
             return scrape(port)
 

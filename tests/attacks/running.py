@@ -4,7 +4,6 @@ import base64
 import http.client
 import os
 import ssl
-import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,8 +13,9 @@ from urllib.parse import quote
 
 import bcrypt
 
+from tests.forked import forked_process
 from tests.ports import free_port
-from tests.processes import running_process
+from tests.processes import Process, running_process
 from tests.waiting import eventually
 
 PASSWORD = "right"
@@ -38,7 +38,7 @@ class HttpAnswer:
 class RunningExporter:
     """A daemon that runs, and the file of its log."""
 
-    process: subprocess.Popen[bytes] | subprocess.Popen[str]
+    process: Process
     port: int
     log: Path
 
@@ -91,20 +91,35 @@ def configuration(folder: Path, text: str = "") -> Path:
     return config
 
 
+def arguments(config: Path, listen_on: str) -> list[str]:
+    """What the daemon is started with."""
+    return ["serve", "--config", str(config), "--listen", listen_on]
+
+
 def command(config: Path, listen_on: str) -> list[str]:
-    """What starts the daemon."""
-    return [sys.executable, "-m", "exporter", "serve", "--config", str(config), "--listen", listen_on]
+    """What starts the daemon anew."""
+    return [sys.executable, "-m", "exporter", *arguments(config, listen_on)]
 
 
 @contextmanager
 def running(
-    config: Path, *, host: str = "127.0.0.1", tls: ssl.SSLContext | None = None, **environ: str
+    config: Path,
+    *,
+    host: str = "127.0.0.1",
+    tls: ssl.SSLContext | None = None,
+    interpreter: Mapping[str, str] | None = None,
 ) -> Iterator[RunningExporter]:
-    """``serve`` as a process that answers, ended with the block; ``environ`` is added to its environment."""
+    """``serve`` as a process that answers, ended with the block.
+
+    It is forked; with ``interpreter``, variables that an interpreter reads when it starts, it is started anew.
+    """
     port, log = free_port(), config.parent / "daemon.log"
+    listen_on = f"{host}:{port}"
     with (
         log.open("wb") as file,
-        running_process(command(config, f"{host}:{port}"), stderr=file, env={**os.environ, **environ}) as process,
+        forked_process(arguments(config, listen_on), stderr=file)
+        if interpreter is None
+        else running_process(command(config, listen_on), stderr=file, env={**os.environ, **interpreter}) as process,
     ):
         found = RunningExporter(process, port, log)
         eventually(lambda: found.ask("/-/healthy", tls=tls).status == 200, f"a start: {log}")

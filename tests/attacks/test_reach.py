@@ -280,7 +280,8 @@ def misled(tmp_path_factory: pytest.TempPathFactory, reached: ExactServer) -> It
         f'probe_endpoint: {{allow: ["http://*.pub.example:{reached.port}"]}}\nmodules: {{default: {{interval: 1s}}}}\n'
     )
     path = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
-    with running(configuration(folder, text), PYTHONPATH=path, TEST_NAMES=json.dumps(names)) as found:
+    resolver = {"PYTHONPATH": path, "TEST_NAMES": json.dumps(names)}
+    with running(configuration(folder, text), interpreter=resolver) as found:
         yield found
 
 

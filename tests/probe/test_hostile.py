@@ -29,7 +29,7 @@ from exporter.probe.result import RESULTS, SKIPPED, Result
 from exporter.probe.status import identify
 from exporter.settings import Discovery, Docker, Host, Module, Settings, Target
 from tests.ports import free_port
-from tests.real.daemon import Samples, running_daemon, scrape, value
+from tests.real.daemon import Samples, forked_daemon, scrape, value
 from tests.servers.certificates import make_certificate
 from tests.servers.exact import (
     WORDS,
@@ -730,7 +730,7 @@ def test_floods_are_bounded_in_memory(tmp_path: Path) -> None:
             lines.append(f"- {json.dumps(target)}")
         config, log = tmp_path / "config.yml", tmp_path / "log"
         config.write_text("\n".join(lines) + "\n")
-        with running_daemon("--config", config, port=port, log=log) as process:
+        with forked_daemon("--config", config, port=port, log=log) as process:
 
             def counts(name: str) -> dict[str, float]:
                 found = {each: value(samples, "llm_probes_total", target=name, result=each) for each in RESULTS}

@@ -5,12 +5,14 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.forked import fork
+from tests.processes import SECONDS, Process
 from tests.waiting import eventually
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
@@ -19,17 +21,36 @@ Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 @contextmanager
 def running_daemon(
     *arguments: str | Path, port: int, log: Path, environment: Mapping[str, str] | None = None
-) -> Iterator[subprocess.Popen[bytes]]:
+) -> Iterator[Process]:
     """``python -m exporter serve`` on a loopback port with more arguments, ended with the block; its log goes to a file."""
-    command = [sys.executable, "-m", "exporter", "serve", "--listen", f"127.0.0.1:{port}", *arguments]
+    command = [sys.executable, "-m", "exporter", *_serve(port, arguments)]
     with log.open("wb") as stderr:
         process = subprocess.Popen(command, stderr=stderr, env={**os.environ, **(environment or {})})
-        try:
-            eventually(lambda: _answers(port), what=f"the daemon answers; its log is {log}")
+        with _answering(process, port, log):
             yield process
-        finally:
-            process.kill()
-            process.wait()
+
+
+@contextmanager
+def forked_daemon(*arguments: str | Path, port: int, log: Path) -> Iterator[Process]:
+    """``running_daemon`` without the time of its imports."""
+    with log.open("wb") as stderr:
+        process = fork(_serve(port, arguments), stderr=stderr)
+        with _answering(process, port, log):
+            yield process
+
+
+def _serve(port: int, arguments: Sequence[str | Path]) -> list[str | Path]:
+    return ["serve", "--listen", f"127.0.0.1:{port}", *arguments]
+
+
+@contextmanager
+def _answering(process: Process, port: int, log: Path) -> Iterator[None]:
+    try:
+        eventually(lambda: _answers(port), what=f"the daemon answers; its log is {log}")
+        yield
+    finally:
+        process.kill()
+        process.wait(SECONDS)
 
 
 def _answers(port: int) -> bool:

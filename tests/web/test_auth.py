@@ -32,8 +32,9 @@ from exporter.web.app import build_app
 from exporter.web.auth import Auth, Rules, read_rules
 from exporter.web.server import WebServer, listen
 from tests.attacks import running
+from tests.forked import forked_process
 from tests.ports import free_port
-from tests.processes import running_process
+from tests.processes import Process
 from tests.servers.certificates import make_certificate
 from tests.waiting import eventually
 from tests.web.actions import StubActions
@@ -595,13 +596,10 @@ def configuration(folder: Path, web: Path | None) -> Path:
 
 
 @contextmanager
-def daemon(
-    folder: Path, listen_on: str, web: Path | None, **environ: str
-) -> Iterator[tuple[subprocess.Popen[str], Path]]:
+def daemon(folder: Path, listen_on: str, web: Path | None) -> Iterator[tuple[Process, Path]]:
     """``serve`` as a process, with nothing to probe; its log in a file."""
     config, log = configuration(folder, web), folder / "daemon.log"
-    command = running.command(config, listen_on)
-    with log.open("wb") as file, running_process(command, stderr=file, env={**os.environ, **environ}) as process:
+    with log.open("wb") as file, forked_process(running.arguments(config, listen_on), stderr=file) as process:
         yield process, log
 
 
