@@ -3,7 +3,7 @@
 A library imports all of itself: a web server of its own, a command line, process pools. No option of it and no other import
 leaves these out, since they are imported where the package is. So while such a library is imported here, placeholders stand for
 these modules; afterwards they are gone, and anyone who imports such a module gets the real one. Only the daemon does this, before
-it imports anything else of ours. It is 5 MB of 64.
+it imports anything else of ours. It is 2 MB of 61.
 
 It holds for versions with which the tests have run. A newer one may use what its predecessors did not, and is imported whole:
 the memory is not worth a daemon that ends.
@@ -16,7 +16,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, distribution
 from types import ModuleType
 from typing import Any, Final
 
@@ -98,7 +98,10 @@ def import_libraries() -> None:
 def is_known(library: LeanLibrary) -> bool:
     """Whether the installed version is one of those that were tried."""
     try:
-        found = re.match(r"(\d+)\.(\d+)", version(library.distribution))
+        # Not by ``version``, which parses the whole description: that takes longer than all else here.
+        found = re.search(
+            r"^Version: (\d+)\.(\d+)", distribution(library.distribution).read_text("METADATA") or "", re.MULTILINE
+        )
     except PackageNotFoundError:
         return False
     return found is not None and (int(found[1]), int(found[2])) <= library.newest
