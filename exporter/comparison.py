@@ -11,7 +11,7 @@ from typing import Any, Final, Literal
 
 from exporter.history.change import Difference
 from exporter.history.change_text import in_order
-from exporter.history.compare import MODEL, Side, beside
+from exporter.history.compare import BACKEND, MODEL, QUANTIZATION, Side, beside
 from exporter.history.ratio import LEAST_SAMPLES, Ratio
 from exporter.history.sample import Sample
 from exporter.probe.result import NOT_AN_ANSWER
@@ -20,7 +20,7 @@ from exporter.settings import Criterion, SuccessCriteria, Thresholds
 from exporter.text import no_speed_text, printable_text, speed_text
 from exporter.tiers import tier_of
 
-Verdict = Literal["excellent", "good", "minimum", "below", "no_change", "slower", "too_few"]
+ComparisonVerdict = Literal["excellent", "good", "minimum", "below", "no_change", "slower", "too_few"]
 REACHED: Final = frozenset({"excellent", "good", "minimum"})
 
 
@@ -64,7 +64,7 @@ class Comparison:
     candidate: ComparisonSide
     ratio: float
     noise: Noise
-    verdict: Verdict
+    verdict: ComparisonVerdict
     ttft_ratio: float | None = None
     differences: tuple[Difference, ...] = ()
     unequal: tuple[Difference, ...] = ()
@@ -101,10 +101,10 @@ def side_of(name: str, report: Report, bounds: Thresholds) -> ComparisonSide:
 
 
 _FACTS: Final = (
-    ("backend", "backend"),
+    ("backend", BACKEND),
     ("backend_version", "backend version"),
     ("model", MODEL),
-    ("quantization", "quantization"),
+    ("quantization", QUANTIZATION),
 )
 """Keys of a report that are facts, by the names that the ledger gives them."""
 
@@ -175,7 +175,7 @@ def noise_of(ratio: Ratio | None) -> Noise:
     return Noise(beyond, ratio.min, ratio.max, f"{'beyond' if beyond else 'within'} the noise: {between}")
 
 
-def verdict_of(tokens_per_second: float, ratio: float, noise: Noise, criteria: SuccessCriteria) -> Verdict:
+def verdict_of(tokens_per_second: float, ratio: float, noise: Noise, criteria: SuccessCriteria) -> ComparisonVerdict:
     """The best criterion that the speed or the ratio reaches; a change that is none reaches nothing, however fast it is."""
     if noise.beyond is None:
         return "too_few"
@@ -183,7 +183,7 @@ def verdict_of(tokens_per_second: float, ratio: float, noise: Noise, criteria: S
         return "no_change"
     if ratio < 1:
         return "slower"
-    steps: tuple[tuple[Verdict, Criterion], ...] = (
+    steps: tuple[tuple[ComparisonVerdict, Criterion], ...] = (
         ("excellent", criteria.excellent),
         ("good", criteria.good),
         ("minimum", criteria.minimum),
@@ -204,7 +204,7 @@ def comparison_json(comparison: Comparison) -> dict[str, Any]:
     return asdict(comparison)
 
 
-VERDICTS: Final[Mapping[Verdict, str]] = {
+VERDICTS: Final[Mapping[ComparisonVerdict, str]] = {
     "excellent": "excellent: a full success",
     "good": "good: worth it",
     "minimum": "minimum: enough to count as a success",

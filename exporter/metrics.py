@@ -70,9 +70,9 @@ log = logging.getLogger(__name__)
 TEXT: Final = "text/plain; version=0.0.4; charset=utf-8"
 OPENMETRICS: Final = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 
-Sample = tuple[Names, float | Histogram | None]
+LabelledValue = tuple[Names, float | Histogram | None]
 """The values of a family's own labels, in their order, and the value."""
-Samples = Iterable[Sample]
+LabelledValues = Iterable[LabelledValue]
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +98,7 @@ class Family:
     help: str
     source: Source
     labels: Names
-    read: Callable[..., Samples]
+    read: Callable[..., LabelledValues]
     bounds: tuple[float, ...] = ()
 
     @property
@@ -169,26 +169,26 @@ _OF_A_TARGET: Final = (PROBES, TARGETS, INFOS, LEDGERS, SERVICES)
 # What follows reads a sample or two from an observation; a row of the table stays one line.
 
 
-def _one(value: float | None) -> Samples:
+def _one(value: float | None) -> LabelledValues:
     return (((), value),)
 
 
-def _gauge(source: Source, name: str, text: str, read: Callable[..., Samples], *labels: str) -> Family:
+def _gauge(source: Source, name: str, text: str, read: Callable[..., LabelledValues], *labels: str) -> Family:
     return Family(name, "gauge", text, source, labels, read)
 
 
-def _record(name: str, text: str, read: Callable[[Record], Samples], *labels: str) -> Family:
+def _record(name: str, text: str, read: Callable[[Record], LabelledValues], *labels: str) -> Family:
     return Family(name, "gauge", text, PROBES, labels, lambda record, _judgement: read(record))
 
 
-def _record_counter(name: str, text: str, read: Callable[[Record], Samples], *labels: str) -> Family:
+def _record_counter(name: str, text: str, read: Callable[[Record], LabelledValues], *labels: str) -> Family:
     return Family(name, "counter", text, PROBES, labels, lambda record, _judgement: read(record))
 
 
 def _measured(name: str, text: str, read: Callable[[Measurements], float | None]) -> Family:
     """Of the last probe that ran, when it was good; by model."""
 
-    def samples(record: Record, _judgement: Judgement | None) -> Samples:
+    def samples(record: Record, _judgement: Judgement | None) -> LabelledValues:
         return () if record.figures is None else (((_model(record),), read(record.figures)),)
 
     return Family(name, "gauge", text, PROBES, ("model",), samples)
@@ -200,24 +200,24 @@ def _ran(name: str, text: str, read: Callable[[Measurements], float | None]) -> 
 
 
 def _histogram(name: str, text: str, bounds: tuple[float, ...], read: Callable[[ModelHistograms], Histogram]) -> Family:
-    def samples(record: Record, _judgement: Judgement | None) -> Samples:
+    def samples(record: Record, _judgement: Judgement | None) -> LabelledValues:
         # One that has observed nothing says nothing.
         return [((each.model,), read(each)) for each in record.histograms if any(read(each).counts)]
 
     return Family(name, "histogram", text, PROBES, ("model",), samples, bounds)
 
 
-def _judged(name: str, text: str, read: Callable[[Judgement], Samples], *labels: str) -> Family:
+def _judged(name: str, text: str, read: Callable[[Judgement], LabelledValues], *labels: str) -> Family:
     """Known as soon as a judgement is."""
     return Family(
         name, "gauge", text, PROBES, labels, lambda _, judgement: () if judgement is None else read(judgement)
     )
 
 
-def _speed_judged(name: str, text: str, read: Callable[[Record, Judgement], Samples], *labels: str) -> Family:
+def _speed_judged(name: str, text: str, read: Callable[[Record, Judgement], LabelledValues], *labels: str) -> Family:
     """Known only as long as the speed that was judged is: a failed probe takes it away before it is judged again."""
 
-    def samples(record: Record, judgement: Judgement | None) -> Samples:
+    def samples(record: Record, judgement: Judgement | None) -> LabelledValues:
         has_speed = record.figures is not None and finite(record.figures.tokens_per_second) is not None
         return read(record, judgement) if judgement is not None and has_speed else ()
 
@@ -232,11 +232,11 @@ def _model(record: Record) -> str:
     return (record.ran and record.ran.model) or ""
 
 
-def _phases(record: Record) -> Samples:
+def _phases(record: Record) -> LabelledValues:
     return () if record.ran is None else [((phase,), seconds) for phase, seconds in record.ran.measurements.phases]
 
 
-def _tokens(record: Record) -> Samples:
+def _tokens(record: Record) -> LabelledValues:
     if record.ran is None:
         return ()
     m, model = record.ran.measurements, _model(record)
@@ -249,24 +249,24 @@ def _tokens(record: Record) -> Samples:
     return [((kind, model), count) for kind, count in counts.items()]
 
 
-def _results(record: Record) -> Samples:
+def _results(record: Record) -> LabelledValues:
     return [((result,), count) for result, count in zip(RESULTS, record.totals.results, strict=True)]
 
 
-def _correct(record: Record) -> Samples:
+def _correct(record: Record) -> LabelledValues:
     checks = record.ran.checks if record.ran else ()
     return [((each.depth,), each.verdict == "right") for each in checks if each.verdict != "undecided"]
 
 
-def _checks(record: Record) -> Samples:
+def _checks(record: Record) -> LabelledValues:
     return [(each, count) for each, count in zip(CHECKS, record.totals.checks, strict=True) if record.plan.canary]
 
 
-def _spent(record: Record) -> Samples:
+def _spent(record: Record) -> LabelledValues:
     return [(("prompt",), record.totals.prompt_tokens), (("output",), record.totals.output_tokens)]
 
 
-def _info(info: TargetInfo) -> Samples:
+def _info(info: TargetInfo) -> LabelledValues:
     return [
         (
             (
@@ -285,24 +285,24 @@ def _info(info: TargetInfo) -> Samples:
     ]
 
 
-def _user_tier(service: Service) -> Samples:
+def _user_tier(service: Service) -> LabelledValues:
     return [((tier,), tier == service.tier) for tier in TIERS] if service.tier else ()
 
 
-def _tier(_record: Record, judgement: Judgement) -> Samples:
+def _tier(_record: Record, judgement: Judgement) -> LabelledValues:
     return [((tier,), tier == judgement.tier) for tier in TIERS] if judgement.tier else ()
 
 
-def _energy(record: Record, judgement: Judgement) -> Samples:
+def _energy(record: Record, judgement: Judgement) -> LabelledValues:
     return [((_model(record), judgement.energy_scope or "unknown"), judgement.energy_joules_per_token)]
 
 
-def _thresholds(judgement: Judgement) -> Samples:
+def _thresholds(judgement: Judgement) -> LabelledValues:
     limits = judgement.thresholds
     return [(("excellent",), limits.excellent), (("good",), limits.good), (("acceptable",), limits.acceptable)]
 
 
-def _expected(judgement: Judgement) -> Samples:
+def _expected(judgement: Judgement) -> LabelledValues:
     scenario, source = judgement.scenario or "", judgement.expected_source or ""
     return [
         (("min", scenario, source), judgement.expected_min),
@@ -310,25 +310,25 @@ def _expected(judgement: Judgement) -> Samples:
     ]
 
 
-def _limit(_record: Record, judgement: Judgement) -> Samples:
+def _limit(_record: Record, judgement: Judgement) -> LabelledValues:
     return [((judgement.limit,), 1)] if judgement.limit else ()
 
 
-def _last_change(ledger: Ledger) -> Samples:
+def _last_change(ledger: Ledger) -> LabelledValues:
     return _one(ledger.changes[-1].at_seconds) if ledger.changes else ()
 
 
-def _last_differences(ledger: Ledger) -> Samples:
+def _last_differences(ledger: Ledger) -> LabelledValues:
     last = ledger.changes[-1].differences if ledger.changes else ()
     return [((each.fact, each.before, each.after), 1) for each in last]
 
 
 def _since_change(
     read: Callable[[Shift], Iterable[tuple[Names, float | None]]], phase: Phase = DECODE
-) -> Callable[[Ledger], Samples]:
+) -> Callable[[Ledger], LabelledValues]:
     """Of each module's shift since the newest change."""
 
-    def samples(ledger: Ledger) -> Samples:
+    def samples(ledger: Ledger) -> LabelledValues:
         last = ledger.changes[-1].at_seconds if ledger.changes else None
         shifts = [shift for shift in ledger.shifts if last in shift.changes and (shift.phase == phase)]
         return [((shift.module, *own), value) for shift in shifts for own, value in read(shift)]
@@ -336,17 +336,17 @@ def _since_change(
     return samples
 
 
-def _unexplained(read: Callable[[Shift], float]) -> Callable[[Ledger], Samples]:
+def _unexplained(read: Callable[[Shift], float]) -> Callable[[Ledger], LabelledValues]:
     """Of each module's newest step that no fact explains."""
 
-    def samples(ledger: Ledger) -> Samples:
+    def samples(ledger: Ledger) -> LabelledValues:
         newest = {shift.module: shift for shift in ledger.shifts if not shift.explained and shift.phase == DECODE}
         return [((module,), read(shift)) for module, shift in newest.items()]
 
     return samples
 
 
-def _slowdowns(ledger: Ledger) -> Samples:
+def _slowdowns(ledger: Ledger) -> LabelledValues:
     # Of a step that no fact explains, what else was different at that time.
     found = [
         (shift, differences_of(shift, ledger.changes) or tuple(Difference(*each) for each in shift.meanwhile))
@@ -368,48 +368,48 @@ def _slowdowns(ledger: Ledger) -> Samples:
     ]
 
 
-def _gpu(name: str, text: str, read: Callable[[GpuFacts], Samples], *labels: str) -> Family:
-    def samples(reading: GpuReading) -> Samples:
+def _gpu(name: str, text: str, read: Callable[[GpuFacts], LabelledValues], *labels: str) -> Family:
+    def samples(reading: GpuReading) -> LabelledValues:
         return [((gpu.address, *own), value) for gpu in reading.gpus for own, value in read(gpu)]
 
     return _gauge(GPUS, name, text, samples, "gpu", *labels)
 
 
-def _sensor(name: str, text: str, read: Callable[[GpuSample], Samples], *labels: str) -> Family:
-    def samples(sampled: tuple[GpuSample, ...]) -> Samples:
+def _sensor(name: str, text: str, read: Callable[[GpuSample], LabelledValues], *labels: str) -> Family:
+    def samples(sampled: tuple[GpuSample, ...]) -> LabelledValues:
         return [((gpu.address, *own), value) for gpu in sampled for own, value in read(gpu)]
 
     return _gauge(SENSORS, name, text, samples, "gpu", *labels)
 
 
-def _host(name: str, text: str, read: Callable[[MachineFacts], Samples], *labels: str) -> Family:
+def _host(name: str, text: str, read: Callable[[MachineFacts], LabelledValues], *labels: str) -> Family:
     return _gauge(HOSTS, name, text, read, *labels)
 
 
-def _gpu_settings(name: str, text: str, read: Callable[[GpuSettings], Samples], *labels: str) -> Family:
-    def samples(machine: MachineFacts) -> Samples:
+def _gpu_settings(name: str, text: str, read: Callable[[GpuSettings], LabelledValues], *labels: str) -> Family:
+    def samples(machine: MachineFacts) -> LabelledValues:
         return [((gpu.address, *own), value) for gpu in machine.gpus for own, value in read(gpu)]
 
     return _gauge(HOSTS, name, text, samples, "gpu", *labels)
 
 
-def _power_profile(machine: MachineFacts) -> Samples:
+def _power_profile(machine: MachineFacts) -> LabelledValues:
     power = machine.power
     levels = sorted({gpu.performance_level for gpu in machine.gpus if gpu.performance_level})
     words = (power.platform_profile, power.governor, power.tuned, ",".join(levels))
     return [(tuple(each or "" for each in words), 1)] if any(words) else ()
 
 
-def _cache(name: str, text: str, read: Callable[[CacheFacts], Samples], *labels: str) -> Family:
+def _cache(name: str, text: str, read: Callable[[CacheFacts], LabelledValues], *labels: str) -> Family:
     """Known as long as the last scan worked."""
 
-    def samples(record: CacheRecord) -> Samples:
+    def samples(record: CacheRecord) -> LabelledValues:
         return read(record.facts) if record.facts.error is None else ()
 
     return _gauge(CACHES, name, text, samples, *labels)
 
 
-def _gpu_info(gpu: GpuFacts) -> Samples:
+def _gpu_info(gpu: GpuFacts) -> LabelledValues:
     units = "" if gpu.compute_units is None else str(gpu.compute_units)
     unified = "" if gpu.unified_memory is None else str(gpu.unified_memory).lower()
     return [((gpu.name, gpu.gfx_target or "", units, unified), 1)]
@@ -424,7 +424,7 @@ def _releases(host: RocmFacts | None, engine: EngineReading | None) -> Iterator[
             yield "container", container.name, container.rocm.raw, container.rocm.release, container.rocm.source
 
 
-def _rocm_info(host: RocmFacts | None, engine: EngineReading | None, *_: object) -> Samples:
+def _rocm_info(host: RocmFacts | None, engine: EngineReading | None, *_: object) -> LabelledValues:
     return [(found, 1) for found in _releases(host, engine)]
 
 
@@ -434,7 +434,7 @@ def _rocm_supported(
     state: ExporterState | None,
     gpus: GpuReading | None,
     processes: ServerProcesses | None,
-) -> Samples:
+) -> LabelledValues:
     minimum = parse_version(state.minimum_rocm) if state and state.minimum_rocm else None
     if minimum is None:
         return ()
@@ -461,7 +461,7 @@ def _may_compute(given: Devices) -> bool:
     return given.kfd or given.privileged or given.cdi
 
 
-def _rocm_matches(host: RocmFacts | None, engine: EngineReading | None, *_: object) -> Samples:
+def _rocm_matches(host: RocmFacts | None, engine: EngineReading | None, *_: object) -> LabelledValues:
     if host is None or host.release is None:
         return ()
     found = [
@@ -470,23 +470,23 @@ def _rocm_matches(host: RocmFacts | None, engine: EngineReading | None, *_: obje
     return [((container,), release == host.release) for container, release in found]
 
 
-def _driver(host: RocmFacts | None, *_: object) -> Samples:
+def _driver(host: RocmFacts | None, *_: object) -> LabelledValues:
     return [((host.driver.version, host.driver.source), 1)] if host and host.driver else ()
 
 
-def _filesystem(read: Callable[[Any], float]) -> Callable[..., Samples]:
-    def samples(*records: CacheRecord) -> Samples:
+def _filesystem(read: Callable[[Any], float]) -> Callable[..., LabelledValues]:
+    def samples(*records: CacheRecord) -> LabelledValues:
         return [((each.mountpoint,), read(each)) for each in filesystems(tuple(record.facts for record in records))]
 
     return samples
 
 
-def _shared(engine: EngineReading | None, *records: CacheRecord) -> Samples:
+def _shared(engine: EngineReading | None, *records: CacheRecord) -> LabelledValues:
     """A container whose weights lie in its own layer shares nothing; which cache a mounted one is of, the paths tell.
 
     A folder that is mounted but is no cache known here may be one under another path: nothing is claimed of it.
     """
-    found: list[Sample] = []
+    found: list[LabelledValue] = []
     for container in engine.containers if engine else ():
         if container.backend is None or container.cache_path is None:
             continue
@@ -504,11 +504,11 @@ def _overlap(one: str, other: str) -> bool:
     return one.startswith(other) or other.startswith(one)
 
 
-def _build() -> Samples:
+def _build() -> LabelledValues:
     return [((exporter.__version__, platform.python_version()), 1)]
 
 
-def _states(state: ExporterState) -> Samples:
+def _states(state: ExporterState) -> LabelledValues:
     return [((name,), count) for name, count in state.targets_by_state]
 
 

@@ -16,11 +16,11 @@ from typing import Final, Literal
 from exporter.host.gpu import GpuFacts, GpuSample, memory_in_use
 from exporter.host.gpu_links import GpuLink
 from exporter.host.other_gpus import OtherGpu
+from exporter.launch.settings import Compute
 
 Rule = Literal[
     "settings", "given", "process_memory", "tensor_parallel", "memory_in_use", "small_integrated", "only_gpu"
 ]
-Compute = Literal["rocm", "vulkan", "cuda", "cpu"]
 Split = Literal["parallel", "layers"]
 
 SMALL_UNITS: Final = 4

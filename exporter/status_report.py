@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from exporter.text import NONE, age_text, count_text, printable, rate_text, seconds_text, speed_text
 
-Document = Mapping[str, Any]
+StatusDocument = Mapping[str, Any]
 
 HEADINGS: Final = ("TARGET", "VERDICT", "SPEED", "TTFT", "AGE", "MODEL", "WHY")
 BAD: Final = frozenset({"down", "stuck", "failing", "wrong"})
@@ -17,14 +17,14 @@ TREND_POINTS: Final = 24
 _BARS: Final = "▁▂▃▄▅▆▇█"
 
 
-def check(document: object) -> Document:
+def check(document: object) -> StatusDocument:
     """The document, where it is one. Raises ValueError."""
     if isinstance(document, Mapping) and isinstance(document.get("targets"), list):
         return document
     raise ValueError("has no list of targets")
 
 
-def headline(document: Document) -> str:
+def headline(document: StatusDocument) -> str:
     """How many targets have each verdict: ``3 targets: 1 poor, 2 good``."""
     counts = document.get("verdicts") or {}
     if not document["targets"]:
@@ -33,12 +33,12 @@ def headline(document: Document) -> str:
     return f"{count_text(len(document['targets']), 'target')}: {listed}"
 
 
-def rows_of(document: Document, now: float) -> list[tuple[str, ...]]:
+def rows_of(document: StatusDocument, now: float) -> list[tuple[str, ...]]:
     """A line for each target, in the order of the document, which is the worst first. ``now`` is Unix time."""
     return [_row(target, now) for target in document["targets"]]
 
 
-def _row(target: Document, now: float) -> tuple[str, ...]:
+def _row(target: StatusDocument, now: float) -> tuple[str, ...]:
     probe = _first_probe(target)
     age = probe.get("last_success_timestamp_seconds")
     return (
@@ -52,24 +52,24 @@ def _row(target: Document, now: float) -> tuple[str, ...]:
     )
 
 
-def _first_probe(target: Document) -> Document:
+def _first_probe(target: StatusDocument) -> StatusDocument:
     """The module that judges the speed: the first one."""
-    found: Document = next(iter(target.get("probes") or ()), {})
+    found: StatusDocument = next(iter(target.get("probes") or ()), {})
     return found
 
 
-def next_text(target: Document, now: float) -> str:
+def next_text(target: StatusDocument, now: float) -> str:
     """How long until the target's next probe: ``next in 12 s``; empty where it isn't known."""
     at = _first_probe(target).get("next_run_timestamp_seconds")
     return "" if at is None else "now" if at <= now else age_text(at - now)
 
 
-def any_bad(document: Document) -> bool:
+def any_bad(document: StatusDocument) -> bool:
     """Whether a target is down, fails or gives wrong answers."""
     return any(target.get("verdict") in BAD for target in document["targets"])
 
 
-def speeds_of(document: Document) -> dict[str, tuple[float, float]]:
+def speeds_of(document: StatusDocument) -> dict[str, tuple[float, float]]:
     """By target: Unix time of its newest success, and the decode speed then, where it had one."""
     found = {}
     for target in document["targets"]:

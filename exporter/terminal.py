@@ -14,7 +14,7 @@ from rich.text import Text
 
 from exporter.status_report import (
     TREND_POINTS,
-    Document,
+    StatusDocument,
     headline,
     next_text,
     rows_of,
@@ -55,12 +55,12 @@ class Screen:
 
     def __init__(
         self,
-        ask: Callable[[], Document],
+        ask: Callable[[], StatusDocument],
         history: Callable[[str], Sequence[tuple[float, float]]],
         problem: type[Exception],
     ) -> None:
         self._ask, self._history, self._problem = ask, history, problem
-        self._document: Document | None = None
+        self._document: StatusDocument | None = None
         self._trends: Trends = {}
         self._error, self._answered_at = "", 0.0
 

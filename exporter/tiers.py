@@ -15,7 +15,7 @@ from exporter.text import number_text
 Tier = Literal["excellent", "good", "acceptable", "poor"]
 TIERS: Final[tuple[Tier, ...]] = ("excellent", "good", "acceptable", "poor")
 
-Source = Literal["faq", "ceiling"]
+BandSource = Literal["faq", "ceiling"]
 PowerScope = Literal["gpu", "socket"]
 EnergyScope = Literal["gpu", "socket", "unknown"]
 Limit = Literal["memory_bandwidth", "users", "offload", "throttling", "unknown"]
@@ -123,7 +123,7 @@ class Judgement:
     ceiling_tokens_per_second: float | None = None
     efficiency: float | None = None
     energy_joules_per_token: float | None = None
-    expected_source: Source | None = None
+    expected_source: BandSource | None = None
     no_ceiling: str = ""
     limit: Limit | None = None
     energy_scope: EnergyScope | None = None
@@ -317,7 +317,7 @@ class Expected:
 
     low: float | None = None
     high: float | None = None
-    source: Source | None = None
+    source: BandSource | None = None
 
 
 NOTHING: Final = Expected()

@@ -1,7 +1,7 @@
 """The rooms of the product, held by walking the imports of every file."""
 
 import ast
-from collections import Counter
+import re
 from collections.abc import Collection, Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -186,15 +186,24 @@ def test_pure_files_use_no_clock_thread_or_socket(name: str) -> None:
     assert imported.isdisjoint(CLOCKS_AND_THREADS)
 
 
-def test_no_two_classes_have_one_name() -> None:
-    """A class name stands for one thing, so that a reader of any file knows which class is meant."""
-    names = Counter(
-        node.name
-        for path in FILES
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        if isinstance(node, ast.ClassDef)
-    )
-    assert [name for name, count in names.items() if count > 1] == []
+def types_named(path: Path) -> Iterator[tuple[str, str]]:
+    """The classes and the type aliases of a file by their names: where they stand, or what an alias says."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef):
+            yield node.name, f"{path}:{node.lineno}"
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and re.fullmatch(r"[A-Z][a-z]\w*", name := ast.unparse(node.targets[0])):
+            yield name, ast.unparse(node.value)
+
+
+def test_no_two_types_have_one_name() -> None:
+    """A name stands for one thing, so that a reader of any file knows which is meant; an alias may stand twice if it says the same."""
+    meanings: dict[str, set[str]] = {}
+    for path in FILES:
+        for name, meaning in types_named(path):
+            meanings.setdefault(name, set()).add(meaning)
+    assert {name: found for name, found in meanings.items() if len(found) > 1} == {}
 
 
 def module_of(path: Path, root: Path) -> str:

@@ -6,7 +6,7 @@ from functools import cached_property
 
 from exporter.cache.mounts import kernel_devices, read_mounts
 
-Identity = tuple[int, int]
+FileIdentity = tuple[int, int]
 """Device and inode."""
 
 # A link to one of these is a mistake; one to a folder in them (a disk's, another user's models) may be meant.
@@ -36,14 +36,14 @@ class LinkBounds:
         return kernel_devices(read_mounts())
 
     @cached_property
-    def _system(self) -> frozenset[Identity]:
+    def _system(self) -> frozenset[FileIdentity]:
         """The system's own folders, and those that the cache lies in."""
         root = os.path.realpath(self._root)
         above = [root[:end] or "/" for end, letter in enumerate(root) if letter == "/"]
         return frozenset(_identities([*_SYSTEM_FOLDERS, *above]))
 
 
-def _identities(paths: Iterable[str]) -> Iterable[Identity]:
+def _identities(paths: Iterable[str]) -> Iterable[FileIdentity]:
     for path in paths:
         try:
             found = os.stat(path)

@@ -19,12 +19,12 @@ from exporter.containers.rocm import stated_version
 from exporter.containers.servers import configured_for, is_idle, made_for
 from exporter.containers.urls import candidate_urls
 from exporter.launch.command import assignments, commands_in
-from exporter.launch.programs import SERVERS, Name, Started, started_by
+from exporter.launch.programs import SERVERS, ProgramName, Started, started_by
 from exporter.launch.settings import LaunchSettings, aiter_usable, read_launch
 
 _ANY_NAME = re.compile(r"\w+")
 # These start servers of their own, which are to be seen beside them among the processes.
-_PARENTS: Final[tuple[Name, ...]] = (
+_PARENTS: Final[tuple[ProgramName, ...]] = (
     "ollama",
     "text-generation-webui",
     "koboldcpp",
@@ -97,7 +97,7 @@ def recognise(
     )
     return ContainerFacts(
         id=identifier[:12],
-        name=text(inspect, "Name").lstrip("/") or identifier[:12],
+        name=text(inspect, "ProgramName").lstrip("/") or identifier[:12],
         image=reference,
         image_id=text(inspect, "Image"),
         backend=started.backend if started else None,

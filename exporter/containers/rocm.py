@@ -13,7 +13,7 @@ from typing import Final, Literal
 from exporter.containers.facts import ImageRocm, RocmSource
 from exporter.rocm_version import RocmVersion, parse_library, parse_manifest, parse_name, parse_torch, parse_version
 
-Reading = Literal["version", "versions.txt", "torch", "manifest", "library"]
+FileReading = Literal["version", "versions.txt", "torch", "manifest", "library"]
 
 _LABEL = re.compile(r"(?:.*[._-])?rocm(?:[._-]version)?", re.IGNORECASE)
 _BASE_IMAGE = re.compile(r"^\s*\w*BASE_IMAGE\s*[:=]\s*(?P<image>\S{1,200})", re.MULTILINE)
@@ -38,7 +38,7 @@ class ImageFile:
     """
 
     path: str
-    reading: Reading
+    reading: FileReading
 
 
 def files_to_read(environment: Mapping[str, str]) -> tuple[ImageFile, ...]:
@@ -66,7 +66,7 @@ def _distinct(folders: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(absolute))
 
 
-def version_in(content: str, reading: Reading) -> ImageRocm | None:
+def version_in(content: str, reading: FileReading) -> ImageRocm | None:
     """The version that the text of such a file states; None where it states none."""
     found: RocmVersion | None
     match reading:

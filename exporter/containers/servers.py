@@ -10,7 +10,7 @@ from posixpath import basename
 from typing import Final
 
 from exporter.backends import BACKENDS
-from exporter.launch.programs import Name
+from exporter.launch.programs import ProgramName
 
 # On the repository; what is before the last slash is an owner, whose images are of all kinds.
 _IMAGES: Final = tuple(
@@ -34,7 +34,7 @@ def is_idle(words: Sequence[str]) -> bool:
 
 
 def repository_of(reference: str) -> str:
-    """``registry:5000/Org/Name:tag@sha256:…`` without registry, tag and digest: ``org/name``."""
+    """``registry:5000/Org/ProgramName:tag@sha256:…`` without registry, tag and digest: ``org/name``."""
     path = reference.partition("@")[0].lower()
     first, slash, rest = path.partition("/")
     if slash and ("." in first or ":" in first or first == "localhost"):
@@ -42,7 +42,7 @@ def repository_of(reference: str) -> str:
     return path.partition(":")[0]
 
 
-def made_for(reference: str) -> Name | None:
+def made_for(reference: str) -> ProgramName | None:
     """The server that an image is made for, by its repository's name: the first of the names that stand in it.
 
     What is before the last slash is an owner, whose images are of all kinds.
@@ -55,7 +55,7 @@ def made_for(reference: str) -> Name | None:
     return found
 
 
-def configured_for(environment: Mapping[str, str], ports: Sequence[int]) -> Name | None:
+def configured_for(environment: Mapping[str, str], ports: Sequence[int]) -> ProgramName | None:
     """The server that the environment configures. ``OLLAMA_HOST`` alone may be that of a client."""
     if {"LLAMA_ARG_MODEL", "LLAMA_ARG_HF_REPO", "LLAMA_ARG_MODEL_URL"}.intersection(environment):
         return "llama-server"

@@ -16,7 +16,7 @@ from exporter.history.steps import Cusum, Reference
 from exporter.history.watch import Watch
 
 VERSION: Final = 1
-Document = Mapping[str, Any]
+LedgerDocument = Mapping[str, Any]
 
 
 def document_of(ledger: Ledger) -> dict[str, Any]:
@@ -33,7 +33,7 @@ def document_of(ledger: Ledger) -> dict[str, Any]:
     }
 
 
-def ledger_of(document: Document) -> Ledger:
+def ledger_of(document: LedgerDocument) -> Ledger:
     """The ledger that a document was made of. Raises ValueError for anything else, and for another version."""
     try:
         return _ledger_of(document)
@@ -41,7 +41,7 @@ def ledger_of(document: Document) -> Ledger:
         raise ValueError(f"no ledger: {error!r}") from error
 
 
-def _ledger_of(document: Document) -> Ledger:
+def _ledger_of(document: LedgerDocument) -> Ledger:
     if document["version"] != VERSION:
         raise ValueError(f"version {document['version']}, not {VERSION}")
     watches = [_watch_of(each) for each in document["watches"]]
@@ -56,19 +56,19 @@ def _ledger_of(document: Document) -> Ledger:
     )
 
 
-def change_of(document: Document) -> Change:
+def change_of(document: LedgerDocument) -> Change:
     """A change from its fields. Raises KeyError or TypeError where some are missing."""
     differences = tuple(Difference(**each) for each in document["differences"])
     return Change(document["target"], float(document["at_seconds"]), differences)
 
 
-def shift_of(document: Document) -> Shift:
+def shift_of(document: LedgerDocument) -> Shift:
     """A shift from its fields. Raises KeyError or TypeError where some are missing."""
     ratios = {name: document[name] and Ratio(**document[name]) for name in ("speed", "ttft", "prefill")}
     return Shift(**{**document, **ratios, "changes": tuple(document["changes"]), "meanwhile": _meanwhile(document)})
 
 
-def _meanwhile(document: Document) -> tuple[tuple[str, str, str], ...]:
+def _meanwhile(document: LedgerDocument) -> tuple[tuple[str, str, str], ...]:
     return tuple((str(name), str(before), str(after)) for name, before, after in document.get("meanwhile", ()))
 
 
@@ -93,7 +93,7 @@ def _watch_document(watch: Watch) -> dict[str, Any]:
     }
 
 
-def _watch_of(document: Document) -> Watch:
+def _watch_of(document: LedgerDocument) -> Watch:
     reference = document["reference"]
     read = {
         "since": _samples(document["since"]),

@@ -13,7 +13,7 @@ from typing import Final, Literal
 
 from exporter.backends import BACKENDS
 
-Name = str
+ProgramName = str
 """The name of a ``Program`` in ``exporter.backends``."""
 Setting = Literal[
     "all_experts_on_cpu",
@@ -126,7 +126,7 @@ _LLAMA: Final[Mapping[Setting, Switch]] = {
     "split_mode": _switch("sm split-mode", "LLAMA_ARG_SPLIT_MODE"),
 }
 
-_CONFIGURED: Final[Mapping[Name, ServerProgram]] = {
+_CONFIGURED: Final[Mapping[ProgramName, ServerProgram]] = {
     "vllm": ServerProgram(
         model_is_positional=True,
         cache_type="auto",
@@ -276,7 +276,7 @@ _USUAL: Final = ServerProgram(
     }
 )
 _PROGRAM_ROWS: Final = [(backend, program) for backend in BACKENDS.values() for program in backend.programs]
-SERVERS: Final[Mapping[Name, ServerProgram]] = {
+SERVERS: Final[Mapping[ProgramName, ServerProgram]] = {
     program.name: replace(_CONFIGURED.get(program.name, _USUAL), backend=backend.id, port=program.port)
     for backend, program in _PROGRAM_ROWS
 }
@@ -302,7 +302,7 @@ DEVICE_VARIABLES: Final = (
     "CUDA_VISIBLE_DEVICES",
     "GGML_VK_VISIBLE_DEVICES",
 )
-AITER_SWITCHES: Final[Mapping[Name, str]] = {"vllm": "VLLM_ROCM_USE_AITER", "sglang": "SGLANG_USE_AITER"}
+AITER_SWITCHES: Final[Mapping[ProgramName, str]] = {"vllm": "VLLM_ROCM_USE_AITER", "sglang": "SGLANG_USE_AITER"}
 AITER_ARCHITECTURES: Final = "AITER_ROCM_ARCH"
 TLS_VARIABLE: Final = "LLAMA_ARG_SSL_CERT_FILE"
 VARIABLES: Final = frozenset(
@@ -311,13 +311,13 @@ VARIABLES: Final = frozenset(
 )
 """All that is read of an environment."""
 
-_MODULES: Final[Mapping[str, Name]] = {module: row.name for _, row in _PROGRAM_ROWS for module in row.modules}
-_SUBCOMMANDS: Final[Mapping[tuple[str, ...], Name]] = {
+_MODULES: Final[Mapping[str, ProgramName]] = {module: row.name for _, row in _PROGRAM_ROWS for module in row.modules}
+_SUBCOMMANDS: Final[Mapping[tuple[str, ...], ProgramName]] = {
     words: row.name for _, row in _PROGRAM_ROWS for words in row.subcommands
 }
 # With another subcommand these are known to be no server; "llama" alone is a word like any other.
 _TOOLS: Final = frozenset(tool for tool, *_ in _SUBCOMMANDS) - {"llama"}
-_PROGRAMS: Final[Mapping[str, Name]] = {
+_PROGRAMS: Final[Mapping[str, ProgramName]] = {
     executable: row.name for _, row in _PROGRAM_ROWS for executable in row.executables
 }
 _LLAMA_PROGRAM = re.compile(r"llama-(?P<tool>[a-z0-9]+)(?:-.*)?")
@@ -340,7 +340,7 @@ _WORKER_TITLE: Final = "VLLM::"
 class Started:
     """A server that a command line starts, with its arguments; ``name`` is None where the command is known to be no server."""
 
-    name: Name | None
+    name: ProgramName | None
     arguments: tuple[str, ...] = ()
 
 
@@ -401,7 +401,7 @@ def _started_at(words: Sequence[str], at: int) -> Started | None:
     return Started(name, after[1:] if word.endswith("vllm.entrypoints.cli.main") else after)
 
 
-def _program(program: str, arguments: Sequence[str]) -> Name | None:
+def _program(program: str, arguments: Sequence[str]) -> ProgramName | None:
     """The server that a program is by its own name."""
     if program not in _PROGRAMS and _LLAMA_PROGRAM.fullmatch(program):
         return "llama-server"
@@ -412,7 +412,7 @@ def _program(program: str, arguments: Sequence[str]) -> Name | None:
     return _PROGRAMS.get(program)
 
 
-def _module(word: str) -> Name | None:
+def _module(word: str) -> ProgramName | None:
     """The server behind ``-m package.module`` or the path of such a module's file."""
     dotted = word.removesuffix(".py").replace("/", ".")
     return next((name for module, name in _MODULES.items() if dotted == module or dotted.endswith(f".{module}")), None)

@@ -20,7 +20,7 @@ from exporter.launch.programs import (
     SERVERS,
     TLS_VARIABLE,
     VARIABLES,
-    Name,
+    ProgramName,
     ServerProgram,
     Setting,
 )
@@ -77,7 +77,7 @@ class LaunchSettings:
     of the image is built for, where the environment names them.
     """
 
-    name: Name
+    name: ProgramName
     backend: str
     complete: bool = False
     model: str | None = None
@@ -130,7 +130,7 @@ def allowed(pairs: Iterable[str]) -> dict[str, str]:
 
 
 def read_launch(
-    name: Name,
+    name: ProgramName,
     arguments: Sequence[str],
     environment: Mapping[str, str],
     *,
@@ -159,7 +159,7 @@ def _single(server: ServerProgram) -> frozenset[str]:
 class _Arguments:
     """Arguments and environment of one program, asked by setting."""
 
-    name: Name
+    name: ProgramName
     server: ServerProgram
     options: Options
     environment: Mapping[str, str]

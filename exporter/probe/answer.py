@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final, Literal
 
-Verdict = Literal["right", "wrong", "degenerate", "foreign", "undecided"]
-Kind = Literal["repeated", "reserved", "replaced", "blank", "mixed", "digits"]
+AnswerVerdict = Literal["right", "wrong", "degenerate", "foreign", "undecided"]
+NonsenseKind = Literal["repeated", "reserved", "replaced", "blank", "mixed", "digits"]
 
 NAME_LIMIT: Final = 40
 FORCED_CHARACTERS: Final = 256
@@ -100,7 +100,7 @@ _SCRIPTS: Final = _SPACELESS.union(
 class Nonsense:
     """What is wrong with a text: its kind, and what repeats or stands there, at most 40 printable characters."""
 
-    kind: Kind
+    kind: NonsenseKind
     what: str
 
     @property
@@ -109,7 +109,7 @@ class Nonsense:
         return _MESSAGES[self.kind].format(what=self.what)
 
 
-_MESSAGES: Final[dict[Kind, str]] = {
+_MESSAGES: Final[dict[NonsenseKind, str]] = {
     "repeated": 'the answer repeats "{what}" to its end',
     "reserved": 'the answer is made of reserved tokens such as "{what}"',
     "replaced": 'the answer is made of broken characters such as "{what}"',
@@ -123,7 +123,7 @@ _MESSAGES: Final[dict[Kind, str]] = {
 class AnswerJudgement:
     """A verdict on an answer, and its reason in a clause."""
 
-    verdict: Verdict
+    verdict: AnswerVerdict
     reason: str = ""
 
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from exporter.probe import client
-from exporter.probe.answer import Verdict
+from exporter.probe.answer import AnswerVerdict
 from exporter.probe.canary import LEAST_DEPTH, Question, compose_canary, judge_deep, judge_short
 from exporter.probe.checks import Said, judge_answers
 from exporter.probe.dialects.dialect import ChatRequest, json_of
@@ -35,7 +35,7 @@ ONE_TOKEN_SECONDS: Final = 30.0
 READING_BYTES: Final = 262_144
 _ASKS: Final = ("logprobs", "top_logprobs")
 _NOT_IN_ONE: Final = FORCING | {"stream_options", "timings_per_token", "return_progress"}
-_RESULTS: Final[dict[Verdict, Result]] = {
+_RESULTS: Final[dict[AnswerVerdict, Result]] = {
     "wrong": "wrong_answer",
     "degenerate": "degenerate",
     "foreign": "foreign_answer",
@@ -185,7 +185,7 @@ class CanaryRun(Run):
             return None
         return round(depth / prober.prompt_factor)
 
-    def _note(self, depth: Depth, verdict: Verdict, reason: str) -> None:
+    def _note(self, depth: Depth, verdict: AnswerVerdict, reason: str) -> None:
         self._checks = (*self._checks, AnswerCheck(depth, verdict, reason))
         self._said = ()
         self._say(f"the {depth} answer is {verdict}{f': {reason}' if reason else ''}")

@@ -15,7 +15,7 @@ from exporter.probe.client import Progress, Request
 from exporter.probe.failure import ProbeFailure
 from exporter.probe.marker import Markers, foreign_markers, markers_in
 from exporter.probe.result import Result
-from exporter.probe.timeline import Kind, Timeline
+from exporter.probe.timeline import TextKind, Timeline
 
 BROKEN_OFF: Final[frozenset[Result]] = frozenset({"truncated", "server_error", "timeout_stalled", "timeout_total"})
 """Failures after some text. Some servers end a stream that repeats itself: then the text is the cause, the end is not."""
@@ -31,7 +31,7 @@ class Said:
     """
 
     own: tuple[str, ...]
-    text: tuple[tuple[Kind, str], ...]
+    text: tuple[tuple[TextKind, str], ...]
     forced: bool = False
     tokens: int | None = None
     finish_reason: str | None = None

@@ -23,7 +23,7 @@ from exporter.probe.http.stamped_socket import HEADERS_LIMIT
 from exporter.probe.http.transport import Connection, connect, open_client
 from exporter.probe.secret import hide
 from exporter.probe.stream import Decoder, Event, NdjsonDecoder, SseDecoder, TooLarge
-from exporter.probe.timeline import Chunk, Delta, Kind, ServerTimings, Timeline, Usage
+from exporter.probe.timeline import Chunk, Delta, ServerTimings, TextKind, Timeline, Usage
 
 Framing = Literal["sse", "ndjson"]
 
@@ -121,7 +121,7 @@ class Progress:
         self._chunks = 0
         self.complete = False
         self.timeline: Timeline | None = None
-        self.said: list[tuple[Kind, str]] = []
+        self.said: list[tuple[TextKind, str]] = []
         """The text, until it is judged: no part of the timeline, which is published. At most ``TEXT_LIMIT`` characters."""
         self._characters = 0
 
@@ -263,7 +263,7 @@ class _Notes:
         self._started_ns = started_ns
         self._deadlines = deadlines
         self.exchange = exchange
-        self.chunks: list[tuple[Arrival, Kind, int, int | None, float | None]] = []
+        self.chunks: list[tuple[Arrival, TextKind, int, int | None, float | None]] = []
         self._blank: list[tuple[Arrival, int | None]] = []
         """Chunks without text, and the server's running count at each."""
         self._blanks_before = 0
@@ -330,7 +330,7 @@ class _Notes:
         self.chunks = [(arrival, "reasoning", 0, count, None) for arrival, count in self._blank]
         self._blanks_before = self._unread_before = 0
 
-    def _take_text(self, kind: Kind, text: str, output_tokens: int | None) -> None:
+    def _take_text(self, kind: TextKind, text: str, output_tokens: int | None) -> None:
         if len(self.chunks) >= CHUNKS_LIMIT:
             raise ProbeFailure("too_large", f"the stream has more than {CHUNKS_LIMIT} events with text")
         self.repeated = self.repeated + 1 if text == self._last_text else 1

@@ -52,7 +52,7 @@ _AGREEMENT: Final = 1 / 3
 _FORMAT: Final = float(crc32("\n".join(("1", *PROMPTS)).encode()))
 
 Tokens = Mapping[int, float]
-Reading = tuple[Tokens | None, ...]
+TokenReading = tuple[Tokens | None, ...]
 """For each prompt the log-probabilities (natural) of its likeliest first tokens, each by a hash of its bytes; None unread."""
 
 
@@ -75,32 +75,32 @@ class State:
 
 
 @dataclass(frozen=True, slots=True)
-class Observation:
+class FingerprintObservation:
     """What one reading says. ``distance`` is None while the model is being learned; ``stepped`` is True once for a step."""
 
     distance: float | None = None
     stepped: bool = False
 
 
-def observe(state: State, reading: Reading) -> tuple[State, Observation]:
+def observe(state: State, reading: TokenReading) -> tuple[State, FingerprintObservation]:
     """What is known after this reading, and what it says against what was known before."""
     distance = distance_of(state.known, reading)
     if distance is None:
-        return State(_learn(state.known, reading)), Observation()
+        return State(_learn(state.known, reading)), FingerprintObservation()
     count = _readings(state.beyond)
     if distance <= STEP_DISTANCE:
         stray = 0 < count < STEP_READINGS  # no step, so it was noise
         known = _widen(state.known, state.beyond) if stray else state.known
-        return State(_learn(known, reading)), Observation(distance)
+        return State(_learn(known, reading)), FingerprintObservation(distance)
     if count and _apart(state.beyond, reading, state.known) > _AGREEMENT * distance:
         known = state.known if count >= STEP_READINGS else _widen(state.known, state.beyond)
-        return State(known, _learn(State().beyond, reading)), Observation(distance)
+        return State(known, _learn(State().beyond, reading)), FingerprintObservation(distance)
     beyond = _learn(state.beyond, reading)
-    seen = Observation(distance, stepped=_readings(beyond) == STEP_READINGS)
+    seen = FingerprintObservation(distance, stepped=_readings(beyond) == STEP_READINGS)
     return (State(beyond) if _readings(beyond) >= ADOPTED_READINGS else State(state.known, beyond)), seen
 
 
-def distance_of(known: Sequence[Learned], reading: Reading) -> float | None:
+def distance_of(known: Sequence[Learned], reading: TokenReading) -> float | None:
     """How far a reading is from what is known, in units of its noise: that of the prompt that is farthest; None while learning."""
     found = [
         _apart_of(each, tokens) / _noise(each, tokens)
@@ -164,7 +164,7 @@ def _is_sane(value: float) -> bool:
     return _LOWEST <= value <= _HIGHEST
 
 
-def _learn(learned: Iterable[Learned], reading: Reading) -> tuple[Learned, ...]:
+def _learn(learned: Iterable[Learned], reading: TokenReading) -> tuple[Learned, ...]:
     return tuple(_learn_one(each, tokens) if tokens else each for each, tokens in zip(learned, reading, strict=False))
 
 
@@ -200,7 +200,7 @@ def _widen(known: Sequence[Learned], strays: Sequence[Learned]) -> tuple[Learned
     )
 
 
-def _apart(beyond: Sequence[Learned], reading: Reading, known: Sequence[Learned]) -> float:
+def _apart(beyond: Sequence[Learned], reading: TokenReading, known: Sequence[Learned]) -> float:
     """How far a reading is from those beyond the step, in units of the noise that is known."""
     found = [
         _apart_of(each, tokens) / _noise(measure, tokens)

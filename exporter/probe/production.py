@@ -41,7 +41,7 @@ class Production:
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class ProductionReading:
     """The server's own count of generated tokens at a time, how many were ours by then, and which run of it counted them."""
 
     tokens: float
@@ -76,7 +76,7 @@ class ProductionMeter:
     def __init__(self, server: Server, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._server = server
         self._monotonic = monotonic
-        self._reading: Reading | None = None
+        self._reading: ProductionReading | None = None
         self._throughput: float | None = None
         self._sums: SumsReading | None = None
         self._slots: SlotsReading | None = None
@@ -111,7 +111,7 @@ class ProductionMeter:
             if status.slot_readings is None:
                 self._throughput = None
             return
-        reading = Reading(status.generated_tokens, self._server.generated, now, status.started)
+        reading = ProductionReading(status.generated_tokens, self._server.generated, now, status.started)
         if before is None or before.started != reading.started or reading.tokens < before.tokens:
             self._reading, self._throughput = reading, None
             idle = not (status.running or status.waiting)
@@ -211,7 +211,7 @@ def _idle(reading: SlotsReading) -> bool:
     return not any(each.running for each in reading.slots)
 
 
-def throughput(before: Reading, after: Reading) -> float:
+def throughput(before: ProductionReading, after: ProductionReading) -> float:
     """Tokens per second that others made the server generate between two readings of one run of it."""
     tokens = (after.tokens - before.tokens) - (after.ours - before.ours)
     return max(tokens, 0.0) / (after.at - before.at)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Final, Literal, get_args
 
-from exporter.probe.answer import Verdict as AnswerVerdict
+from exporter.probe.answer import AnswerVerdict
 from exporter.probe.timeline import Timeline
 
 Result = Literal[

@@ -8,7 +8,7 @@ after the read; ``late_ns`` says how far apart the two may be.
 from dataclasses import dataclass
 from typing import Literal
 
-Kind = Literal["answer", "reasoning"]
+TextKind = Literal["answer", "reasoning"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ class Chunk:
     """
 
     at_ns: int
-    kind: Kind
+    kind: TextKind
     characters: int
     output_tokens: int | None = None
     late_ns: int = 0

@@ -155,7 +155,7 @@ OWN_FIELDS: Final = frozenset(
 
 HeaderName = Annotated[str, AfterValidator(check_header)]
 JsonValue = Annotated[Any, BeforeValidator(json_value)]
-Question = Annotated[str, Field(min_length=1, max_length=65_536)]
+QuestionText = Annotated[str, Field(min_length=1, max_length=65_536)]
 
 
 class Module(Section):
@@ -177,7 +177,7 @@ class Module(Section):
     max_skips: int = Field(default=30, ge=1, le=100_000)
     when_unloaded: Literal["skip", "load"] = "skip"
     when_idle: Annotated[Literal["pause", "probe"] | None, BeforeValidator(auto_or_text)] = None
-    prompt: Question | None = None
+    prompt: QuestionText | None = None
     expect: Annotated[str, Field(min_length=1, max_length=1024), AfterValidator(check_pattern)] | None = None
     depth: int | None = Field(default=None, ge=600, le=131072)
     request: dict[Name, JsonValue] = Field(default_factory=dict)

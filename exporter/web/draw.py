@@ -8,7 +8,7 @@ from typing import Final
 
 from exporter.history.gaps import Gaps
 from exporter.history.record import Point
-from exporter.tiers import Judgement
+from exporter.tiers import TIERS, Judgement
 
 GAP_INTERVALS: Final = 3
 """Probes further apart than this many intervals are not joined by a line."""
@@ -61,8 +61,8 @@ def bar_of(speed: float | None, judgement: Judgement) -> Bar:
         return round(100 * min(max(value, 0.0), top) / top, 2)
 
     bounds = (0.0, limits.acceptable, limits.good, limits.excellent, top)
-    names = ("poor", "acceptable", "good", "excellent")
-    zones = tuple(_span(name, at(low), at(high)) for name, (low, high) in zip(names, pairwise(bounds), strict=True))
+    tiers = zip(reversed(TIERS), pairwise(bounds), strict=True)
+    zones = tuple(_span(tier, at(low), at(high)) for tier, (low, high) in tiers)
     least, most = judgement.expected_min, judgement.expected_max
     return Bar(
         zones=zones,
@@ -119,7 +119,7 @@ def sparkline_of(
 
 
 @dataclass(frozen=True, slots=True)
-class Phase:
+class WaterfallPhase:
     """One phase of a probe: where it begins, how wide it is, and its seconds."""
 
     name: str
@@ -128,7 +128,7 @@ class Phase:
     seconds: float
 
 
-def waterfall_of(phases: Iterable[tuple[str, float]]) -> tuple[Phase, ...]:
+def waterfall_of(phases: Iterable[tuple[str, float]]) -> tuple[WaterfallPhase, ...]:
     """The phases of a probe, each beginning where the one before ended; the whole is the total, or their sum if that is more."""
     held = dict(phases)
     total = held.pop("total", 0.0)
@@ -138,7 +138,9 @@ def waterfall_of(phases: Iterable[tuple[str, float]]) -> tuple[Phase, ...]:
     found, begin = [], 0.0
     for name, seconds in held.items():
         found.append(
-            Phase(name.replace("_", " "), round(100 * begin / scale, 2), round(100 * seconds / scale, 2), seconds)
+            WaterfallPhase(
+                name.replace("_", " "), round(100 * begin / scale, 2), round(100 * seconds / scale, 2), seconds
+            )
         )
         begin += seconds
     return tuple(found)

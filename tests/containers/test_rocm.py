@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from exporter.containers.docker_archive import ArchiveStat, file_in, stat_of
 from exporter.containers.facts import ON_HOST, ImageRocm, OwnNetwork
 from exporter.containers.own_network import own_container, own_network_in
-from exporter.containers.rocm import Reading, files_to_read, stated_version, version_in
+from exporter.containers.rocm import FileReading, files_to_read, stated_version, version_in
 from tests.containers.documents import load
 
 # Machines are shared: how long an example takes shows nothing.
@@ -40,7 +40,7 @@ TORCH_BUILT = "__version__ = '2.9.0a0+git1c57644'\ncuda = None\nhip = '7.2.26015
         ("library", "/usr/lib/ollama/rocm/libamdhip64.so.7.2.70200", "7.2.70200", "7.2"),
     ],
 )
-def test_versions_in_files(reading: Reading, content: str, raw: str, release: str) -> None:
+def test_versions_in_files(reading: FileReading, content: str, raw: str, release: str) -> None:
     """Each kind of file states the version in its own way."""
     assert version_in(content, reading) == ImageRocm(raw, release, "file")
 
@@ -48,7 +48,7 @@ def test_versions_in_files(reading: Reading, content: str, raw: str, release: st
 @pytest.mark.parametrize("reading", ["version", "versions.txt", "torch", "manifest", "library"])
 @UNTIMED
 @given(content=st.text())
-def test_any_text_is_survived(reading: Reading, content: str) -> None:
+def test_any_text_is_survived(reading: FileReading, content: str) -> None:
     """A file with anything in it gives a version or none, and never raises."""
     found = version_in(content, reading)
     assert found is None or found.release

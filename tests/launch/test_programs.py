@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter.launch.programs import SERVERS, VARIABLES, Name, run_by, started_by
+from exporter.launch.programs import SERVERS, VARIABLES, ProgramName, run_by, started_by
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,7 @@ from exporter.launch.programs import SERVERS, VARIABLES, Name, run_by, started_b
         ("python3 -m llama_cpp.server --model m.gguf", "other", "--model m.gguf"),
     ],
 )
-def test_servers(words: str, name: Name, arguments: str) -> None:
+def test_servers(words: str, name: ProgramName, arguments: str) -> None:
     """Each program is known by its own name, its script's or its module's, and its arguments begin after that."""
     started = run_by(words.split())
     assert started is not None

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter.launch.programs import SERVERS, VARIABLES, Name
+from exporter.launch.programs import SERVERS, VARIABLES, ProgramName
 from exporter.launch.settings import (
     Compute,
     LaunchSettings,
@@ -20,7 +20,7 @@ from exporter.launch.settings import (
 )
 
 
-def launch(name: Name, arguments: str = "", environment: str = "", *, complete: bool = True) -> LaunchSettings:
+def launch(name: ProgramName, arguments: str = "", environment: str = "", *, complete: bool = True) -> LaunchSettings:
     """The settings of a command line and ``NAME=value`` words."""
     return read_launch(name, shlex.split(arguments), allowed(shlex.split(environment)), complete=complete)
 
@@ -198,7 +198,7 @@ def test_vllm_on_several_gpus_by_another_way() -> None:
         ("transformers", "m --device cpu", "", {"cpu_offload": "device cpu", "compute": "cpu", "speculative": "none"}),
     ],
 )  # fmt: skip
-def test_other_programs(name: Name, arguments: str, environment: str, expected: dict[str, str]) -> None:
+def test_other_programs(name: ProgramName, arguments: str, environment: str, expected: dict[str, str]) -> None:
     """The switches of the other programs, by their own names."""
     found = settings_of(launch(name, arguments, environment), layers=40)
     found.pop("kv_cache") if "kv_cache" not in expected and found.get("kv_cache") == "f16" else None
@@ -221,7 +221,7 @@ def test_other_programs(name: Name, arguments: str, environment: str, expected: 
     ],
 )  # fmt: skip
 def test_model_and_port(
-    name: Name, arguments: str, environment: str, expected: tuple[str | None, str | None, int | None]
+    name: ProgramName, arguments: str, environment: str, expected: tuple[str | None, str | None, int | None]
 ) -> None:
     """The model as it can be shown and as it can be opened, and the port as stated."""
     found = launch(name, arguments, environment)
@@ -299,7 +299,7 @@ VARIABLES_WITH_KEYS = ["LLAMA_API_KEY", "LLAMA_ARG_API_KEY", "HF_TOKEN", "VLLM_A
     complete=st.booleans(),
 )
 def test_no_key_comes_out(
-    name: Name, before: list[str], secret: list[str], after: list[str], *, complete: bool
+    name: ProgramName, before: list[str], secret: list[str], after: list[str], *, complete: bool
 ) -> None:
     """Whatever stands around it, a key on the command line or in the environment is in no setting; nothing raises."""
     environment = allowed(f"{variable}={KEY}" for variable in VARIABLES_WITH_KEYS)
@@ -317,7 +317,9 @@ def test_no_key_comes_out(
     ),
     complete=st.booleans(),
 )
-def test_anything_is_survived(name: Name, words: list[str], environment: dict[str, str], *, complete: bool) -> None:
+def test_anything_is_survived(
+    name: ProgramName, words: list[str], environment: dict[str, str], *, complete: bool
+) -> None:
     """No arguments and no environment raise, and what comes out is one line each."""
     found = settings_of(read_launch(name, words, environment, complete=complete), layers=3, gfx_targets=("gfx1151",))
     assert all(value and "\n" not in value for value in found.values())
@@ -338,7 +340,7 @@ def test_anything_is_survived(name: Name, words: list[str], environment: dict[st
     ],
 )
 def test_what_a_whole_command_line_leaves_out_is_the_default(
-    name: Name, arguments: str, compute: Compute | None, *, complete: bool, expected: str
+    name: ProgramName, arguments: str, compute: Compute | None, *, complete: bool, expected: str
 ) -> None:
     """Of a server of one model only; whether work is off the GPU is known where it is known what computes."""
     found = defaults_of(launch(name, arguments, complete=complete), compute)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from exporter.probe.canary import Answer
-from exporter.probe.fingerprint import PROMPTS, Reading
+from exporter.probe.fingerprint import PROMPTS, TokenReading
 from exporter.probe.prompt import estimate
 from tests.probe.healthy import prose, tokens_of
 
@@ -51,7 +51,7 @@ class FaultyServer:
         self.said.append(right)
         return Answer(text, finish_reason="length" if broken and len(text) > 400 else "stop")
 
-    def reading(self) -> Reading:
+    def reading(self) -> TokenReading:
         """The log-probabilities of the first token after each prompt of the fingerprint."""
         moved = self.fault.moves if self.fault else 0.0
         return tuple(first_tokens(number, moved, self.noise, self.draw) for number in range(len(PROMPTS)))

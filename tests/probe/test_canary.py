@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from exporter.probe.answer import AnswerJudgement, Verdict
+from exporter.probe.answer import AnswerJudgement, AnswerVerdict
 from exporter.probe.canary import (
     DEFAULT_DEPTH,
     LEAST_DEPTH,
@@ -89,7 +89,7 @@ def test_each_fault_is_found_by_the_look_that_is_said_to_find_it(fault: Fault) -
     healthy = look(FaultyServer(), canary, known)
     assert {each.verdict for each in healthy.values()} == {"right"}
     found = look(FaultyServer(fault), canary, known)
-    alarms: set[Verdict] = {each.verdict for each in found.values()} - {"right", "undecided"}
+    alarms: set[AnswerVerdict] = {each.verdict for each in found.values()} - {"right", "undecided"}
     assert bool(alarms) == ("canary" in fault.looks), found
 
 
@@ -132,7 +132,9 @@ def test_an_answer_to_another_request_is_foreign(fault: Fault) -> None:
         (Answer(f"Why, {marker_of(99)} keeps a {RIGHT}.", finish_reason="stop"), "foreign", "foreign"),
     ],
 )
-def test_an_answer_is_judged_by_what_follows_the_thinking(answer: Answer, short: Verdict, deep: Verdict) -> None:
+def test_an_answer_is_judged_by_what_follows_the_thinking(
+    answer: Answer, short: AnswerVerdict, deep: AnswerVerdict
+) -> None:
     """Right where both words are in the answer; short without them is undecided, deep is wrong; thinking is not the answer."""
     known = remember(KNOWN, [marker_of(99)])
     before = Answer(RIGHT, finish_reason="stop")
@@ -168,7 +170,7 @@ def test_a_verdict_that_is_an_alarm_has_a_reason_without_the_answers_text() -> N
         (Answer(f"{marker_of(1)} says Paris"), "foreign"),
     ],
 )
-def test_a_users_pattern_is_looked_for_in_the_answer(answer: Answer, expected: Verdict) -> None:
+def test_a_users_pattern_is_looked_for_in_the_answer(answer: Answer, expected: AnswerVerdict) -> None:
     """Anywhere in the answer, after the thinking; nonsense and other requests' words come first."""
     known = remember(Markers(), [marker_of(1)])
     assert judge_expected(re.compile(r"\bparis\b", re.IGNORECASE), answer, known).verdict == expected

@@ -19,9 +19,9 @@ from exporter.probe.fingerprint import (
     STEP_DISTANCE,
     STEP_READINGS,
     TOP_TOKENS,
-    Observation,
-    Reading,
+    FingerprintObservation,
     State,
+    TokenReading,
     distance_of,
     first_token,
     numbers_of,
@@ -121,7 +121,7 @@ class FingerprintModel:
         ]
         return other
 
-    def read(self, draw: random.Random, noise: Noise = lambda _draw: 0.0, steps: float = 0.0) -> Reading:
+    def read(self, draw: random.Random, noise: Noise = lambda _draw: 0.0, steps: float = 0.0) -> TokenReading:
         """One reading."""
         return tuple(self._tokens(logits, draw, noise, steps) for logits in self.logits)
 
@@ -145,7 +145,7 @@ def learned(
     return state
 
 
-def steps_of(state: State, readings: list[Reading]) -> tuple[State, list[Observation]]:
+def steps_of(state: State, readings: list[TokenReading]) -> tuple[State, list[FingerprintObservation]]:
     """What readings one after the other say."""
     seen = []
     for reading in readings:

@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 
 from exporter.probe.measure import combine, measure
 from exporter.probe.result import Measurements
-from exporter.probe.timeline import Chunk, Kind, ServerTimings, Timeline, Usage
+from exporter.probe.timeline import Chunk, ServerTimings, TextKind, Timeline, Usage
 
 MS = 1_000_000
 SENT = 5_000 * MS
-Script = list[tuple[int, int, Kind]]
+Script = list[tuple[int, int, TextKind]]
 """Chunks: the pause before it in ns, its tokens, what they are."""
-KINDS: st.SearchStrategy[Kind] = st.sampled_from(["answer", "reasoning"])
+KINDS: st.SearchStrategy[TextKind] = st.sampled_from(["answer", "reasoning"])
 SCRIPTS = st.lists(st.tuples(st.integers(5 * MS, 2_000 * MS), st.integers(1, 8), KINDS), min_size=1, max_size=40)
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from exporter.probe import run
 from exporter.probe.politeness import Pace, stretched
 from exporter.probe.prober import Prober
-from exporter.probe.production import Reading, throughput
+from exporter.probe.production import ProductionReading, throughput
 from exporter.probe.result import ProbeResult, TargetState
 from exporter.settings import Budget, Module, Target, Timeouts
 from tests.servers.clock import Clock
@@ -359,7 +359,7 @@ def test_production_speed_goes_on_while_probes_are_skipped() -> None:
 )
 def test_throughput_is_what_others_made(ours: int, users: int, before: int, seconds: float) -> None:
     """Whatever we generated in between, what is left is theirs."""
-    found = throughput(Reading(before, 7, 0.0), Reading(before + ours + users, 7 + ours, seconds))
+    found = throughput(ProductionReading(before, 7, 0.0), ProductionReading(before + ours + users, 7 + ours, seconds))
     assert found == pytest.approx(users / seconds)
 
 

@@ -24,7 +24,7 @@ from exporter.probe.fingerprint import (
     LEARNED_READINGS,
     PROMPTS,
     STEP_DISTANCE,
-    Observation,
+    FingerprintObservation,
     State,
     first_token,
     observe,
@@ -89,7 +89,7 @@ def ask(port: int, prompt: str, **fields: Any) -> tuple[list[str], int | None]:
     return [each.answer for each in deltas if each.answer], counts[-1] if counts else None
 
 
-def read_fingerprint(port: int, state: State) -> tuple[State, Observation]:
+def read_fingerprint(port: int, state: State) -> tuple[State, FingerprintObservation]:
     """One reading, and what it says."""
     fields = {**FIELDS, "cache_prompt": False}
     answers = [post(port, {"messages": [{"role": "user", "content": each}], **fields}) for each in PROMPTS]
