@@ -276,15 +276,15 @@ def _tier_queries() -> list[dict[str, Any]]:
 def _overview() -> dict[str, Any]:
     speed = timeseries(
         "Decode speed",
-        "Tokens per second of one stream after its first token, as a client sees them. Dashed: where each tier begins, from the "
-        "exporter's configuration (the highest, where targets differ). Below the lowest line a server is too slow to use. Each line of "
-        "the grid is twice the one below. A gap: nothing was measured. Metric: llm_probe_tokens_per_second.",
+        "Decode speed of one stream, as a client sees it. Dashed lines: the lower bounds of the tiers, from the exporter's configuration "
+        "(the highest ones, where targets differ). A server below the lowest line is too slow to use. Each line of the grid is twice the "
+        "line below it. In a gap nothing was measured. Metric: llm_probe_tokens_per_second.",
         [query(measured("llm_probe_tokens_per_second"), _WHO), *_tier_queries()],
         unit=TOKENS_PER_SECOND, logarithmic=True, overrides=tier_lines(), links=[_TO_TARGET], size=(12, 10),
     )  # fmt: skip
     ttft = timeseries(
         "Time to first token",
-        "From the request to the first generated text. A jump with unchanged speed points to prefill or a queue. "
+        "From the request to the first generated text. If it jumps while the speed stays, prefill is slower, or requests wait in a queue. "
         "Metric: llm_probe_ttft_seconds.",
         [query(measured("llm_probe_ttft_seconds"), _WHO)],
         unit="s", links=[_TO_TARGET], size=(12, 10),
@@ -296,33 +296,34 @@ def _overview() -> dict[str, Any]:
             [query(expand(f"count(count by (@target) ({probe('llm_probe_interval_seconds')}))"), instant=True)],
         ),
         stat(
-            "Faults", "Down, stuck or failing: probes whose server does not answer, hangs, or answers wrongly. Look at them first.",
+            "Faults", "Probes whose server is down, hangs, or answers wrongly. Look at these first.",
             [query(_count("down", "stuck", "failing"), instant=True)], thresholds=_FAULTS, background=True,
         ),
         stat(
-            "Poor", "Too slow to use: probes whose last speed is in the tier poor. Metric: llm_performance_tier.",
+            "Poor", "Probes whose last speed is in the tier poor, which is too slow to use. Metric: llm_performance_tier.",
             [query(_count("poor"), instant=True)], thresholds=_WARN, background=True,
         ),
         stat(
-            "Other", "Busy with users, loading, unloaded, not probed for five intervals, or answered without a measurable speed.",
+            "Other", "Probes whose server is busy with users, loads its model, has unloaded it, was not probed for five intervals, or gave no "
+            "measurable speed.",
             [query(_count("busy", "loading", "unloaded", "not probed", "no speed"), instant=True)],
             thresholds=(("#8e8e8e", None), ("green", 0), ("blue", 1)), background=True,
         ),
         stat(
-            "Oldest", "Age of the newest success of the target that has waited longest. "
+            "Oldest", "How long ago the last success was, of the target whose last success is oldest. "
             "Metric: llm_probe_last_success_timestamp_seconds.",
             [query(f"time() - min({probe('llm_probe_last_success_timestamp_seconds')})", instant=True)], unit="s", decimals=0, no_value="not known",
         ),
         stat(
-            "Alerts", "Alerts of this product that fire in Prometheus, without those of severity info. No data where Prometheus has not "
-            "loaded the rules. Metric: ALERTS.",
+            "Alerts", "Alerts of the shipped rules that fire, except those of severity info. No data: Prometheus has not loaded the rules. "
+            "Metric: ALERTS.",
             [query(f"count({host('ALERTS', alertstate='firing', service='llm-probe', severity__not='info')}) or 0 * count({host(COUNTS)})", instant=True)],
             thresholds=_FAULTS, background=True,
         ),
         table(
             "Which server, and how good",
-            "Worst first. Verdict: the tier of the last speed, or why there is none. Share: speed ÷ the lower bound of acceptable; "
-            "below 100 % is poor. A click on a target opens it. Metrics: llm_performance_tier, llm_probe_tokens_per_second, "
+            "The worst first. Verdict: the tier of the last speed, or why there is none. Share: speed ÷ lower bound of acceptable; a "
+            "server below 100 % is poor. A click on a target opens it. Metrics: llm_performance_tier, llm_probe_tokens_per_second, "
             "llm_probe_ttft_seconds, llm_probe_last_success_timestamp_seconds.",
             [
                 query(verdict(), table=True),
@@ -363,8 +364,8 @@ def _overview() -> dict[str, Any]:
         ),
         state_timeline(
             "Verdict over time",
-            "Colour of the tier while a speed is known; red while probes fail; purple while users keep the server so busy that "
-            "probes are skipped; blue while it loads a model; grey while its model is unloaded or nothing is known. Metrics: "
+            "The colour of the tier while a speed is known. Red: probes fail. Purple: users keep the server so busy that probes are "
+            "skipped. Blue: the server loads a model. Grey: its model is unloaded, or nothing is known. Metrics: "
             "llm_performance_tier, llm_probe_success, llm_target_up.",
             [query(verdict(), "{{target}} {{module}}")], (24, 8), values(VERDICTS),
         ),
@@ -374,7 +375,7 @@ def _overview() -> dict[str, Any]:
         row("Is it fresh?"),
         timeseries(
             "Age of the last success",
-            "Grows while a server is busy, failing or down; should stay near the interval. "
+            "It grows while a server is busy, failing or down. Otherwise it stays near the interval. "
             "Metric: llm_probe_last_success_timestamp_seconds.",
             [
                 query(
@@ -408,7 +409,7 @@ def _overview() -> dict[str, Any]:
         ),
     ]  # fmt: skip
     return dashboard(
-        "llm-overview", "LLM Overview", "Is every LLM server good: tier, speed, time to first token, freshness, and what changed.",
+        "llm-overview", "LLM Overview", "Is every LLM server good? Tier, speed, time to first token, age of the results, and what changed.",
         _variables(module="default"), panels, annotations=_annotations(),
     )  # fmt: skip
 
@@ -442,7 +443,7 @@ def _target() -> dict[str, Any]:
         stat("Age", "Time since the last success. Metric: llm_probe_last_success_timestamp_seconds.",
              [query(f"time() - {probe('llm_probe_last_success_timestamp_seconds')}", instant=True)], (6, 4), unit="s", decimals=0,
              no_value="not known"),
-        stat("At depth", "Decode and prefill speed behind the canary's long prompt. Metrics: llm_probe_tokens_per_second, "
+        stat("At depth", "Decode and prefill speed with the canary's long prompt. Metrics: llm_probe_tokens_per_second, "
              "llm_probe_prefill_tokens_per_second.",
              [query(expand(f"{server(metric)} and on (@module) {server('llm_answer_correct', depth='deep')}"), name, instant=True)
               for metric, name in (("llm_probe_tokens_per_second", "decode"), ("llm_probe_prefill_tokens_per_second", "prefill"))],
@@ -451,17 +452,17 @@ def _target() -> dict[str, Any]:
         stat("Expected", "The band that the recognised scenario should reach. Metric: llm_expected_tokens_per_second.",
              [query(probe("llm_expected_tokens_per_second", bound=bound), bound, instant=True) for bound in ("min", "max")], (6, 4), unit=TOKENS_PER_SECOND,
              decimals=1, names=True, rows=True, no_value="not known"),
-        stat("Of the ceiling", "Achieved speed ÷ what memory bandwidth allows; where the server decodes speculatively, also the share of "
+        stat("Of the ceiling", "Speed ÷ the ceiling that the memory's bandwidth sets. Where the server decodes speculatively, also the share of "
              "drafted tokens that was accepted. Metrics: llm_decode_efficiency_ratio, llm_probe_speculative_accepted_ratio.",
              [query(probe("llm_decode_efficiency_ratio"), "of the ceiling", instant=True),
               query(measured("llm_probe_speculative_accepted_ratio"), "draft accepted", instant=True)],
              (6, 4), unit="percentunit", decimals=0, names=True, rows=True, no_value="not known"),
-        stat("Limit", "What holds the speed down now, as far as it is known. Metric: llm_limit_info.",
+        stat("Limit", "What limits the speed now, as far as it is known. Metric: llm_limit_info.",
              [query(_in_words(probe("llm_limit_info"), "limit"), "{{limit}}", instant=True)], (6, 4), only_names=True, no_value="not known"),
         timeseries(
             "Decode speed",
-            "As the client measures it, beside what the server says of the same request. Dashed: where the tiers begin, the expected "
-            "band and the ceiling (memory bandwidth ÷ bytes per token). Metrics: llm_probe_tokens_per_second, "
+            "The speed that the client measures, and the server's own figure for the same request. Dashed lines: the lower bounds of the "
+            "tiers, the expected band, and the ceiling (memory bandwidth ÷ bytes per token). Metrics: llm_probe_tokens_per_second, "
             "llm_probe_server_tokens_per_second, llm_expected_tokens_per_second, llm_decode_ceiling_tokens_per_second.",
             [
                 query(measured("llm_probe_tokens_per_second"), "client"),
@@ -479,7 +480,7 @@ def _target() -> dict[str, Any]:
         ),
         timeseries(
             "Time to first token",
-            "Percentiles of the probes within each step, and the last value; to the answer: with the thinking before it. Metrics: "
+            'Percentiles of the probes within each step, and the last value. "To the answer" includes the thinking before it. Metrics: '
             "llm_probe_time_to_first_token_seconds, llm_probe_ttft_seconds, llm_probe_time_to_first_answer_seconds.",
             [
                 *percentiles,
@@ -491,7 +492,7 @@ def _target() -> dict[str, Any]:
         state_timeline("Verdict over time", "Metrics: llm_performance_tier, llm_probe_success, llm_target_up, llm_target_loading.",
                        [query(verdict(), "{{target}} {{module}}")], (24, 4), values(VERDICTS)),
         table(
-            "What it is", "Identity as the server and the machine report it; more than one row where it changed within the last minutes. "
+            "What it is", "What the server and the machine report. More than one row: it changed within the last minutes. "
             "Metric: llm_target_info.",
             [query(server("llm_target_info"), table=True)], (24, 4),
             columns={"backend": "Backend", "backend_version": "Version", "model": "Model", "quantization": "Quantization",
@@ -504,14 +505,14 @@ def _target() -> dict[str, Any]:
             no_value=_NO_DATA,
         ),
         table(
-            "How it was started", "Launch settings that decide speed, as far as its command line and environment can be read, and the GPU that "
-            "serves it. Metric: llm_target_setting_info.",
+            "How it was started", "Launch settings that decide about the speed, as far as command line and environment can be read, and the GPU "
+            "that serves. Metric: llm_target_setting_info.",
             [query(f"max by (job, instance, target, setting, value) ({server('llm_target_setting_info')})", table=True)], (12, 6),
             columns={"setting": "Setting", "value": "Value"},
             no_value=_NO_DATA,
         ),
-        state_timeline("What limits it", "What holds the speed down, as far as it is known: memory bandwidth is the best that this model can do "
-                       "on this memory. Metric: llm_limit_info.",
+        state_timeline("What limits it", "What limits the speed, as far as it is known. Memory bandwidth: this model can't be faster on this "
+                       "memory. Metric: llm_limit_info.",
                        [query(_in_words(probe("llm_limit_info"), "limit"), "{{limit}}")], (12, 6), values({"1": ("limit", IDENTITY_COLORS[3])}),
                        no_value=_NO_DATA),
         row("What changed"),
@@ -525,8 +526,8 @@ def _target() -> dict[str, Any]:
         ),
         timeseries(
             "Speed since then",
-            "Median decode speed since the last change ÷ before it, with the interval that it lies in: where that includes 100 %, the "
-            "difference is noise. Steps that no fact explains apart. Metrics: llm_last_change_speed_ratio, "
+            "Median decode speed since the last change ÷ before it, with its interval. Where the interval includes 100 %, the difference is "
+            "noise. Steps that no fact explains have lines of their own. Metrics: llm_last_change_speed_ratio, "
             "llm_last_change_speed_ratio_bound, llm_last_change_ttft_ratio, llm_last_change_prefill_ratio, llm_unexplained_change_speed_ratio, "
             "llm_slowdown_speed_ratio.",
             [
@@ -556,24 +557,24 @@ def _target() -> dict[str, Any]:
         ),
         timeseries(
             "Seconds per token",
-            "Percentiles of the gaps between tokens; dashed: the gaps at which the tiers begin (1 ÷ their speed). A high p99 with a good "
-            "median is stutter. Metric: llm_probe_inter_token_seconds.",
+            "Percentiles of the gaps between tokens. Dashed lines: the gaps at the bounds of the tiers (1 ÷ their speed). A high p99 with a "
+            "good median means that the stream stutters. Metric: llm_probe_inter_token_seconds.",
             [*gaps, *tier_gaps], (8, 9), unit="s", overrides=[*named("p50", "p90", "p99"), *tier_lines()],
         ),
         heatmap(
-            "Gaps between tokens", "Where the gaps lie; one narrow band is a steady stream. Metric: llm_probe_inter_token_seconds.",
+            "Gaps between tokens", "How the gaps are distributed. One narrow band is a steady stream. Metric: llm_probe_inter_token_seconds.",
             [query(f"sum by (le) (increase({measured('llm_probe_inter_token_seconds_bucket')}[$__rate_interval]))", "{{le}}", heatmap=True)],
             (8, 9), unit="s",
         ),
         timeseries(
             "Prefill speed",
-            "Uncached prompt tokens per second, by module: the canary's prompt is long enough to tell. Metric: "
+            "Uncached prompt tokens per second, by module. The longer the prompt, the more precise: the canary's is long. Metric: "
             "llm_probe_prefill_tokens_per_second.",
             [query(server("llm_probe_prefill_tokens_per_second"), "{{module}}")], (8, 8), unit=TOKENS_PER_SECOND,
         ),
         timeseries(
             "End to end, all streams",
-            "Output tokens ÷ the whole time, and the sum of concurrent streams. Metrics: llm_probe_end_to_end_tokens_per_second, "
+            "Output tokens ÷ the whole time, and the speed of all concurrent streams together. Metrics: llm_probe_end_to_end_tokens_per_second, "
             "llm_probe_aggregate_tokens_per_second, llm_probe_concurrency.",
             [
                 query(measured("llm_probe_end_to_end_tokens_per_second"), "end to end"),
@@ -591,8 +592,8 @@ def _target() -> dict[str, Any]:
         row("Are the answers right?"),
         state_timeline(
             "Answers",
-            "The canary's last verdict: the fact was recalled in the short and in the deep prompt. Absent where the model does not know it "
-            "even when asked shortly. Metric: llm_answer_correct.",
+            "The canary's last verdict: whether the model recalled the fact from the short and from the deep prompt. Absent where the model "
+            "does not recall it even from the short prompt. Metric: llm_answer_correct.",
             [query(server("llm_answer_correct"), "{{module}} {{depth}}")], (8, 8), values({"0": ("wrong", "red"), "1": ("right", "green")}),
         ),
         timeseries(
@@ -602,15 +603,15 @@ def _target() -> dict[str, Any]:
         ),
         timeseries(
             "Fingerprint of the model",
-            "How far its first-token log-probabilities are from those it had, in units of their own noise; above 6 is another model, "
-            "quantization or kernel. Metric: llm_answer_fingerprint_distance.",
+            "Distance of the first-token log-probabilities from the earlier ones, in units of their own noise. Above 6, another model, "
+            "quantization or kernel answers. Metric: llm_answer_fingerprint_distance.",
             [query(server("llm_answer_fingerprint_distance"), "{{module}}")], (8, 8), no_value="No data: it needs log-probabilities",
         ),
         row("What users get meanwhile"),
         timeseries(
             "Load and throughput",
-            "From the server's own metrics: requests that run and wait, and the tokens per second that users get (right axis), the "
-            "probes' own taken out. Metrics: llm_server_requests_running, llm_server_requests_waiting, "
+            "From the server's own metrics: requests that run and wait, and the tokens per second that users get (right axis), without "
+            "the probes' own. Metrics: llm_server_requests_running, llm_server_requests_waiting, "
             "llm_server_generated_tokens_per_second.",
             [
                 query(server("llm_server_requests_running"), "running"),
@@ -623,7 +624,7 @@ def _target() -> dict[str, Any]:
                        override("byName", "production", unit=TOKENS_PER_SECOND, custom__axisPlacement="right")],
         ),
         timeseries(
-            "KV cache in use", "Near 1, requests wait or are evicted. Metric: llm_server_kv_cache_usage_ratio.",
+            "KV cache in use", "Near 100 %, requests wait or are evicted. Metric: llm_server_kv_cache_usage_ratio.",
             [query(server("llm_server_kv_cache_usage_ratio"), "KV cache")], (6, 8), unit="percentunit", maximum=1,
             no_value=_NO_DATA,
         ),
@@ -644,8 +645,8 @@ def _target() -> dict[str, Any]:
         ),
         timeseries(
             "What users get",
-            "What one user's answer decodes at, beside the last probe's where no user's request ran; the mean time to first token on the right. "
-            "Dashed: where the tiers begin. Metrics: llm_server_user_tokens_per_second, llm_server_user_ttft_seconds, "
+            "Decode speed of one user's answer, and of the last probe that ran without users. On the right: mean time to first token. "
+            "Dashed lines: the lower bounds of the tiers. Metrics: llm_server_user_tokens_per_second, llm_server_user_ttft_seconds, "
             "llm_probe_tokens_per_second, llm_probe_beside_users.",
             [
                 query(server("llm_server_user_tokens_per_second"), "users get"),
@@ -657,7 +658,7 @@ def _target() -> dict[str, Any]:
             overrides=[*tier_lines(), override("byName", "first token", unit="s", custom__axisPlacement="right")],
         ),
         state_timeline(
-            "Tier of what users get", "One of four, while somebody is served. Metric: llm_server_user_tier.",
+            "Tier of what users get", "The tier of the speed that one user gets, while somebody is served. Metric: llm_server_user_tier.",
             [query(f"max by (tier) ({server('llm_server_user_tier')}) == 1", "{{tier}}")], (12, 8), values({"1": ("this one", "blue")}),
             no_value="No data: nobody is served, or this server doesn't tell",
         ),
@@ -669,19 +670,19 @@ def _target() -> dict[str, Any]:
             overrides=_results(),
         ),
         timeseries(
-            "Tokens per hour", "What probing had the server read and write within 1h. Metric: llm_probe_consumed_tokens_total.",
+            "Tokens per hour", "Tokens that probes made the server read and write within 1h. Metric: llm_probe_consumed_tokens_total.",
             [query(f"sum by (kind) (increase({probe('llm_probe_consumed_tokens_total')}[1h]))", "{{kind}}")], (6, 8),
             overrides=named("output", "prompt"),
         ),
         timeseries(
-            "Share of time", "Of the server's time within 1h, by module. Metric: llm_probe_busy_seconds_total.",
+            "Share of time", "Share of the server's time that probes took within 1h, by module. Metric: llm_probe_busy_seconds_total.",
             [query(f"sum by (module) (rate({probe('llm_probe_busy_seconds_total')}[1h]))", "{{module}}")],
             (6, 8), unit="percentunit", stacked=True, fill=30,
         ),
         table(
             "How it was measured",
-            "Tokens of the last probe by kind; whether the server counted them; whether the text came in a burst; the measurement's own "
-            "error; how long the last model load took; the wait in the server's queue; requests of users beside it. Metrics: llm_probe_tokens, llm_probe_token_count_exact, llm_probe_stream_buffered, "
+            "Of the last probe: tokens by kind, whether the server counted them, whether the text came in a burst, the measurement's own "
+            "error, the time of the last model load, the wait in the server's queue, and users' requests at the same time. Metrics: llm_probe_tokens, llm_probe_token_count_exact, llm_probe_stream_buffered, "
             "llm_probe_clock_error_seconds, llm_probe_model_load_seconds, llm_probe_queue_seconds, llm_probe_beside_users.",
             [
                 query(expand(f"max by (@module) ({probe('llm_probe_tokens', kind='prompt')})"), table=True),
@@ -767,9 +768,9 @@ def _compare() -> dict[str, Any]:
     few = "needs 3 probes of each"
     panels = [
         row("Candidate against baseline: two targets now, or one target now and before"),
-        stat("Verdict", "By the AITER success criteria, which compare a candidate with its own baseline: "
-             f"{_MINIMUM}× is the minimum, {_GOOD}× good, {_EXCELLENT}× excellent. No change: the middle halves of the speeds of both overlap, or "
-             "the medians differ by less than 2 %. Too few probes: fewer than three of a side succeeded within the window.",
+        stat("Verdict", "By the FAQ's success criteria, which compare a candidate with a baseline: "
+             f"{_MINIMUM}× is the minimum, {_GOOD}× is good, {_EXCELLENT}× is excellent. No change: the middle halves of both speeds overlap, or the "
+             "medians differ by less than 2 %. Too few probes: fewer than three probes of one side succeeded within the window.",
              [query(judged, instant=True)], (8, 4),
              mappings=[
                  *values({_TOO_FEW: ("too few probes", "#8e8e8e"), _NOISE: ("no change", "#8e8e8e")}),
@@ -778,7 +779,8 @@ def _compare() -> dict[str, Any]:
                      for index, ((low, high), (text, color)) in enumerate(zip(pairwise(edges), verdicts, strict=True), start=2)
                  ),
              ], background=True, no_value="not measured"),
-        stat("Speed-up", "Candidate ÷ baseline: of the medians, and of the quartiles that lie nearest and farthest.",
+        stat("Speed-up", "Candidate ÷ baseline, of the medians. At least: lower quartile of the candidate ÷ upper quartile of the baseline. At most: upper "
+             "quartile of the candidate ÷ lower quartile of the baseline.",
              [query(f"{each} and ({both})", name, instant=True) for name, each in (("median", ratio), ("at least", low), ("at most", high))],
              (8, 4), unit="suffix:×", decimals=2, names=True, no_value=few),
         stat("Bounds reached", "Lower bounds that the candidate reaches: its scenario's expected minimum, and the tiers "
@@ -789,7 +791,7 @@ def _compare() -> dict[str, Any]:
                  query(reaches(side(BOUND, "candidate", tier="good")), "good", instant=True),
                  query(reaches(side(BOUND, "candidate", tier="excellent")), "excellent", instant=True),
              ], (8, 4), mappings=values({"0": ("no", "text"), "1": ("yes", "green")}), names=True, no_value="not known"),
-        stat("Baseline", "Median speed of the baseline target over the window, as long ago as the offset says. "
+        stat("Baseline", "Median speed of the baseline over the window, at the time that the offset gives. "
              f"Metric: {speed}.", [query(base, instant=True)], (8, 4), unit=TOKENS_PER_SECOND, decimals=1, no_value="not measured"),
         stat("Candidate", f"Median speed of the candidate over the window up to now. Metric: {speed}.",
              [query(new, instant=True)], (8, 4), unit=TOKENS_PER_SECOND, decimals=1, no_value="not measured"),
@@ -798,7 +800,7 @@ def _compare() -> dict[str, Any]:
              no_value=few),
         timeseries(
             "Speed, side by side",
-            "The baseline is shifted by the offset, so that both can be compared. Dashed: what the success criteria ask for. "
+            "The baseline is shifted by the offset, so that both can be compared. Dashed lines: the bounds of the success criteria. "
             "Metric: llm_probe_tokens_per_second.",
             [
                 query(f"max({side(speed, 'baseline')} offset $offset)", "baseline"),
@@ -826,7 +828,7 @@ def _compare() -> dict[str, Any]:
             (8, 9), unit="suffix:J/tok", overrides=colors, no_value="No data: it needs a local power sensor",
         ),
         table(
-            "What was compared", "What both were, each at its time. Metric: llm_target_info.",
+            "What was compared", "The facts of both sides, each at its time. Metric: llm_target_info.",
             [
                 query(f'label_replace({select("llm_target_info", _HOST, target__in="$baseline")} offset $offset, "side", "baseline", "", "")', table=True),
                 query(f'label_replace({select("llm_target_info", _HOST, target__in="$candidate")}, "side", "candidate", "", "")', table=True),
@@ -858,7 +860,7 @@ def _compare() -> dict[str, Any]:
     return dashboard(
         "llm-compare",
         "LLM Compare",
-        "Two targets, or two periods of one, side by side: AITER before and after.",
+        "Two targets, or one target at two times, side by side.",
         variables,
         panels,
         annotations=[changed],
@@ -870,7 +872,7 @@ def _machine() -> dict[str, Any]:
     panels = [
         row("What the machine is"),
         table(
-            "ROCm versions", "The host's and each container's, and whether each is at or above the minimum. A container may lawfully bring "
+            "ROCm versions", "ROCm of the host and of each container, and whether each is at or above the minimum. A container may have "
             "another release than the host. Metrics: rocm_version_info, rocm_version_supported, rocm_container_release_matches_host.",
             [
                 query(f"max by (job, instance, scope, container, version, release, source) ({host('rocm_version_info')})", table=True),
@@ -904,13 +906,13 @@ def _machine() -> dict[str, Any]:
         ),
         row("Does the machine explain the speed?"),
         timeseries(
-            "Decode speed of its servers", "The same time axis as the panels below: look for what moves together. The fastest module of each. "
+            "Decode speed of its servers", "Speed by the module default. The time axis is that of the panels below: look for figures that change together. "
             "Metric: llm_probe_tokens_per_second.",
             [query(host("llm_probe_tokens_per_second", module="default"), "{{target}} · {{instance}}")], (12, 8), unit=TOKENS_PER_SECOND, logarithmic=True,
             links=[_series_link("Open this target", "llm-target", "job", "instance", "target")],
         ),
         state_timeline(
-            "Throttled", "What lowers the GPU's clocks, above half of the time. A power limit at full load is normal; heat is not. Metric: "
+            "Throttled", "Reasons that lowered the GPU's clocks for more than half of the time. A power limit at full load is normal, heat is not. Metric: "
             "amdgpu_throttled.",
             [query(_short(f"({host('amdgpu_throttled', reason='thermal')} > bool 0.5) or 2 * ({host('amdgpu_throttled')} > bool 0.5)"), gpu + " {{reason}}")],
             (12, 8), values({"0": ("no", "green"), "1": ("throttled", "orange"), "2": ("held down", "text")}),
@@ -919,7 +921,7 @@ def _machine() -> dict[str, Any]:
         timeseries("Temperature", "Metric: amdgpu_temperature_celsius.",
                    [query(host("amdgpu_temperature_celsius"), "{{instance}} {{sensor}}")], (12, 8), unit="celsius"),
         timeseries("Clock", "Metric: amdgpu_clock_hertz.", [query(host("amdgpu_clock_hertz"), "{{instance}} {{domain}}")], (12, 8), unit="hertz"),
-        timeseries("Power", "Of the GPU, or of the whole socket where they share a sensor, and the limit that is set. Metrics: "
+        timeseries("Power", "Power of the GPU, or of the whole socket where they share a sensor. Dashed: the limit that is set. Metrics: "
                    "amdgpu_power_watts, amdgpu_power_cap_watts.",
                    [query(host("amdgpu_power_watts"), "{{instance}} {{scope}}"), query(host("amdgpu_power_cap_watts"), "{{instance}} limit")], (8, 8), unit="watt",
                    overrides=[override("byRegexp", "^.* limit$", custom__lineStyle={"fill": "dash", "dash": [6, 6]}, custom__lineWidth=1)]),
@@ -945,14 +947,14 @@ def _machine() -> dict[str, Any]:
             no_value=_NO_DATA,
         ),
         table(
-            "Kernel parameters", "Those that decide how much memory a GPU may use and how fast it is. Metric: host_kernel_parameter_info.",
+            "Kernel parameters", "Parameters that decide how much memory a GPU may use and how fast it is. Metric: host_kernel_parameter_info.",
             [query(f"max by (job, instance, parameter, value) ({host('host_kernel_parameter_info')})", table=True)], (12, 7),
             columns={"instance": "Instance", "parameter": "Parameter", "value": "Value"},
             overrides=[override("byName", "Instance", custom__width=135)],
             no_value=_NO_DATA,
         ),
         table(
-            "Firmware", "Of each GPU by block, and its BIOS. Metrics: amdgpu_firmware_info, amdgpu_vbios_info.",
+            "Firmware", "Firmware of each GPU by block, and the GPU's BIOS. Metrics: amdgpu_firmware_info, amdgpu_vbios_info.",
             [
                 query(f"max by (job, instance, gpu, block, version) ({host('amdgpu_firmware_info')})", table=True),
                 query(f'max by (job, instance, gpu, block, version) (label_replace({host("amdgpu_vbios_info")}, "block", "vbios", "", ""))', table=True),
@@ -963,13 +965,13 @@ def _machine() -> dict[str, Any]:
                        override("byName", "Block", custom__width=70), override("byName", "Version", custom__minWidth=135)],
             no_value=_NO_DATA,
         ),
-        state_timeline("Asleep", "A GPU that sleeps isn't woken to be read. Metric: amdgpu_suspended.", [query(_short(host("amdgpu_suspended")), gpu)], (12, 7),
+        state_timeline("Asleep", "The exporter does not wake a GPU that sleeps, so its other figures are then absent. Metric: amdgpu_suspended.", [query(_short(host("amdgpu_suspended")), gpu)], (12, 7),
                        values({"0": ("awake", "green"), "1": ("asleep", "blue")}), no_value=_NO_DATA),
     ]  # fmt: skip
     return dashboard(
         "llm-machine",
         "LLM Machine",
-        "ROCm, driver and GPU beside the speed of the servers.",
+        "ROCm, driver and GPU, together with the speed of the servers.",
         _host_variables(),
         panels,
         annotations=_machine_annotations(),
@@ -999,8 +1001,8 @@ def _cache() -> dict[str, Any]:
                   [query(host("llm_model_cache_bytes"), "{{instance}} {{cache}}", instant=True)], (8, 9), unit="decbytes", no_value=_NO_DATA),
         row("Which models are stored?"),
         table(
-            "Models", "Largest first. A model that is not complete is being downloaded or was broken off. Last use: where the file system "
-            "records it. Metrics: llm_model_cache_model_bytes, llm_model_cache_model_complete, "
+            "Models", "The largest first. A model that is not complete is being downloaded, or its download was interrupted. The last use is "
+            "known where the file system records it. Metrics: llm_model_cache_model_bytes, llm_model_cache_model_complete, "
             "llm_model_cache_model_last_used_timestamp_seconds.",
             [
                 query(f"max by (job, instance, cache, model) ({host('llm_model_cache_model_bytes')})", table=True),
@@ -1016,7 +1018,7 @@ def _cache() -> dict[str, Any]:
         ),
         timeseries("Size over time", "Metric: llm_model_cache_bytes.", [query(host("llm_model_cache_bytes"), "{{instance}} {{cache}}")], (10, 11), unit="decbytes"),
         row("Downloads, containers and the scan"),
-        timeseries("Incomplete downloads", "Grows while a model is downloaded; stands still where a download hangs or was broken off. "
+        timeseries("Incomplete downloads", "It grows while a model is downloaded. It stays the same where a download hangs or was interrupted. "
                    "Metric: llm_model_cache_incomplete_bytes.", [query(host("llm_model_cache_incomplete_bytes"), "{{instance}} {{cache}}")], (7, 9), unit="decbytes"),
         table(
             "Shares the cache", "A container that does not mount the host's cache downloads its models again. "
@@ -1029,7 +1031,7 @@ def _cache() -> dict[str, Any]:
             no_value=_NO_DATA,
         ),
         table(
-            "Scan", "How long reading a cache took, when, what could not be read. Metrics: llm_model_cache_scan_seconds, "
+            "Scan", "How long the last scan of a cache took, how long ago it was, and what could not be read. Metrics: llm_model_cache_scan_seconds, "
             "llm_model_cache_last_scan_timestamp_seconds, llm_model_cache_models, llm_model_cache_unreadable_entries, "
             "llm_model_cache_scan_errors_total.",
             [
@@ -1069,18 +1071,18 @@ def _fleet() -> dict[str, Any]:
             stat(title, description, [query(_count(*names), instant=True)], (6, 3), thresholds=colors, background=colors in (_FAULTS, _WARN))
             for title, description, names, colors in (
                 ("Down", "Servers whose health check fails, or that hang.", ("down", "stuck"), _FAULTS),
-                ("Failing", "Servers that answer, but not right.", ("failing",), _FAULTS),
-                ("Poor", "Too slow to use.", ("poor",), _WARN),
-                ("Busy", "Users keep them so busy that probes are skipped.", ("busy",), (("text", None), ("purple", 1))),
-                ("Unloaded", "A probe would load the model, so it is skipped.", ("unloaded",), (("text", None), ("#8e8e8e", 1))),
-                ("Not measured", "Loading, not probed lately, or without a measurable speed.", ("loading", "not probed", "no speed"),
+                ("Failing", "Servers that answer, and whose probes fail.", ("failing",), _FAULTS),
+                ("Poor", "Servers that are too slow to use.", ("poor",), _WARN),
+                ("Busy", "Servers that users keep so busy that probes are skipped.", ("busy",), (("text", None), ("purple", 1))),
+                ("Unloaded", "Servers whose probes are skipped, because a probe would load the model.", ("unloaded",), (("text", None), ("#8e8e8e", 1))),
+                ("Not measured", "Servers that load a model, were not probed lately, or gave no measurable speed.", ("loading", "not probed", "no speed"),
                  (("text", None), ("blue", 1))),
-                ("Fine", "At or above the lower bound of acceptable.", ("acceptable", "good", "excellent"),
+                ("Fine", "Servers at or above the lower bound of acceptable.", ("acceptable", "good", "excellent"),
                  (("text", None), ("green", 1))),
             )
         ),
         table(
-            "Every server of every host", "Worst first; a click opens the target or its host. Share: speed ÷ the lower bound of acceptable.",
+            "Every server of every host", "The worst first. A click opens the target or its host. Share: speed ÷ lower bound of acceptable.",
             [
                 query(verdict(), table=True),
                 query(expand(f"max by (@module, model) ({measured('llm_probe_tokens_per_second')})"), table=True),
@@ -1106,7 +1108,7 @@ def _fleet() -> dict[str, Any]:
             no_value=_NO_DATA,
         ),
         row("How it went"),
-        state_timeline("Verdict over time", "Of the worst as many as `worst` says, by their verdict at the end of the shown time. Metrics: "
+        state_timeline("Verdict over time", "The worst servers, by their verdict at the end of the shown time; the variable worst says how many. Metrics: "
                        "llm_performance_tier, llm_probe_success, llm_target_up.",
                        [query(_worst_first(), "{{target}} · {{instance}}")], (24, 10), values(VERDICTS)),
         state_timeline("Alerts that fire", "A band for each alert, with the target and host that it is about. Metric: ALERTS.",
@@ -1114,13 +1116,13 @@ def _fleet() -> dict[str, Any]:
                               "{{alertname}} {{target}} · {{instance}}") for number, (severity, _) in _SEVERITIES.items()],
                        (24, 9), values(_SEVERITIES)),
         bar_gauge(
-            "Speed, in multiples of acceptable", "1 is where acceptable begins; below it a server is poor. Comparable between servers with tiers "
-            "of their own; the slowest, as many as `worst` says. Metrics: llm_probe_tokens_per_second, "
+            "Speed, in multiples of acceptable", "Speed ÷ lower bound of acceptable: a server below 1 is poor. So servers with different tiers can be "
+            "compared. It shows the slowest servers; the variable worst says how many. Metrics: llm_probe_tokens_per_second, "
             "llm_performance_tier_threshold_tokens_per_second.",
             [query(f"sort(bottomk($worst, {share}))", "{{target}} · {{instance}}", instant=True)], (12, 10), unit="suffix:×", decimals=2,
             thresholds=(("orange", None), ("green", 1)), no_value="not measured",
         ),
-        timeseries("Production throughput by host", "Tokens per second that users get, the probes' own taken out. "
+        timeseries("Production throughput by host", "Tokens per second that users get, without the probes' own. "
                    "Metric: llm_server_generated_tokens_per_second.",
                    [query(f"sum by (instance) ({server('llm_server_generated_tokens_per_second')})", "{{instance}}")], (12, 10),
                    unit=TOKENS_PER_SECOND, stacked=True, fill=30),
@@ -1133,9 +1135,9 @@ def _fleet() -> dict[str, Any]:
 
 
 def _wall() -> dict[str, Any]:
-    """For a screen that is read across a room: few things, and large."""
+    """For a screen that people read from across the room: few things, and large."""
     panels = [
-        stat("Verdicts", "The tier of each server's last speed, or why there is none; the worst as many as `worst` says. Metrics: "
+        stat("Verdicts", "The tier of each server's last speed, or why there is none. It shows the worst servers; the variable worst says how many. Metrics: "
              "llm_performance_tier, llm_probe_success, llm_target_up.",
              [query(f"sort(bottomk($worst, {verdict()}))", "{{target}}", instant=True)], (24, 11),
              mappings=values(VERDICTS), background=True, names=True),
@@ -1145,12 +1147,12 @@ def _wall() -> dict[str, Any]:
         *(
             stat(title, description, [query(_count(*names), instant=True)], (6, 5), thresholds=colors, background=True, value_size=72)
             for title, description, names, colors in (
-                ("Faults", "Down, stuck or failing.", ("down", "stuck", "failing"), _FAULTS),
-                ("Poor", "Too slow to use.", ("poor",), _WARN),
-                ("Fine", "Acceptable or better.", ("acceptable", "good", "excellent"), (("#8e8e8e", None), ("green", 1))),
+                ("Faults", "Servers that are down, hang or fail.", ("down", "stuck", "failing"), _FAULTS),
+                ("Poor", "Servers that are too slow to use.", ("poor",), _WARN),
+                ("Fine", "Servers that are acceptable or better.", ("acceptable", "good", "excellent"), (("#8e8e8e", None), ("green", 1))),
             )
         ),
-        stat("Critical alerts", "Alerts of severity critical that fire. No data where Prometheus has not loaded the rules. Metric: ALERTS.",
+        stat("Critical alerts", "Alerts of severity critical that fire. No data: Prometheus has not loaded the rules. Metric: ALERTS.",
              [query(f"count({host('ALERTS', alertstate='firing', service='llm-probe', severity='critical')}) or 0 * count({host(COUNTS)})",
                     instant=True)], (6, 5), thresholds=_FAULTS, background=True, value_size=72),
     ]  # fmt: skip
@@ -1159,7 +1161,7 @@ def _wall() -> dict[str, Any]:
         custom_variable("worst", "worst", {each: each for each in ("6", "12", "24")}, "12"),
     ]
     return dashboard(
-        "llm-wall", "LLM Wall", "For a screen that is read across a room.", chosen, panels, period="now-15m"
+        "llm-wall", "LLM Wall", "For a screen that people read from across the room.", chosen, panels, period="now-15m"
     )
 
 
@@ -1187,7 +1189,7 @@ def _exporter() -> dict[str, Any]:
               overrides=[override("byName", "Instance", custom__width=140), override("byName", "Version", custom__width=75),
                          override("byName", "Python", custom__width=75), override("byName", "Configured", unit="s", decimals=0, custom__minWidth=95),
                          override("byName", "Running for", unit="s", decimals=0, custom__minWidth=100)]),
-        state_timeline("Collectors", "The worst of the chosen instances. A collector that fails leaves its metrics out; the others go on. "
+        state_timeline("Collectors", "The worst state among the chosen exporters. The metrics of a collector that fails are absent; the others go on. "
                        "Metric: llm_probe_exporter_collector_success.",
                        [query(f"min by (collector) ({host('llm_probe_exporter_collector_success')})", "{{collector}}")], (12, 9),
                        values({"0": ("failing", "red"), "1": ("works", "green")})),
@@ -1200,20 +1202,20 @@ def _exporter() -> dict[str, Any]:
         row("Is it on time and accurate?"),
         timeseries("Lateness of the last job", "Metric: llm_probe_exporter_schedule_delay_seconds.",
                    [query(host("llm_probe_exporter_schedule_delay_seconds"), "{{instance}}")], (8, 8), unit="s"),
-        timeseries("Age in intervals", "Age of the last run. Above 3 the results are stale, unless probes are skipped because the server is busy. "
+        timeseries("Age in intervals", "Age of the last run ÷ interval. Above 3 the results are stale, unless probes are skipped because the server is busy. "
                    "Metrics: llm_probe_last_run_timestamp_seconds, llm_probe_interval_seconds.",
                    [query(f"max_over_time(({age})[$__rate_interval:])", _WHO)], (8, 8)),
-        timeseries("Measurement error", "As a share of the decode time: how far the measured speed may be off at most. Above 10 % speed alerts are silent. "
+        timeseries("Measurement error", "How far the measured speed may be off at most, as a share of the decode time. Above 10 %, alerts about speed are silent. "
                    "Metrics: llm_probe_clock_error_seconds, llm_probe_phase_seconds.",
                    [query(error, _WHO)], (8, 8), unit="percentunit"),
         row("What it costs"),
         timeseries("CPU", "Seconds of CPU per second. Metric: process_cpu_seconds_total.",
                    [query(f"rate({host('process_cpu_seconds_total')}[$__rate_interval])", "{{instance}}")], (8, 8), unit="percentunit"),
-        timeseries("Memory, and the history", "Memory in use, and the size of the history of changes and speeds. Metrics: "
+        timeseries("Memory, and the history", "Memory of the process, and the size of the history of changes and speeds. Metrics: "
                    "process_resident_memory_bytes, llm_probe_exporter_history_bytes.",
                    [query(host("process_resident_memory_bytes"), "{{instance}}"),
                     query(host("llm_probe_exporter_history_bytes"), "history {{instance}}")], (8, 8), unit="decbytes"),
-        timeseries("Open files", "Of those that the process may open. Metrics: process_open_fds, process_max_fds.",
+        timeseries("Open files", "Open files ÷ the most that the process may open. Metrics: process_open_fds, process_max_fds.",
                    [query(f"{host('process_open_fds')} / on (job, instance) {host('process_max_fds')}", "{{instance}}")], (8, 8),
                    unit="percentunit", maximum=1, no_value=_NO_DATA),
         timeseries("Time that probing takes", "Share of each server's time within 1h. Metric: llm_probe_busy_seconds_total.",
@@ -1230,7 +1232,7 @@ def _exporter() -> dict[str, Any]:
     return dashboard(
         "llm-exporter",
         "LLM Exporter",
-        "Whether the exporter itself works, is on time, and what it costs.",
+        "Does the exporter itself work, is it on time, and what does it cost?",
         _variables(),
         panels,
     )
