@@ -8,11 +8,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from exporter.advice import AdviceFacts, advise
+from exporter.advice import AdviceFacts, advise, model_on
 from exporter.backends import name_of
 from exporter.containers.facts import EngineReading
 from exporter.containers.servers import repository_of
-from exporter.host.gpu import GpuFacts, GpuSample
+from exporter.host.gpu import GpuFacts, GpuSample, named_apart
 from exporter.host.machine import GpuSettings, MachineFacts
 from exporter.host.rocm import RocmFacts
 from exporter.snapshot import TargetInfo
@@ -132,11 +132,9 @@ def _settings_of(gpu: GpuFacts, found: Findings) -> GpuSettings:
 
 
 def _advice(found: Findings) -> tuple[Any, ...]:
-    sizes = [server.model_bytes for server in found.servers if server.model_bytes]
+    models = [model for server in found.servers for model in model_on(server.info.gpus, server.model_bytes)]
     driver = found.rocm.driver
-    return advise(
-        AdviceFacts(found.facts, found.machine.gpus, max(sizes, default=None), driver.source if driver else None)
-    )
+    return advise(AdviceFacts(found.facts, found.machine.gpus, tuple(models), driver.source if driver else None))
 
 
 def public(text: str) -> str:
@@ -171,7 +169,7 @@ def _name_of(server: ServerReport) -> str:
 def _unknown_of_gpus(found: Findings) -> Iterator[tuple[str, str]]:
     if not found.machine.gpus and not found.machine.names.others:
         yield "GPU", "none can be seen: is the sysfs of the machine visible here, and a driver loaded?"
-    for gpu in found.machine.gpus:
+    for gpu in named_apart(found.machine.gpus):
         yield from ((f"{what} of {gpu.name}", why) for what, why in _unknown_of_gpu(gpu, found))
     for other in found.machine.names.others:
         yield f"memory and sensors of {other.title}", f"they are not read of a GPU that {other.driver} drives"

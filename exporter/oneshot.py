@@ -11,7 +11,7 @@ from typing import Any
 
 from exporter import report
 from exporter.address import address_of
-from exporter.advice import AdviceFacts, Case, advise_target
+from exporter.advice import AdviceFacts, Case, advise_target, model_on
 from exporter.cache.facts import CacheFacts, CacheFolder
 from exporter.cache.folders import find_compile_caches, folders_of, own_home
 from exporter.cache.models import Models
@@ -172,7 +172,10 @@ class Session:
             gpus = tuple(gpu for gpu in machine.gpus if gpu.address in info.gpus)
             driver = read_rocm(host.rocm, sysfs=host.sysfs).driver
             facts = AdviceFacts(
-                read_facts(sysfs=host.sysfs, proc=host.proc), gpus, info.weight_bytes, driver.source if driver else None
+                read_facts(sysfs=host.sysfs, proc=host.proc),
+                gpus,
+                model_on(info.gpus, info.weight_bytes),
+                driver.source if driver else None,
             )
         return Case(
             info,

@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import shutil
 import socket
 import subprocess
 import sys
@@ -141,6 +142,26 @@ def test_all_that_is_known_of_a_gpu(config: Path) -> None:
     unknown = {each["what"]: each["why"] for each in json.loads(printed(config, "--json"))["unknown"]}
     assert unknown["power limit of Radeon 8060S"] == "its driver has no power1_cap, as on every APU"
     assert "nvidia drives" in unknown["memory and sensors of NVIDIA GeForce RTX 3090"]
+
+
+def test_advice_is_about_the_gpu_that_serves(config: Path, tmp_path: Path) -> None:
+    """The memory of a processor's small GPU is no fault where the card beside it runs the model."""
+    root = build("ryzen-7800x3d-rx-7900-xtx", tmp_path / "ryzen")
+    at_first = str(tmp_path / "machine" / "sys")
+    config.write_text(config.read_text().replace(at_first, str(root / "sys")))
+    shutil.rmtree(tmp_path / "proc" / "driver" / "nvidia")
+    process = tmp_path / "proc" / "200" / "maps"
+    process.write_text("7f0000000000-7f0000001000 r-xp 00000000 fe:00 12 /usr/lib/libvulkan_radeon.so\n")
+    (igpu,) = (each for each in json.loads(printed(config, "--json"))["gpus"] if each["unified_memory"])
+    assert igpu["memory_pool_bytes"] == pytest.approx(16.4e9, rel=0.01)
+    model = tmp_path / "home" / USER / "models" / "qwen2.5-14b-q8.gguf"
+    tensors = {"token_embd.weight": ((5120, 152_064), 8), "blk.0.x": ((5120, 4_200_000), 8)}
+    sparse_gguf(model, {"general.architecture": "qwen2", "general.file_type": 7, "qwen2.block_count": 48}, tensors)
+    found = json.loads(printed(config, "--json"))
+    (server,) = found["servers"]
+    assert server["weights_bytes"] > igpu["memory_pool_bytes"]
+    assert server["gpu"].startswith("Radeon RX 7900 XTX")
+    assert found["advice"] == []
 
 
 def test_markdown_is_a_table(config: Path) -> None:

@@ -305,7 +305,7 @@ def machines() -> Iterator[AdviceFacts]:
             for word in ("quiet", "cool", "low-power", "balanced", None):
                 power = PowerProfile(word, "powersave", "acpi-cpufreq", None, "throughput-performance")
                 facts = MachineFacts("6.14.0-37-generic", parameters, power, gpus=(settings,))
-                yield AdviceFacts(facts, (gpu,), 80e9, "in-tree")
+                yield AdviceFacts(facts, (gpu,), ((gpu.address, 80e9),), "in-tree")
 
 
 def test_what_hurts_on_a_machine() -> None:

@@ -6,7 +6,7 @@ The page, ``probe`` and ``machine`` at the prompt, the alerts and the runbook ta
 from typing import Final
 
 from exporter.advice.advice import Advice
-from exporter.advice.machine import TITLES, AdviceFacts, advise
+from exporter.advice.machine import TITLES, AdviceFacts, advise, model_on
 from exporter.advice.target import TARGET_CONDITIONS, UNEXPLAINED, Case, advise_target
 
 CONDITION_TITLES: Final[dict[str, str]] = {
@@ -16,4 +16,13 @@ CONDITION_TITLES: Final[dict[str, str]] = {
 }
 """Every condition of the table by its id, in a few words."""
 
-__all__ = ["CONDITION_TITLES", "TARGET_CONDITIONS", "Advice", "AdviceFacts", "Case", "advise", "advise_target"]
+__all__ = [
+    "CONDITION_TITLES",
+    "TARGET_CONDITIONS",
+    "Advice",
+    "AdviceFacts",
+    "Case",
+    "advise",
+    "advise_target",
+    "model_on",
+]

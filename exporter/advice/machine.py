@@ -5,12 +5,12 @@ and what to do, in this order.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from exporter.advice.advice import Advice
-from exporter.host.gpu import GpuFacts
+from exporter.host.gpu import GpuFacts, named_apart
 from exporter.host.machine import GpuSettings, MachineFacts
 from exporter.text import bytes_text
 
@@ -26,14 +26,14 @@ LOWERED: Final = 0.8
 
 @dataclass(frozen=True, slots=True)
 class AdviceFacts:
-    """What the conditions look at. ``model_bytes`` is the size of the largest model that a server here is to run.
+    """What the conditions look at. ``models`` are (address of the one GPU that serves it, bytes) of models.
 
     ``driver_source`` is ``in-tree`` where the kernel's own amdgpu drives the GPUs, ``dkms`` for AMD's module.
     """
 
     machine: MachineFacts
     gpus: tuple[GpuFacts, ...] = ()
-    model_bytes: float | None = None
+    models: tuple[tuple[str, float], ...] = ()
     driver_source: str | None = None
 
     @property
@@ -41,18 +41,28 @@ class AdviceFacts:
         """Kernel parameters by name."""
         return dict(self.machine.parameters)
 
+    def model_bytes(self, gpu: GpuFacts) -> float | None:
+        """The size of the largest model that this GPU alone serves."""
+        return max((size for address, size in self.models if address == gpu.address), default=None)
+
     def settings(self, gpu: GpuFacts) -> GpuSettings:
         """How one GPU is set up."""
         found = (each for each in self.machine.gpus if each.address == gpu.address)
         return next(found, GpuSettings(gpu.address))
 
 
+def model_on(gpus: Sequence[str], model_bytes: float | None) -> tuple[tuple[str, float], ...]:
+    """A server's model as ``AdviceFacts.models`` has it; none where its size isn't known, or not one GPU has all of it."""
+    return ((gpus[0], model_bytes),) if len(gpus) == 1 and model_bytes else ()
+
+
 def advise(facts: AdviceFacts) -> tuple[Advice, ...]:
     """Tell all that holds: what is about a GPU first, in the order of the tables."""
+    gpus = named_apart(facts.gpus)
     about_gpus = [
         Advice(condition, sentence, gpu.address, title=TITLES[condition])
         for condition, say in GPU_CONDITIONS.items()
-        for gpu in facts.gpus
+        for gpu in gpus
         if (sentence := say(facts, gpu))
     ]
     about_machine = [
@@ -89,7 +99,7 @@ def _old_kernel(facts: AdviceFacts, gpu: GpuFacts) -> str | None:
 
 
 def _pool_below_model(facts: AdviceFacts, gpu: GpuFacts) -> str | None:
-    model, pool = facts.model_bytes, gpu.memory_pool_bytes
+    model, pool = facts.model_bytes(gpu), gpu.memory_pool_bytes
     if not gpu.unified_memory or model is None or pool is None or pool >= model:
         return None
     return (

@@ -8,7 +8,7 @@ must not hang on a wedged driver still runs these functions in a thread of their
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Literal
 
@@ -82,6 +82,12 @@ class GpuFacts:
     def power_scope(self) -> PowerScope | None:
         """What the power sensor counts: ``socket`` where the GPU shares it with the CPU."""
         return None if self.unified_memory is None else "socket" if self.unified_memory else "gpu"
+
+
+def named_apart(gpus: Sequence[GpuFacts]) -> tuple[GpuFacts, ...]:
+    """GPUs whose names differ: those that are alike have their address in it."""
+    names = [gpu.name for gpu in gpus]
+    return tuple(replace(gpu, name=f"{gpu.name} ({gpu.address})") if names.count(gpu.name) > 1 else gpu for gpu in gpus)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Any, Final
 
-from exporter.advice import Advice, AdviceFacts, Case, advise, advise_target
+from exporter.advice import Advice, AdviceFacts, Case, advise, advise_target, model_on
 from exporter.cache.facts import CacheFacts
 from exporter.history.change import Ledger
 from exporter.history.record import Record
@@ -263,7 +263,7 @@ def _case(
         state,
         changes,
         next((each for each in containers if info.container and each.name == info.container), None),
-        machine_facts(view, info.gpus, info.weight_bytes) if info.gpus else None,
+        machine_facts(view, model_on(info.gpus, info.weight_bytes), info.gpus) if info.gpus else None,
         tuple(sample for sample in view.get(GPU_SENSORS) or () if sample.address in info.gpus),
         state.user_tokens_per_second if state else None,
         STUCK if state and state.stuck else "",
@@ -272,7 +272,7 @@ def _case(
 
 
 def machine_facts(
-    view: View, addresses: Sequence[str] | None = None, model_bytes: float | None = None
+    view: View, models: tuple[tuple[str, float], ...], addresses: Sequence[str] | None = None
 ) -> AdviceFacts | None:
     """What advice about this machine looks at, with these of its GPUs or all; None before the machine was read."""
     machine, reading, rocm = view.get(MACHINE), view.get(GPU), view.get(ROCM)
@@ -280,13 +280,13 @@ def machine_facts(
         return None
     gpus = reading.gpus if reading else ()
     wanted = tuple(gpu for gpu in gpus if addresses is None or gpu.address in addresses)
-    return AdviceFacts(machine, wanted, model_bytes, rocm.driver.source if rocm and rocm.driver else None)
+    return AdviceFacts(machine, wanted, models, rocm.driver.source if rocm and rocm.driver else None)
 
 
 def machine_advice(view: View) -> tuple[Advice, ...]:
-    """What hurts on this machine, whichever server it runs; of its models the largest counts."""
-    sizes = [info.weight_bytes for info in view.of(INFO).values() if info.gpus and info.weight_bytes]
-    facts = machine_facts(view, model_bytes=max(sizes, default=None))
+    """What hurts on this machine, whichever server it runs; of a GPU's models the largest counts."""
+    models = [model for info in view.of(INFO).values() for model in model_on(info.gpus, info.weight_bytes)]
+    facts = machine_facts(view, tuple(models))
     return advise(facts) if facts else ()
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from exporter.advice import Advice, AdviceFacts, advise
+from exporter.advice import Advice, AdviceFacts, advise, model_on
 from exporter.advice.machine import GPU_CONDITIONS, MACHINE_CONDITIONS
 from exporter.host.gpu import GpuFacts, read_gpus
 from exporter.host.machine import GpuSettings, MachineFacts, PowerProfile, read_machine
@@ -20,7 +20,9 @@ NOTHING = MachineFacts()
 
 def facts_of(name: str, root: Path, model_bytes: float | None = None) -> AdviceFacts:
     build(name, root)
-    return AdviceFacts(read_machine(root), read_gpus(root / "sys").gpus, model_bytes, "in-tree")
+    gpus = read_gpus(root / "sys").gpus
+    models = [model for gpu in gpus for model in model_on([gpu.address], model_bytes)]
+    return AdviceFacts(read_machine(root), gpus, tuple(models), "in-tree")
 
 
 def conditions(facts: AdviceFacts) -> list[str]:
@@ -92,15 +94,33 @@ def test_what_was_not_read_is_no_fault() -> None:
 def test_kernels(release: str, source: str | None, expected: bool) -> None:  # noqa: FBT001
     """A kernel before 6.18.4 is told on gfx1151, unless AMD's own module drives the GPU."""
     machine = replace(NOTHING, kernel_release=release)
-    assert ("kernel_too_old_for_gfx1151" in conditions(AdviceFacts(machine, (HALO,), None, source))) is expected
-    assert conditions(AdviceFacts(machine, (XTX,), None, source)) == []
+    assert ("kernel_too_old_for_gfx1151" in conditions(AdviceFacts(machine, (HALO,), (), source))) is expected
+    assert conditions(AdviceFacts(machine, (XTX,), (), source)) == []
 
 
 def test_memory_of_an_apu_and_a_model() -> None:
     """A model beyond what an APU may use is told with the pages to set; a discrete GPU's memory is what it is."""
-    (advice,) = advise(AdviceFacts(NOTHING, (HALO, XTX), 64 * 1024**3))
+    on_both = ((HALO.address, 64 * 1024.0**3), (HALO.address, 1e9), (XTX.address, 64 * 1024.0**3))
+    (advice,) = advise(AdviceFacts(NOTHING, (HALO, XTX), on_both))
     assert "more than 16777216 pages" in advice.sentence
-    assert advise(AdviceFacts(NOTHING, (HALO,), 60 * 1024**3)) == ()
+    assert advise(AdviceFacts(NOTHING, (HALO,), ((HALO.address, 60 * 1024.0**3),))) == ()
+    assert advise(AdviceFacts(NOTHING, (HALO, XTX), ((XTX.address, 64 * 1024.0**3),))) == ()
+
+
+def test_models_that_one_gpu_serves() -> None:
+    """A model on several GPUs, on none that is known or of an unknown size is nothing to compare a GPU's memory with."""
+    assert model_on([HALO.address], 29.5e9) == ((HALO.address, 29.5e9),)
+    assert model_on([HALO.address, XTX.address], 29.5e9) == ()
+    assert model_on([], 29.5e9) == ()
+    assert model_on([HALO.address], None) == ()
+
+
+def test_gpus_that_are_alike_are_told_apart() -> None:
+    """Of two equal cards the advice says which."""
+    other = replace(XTX, address="0000:83:00.0")
+    lowered = GpuSettings(other.address, power_cap_watts=120.0, power_cap_default_watts=304.0)
+    (advice,) = advise(AdviceFacts(replace(NOTHING, gpus=(lowered,)), (XTX, other)))
+    assert advice.sentence.startswith(f"The power limit of {XTX.name} (0000:83:00.0) is set to 120 W")
 
 
 @pytest.mark.parametrize(

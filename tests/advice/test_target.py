@@ -174,7 +174,9 @@ def test_a_container_that_downloads_its_own_models() -> None:
 def test_the_machines_own_faults_explain_a_slow_server() -> None:
     """An old firmware and a pool below the model are reasons of a slow server; a fast one is told of the pool alone."""
     machine = MachineFacts(gpus=(GpuSettings(HALO.address, (("mes", "0x83"),)),))
-    known = case(machine=AdviceFacts(machine, (HALO,), 29.5e9), info=TargetInfo(URL, gpus=(HALO.address,)))
+    known = case(
+        machine=AdviceFacts(machine, (HALO,), ((HALO.address, 29.5e9),)), info=TargetInfo(URL, gpus=(HALO.address,))
+    )
     assert conditions(known) == ["memory_pool_below_model", "broken_mes_firmware"]
     assert conditions(replace(known, judgement=Judgement("good", LIMITS))) == ["memory_pool_below_model"]
 
