@@ -123,7 +123,7 @@ def test_a_wrong_answer_that_is_right_when_asked_again_is_right() -> None:
 
 def test_a_model_that_recalls_nothing_is_undecided_and_still_measured() -> None:
     """Words without meaning get no verdict; prefill and decode at depth are measured all the same."""
-    with SimulatedLlamaServer() as server:
+    with SimulatedLlamaServer(tokens_per_second=200.0) as server:
         one = prober(server.url)
         ask(one)
         result = ask(one)
