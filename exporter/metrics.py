@@ -33,6 +33,7 @@ from exporter.host.machine import GpuSettings, MachineFacts
 from exporter.host.process import compute_of
 from exporter.host.rocm import RocmFacts
 from exporter.host.rocm_minimum import meets_minimum, serves_by
+from exporter.probe.answer import FAULTS
 from exporter.probe.result import CHECKS, RESULTS, Measurements, TargetState
 from exporter.rocm_version import RocmVersion, parse_version
 from exporter.snapshot import (
@@ -256,6 +257,10 @@ def _results(record: Record) -> LabelledValues:
 def _correct(record: Record) -> LabelledValues:
     checks = record.ran.checks if record.ran else ()
     return [((each.depth,), each.verdict == "right") for each in checks if each.verdict != "undecided"]
+
+
+def _fault(record: Record) -> LabelledValues:
+    return [((record.ran.fault,), 1)] if record.ran is not None and record.ran.fault else ()
 
 
 def _checks(record: Record) -> LabelledValues:
@@ -790,6 +795,14 @@ HOW_GOOD: Final = (
 )
 
 ANSWERS: Final = (
+    _record(
+        "llm_answer_fault_info",
+        "What is wrong with the answer of the last probe that ran, by a name that holds no text of it: "
+        + ", ".join(FAULTS)
+        + "; absent where nothing is; always 1.",
+        _fault,
+        "fault",
+    ),
     _record(
         "llm_answer_correct",
         "1 where the canary's fact was recalled, by depth short and deep; absent where the model does not know it even when asked"

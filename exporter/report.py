@@ -52,6 +52,7 @@ def report_of(
         "success": result.result == "ok",
         "result": result.result,
         "error": printable(result.error, ERROR_CHARACTERS),
+        "answer_fault": result.fault,
         "url": url,
         "backend": identity.backend if identity else None,
         "backend_version": printable_text(identity.backend_version) if identity else None,
@@ -117,7 +118,7 @@ def percentile(gaps: Iterable[tuple[float, int]], share: float) -> float:
 def combined(reports: Sequence[Report], bounds: Thresholds) -> dict[str, Any]:
     """Several runs as one report: medians and the spread of those that were fine, and all of them under ``runs``.
 
-    It is a success only if every run was; else ``result`` and ``error`` are those of the first that was not. The tier is
+    It is a success only if every run was; else ``result``, ``error`` and ``answer_fault`` are those of the first that was not. The tier is
     that of the median; there is none where the tokens of a run were estimated.
     """
     fine = [report for report in reports if report["success"]]
@@ -129,7 +130,7 @@ def combined(reports: Sequence[Report], bounds: Thresholds) -> dict[str, Any]:
         **{name: _medians([report[name] for report in fine]) for name in NESTED},
     }
     if bad:
-        both |= {"success": False, "result": bad[0]["result"], "error": bad[0]["error"]}
+        both |= {"success": False, **{key: bad[0].get(key) for key in ("result", "error", "answer_fault")}}
     speed = both["tokens_per_second"]
     estimated = any(report.get("token_count_exact") is False for report in fine)
     both["tier"] = None if speed is None or estimated else tier_of(speed, bounds)

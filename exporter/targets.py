@@ -31,6 +31,7 @@ from exporter.history.record import Plan
 from exporter.history.shift import DECODE
 from exporter.host.energy import PowerMeter
 from exporter.ledgers import Ledgers
+from exporter.probe.answer import FAULTS
 from exporter.probe.dialects.dialect import Hints
 from exporter.probe.fingerprint_memory import Fingerprints
 from exporter.probe.http.cancellation import Cancellation
@@ -472,13 +473,18 @@ def _state_of(view: View, name: str) -> str:
 def _log_result(result: ProbeResult) -> None:
     speed, ttft = result.measurements.tokens_per_second, result.measurements.ttft_seconds
     # What an answer says, even what it repeats, is no business of a log, unless somebody asked for everything.
-    error = "see the status page" if result.result in NOT_AN_ANSWER else result.error
+    error = _fault_in_words(result) if result.result in NOT_AN_ANSWER else result.error
     if error != result.error:
         log.debug("probe of %s by %s: %s", result.target, result.module, result.error)
     figures = [speed_text(speed) if speed else "", f"TTFT {seconds_text(ttft)}" if ttft else "", error]
     level = logging.INFO if result.result == "ok" or result.result in SKIPPED else logging.WARNING
     told = ", ".join(each for each in figures if each)
     log.log(level, "probe of %s by %s: %s%s", result.target, result.module, result.result, told and f": {told}")
+
+
+def _fault_in_words(result: ProbeResult) -> str:
+    """What is wrong with an answer, without any text of it."""
+    return f"{FAULTS[result.fault]} ({result.fault}); see the status page" if result.fault else "see the status page"
 
 
 def _log_survey(before: Survey, after: Survey) -> None:

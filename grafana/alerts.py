@@ -8,6 +8,8 @@ and the comparison as a threshold expression, so that a healthy target still has
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from exporter.probe.answer import FAULTS, AnswerFault
+
 Severity = Literal["critical", "warning", "info"]
 
 SPEED: Final = "llm_probe_tokens_per_second"
@@ -18,6 +20,7 @@ RECENT: Final = f"target_module:{SPEED}:median_recent"
 TTFT_LONG: Final = f"target_module:{TTFT}:median_long"
 TTFT_WEEK: Final = f"target_module:{TTFT}:median_7d"
 COUNTS: Final = "target_module_result:llm_probes:increase_recent"
+FAULT: Final = "target_module_fault:llm_answer_fault_info:max_recent"
 OK_WEEK: Final = "target_module:llm_probes_ok:increase_7d"
 CLOCK_NOW: Final = "target_module:llm_probe_clock_error:ratio"
 CLOCK: Final = "target_module:llm_probe_clock_error:ratio_median"
@@ -92,6 +95,12 @@ def _long(expression: str) -> str:
 
 
 RECORDINGS: Final = (
+    Recording(
+        FAULT,
+        _recent("max_over_time(llm_answer_fault_info[W])"),
+        "What was wrong with answers lately, over the windows of the counts below: by these an alert names it. A server whose nonsense "
+        "changes from probe to probe has one series for each fault, each for a whole window, so that no `for` begins anew.",
+    ),
     Recording(
         COUNTS,
         _recent("increase(llm_probes_total[W])"),
@@ -190,6 +199,20 @@ _PROBE: Final = "{{ $labels.module }} probe of " + _WHO
 _CONFIG_RESULTS: Final = "auth|no_model|http_4xx"
 _NO_TEXT: Final = "degenerate|foreign_answer"
 _NO_ANSWER: Final = f"{_NO_TEXT}|wrong_answer"
+_WRONG_FAULTS: Final[tuple[AnswerFault, ...]] = ("fact_not_recalled", "pattern_not_matched")
+
+
+def _by_fault(results: str, faults: str) -> str:
+    """How many probes lately ended with these results, once for each fault that was seen; ``unknown`` where none was."""
+    counted = f'sum by (@module) ({COUNTS}{{result=~"{results}"}})'
+    return (
+        f"{counted} * on (@module) group_right () {FAULT}{{{faults}}}\n"
+        f'or on (@module) label_replace({counted}, "fault", "unknown", "module", ".*")'
+    )
+
+
+def _named_faults(*names: AnswerFault) -> str:
+    return ", ".join(f"`{name}` ({FAULTS[name]})" for name in names)
 
 
 # Known causes of nonsense in answers: the part at fault, what made the fault go away, and where that is reported.
@@ -494,11 +517,12 @@ ALERTS: Final = (
         severity="critical",
         summary="An LLM server answers with nonsense",
         description=(
-            "The newest answer to the "
+            "Answers to the "
             + _PROBE
-            + " is nonsense or belongs to another request, however fast it came. The status page and /api/v1/probes say what repeats."
+            + " are nonsense or belong to another request, however fast they come: {{ $labels.fault }}. The status page and "
+            "/api/v1/probes say what repeats."
         ),
-        value=f'sum by (@module) ({COUNTS}{{result=~"{_NO_TEXT}"}})',
+        value=_by_fault(_NO_TEXT, f'fault!~"{"|".join(_WRONG_FAULTS)}"'),
         op=">",
         bound="0.5",
         gates=(
@@ -513,7 +537,9 @@ ALERTS: Final = (
             "With the result `degenerate`, the answer is one thing repeated, reserved tokens, broken characters, letters of many scripts in "
             "one word, or white space. With `foreign_answer`, it holds a made-up name from another request of this exporter: the server "
             "mixes requests up, and users may get each other's answers. Such a probe has no speed. The alert fires when the newest answer "
-            "is so, or when three recent answers were. The exporter keeps made-up names as hashes, and keeps no answer."
+            "is so, or when three recent answers were: once for each `fault` seen recently, with the fault `unknown` where Prometheus has "
+            "scraped none. The exporter keeps made-up names as hashes, and keeps no answer; metrics and alerts hold no text of one. The "
+            "faults: " + _named_faults(*(each for each in FAULTS if each not in _WRONG_FAULTS)) + "."
         ),
         look=_KNOWN_FAULTS,
     ),
@@ -524,9 +550,9 @@ ALERTS: Final = (
         description=(
             "The last two answers to the "
             + _PROBE
-            + " were wrong, though the server answers as fast as ever. The status page says which."
+            + " were wrong, though the server answers as fast as ever: {{ $labels.fault }}. The status page says which."
         ),
-        value=f'sum by (@module) ({COUNTS}{{result="wrong_answer"}})',
+        value=_by_fault("wrong_answer", f'fault=~"{"|".join(_WRONG_FAULTS)}"'),
         op=">",
         bound="1.5",
         gates=("and on (@module) (llm_probe_success == 0)",),
@@ -539,7 +565,7 @@ ALERTS: Final = (
             "The canary puts a fact at the beginning of a prompt, and asks for it at the end. The model recalled the fact in a short prompt, "
             "and not in a long one; a second try with another fact gave the same. Or an answer did not match the `expect` of a module. A "
             "model that recalls nothing even in the short prompt is `undecided`, and never wrong. The alert fires when two answers in the "
-            "recent window were wrong, and the newest one is."
+            "recent window were wrong, and the newest one is. The faults: " + _named_faults(*_WRONG_FAULTS) + "."
         ),
         look=(
             "*Does it happen at a smaller* `depth` *too?* Set `modules.canary.depth` to 600, 1024 and 4096 to see where it begins.",
@@ -655,7 +681,7 @@ ALERTS: Final = (
         hold="5m",
         keep="2m",
         board="llm-target",
-        panel="Verdict over time",
+        panel="AnswerVerdict over time",
         variables=_TARGET_LABELS,
         means=(
             "The health check has failed for five minutes. The alert is silent while the server says that it loads a model, and while its "
@@ -715,7 +741,7 @@ ALERTS: Final = (
         hold="30m",
         keep="0s",
         board="llm-target",
-        panel="Verdict over time",
+        panel="AnswerVerdict over time",
         variables=_TARGET_LABELS,
         means="LLMTargetDown and LLMProbeFailing are silent while a server loads its model. This alert reports a load that does not end.",
         look=(

@@ -593,8 +593,13 @@ def _target() -> dict[str, Any]:
         state_timeline(
             "Answers",
             "The canary's last verdict: whether the model recalled the fact from the short and from the deep prompt. Absent where the model "
-            "does not recall it even from the short prompt. Metric: llm_answer_correct.",
-            [query(server("llm_answer_correct"), "{{module}} {{depth}}")], (8, 8), values({"0": ("wrong", "red"), "1": ("right", "green")}),
+            "does not recall it even from the short prompt. Below, by module, what is wrong with the last answer, while something is. "
+            "Metrics: llm_answer_correct, llm_answer_fault_info.",
+            [
+                query(server("llm_answer_correct"), "{{module}} {{depth}}"),
+                query(f"2 * {server('llm_answer_fault_info')}", "{{module}} {{fault}}"),
+            ],
+            (8, 8), values({"0": ("wrong", "red"), "1": ("right", "green"), "2": ("wrong", "red")}),
         ),
         timeseries(
             "Verdicts", "Answers that a canary judged, by depth and verdict. Metric: llm_answer_checks_total.",

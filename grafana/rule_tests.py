@@ -34,6 +34,9 @@ LAST_RUN: Final = f"llm_probe_last_run_timestamp_seconds{{{PROBE}}}"
 CLOCK: Final = f"llm_probe_clock_error_seconds{{{PROBE}}}"
 DECODE: Final = f'llm_probe_phase_seconds{{{PROBE},phase="decode"}}'
 COLD: Final = f"llm_probe_cold_start{{{PROBE}}}"
+REPEATED: Final = f'llm_answer_fault_info{{{PROBE},fault="repeated_character"}}'
+RESERVED: Final = f'llm_answer_fault_info{{{PROBE},fault="reserved_tokens"}}'
+NOT_RECALLED: Final = f'llm_answer_fault_info{{{PROBE},fault="fact_not_recalled"}}'
 FINGERPRINT: Final = f"llm_answer_fingerprint_distance{{{PROBE}}}"
 BUFFERED: Final = f"llm_probe_stream_buffered{{{PROBE}}}"
 EXACT: Final = f"llm_probe_token_count_exact{{{PROBE}}}"
@@ -115,7 +118,8 @@ class RuleCase:
     """What changes in the healthy world, and what fires when.
 
     A series' value is one number, or pieces ``value@minutes`` from which on it holds. ``up`` rises with time, ``count`` with
-    each probe; ``gone`` is a stale marker, ``flat`` stands still. ``when`` maps a time to the alerts that fire then.
+    each probe; ``gone`` is a stale marker, ``flat`` stands still. ``when`` maps a time to the alerts that fire then, one that fires
+    twice by two names.
     """
 
     alert: str
@@ -153,7 +157,14 @@ def _missing(name: str, series: str, **other: str | None) -> RuleCase:
     return RuleCase(name, "is silent without its data", {series: None, **other}, {end: ()})
 
 
+def _each_other_minute(first: int) -> str:
+    """A series that is there at each second scrape from a minute on, for twenty minutes."""
+    pieces = (f"1@{minute} gone@{minute + 1}" for minute in range(first, first + 20, 2))
+    return " ".join(("gone", *pieces))
+
+
 _SLOW: Final = {SPEED: "6.4", EXPECTED: "5"}
+_NONSENSE: Final = {SUCCESS: "1 0@30", SPEED: "24 gone@30", TTFT: "0.4 gone@30", total("degenerate"): "0 count@30"}
 # What a second module of the same server needs to count.
 _SECOND: Final = {
     each.replace("default", "prefill"): HEALTHY[each]
@@ -427,13 +438,36 @@ CASES: Final[tuple[RuleCase, ...]] = (
     RuleCase(
         "LLMAnswersDegenerate",
         "fires when the answers become nonsense, at the edge of its for, and LLMProbeFailing does not",
-        {SUCCESS: "1 0@30", SPEED: "24 gone@30", TTFT: "0.4 gone@30", total("degenerate"): "0 count@30"},
+        _NONSENSE | {REPEATED: "gone 1@30"},
         **_edge("LLMAnswersDegenerate", "30m"),
-        labels=_PROBE_L,
+        labels=_PROBE_L | {"fault": "repeated_character"},
         description=(
-            "The newest answer to the default probe of vllm on box:9937 is nonsense or belongs to another request, however fast it "
-            "came. The status page and /api/v1/probes say what repeats."
+            "Answers to the default probe of vllm on box:9937 are nonsense or belong to another request, however fast they come: "
+            "repeated_character. The status page and /api/v1/probes say what repeats."
         ),
+    ),
+    RuleCase(
+        "LLMAnswersDegenerate",
+        "fires once for each fault of a server whose nonsense changes with each probe",
+        _NONSENSE | {REPEATED: _each_other_minute(30), RESERVED: _each_other_minute(31)},
+        {"31m": (), "32m": ("LLMAnswersDegenerate",), "33m": ("LLMAnswersDegenerate", "LLMAnswersDegenerate")},
+    ),
+    RuleCase(
+        "LLMAnswersDegenerate",
+        "fires where the fault is not known: an exporter that is older than these rules",
+        _NONSENSE,
+        **_edge("LLMAnswersDegenerate", "30m"),
+        labels=_PROBE_L | {"fault": "unknown"},
+        description=(
+            "Answers to the default probe of vllm on box:9937 are nonsense or belong to another request, however fast they come: "
+            "unknown. The status page and /api/v1/probes say what repeats."
+        ),
+    ),
+    RuleCase(
+        "LLMAnswersDegenerate",
+        "does not name the fault of an answer that is merely wrong",
+        _NONSENSE | {REPEATED: "gone 1@30", NOT_RECALLED: "gone 1@30"},
+        {"40m": ("LLMAnswersDegenerate",)},
     ),
     RuleCase(
         "LLMAnswersDegenerate",
@@ -452,12 +486,18 @@ CASES: Final[tuple[RuleCase, ...]] = (
     RuleCase(
         "LLMAnswersWrong",
         "fires after two wrong answers, at the edge of its for",
-        {SUCCESS: "1 0@30", SPEED: "24 gone@30", TTFT: "0.4 gone@30", total("wrong_answer"): "0 count@30"},
+        {
+            SUCCESS: "1 0@30",
+            SPEED: "24 gone@30",
+            TTFT: "0.4 gone@30",
+            total("wrong_answer"): "0 count@30",
+            NOT_RECALLED: "gone 1@30",
+        },
         **_edge("LLMAnswersWrong", "31m"),
-        labels=_PROBE_L,
+        labels=_PROBE_L | {"fault": "fact_not_recalled"},
         description=(
-            "The last two answers to the default probe of vllm on box:9937 were wrong, though the server answers as fast as ever. The "
-            "status page says which."
+            "The last two answers to the default probe of vllm on box:9937 were wrong, though the server answers as fast as ever: "
+            "fact_not_recalled. The status page says which."
         ),
     ),
     RuleCase(
@@ -841,7 +881,9 @@ def _queries(case: RuleCase) -> Iterator[dict[str, Any]]:
         yield {
             "expr": 'count by (alertname) (ALERTS{alertstate="firing"})',
             "eval_time": time,
-            "exp_samples": [{"labels": f'{{alertname="{name}"}}', "value": 1} for name in sorted(firing)],
+            "exp_samples": [
+                {"labels": f'{{alertname="{name}"}}', "value": firing.count(name)} for name in sorted(set(firing))
+            ],
         }
     for time, pending in case.pending.items():
         yield {

@@ -367,6 +367,8 @@ def _answers(history: SampleHistory, server: SampleServer, probe: Mapping[str, s
     interval = _MODULES["canary"].interval
     ran = history.when // interval - (history.when - history.step) // interval
     garbled = server.name == "vllm-awq" and _GARBLED[0] < history.age < _GARBLED[1]
+    if garbled:
+        history.put("llm_answer_fault_info", 1.0, {**probe, "fault": "fact_not_recalled"})
     for depth in ("short", "deep"):
         wrong = garbled and depth == "deep"
         history.put("llm_answer_correct", float(not wrong), {**probe, "depth": depth})

@@ -266,12 +266,15 @@ def canary(target: str, ago: float, *checks: AnswerCheck, result: Result = "ok",
     if found.result == "ok":
         deep = replace(found.measurements, prompt_tokens=2048, prefill_tokens_per_second=2048 / 3.1)
         found = replace(found, measurements=deep)
-    return replace(found, checks=checks, fingerprint=FingerprintReading(distance))
+    fault = next((each.fault for each in checks if each.fault), None)
+    return replace(found, fault=fault, checks=checks, fingerprint=FingerprintReading(distance))
 
 
 def add_garbled_server(snapshot: Snapshot) -> None:
     """One whose short answers are right and whose long prompts bring nonsense, at the speed of good ones."""
-    repeats = AnswerCheck("deep", "degenerate", 'the answer repeats "/" to its end')
+    repeats = AnswerCheck(
+        "deep", "degenerate", 'the answer repeats one character to its end: "/"', "repeated_character"
+    )
     info = TargetInfo("http://127.0.0.1:8085", "llama_cpp", "b10729", "gemma-4-E2B-it-Q4_0.gguf", "Q4_0")
     state = up("garbled", info.url)
     publish_run(snapshot, steady("garbled", 41.0), info, judged(41.0, "llamacpp-q4", 20, 30), state)

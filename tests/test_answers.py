@@ -1,21 +1,34 @@
 """Through the whole daemon: a server whose answers go wrong at full speed, in metrics, on the page, in the API and in the log."""
 
+import html
 import json
+import logging
+import shutil
+import subprocess
 import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
+from urllib.parse import urlencode
 
 import pytest
+import yaml
 
 from exporter.daemon import Daemon
+from exporter.probe.answer import FAULTS, AnswerFault
 from exporter.settings import Discovery, Docker, HistoryFile, Host, Settings
+from grafana.advice import remedy_of
+from grafana.alerts import ALERTS
 from tests.ports import free_port
-from tests.probe.faults import FAULTS
-from tests.real.daemon import scrape, value
+from tests.probe import faults
+from tests.real.daemon import Samples, scrape, value
 from tests.servers.answering import AnsweringServer
 from tests.waiting import eventually
 
-FAULT = {each.name: each for each in FAULTS}
+RULES: Final = Path(__file__).parents[1] / "deploy" / "prometheus" / "rules"
+FAULT = {each.name: each for each in faults.FAULTS}
+BANGS: Final = faults.Fault("bangs", "made up", 0, frozenset({"text"}), faults.repeating("!"))
 
 
 def settings_of(folder: Path, url: str, **target: Any) -> Settings:
@@ -41,17 +54,17 @@ def read(url: str) -> str:
 @pytest.mark.parametrize(
     ("name", "told"),
     [
-        ("slashes", ("default", "degenerate", "short", "degenerate")),
-        ("other-slots-answer", ("default", "foreign_answer", "short", "foreign")),
-        ("wrong-logits-above-micro-batch", ("canary", "degenerate", "deep", "degenerate")),
-        ("five-of-23-tools", ("canary", "wrong_answer", "deep", "wrong")),
+        ("slashes", ("default", "degenerate", "short", "degenerate", "repeated_character")),
+        ("other-slots-answer", ("default", "foreign_answer", "short", "foreign", "name_of_another_request")),
+        ("wrong-logits-above-micro-batch", ("canary", "degenerate", "deep", "degenerate", "mixed_scripts")),
+        ("five-of-23-tools", ("canary", "wrong_answer", "deep", "wrong", "fact_not_recalled")),
     ],
 )
 def test_a_fault_is_seen_and_ends(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, told: tuple[str, str, str, str]
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, told: tuple[str, str, str, str, AnswerFault]
 ) -> None:
     """Right before, named in every place while it lasts, and right again after it; no answer's text is in metrics or log."""
-    module, result, depth, verdict = told
+    module, result, depth, verdict, fault = told
     with AnsweringServer() as server:
         settings = settings_of(tmp_path, server.url)
         port, url = int(settings.listen.rpartition(":")[2]), f"http://{settings.listen}"
@@ -79,18 +92,124 @@ def test_a_fault_is_seen_and_ends(
             eventually(lambda: seen("llm_probe_success", module=module) == 0, "the failure")
             assert seen("llm_probe_tokens_per_second", module=module, model="answering") is None
             assert seen("llm_probe_ttft_seconds", module=module, model="answering") is None
+            eventually(lambda: seen("llm_answer_fault_info", module=module, fault=fault) == 1, "the fault by its name")
             status = json.loads(read(f"{url}/api/v1/status"))
             assert status["targets"][0]["verdict"] == "wrong"
             assert "1 is wrong" in read(f"{url}/")
             recent = json.loads(read(f"{url}/api/v1/probes?target=t"))["probes"]
-            assert any(each["result"] == result and each["error"] for each in recent)
+            errors = [each["error"] for each in recent if each["result"] == result]
+            assert errors
             server.use(None)
             eventually(lambda: correct(1) and seen("llm_probe_success", module=module) == 1, "right answers again")
+            assert seen("llm_answer_fault_info", module=module) is None
         finally:
             daemon.drain()
     logged = "\n".join(record.getMessage() for record in caplog.records)
-    assert f"by {module}: {result}" in logged
-    assert "repeats" not in logged
+    assert f"by {module}: {result}: {FAULTS[fault]} ({fault})" in logged
+    assert not [each for each in errors if '"' in each and each[each.index('"') :] in logged]
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What a daemon said of a server that answers ``!!!!``."""
+
+    samples: Samples
+    page: str
+    probes: list[dict[str, Any]]
+    log: list[str]
+
+
+@pytest.fixture
+def told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> Told:
+    """All of it, once three probes have ended so."""
+    caplog.set_level(logging.INFO)
+    with AnsweringServer(BANGS) as server:
+        settings = settings_of(tmp_path, server.url, modules=["default"])
+        port, url = int(settings.listen.rpartition(":")[2]), f"http://{settings.listen}"
+        daemon = Daemon(lambda: settings)
+        daemon.start()
+        try:
+            eventually(
+                lambda: (value(scrape(port), "llm_probes_total", target="t", result="degenerate") or 0) >= 3, "3 probes"
+            )
+            recent = json.loads(read(f"{url}/api/v1/probes?target=t"))["probes"]
+            return Told(scrape(port), read(f"{url}/"), recent, list(caplog.messages))
+        finally:
+            daemon.drain()
+
+
+def test_what_is_wrong_is_named_by_metric_page_and_log(told: Told) -> None:
+    """Each names the kind; the page and ``/api`` alone name what repeats: no label and no line of the log holds it."""
+    fault = {"target": "t", "module": "default", "fault": "repeated_character"}
+    assert value(told.samples, "llm_answer_fault_info", **fault) == 1
+    assert not [labels for _, labels in told.samples for _, text in labels if "!" in text]
+    assert 'the answer repeats one character to its end: "!"' in html.unescape(told.page)
+    newest = told.probes[0]
+    assert (newest["answer_fault"], newest["error"][-3:]) == ("repeated_character", '"!"')
+    named = "the answer repeats one character to its end (repeated_character); see the status page"
+    assert f"probe of t by default: degenerate: {named}" in told.log
+    assert not [line for line in told.log if "!" in line]
+
+
+def test_the_alert_names_what_is_wrong(told: Told, tmp_path: Path) -> None:
+    """By the shipped rules, what the daemon exports raises LLMAnswersDegenerate, whose text names the kind and no answer."""
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("promtool is not installed")
+    alert = next(each for each in ALERTS if each.name == "LLMAnswersDegenerate")
+    probe = {"job": "llm-probe-exporter", "instance": "box:9937", "target": "t", "module": "default"}
+    texts = {
+        "summary": alert.summary,
+        "description": (
+            "Answers to the default probe of t on box:9937 are nonsense or belong to another request, however fast they come: "
+            "repeated_character. The status page and /api/v1/probes say what repeats."
+        ),
+        **remedy_of(alert),
+        "runbook_url": "http://box:9937/runbook#llmanswersdegenerate",
+        "dashboard_url": f"http://localhost:3000/d/llm-target?{urlencode({f'var-{key}': each for key, each in probe.items()})}",
+    }
+    labels = {"severity": "critical", "service": "llm-probe", "fault": "repeated_character", **probe}
+    firing = 'ALERTS{alertstate="firing", target="t", severity!="info"}'
+    case = {
+        "rule_files": [str(RULES / "recording.yml"), str(RULES / "alerts.yml")],
+        "evaluation_interval": "1m",
+        "tests": [
+            {
+                "interval": "1m",
+                "input_series": list(series_of(told.samples, rising="degenerate")),
+                "promql_expr_test": [
+                    {
+                        "expr": f"count by (alertname) ({firing})",
+                        "eval_time": "30m",
+                        "exp_samples": [{"labels": '{alertname="LLMAnswersDegenerate"}', "value": 1}],
+                    }
+                ],
+                "alert_rule_test": [
+                    {
+                        "eval_time": "30m",
+                        "alertname": alert.name,
+                        "exp_alerts": [{"exp_labels": labels, "exp_annotations": texts}],
+                    }
+                ],
+            }
+        ],
+    }
+    (tmp_path / "case.yml").write_text(yaml.safe_dump(case))
+    ran = subprocess.run(
+        [promtool, "test", "rules", tmp_path / "case.yml"], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
+def series_of(samples: Samples, *, rising: str) -> Iterator[dict[str, str]]:
+    """Each sample as it would go on for half an hour: times and the count of one result rise, all else stays."""
+    for (name, labels), number in samples.items():
+        if not name.startswith("llm_"):
+            continue
+        own = {**dict(labels), "job": "llm-probe-exporter", "instance": "box:9937"}
+        words = ",".join(f"{key}={json.dumps(each)}" for key, each in sorted(own.items()))
+        rises = name.endswith("_timestamp_seconds") or (name == "llm_probes_total" and own["result"] == rising)
+        yield {"series": f"{name}{{{words}}}", "values": "0+60x30" if rises else f"{number}+0x30"}
 
 
 def test_another_model_behind_the_same_name_is_a_change(tmp_path: Path) -> None:

@@ -425,11 +425,13 @@ def test_each_result_is_logged_with_its_figures(bench: TargetBench, caplog: pyte
 def test_what_an_answer_repeats_is_logged_for_who_asked(
     bench: TargetBench, caplog: pytest.LogCaptureFixture, level: int, *, told: bool
 ) -> None:
-    """The log names what was wrong at the level debug; by default it only says where to look."""
+    """The log names the fault; what repeats it names at the level debug only."""
     caplog.set_level(level, "exporter.targets")
-    run(bench, probe("a", 0, "degenerate", error='the answer repeats "////" to its end'))
-    assert "probe of a by default: degenerate: see the status page" in caplog.messages
-    assert ('probe of a by default: the answer repeats "////" to its end' in caplog.messages) is told
+    error = 'the answer repeats one character to its end: "/"'
+    run(bench, replace(probe("a", 0, "degenerate", error=error), fault="repeated_character"))
+    named = "the answer repeats one character to its end (repeated_character); see the status page"
+    assert f"probe of a by default: degenerate: {named}" in caplog.messages
+    assert (f"probe of a by default: {error}" in caplog.messages) is told
 
 
 def test_what_will_be_probed_is_logged(bench: TargetBench, caplog: pytest.LogCaptureFixture) -> None:

@@ -15,7 +15,38 @@ from itertools import pairwise
 from typing import Final, Literal
 
 AnswerVerdict = Literal["right", "wrong", "degenerate", "foreign", "undecided"]
-NonsenseKind = Literal["repeated", "reserved", "replaced", "blank", "mixed", "digits"]
+AnswerFault = Literal[
+    "repeated_character",
+    "repeated_word",
+    "repeated_line",
+    "repeated_phrase",
+    "reserved_tokens",
+    "broken_characters",
+    "white_space",
+    "mixed_scripts",
+    "endless_digits",
+    "name_of_another_request",
+    "fact_of_another_request",
+    "fact_not_recalled",
+    "pattern_not_matched",
+]
+"""What is wrong with an answer, as a name that holds no text of it: for labels and logs."""
+FAULTS: Final[dict[AnswerFault, str]] = {
+    "repeated_character": "the answer repeats one character to its end",
+    "repeated_word": "the answer repeats one word to its end",
+    "repeated_line": "the answer repeats the same lines to its end",
+    "repeated_phrase": "the answer repeats a phrase to its end",
+    "reserved_tokens": "the answer is made of reserved tokens",
+    "broken_characters": "the answer is made of broken characters",
+    "white_space": "the answer is white space",
+    "mixed_scripts": "the answer mixes scripts within words",
+    "endless_digits": "the answer is digits without end",
+    "name_of_another_request": "the answer holds a name from another request of this exporter: requests are mixed up",
+    "fact_of_another_request": "the answer is that to another request of this exporter: requests are mixed up",
+    "fact_not_recalled": "the model does not recall the start of a long prompt, though it does of a short one",
+    "pattern_not_matched": "the answer does not match the pattern that its module expects",
+}
+"""Each in a clause that holds no text of the answer either."""
 
 NAME_LIMIT: Final = 40
 FORCED_CHARACTERS: Final = 256
@@ -98,33 +129,25 @@ _SCRIPTS: Final = _SPACELESS.union(
 
 @dataclass(frozen=True, slots=True)
 class Nonsense:
-    """What is wrong with a text: its kind, and what repeats or stands there, at most 40 printable characters."""
+    """What is wrong with a text, and what repeats or stands there, at most 40 printable characters."""
 
-    kind: NonsenseKind
+    fault: AnswerFault
     what: str
 
     @property
     def message(self) -> str:
-        """A clause for logs and results."""
-        return _MESSAGES[self.kind].format(what=self.what)
-
-
-_MESSAGES: Final[dict[NonsenseKind, str]] = {
-    "repeated": 'the answer repeats "{what}" to its end',
-    "reserved": 'the answer is made of reserved tokens such as "{what}"',
-    "replaced": 'the answer is made of broken characters such as "{what}"',
-    "blank": "the answer is white space",
-    "mixed": 'the answer mixes scripts within words: "{what}"',
-    "digits": "the answer is digits without end: {what}",
-}
+        """A clause for results and the page."""
+        clause = FAULTS[self.fault]
+        return clause if self.fault == "white_space" else f'{clause}: "{self.what}"'
 
 
 @dataclass(frozen=True, slots=True)
 class AnswerJudgement:
-    """A verdict on an answer, and its reason in a clause."""
+    """A verdict on an answer, its reason in a clause, and what is wrong where something is."""
 
     verdict: AnswerVerdict
     reason: str = ""
+    fault: AnswerFault | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,9 +214,9 @@ def _before_end(text: str) -> str:
 
 def _blank(text: str, *, forced: bool) -> Nonsense | None:
     if text.isspace():
-        return Nonsense("blank", printable(text)) if len(text) >= _BLANK_CHARACTERS else None
+        return Nonsense("white_space", printable(text)) if len(text) >= _BLANK_CHARACTERS else None
     gaps = () if forced else _GAP.findall(text)
-    return Nonsense("blank", "\\n") if any(each.count("\n") >= _BLANK_LINES for each in gaps) else None
+    return Nonsense("white_space", "\\n") if any(each.count("\n") >= _BLANK_LINES for each in gaps) else None
 
 
 def _reserved(text: str, *, forced: bool) -> Nonsense | None:
@@ -204,11 +227,11 @@ def _reserved(text: str, *, forced: bool) -> Nonsense | None:
     if row := _RESERVED_END.search(end):
         before = end[: row.start()].rstrip()
         if not (forced and before and _ends(before[-1])) and not _is_list(found, end):
-            return Nonsense("reserved", printable(_RESERVED.findall(row[0])[0]))
+            return Nonsense("reserved_tokens", printable(_RESERVED.findall(row[0])[0]))
     rest = "".join(_RESERVED.sub("", end).split())
     if len(rest) > _RESERVED_REST * len(end) or _is_list(found, end):
         return None
-    return Nonsense("reserved", printable(found[0]))
+    return Nonsense("reserved_tokens", printable(found[0]))
 
 
 def _is_list(found: list[str], text: str) -> bool:
@@ -220,7 +243,7 @@ def _replaced(text: str) -> Nonsense | None:
     found = _UNREADABLE.findall(text)
     if len(found) < _REPLACED_CHARACTERS or len(found) < _REPLACED_SHARE * len("".join(text.split())):
         return None
-    return Nonsense("replaced", printable(found[0]))
+    return Nonsense("broken_characters", printable(found[0]))
 
 
 def _digits(text: str) -> Nonsense | None:
@@ -229,7 +252,7 @@ def _digits(text: str) -> Nonsense | None:
     if _DECIMAL.search(body[: len(body) - digits]):
         return None  # of pi, any number of digits may have been asked for
     least = _DIGITS_ALONE if digits == len(body) else _DIGITS_AT_END
-    return Nonsense("digits", printable(body[-digits:])) if digits >= least else None
+    return Nonsense("endless_digits", printable(body[-digits:])) if digits >= least else None
 
 
 def _repeated(text: str, *, forced: bool, tokens: int | None) -> Nonsense | None:
@@ -240,7 +263,7 @@ def _repeated(text: str, *, forced: bool, tokens: int | None) -> Nonsense | None
     since = opening.end() if opening else 0
     marks = set(body[since:]) - _SPACES
     if len(marks) == 1 and not _is_drawn(mark := marks.pop()) and body.count(mark) >= _ONE_CHARACTER:
-        return Nonsense("repeated", printable(mark))
+        return Nonsense("repeated_character", printable(mark))
     for period in range(1, min(_LONGEST_PERIOD, len(body)) + 1):
         at = len(body) - period
         while at > since and body[at - 1] == body[at - 1 + period]:
@@ -252,8 +275,19 @@ def _repeated(text: str, *, forced: bool, tokens: int | None) -> Nonsense | None
         begins_line = not before.rstrip(" \t") or before.rstrip(" \t").endswith("\n")
         run = _Run(before.rstrip(), unit, len(body) - at, begins_line)
         if _is_endless(run, tokens) and not (forced and _may_have_ended(run)):
-            return Nonsense("repeated", printable(_from_its_beginning(run)))
+            return Nonsense(_fault_of(run), printable(_from_its_beginning(run)))
     return None
+
+
+def _fault_of(run: _Run) -> AnswerFault:
+    """What is repeated: reserved tokens, one character, lines, one word (signs without white space too), or more than that."""
+    if not _RESERVED.sub("", _CUT_TOKEN.sub("", 3 * run.unit)).strip():
+        return "reserved_tokens"
+    if _is_one_character("".join(run.unit.split())):
+        return "repeated_character"
+    if "\n" in run.unit:
+        return "repeated_line"
+    return "repeated_word" if _spaces_in(run.unit) <= 1 else "repeated_phrase"
 
 
 def _is_drawn(mark: str) -> bool:
@@ -271,7 +305,7 @@ def _is_endless(run: _Run, tokens: int | None) -> bool:
 def _limits_of(run: _Run) -> tuple[float, int]:
     """From how many repeats, and from how many characters on, it is nonsense."""
     words = re.findall(r"[^\W\d_]+", run.unit)
-    spaces = len(re.findall(r"\S\s", run.unit + run.unit[0]))
+    spaces = _spaces_in(run.unit)
     data = any(map(str.isdigit, run.unit)) or bool(_DATA_MARKS.intersection(run.unit))
     if _holds_reserved(run):
         return 5 if run.whole else 16, 0
@@ -285,6 +319,11 @@ def _limits_of(run: _Run) -> tuple[float, int]:
     if run.early and spaces <= 2 and "\n" not in run.unit:
         return 20, 60
     return 40 if spaces <= 1 else math.inf, 0
+
+
+def _spaces_in(unit: str) -> int:
+    """How often white space follows something while the unit is repeated."""
+    return len(re.findall(r"\S\s", unit + unit[0]))
 
 
 def _is_one_character(unit: str) -> bool:
@@ -349,7 +388,7 @@ def _mixed(text: str) -> Nonsense | None:
     if len(pairs) < _MIXED_PAIRS or sum(not _SPACELESS & pair for pair in pairs) < _MIXED_SPACED:
         return None
     at = min(pairs.values())
-    return Nonsense("mixed", printable(end[max(0, at - 8) : at + 12]))
+    return Nonsense("mixed_scripts", printable(end[max(0, at - 8) : at + 12]))
 
 
 def _script(character: str) -> str:

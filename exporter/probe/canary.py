@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final, Literal
 
-from exporter.probe.answer import AnswerJudgement, judge_text, printable
+from exporter.probe.answer import FAULTS, AnswerFault, AnswerJudgement, AnswerVerdict, judge_text, printable
 from exporter.probe.marker import Markers, foreign_markers, is_known, marker_of
 from exporter.probe.prompt import estimate
 
@@ -126,7 +126,8 @@ def judge_expected(pattern: re.Pattern[str], answer: Answer, known: Markers) -> 
         return AnswerJudgement("undecided", "the budget ended within the thinking")
     if pattern.search(said[:_JUDGED_CHARACTERS]):
         return AnswerJudgement("right")
-    return AnswerJudgement("wrong", f"the answer does not match the pattern {printable(pattern.pattern)!r}")
+    why = f"the answer does not match the pattern {printable(pattern.pattern)!r}"
+    return AnswerJudgement("wrong", why, "pattern_not_matched")
 
 
 def after_thinking(answer: Answer) -> str | None:
@@ -142,16 +143,20 @@ def after_thinking(answer: Answer) -> str | None:
 def _judge_nonsense(question: Question | None, answer: Answer, known: Markers) -> AnswerJudgement | None:
     ended = answer.finish_reason == "stop"
     if nonsense := judge_text([answer.reasoning]) or judge_text([answer.text], ended=ended):
-        return AnswerJudgement("degenerate", nonsense.message)
+        return AnswerJudgement("degenerate", nonsense.message, nonsense.fault)
     own = (question.marker,) if question else ()
     if foreign_markers(answer.reasoning + "\n" + answer.text, known, own):
-        return AnswerJudgement("foreign", "the answer holds a name from another request of this exporter")
+        return _judgement("foreign", "name_of_another_request")
     said = after_thinking(answer)
     if question and said and not _has(said, question.fact):
         others = (fact for fact in _facts_in(said) if fact != question.fact)
         if any(is_known(known, " ".join(fact)) for fact in others):
-            return AnswerJudgement("foreign", "the answer is that to another request of this exporter")
+            return _judgement("foreign", "fact_of_another_request")
     return None
+
+
+def _judgement(verdict: AnswerVerdict, fault: AnswerFault) -> AnswerJudgement:
+    return AnswerJudgement(verdict, FAULTS[fault], fault)
 
 
 def _judge_recall(question: Question, answer: Answer, *, or_else: Literal["wrong", "undecided"]) -> AnswerJudgement:
@@ -161,9 +166,7 @@ def _judge_recall(question: Question, answer: Answer, *, or_else: Literal["wrong
     if _has(said, question.fact):
         return AnswerJudgement("right")
     if or_else == "wrong":
-        return AnswerJudgement(
-            "wrong", "the model does not recall the start of a long prompt, though it does of a short one"
-        )
+        return _judgement("wrong", "fact_not_recalled")
     return AnswerJudgement("undecided", "the model does not answer the question of the canary")
 
 

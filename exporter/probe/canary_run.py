@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from exporter.probe import client
-from exporter.probe.answer import AnswerVerdict
+from exporter.probe.answer import AnswerFault, AnswerVerdict
 from exporter.probe.canary import LEAST_DEPTH, Question, compose_canary, judge_deep, judge_short
 from exporter.probe.checks import Said, judge_answers
 from exporter.probe.dialects.dialect import ChatRequest, json_of
@@ -67,7 +67,7 @@ class CanaryRun(Run):
         failed = result.result in _VERDICTS and not any(_RESULTS.get(each.verdict) for each in self._checks)
         if failed:  # a stream broke off in nonsense
             depth: Depth = "deep" if any(each.depth == "short" for each in self._checks) else "short"
-            self._checks = (*self._checks, AnswerCheck(depth, _VERDICTS[result.result], result.error))
+            self._checks = (*self._checks, AnswerCheck(depth, _VERDICTS[result.result], result.error, result.fault))
         return replace(
             result,
             checks=self._checks if failed or outcome.failure is None else (),
@@ -101,7 +101,7 @@ class CanaryRun(Run):
         if not isinstance(said, Said):
             return said
         judged = judge_short(canary.short, said.answer, prober.server.markers)
-        self._note("short", judged.verdict, judged.reason)
+        self._note("short", judged.verdict, judged.reason, judged.fault)
         if _RESULTS.get(judged.verdict) or depth is None:
             return None
         return self._no_longer_idle() or self._ask_deep(canary.deep, said if judged.verdict == "right" else None)
@@ -122,9 +122,9 @@ class CanaryRun(Run):
         self._deep = self._asked[-1]
         if short is not None:
             judged = judge_deep(question, said.answer, short.answer, prober.server.markers)
-            self._note("deep", judged.verdict, judged.reason)
+            self._note("deep", judged.verdict, judged.reason, judged.fault)
         elif found := judge_answers(None, [said], prober.server.markers):
-            self._note("deep", _VERDICTS[found.result], found.message)
+            self._note("deep", _VERDICTS[found.result], found.message, found.fault)
         else:
             self._note("deep", "undecided", "the short answer was undecided")
         return None
@@ -185,8 +185,8 @@ class CanaryRun(Run):
             return None
         return round(depth / prober.prompt_factor)
 
-    def _note(self, depth: Depth, verdict: AnswerVerdict, reason: str) -> None:
-        self._checks = (*self._checks, AnswerCheck(depth, verdict, reason))
+    def _note(self, depth: Depth, verdict: AnswerVerdict, reason: str, fault: AnswerFault | None = None) -> None:
+        self._checks = (*self._checks, AnswerCheck(depth, verdict, reason, fault))
         self._said = ()
         self._say(f"the {depth} answer is {verdict}{f': {reason}' if reason else ''}")
 
@@ -216,7 +216,7 @@ class CanaryRun(Run):
             return super()._judged(failure)
         for check in self._checks:
             if result := _RESULTS.get(check.verdict):
-                return ProbeFailure(result, f"{check.reason} (asked {check.depth})")
+                return ProbeFailure(result, f"{check.reason} (asked {check.depth})", fault=check.fault)
         return None
 
     # The fingerprint ---------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from exporter.probe.answer import judge_text
+from exporter.probe.answer import FAULTS, AnswerFault, judge_text
 from exporter.probe.canary import Answer, judge_expected
 from exporter.probe.client import Progress, Request
 from exporter.probe.failure import ProbeFailure
@@ -20,7 +20,6 @@ from exporter.probe.timeline import TextKind, Timeline
 BROKEN_OFF: Final[frozenset[Result]] = frozenset({"truncated", "server_error", "timeout_stalled", "timeout_total"})
 """Failures after some text. Some servers end a stream that repeats itself: then the text is the cause, the end is not."""
 FORCED: Final = b'"ignore_eos": true'
-FOREIGN: Final = "the answer holds a name from another request of this exporter: requests are mixed up"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +76,7 @@ def nonsense_of(said: Iterable[Said]) -> ProbeFailure | None:
     for each in said:
         ended = each.finish_reason == "stop" and not each.forced
         if found := judge_text((text for _, text in each.text), forced=each.forced, tokens=each.tokens, ended=ended):
-            return ProbeFailure("degenerate", found.message)
+            return ProbeFailure("degenerate", found.message, fault=found.fault)
     return None
 
 
@@ -85,7 +84,8 @@ def foreign_of(said: Iterable[Said], known: Markers) -> ProbeFailure | None:
     """The failure where one of the answers holds the marker of another request."""
     for each in said:
         if foreign_markers(f"{each.answer.reasoning}\n{each.answer.text}", known, each.own):
-            return ProbeFailure("foreign_answer", FOREIGN)
+            fault: AnswerFault = "name_of_another_request"
+            return ProbeFailure("foreign_answer", FAULTS[fault], fault=fault)
     return None
 
 
@@ -95,5 +95,5 @@ def _unexpected(said: Iterable[Said], expect: str | None) -> ProbeFailure | None
     for each in said:
         # Without markers: that no other request's are in the answer is known by now.
         if (found := judge_expected(re.compile(expect), each.answer, Markers())).verdict == "wrong":
-            return ProbeFailure("wrong_answer", found.reason)
+            return ProbeFailure("wrong_answer", found.reason, fault=found.fault)
     return None

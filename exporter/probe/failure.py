@@ -17,6 +17,7 @@ from typing import Any, Final
 import httpcore
 import httpx
 
+from exporter.probe.answer import AnswerFault
 from exporter.probe.result import Result
 from exporter.probe.stream import TooLarge
 from exporter.probe.timeline import Timeline
@@ -47,7 +48,8 @@ _CONTEXT: Final = re.compile(
 class ProbeFailure(Exception):  # noqa: N818 - a result of measuring, not a fault of the program
     """A probe that did not succeed: ``result`` for the counters, ``message`` for people, and what had been seen by then.
 
-    ``status`` and ``body`` (its first 4 KiB) are those of the HTTP answer, if there was one.
+    ``status`` and ``body`` (its first 4 KiB) are those of the HTTP answer, if there was one; ``fault`` is what is wrong with the
+    model's answer, where that is the failure.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class ProbeFailure(Exception):  # noqa: N818 - a result of measuring, not a faul
         body: bytes = b"",
         timeline: Timeline | None = None,
         retry_after_seconds: float | None = None,
+        fault: AnswerFault | None = None,
     ) -> None:
         super().__init__(message)
         self.result: Result = result
@@ -67,6 +70,7 @@ class ProbeFailure(Exception):  # noqa: N818 - a result of measuring, not a faul
         self.body = body[:_BODY_LIMIT]
         self.timeline = timeline
         self.retry_after_seconds = retry_after_seconds
+        self.fault: AnswerFault | None = fault
 
     def settled(self) -> "ProbeFailure":
         """To be kept as what happened, now that nobody will catch it any more: without the frames that it came through.

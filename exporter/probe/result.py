@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Final, Literal, get_args
 
-from exporter.probe.answer import AnswerVerdict
+from exporter.probe.answer import AnswerFault, AnswerVerdict
 from exporter.probe.timeline import Timeline
 
 Result = Literal[
@@ -136,11 +136,12 @@ CHECKS: Final[tuple[tuple[Depth, AnswerVerdict], ...]] = tuple(product(get_args(
 
 @dataclass(frozen=True, slots=True)
 class AnswerCheck:
-    """The verdict on one answer of a canary, and its reason in a clause."""
+    """The verdict on one answer of a canary, its reason in a clause, and what is wrong where something is."""
 
     depth: Depth
     verdict: AnswerVerdict
     reason: str = ""
+    fault: AnswerFault | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +182,8 @@ class ProbeResult:
     prompt_tokens_spent: int = 0
     output_tokens_spent: int = 0
     busy_seconds: float = 0.0
+    fault: AnswerFault | None = None
+    """What is wrong with its answer, where that is why it failed."""
     checks: tuple[AnswerCheck, ...] = ()
     """The verdicts of a canary, by depth."""
     fingerprint: FingerprintReading | None = None

@@ -144,6 +144,7 @@ class Run:
         return self._result(
             result,
             failure.message if failure else "",
+            fault=failure.fault if failure else None,
             measurements=measured,
             cold_start=cold,
             queued=queued,

@@ -520,6 +520,7 @@ def _figures_json(ran: ProbeResult | None, figures: Measurements) -> dict[str, A
     return {
         "result": ran.result if ran else None,
         "error": ran.error if ran else "",
+        "answer_fault": ran.fault if ran else None,
         "model": ran.model if ran else None,
         "tokens_per_second": finite(figures.tokens_per_second),
         "end_to_end_tokens_per_second": finite(figures.end_to_end_tokens_per_second),

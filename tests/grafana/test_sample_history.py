@@ -11,6 +11,7 @@ from exporter.collectors import Collectors
 from exporter.containers.facts import RocmSource
 from exporter.host.throttling import REASONS
 from exporter.metrics import FAMILIES
+from exporter.probe.answer import FAULTS
 from exporter.probe.dialects import ollama, text_generation_webui, transformers
 from exporter.probe.result import RESULTS
 from exporter.targets import TARGET_STATES
@@ -63,6 +64,7 @@ VALUES: Final[dict[tuple[str, str], set[str]]] = {
     ("llm_probe_consumed_tokens_total", "kind"): {"prompt", "output"},
     ("llm_answer_checks_total", "verdict"): {"right", "wrong", "degenerate", "foreign", "undecided"},
     ("llm_answer_checks_total", "depth"): {"short", "deep"},
+    ("llm_answer_fault_info", "fault"): set[str](FAULTS),
     ("amdgpu_throttled", "reason"): set[str](REASONS),
     ("amdgpu_clock_hertz", "domain"): {"sclk", "mclk", "fclk"},
     ("amdgpu_memory_used_bytes", "kind"): {"vram", "gtt"},

@@ -101,46 +101,49 @@ def test_a_fault_that_begins_with_the_length_of_the_prompt_is_not_found_before(f
 @pytest.mark.parametrize("unit", ["!", "/", "G", "?"])
 def test_the_shortest_probe_finds_one_character(unit: str) -> None:
     """Sixteen tokens of one character are enough where the server counted them: a probe of prefill asks for no more."""
-    assert judge_text([unit] * 16, forced=True, tokens=16) == Nonsense("repeated", unit)
+    assert judge_text([unit] * 16, forced=True, tokens=16) == Nonsense("repeated_character", unit)
 
 
 @pytest.mark.parametrize("times", [16, 64])
 def test_the_shortest_probe_finds_one_word_and_reserved_tokens(times: int) -> None:
     """The same of one word, and of ``<unused49>``."""
-    assert judge_text([" the"] * times, forced=True) == Nonsense("repeated", "the")
-    assert judge_text(["<unused49>"] * times, forced=True) == Nonsense("reserved", "<unused49>")
+    assert judge_text([" the"] * times, forced=True) == Nonsense("repeated_word", "the")
+    assert judge_text(["<unused49>"] * times, forced=True) == Nonsense("reserved_tokens", "<unused49>")
 
 
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("!" * 64, Nonsense("repeated", "!")),
-        ("Once upon a time there was GGGG" + "G" * 60, Nonsense("repeated", "G")),
-        ("nette" * 40, Nonsense("repeated", "nette")),
-        ("The story goes on, and let let let" + " let" * 70, Nonsense("repeated", "let")),
-        (" the cat" * 20, Nonsense("repeated", "the cat")),
-        ("!!!!!!!!\n!!!!! !!!!!!!\n" * 3, Nonsense("repeated", "!")),
-        ("GGGG GGG\nGGGGGG " * 5, Nonsense("repeated", "G")),
-        ("/" * 64 + "\n<|im_end|>", Nonsense("repeated", "/")),
-        ("<think>\n" + "????" * 20, Nonsense("repeated", "?")),
+        ("!" * 64, Nonsense("repeated_character", "!")),
+        ("Once upon a time there was GGGG" + "G" * 60, Nonsense("repeated_character", "G")),
+        ("nette" * 40, Nonsense("repeated_word", "nette")),
+        ("The story goes on, and let let let" + " let" * 70, Nonsense("repeated_word", "let")),
+        (" the cat" * 20, Nonsense("repeated_phrase", "the cat")),
+        ("()" * 40, Nonsense("repeated_word", "()")),
+        ("value\n" * 40, Nonsense("repeated_line", "value")),
+        ("<unused49>" * 5, Nonsense("reserved_tokens", "<unused49>")),
+        ("!!!!!!!!\n!!!!! !!!!!!!\n" * 3, Nonsense("repeated_character", "!")),
+        ("GGGG GGG\nGGGGGG " * 5, Nonsense("repeated_character", "G")),
+        ("/" * 64 + "\n<|im_end|>", Nonsense("repeated_character", "/")),
+        ("<think>\n" + "????" * 20, Nonsense("repeated_character", "?")),
         (
             "<|reserved_special_token_7|><|reserved_special_token_9|>" * 9,
-            Nonsense("reserved", "<|reserved_special_token_7|>"),
+            Nonsense("reserved_tokens", "<|reserved_special_token_7|>"),
         ),
-        ("[control_17]" * 8, Nonsense("reserved", "[control_17]")),
-        ("<0x00><0xFF>" * 10, Nonsense("reserved", "<0x00>")),
-        ("word\ufffd\ufffd\ufffd" * 5, Nonsense("replaced", "\ufffd")),
-        ("\x00" * 40, Nonsense("replaced", "\\x00")),
-        ("\n" * 16, Nonsense("blank", "\\n\\n\\n\\n")),
-        ("It is" + "\n" * 80 + "so", Nonsense("blank", "\\n")),
-        ("\u200b" * 60, Nonsense("repeated", "\\u200b")),
-        ("3141592653" * 6, Nonsense("digits", "3141592653314159265331415926533141592653")),
+        ("[control_17]" * 8, Nonsense("reserved_tokens", "[control_17]")),
+        ("<0x00><0xFF>" * 10, Nonsense("reserved_tokens", "<0x00>")),
+        ("word\ufffd\ufffd\ufffd" * 5, Nonsense("broken_characters", "\ufffd")),
+        ("\x00" * 40, Nonsense("broken_characters", "\\x00")),
+        ("\n" * 16, Nonsense("white_space", "\\n\\n\\n\\n")),
+        ("It is" + "\n" * 80 + "so", Nonsense("white_space", "\\n")),
+        ("\u200b" * 60, Nonsense("repeated_character", "\\u200b")),
+        ("3141592653" * 6, Nonsense("endless_digits", "3141592653314159265331415926533141592653")),
     ],
 )
 def test_nonsense_is_named_by_what_it_is_made_of(text: str, expected: Nonsense) -> None:
     """Each kind, with the thing itself, begun at a word and without control characters."""
     assert judge_text([text]) == expected
-    assert expected.what in expected.message or expected.kind == "blank"
+    assert expected.what in expected.message or expected.fault == "white_space"
 
 
 @pytest.mark.parametrize(
@@ -214,7 +217,7 @@ def test_which_recorded_answers_are_judged() -> None:
 def test_a_loop_that_was_asked_for_is_found_all_the_same() -> None:
     """The verdict is on the text: one token for ever is nonsense, also where a prompt began it."""
     (each,) = [each for each in lines_of("completions") if each["prompt"] == LOOP]
-    assert judge_text(each["chunks"], tokens=each["tokens"]) == Nonsense("repeated", "ha")
+    assert judge_text(each["chunks"], tokens=each["tokens"]) == Nonsense("repeated_word", "ha")
 
 
 def test_a_model_without_a_template_of_chat_is_told_by_what_it_says() -> None:
@@ -224,7 +227,7 @@ def test_a_model_without_a_template_of_chat_is_told_by_what_it_says() -> None:
         said = "".join(each["chunks"])
         bare = not re.sub(r"<\|im_(?:start|end)\|>|\s|<[|a-z_]*\Z", "", said)
         found = judge_text([said], forced=each.get("ignore_eos", False), tokens=each["tokens"])
-        assert found == (Nonsense("reserved", "<|im_end|>") if bare else None), said
+        assert found == (Nonsense("reserved_tokens", "<|im_end|>") if bare else None), said
         verdicts.add(bare)
     assert verdicts == {True, False}
 
@@ -256,7 +259,7 @@ def test_nonsense_of_any_shape_is_found(name: str, *, forced: bool) -> None:
 def test_a_number_alone_is_an_answer_where_the_model_ended_by_itself(number: str) -> None:
     """Digits without end are nonsense; those of a model that ended are what it was asked for."""
     assert judge_text([number], ended=True) is None
-    assert judge_text([number]) == Nonsense("digits", number[:NAME_LIMIT])
+    assert judge_text([number]) == Nonsense("endless_digits", number[:NAME_LIMIT])
 
 
 @pytest.mark.parametrize("more", ["\n", "!", ".", " The end.", "\n\nUser: Thanks!\nAssistant: You're welcome!", " Yes"])
@@ -271,7 +274,7 @@ def test_what_comes_after_a_models_own_end_is_not_judged(more: str, end: str) ->
 
 def test_an_answer_that_ends_at_once_is_judged_whole() -> None:
     """End tokens alone are no answer that has ended: nothing was said before."""
-    assert judge_text(["<|endoftext|>"] * 64, forced=True) == Nonsense("reserved", "<|endoftext|>")
+    assert judge_text(["<|endoftext|>"] * 64, forced=True) == Nonsense("reserved_tokens", "<|endoftext|>")
 
 
 @settings(deadline=None, max_examples=300)

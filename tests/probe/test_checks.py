@@ -60,7 +60,8 @@ def test_what_repeats_is_named_and_no_more_of_the_answer_is_kept() -> None:
     routes = {"/v1/models": models(), "/v1/chat/completions": chat(tokens=64, word="secretword ")}
     with ExactServer(routes) as server:
         result = probe(prober(server.url))
-    assert (result.result, result.error) == ("degenerate", 'the answer repeats "secretword" to its end')
+    assert (result.result, result.error) == ("degenerate", 'the answer repeats one word to its end: "secretword"')
+    assert result.fault == "repeated_word"
     assert repr(result).count("secretword") == 2  # the error, and the log's last line
     assert any("degenerate" in line for line in result.log)
 

@@ -220,21 +220,21 @@ host: {{sysfs: {folder}, rocm: {folder}}}
 @pytest.mark.parametrize(
     ("fault", "named"),
     [
-        ("slashes", ("default", "degenerate")),
-        ("one-token-30-times", ("default", "degenerate")),
-        ("other-slots-answer", ("default", "foreign_answer")),
-        ("wrong-logits-above-micro-batch", ("canary", "degenerate")),
-        ("fast-and-wrong-kernel", ("canary", "wrong_answer")),
+        ("slashes", ("default", "degenerate", "repeated_character")),
+        ("one-token-30-times", ("default", "degenerate", "repeated_word")),
+        ("other-slots-answer", ("default", "foreign_answer", "name_of_another_request")),
+        ("wrong-logits-above-micro-batch", ("canary", "degenerate", "mixed_scripts")),
+        ("fast-and-wrong-kernel", ("canary", "wrong_answer", "fact_not_recalled")),
     ],
 )
 def test_a_proxy_that_spoils_the_answers_is_named(
-    binary: Path, models: Path, tmp_path: Path, fault: str, named: tuple[str, str]
+    binary: Path, models: Path, tmp_path: Path, fault: str, named: tuple[str, str, str]
 ) -> None:
     """Repeats, swaps, garbles or spoils long prompts only: named by the first probe that began since, and over after it.
 
     A probe is at most one interval away: a minute of the module default, ten of the canary.
     """
-    upstream, (module, result) = free_port(), named
+    upstream, (module, result, kind) = free_port(), named
     with (
         running_llama(binary, make(models, "tiny", *MODELS["tiny"]), upstream, *ROOM),
         AnsweringProxy(upstream) as proxy,
@@ -254,6 +254,7 @@ def test_a_proxy_that_spoils_the_answers_is_named(
         eventually(lambda: seen("llm_probes_total", module=module, result=result), result, seconds=30)
         eventually(lambda: seen("llm_probe_success", module=module) == 0, "the failure")
         assert seen("llm_probe_tokens_per_second", module=module) is None
+        eventually(lambda: seen("llm_answer_fault_info", module=module, fault=kind) == 1, "the fault by its name")
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/v1/probes?target=llama", timeout=10) as answer:
             probes = [each for each in json.load(answer)["probes"] if each["module"] == module]
         since = [each["result"] for each in probes if each["timestamp_seconds"] > changed]

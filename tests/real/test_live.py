@@ -66,6 +66,7 @@ NOT_HERE = (
     "llm_last_change",
     "llm_unexplained_change",
     "llm_slowdown",
+    "llm_answer_fault_info{",
     "llm_server_user_ttft",
     'severity="critical"',
     'severity="info"',

@@ -80,7 +80,7 @@ def test_the_headline_says_what_is_wrong(page: Page) -> None:
         "16.2",
         "Long prompt: prefill 661 tokens/s, decode 11.9 tokens/s",
         "short right deep degenerate",
-        'the answer repeats "/" to its end',
+        'the answer repeats one character to its end: "/"',
         "290 ms",
         "expected 12–20",
         "ceiling 19.4, 84 % reached",
