@@ -212,7 +212,7 @@ def _by_fault(results: str, faults: str) -> str:
 
 
 def _named_faults(*names: AnswerFault) -> str:
-    return ", ".join(f"`{name}` ({FAULTS[name]})" for name in names)
+    return ", ".join(f"`{name}`" for name in names)
 
 
 # Known causes of nonsense in answers: the part at fault, what made the fault go away, and where that is reported.
@@ -681,7 +681,7 @@ ALERTS: Final = (
         hold="5m",
         keep="2m",
         board="llm-target",
-        panel="AnswerVerdict over time",
+        panel="Verdict over time",
         variables=_TARGET_LABELS,
         means=(
             "The health check has failed for five minutes. The alert is silent while the server says that it loads a model, and while its "
@@ -741,7 +741,7 @@ ALERTS: Final = (
         hold="30m",
         keep="0s",
         board="llm-target",
-        panel="AnswerVerdict over time",
+        panel="Verdict over time",
         variables=_TARGET_LABELS,
         means="LLMTargetDown and LLMProbeFailing are silent while a server loads its model. This alert reports a load that does not end.",
         look=(
