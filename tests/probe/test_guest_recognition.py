@@ -24,6 +24,7 @@ from tests.servers.text_generation_webui import SimulatedTextGenerationWebui
 from tests.servers.transformers_serve import SimulatedTransformersServe
 from tests.servers.user import User
 from tests.servers.vllm import SimulatedVllm
+from tests.simulated.plain import read
 
 # Paid calls -----------------------------------------------------------------------------------------------------------
 
@@ -99,9 +100,21 @@ def test_a_single_listed_model_is_probed(kind: ListKind) -> None:
 
 
 def test_a_named_model_of_many_is_probed() -> None:
-    """mlx_lm can't say what is in memory; the name is the user's decision."""
+    """mlx_lm can't say what is in memory; the name is the user's decision, and the notice says what it may cost."""
     with SimulatedLocalAI("mlx_lm", loaded=("qwen3-14b",)) as server:
-        assert probe(prober(server, model="qwen3-14b")).result == "ok"
+        one = prober(server, model="qwen3-14b")
+        assert probe(one).result == "ok"
+        assert "a probe may load the one that the target names" in check(one).notice
+    with SimulatedLocalAI("mlx_lm", models=("only",), loaded=("only",)) as server:
+        assert "may load" not in check(prober(server, model="only")).notice
+
+
+def test_a_named_model_of_a_cloud_has_a_notice() -> None:
+    """The user named it, so it is probed; the notice says that this may cost money."""
+    with SimulatedLemonade(loaded=("Qwen3-8B-GGUF",)) as server:
+        cloud = next(each["id"] for each in read(server, "/v1/models")["data"] if each.get("recipe") == "cloud")
+        assert "runs in a cloud, so a probe may cost money" in check(prober(server, model=cloud)).notice
+        assert "cloud" not in check(prober(server)).notice
 
 
 @pytest.mark.parametrize("kind", ["localai", "docker"])

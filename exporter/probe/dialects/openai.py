@@ -44,6 +44,8 @@ UNORDERED: Final = (
     "several models are in memory, and it doesn't say which was used last: a probe could change which is evicted first, so none is"
     " probed on schedule, unless its module says `when_idle: probe`"
 )
+LOADS: Final = "it doesn't say which models are in memory, so a probe may load the one that the target names"
+PAID: Final = "the model that the target names runs in a cloud, so a probe may cost money"
 V1_ONLY: Final = "only /v1 of this server can be reached, as through a proxy that passes nothing else: it can't tell whether it is busy"
 GATEWAY: Final = "LiteLLM passes requests on to other servers: only a model that the target names is probed"
 # The date of creation that LiteLLM gives to every model in its list.
@@ -141,18 +143,26 @@ def status_by_models(backend: str, query: StatusQuery) -> ServerStatus:
         crowded=told.crowded,
         unloads=memory is not None,
         unable="" if _generates(entry) else f"{short_name(model)} is an embedding model",
-        notice=_notice_of(entry, told),
+        notice=_notice_of(
+            entry,
+            told,
+            loads=wanted is not None and memory is None and served != [wanted],
+            paid=model in remote,
+        ),
     )
 
 
-def _notice_of(entry: Mapping[str, Any], told: ModelResidency) -> str:
+def _notice_of(entry: Mapping[str, Any], told: ModelResidency, *, loads: bool, paid: bool) -> str:
+    """What a person should know of probes: what the server can't tell, and what a probe of a named model may cost."""
     if text_of(entry.get("owned_by")) == "me":
         return INTERRUPTS
-    return "; ".join(
-        filter(
-            None, (NOTICE if told.running is None else "", UNORDERED if told.crowded and told.recent is None else "")
-        )
-    )
+    said = {
+        NOTICE: told.running is None,
+        UNORDERED: told.crowded and told.recent is None,
+        LOADS: loads,
+        PAID: paid,
+    }
+    return "; ".join(text for text, holds in said.items() if holds)
 
 
 def is_gateway(models: Reply) -> bool:
