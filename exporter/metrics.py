@@ -12,7 +12,7 @@ import platform
 from bisect import bisect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from itertools import accumulate
 from typing import Any, Final, Literal
 
@@ -1235,8 +1235,14 @@ def _bounds_in_words(bounds: tuple[float, ...]) -> tuple[str, ...]:
 
 
 def _line(family: Family, series: Series) -> str:
-    labels = ",".join(f'{name}="{_escaped(value)}"' for name, value in series.labels)
-    return f"{family.name}{series.suffix}{f'{{{labels}}}' if labels else ''} {_number(series.value)}\n"
+    return f"{family.name}{series.suffix}{_in_braces(series.labels)} {_number(series.value)}\n"
+
+
+@lru_cache(maxsize=64)
+def _in_braces(labels: tuple[tuple[str, str], ...]) -> str:
+    # The families of one key follow each other with the same labels.
+    text = ",".join(f'{name}="{_escaped(value)}"' for name, value in labels)
+    return f"{{{text}}}" if text else ""
 
 
 def _number(value: float) -> str:

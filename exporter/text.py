@@ -7,6 +7,7 @@ import hashlib
 import math
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 from itertools import islice
 from typing import Final
 
@@ -63,8 +64,10 @@ def _escape(character: str) -> str:
     return f"\\u{0xD800 + (code >> 10):04x}\\u{0xDC00 + (code & 0x3FF):04x}"
 
 
+@lru_cache(maxsize=2048)
 def label(text: str) -> str:
     """A stranger's text as a label: printable, and cut so that two long texts which differ anywhere stay two."""
+    # The same few names stand in each of a target's hundred lines.
     shown = printable(text)
     if len(text) <= LABEL_CHARACTERS or len(shown) < LABEL_CHARACTERS:
         return shown

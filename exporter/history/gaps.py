@@ -3,6 +3,7 @@
 import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import starmap
 from typing import Final
 
 MOST_GAPS: Final = 128
@@ -32,7 +33,7 @@ NO_GAPS: Final = Gaps()
 def gaps_of(gaps: Iterable[tuple[float, int]]) -> Gaps:
     """The gaps of a probe; what can't have been measured is left out."""
     kept = [(seconds, tokens) for seconds, tokens in gaps if 0 <= seconds < 1e6 and 0 < tokens < 1 << 32]
-    together = -(-len(kept) // MOST_GAPS) or 1
-    parts = [kept[begin : begin + together] for begin in range(0, len(kept), together)]
-    merged = ((max(part)[0], sum(tokens for _, tokens in part)) for part in parts)
-    return Gaps(b"".join(_GAP.pack(seconds, tokens) for seconds, tokens in merged))
+    if (together := -(-len(kept) // MOST_GAPS)) > 1:
+        parts = [kept[begin : begin + together] for begin in range(0, len(kept), together)]
+        kept = [(max(part)[0], sum(tokens for _, tokens in part)) for part in parts]
+    return Gaps(b"".join(starmap(_GAP.pack, kept)))
