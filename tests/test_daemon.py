@@ -11,28 +11,14 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from exporter.daemon import Daemon
-from exporter.settings import Discovery, Docker, Host, Module, ProbeEndpoint, Settings, SettingsError, Target
+from exporter.settings import Host, Module, ProbeEndpoint, Settings, SettingsError, Target
 from exporter.settings.errors import Problem
-from tests.ports import free_port
+from tests.daemon_settings import settings_of
 from tests.servers.exact import ExactServer, chat, plain
 from tests.waiting import eventually
 
 MODELS = plain({"object": "list", "data": [{"id": "exact", "object": "model", "owned_by": "exact"}]})
 SAMPLES = dict[tuple[str, frozenset[tuple[str, str]]], float]
-
-
-def settings_of(tmp_path: Path, *targets: Target, **changes: object) -> Settings:
-    """Settings for a test: no discovery, no Docker, a machine without anything to read."""
-    values: dict[str, object] = {
-        "listen": f"127.0.0.1:{free_port()}",
-        "targets": tuple(each.model_copy(update={"modules": ("default",)}) for each in targets),
-        "discovery": Discovery(local=False, docker=False),
-        "docker": Docker(enabled=False),
-        "host": Host(sysfs=tmp_path, rocm=tmp_path),
-        "cache": {"paths": ()},
-        "modules": {"default": {"interval": "1s", "max_tokens": 16}},
-    }
-    return Settings.model_validate(values | changes)
 
 
 @contextmanager
@@ -90,7 +76,7 @@ def speeds(server: ExactServer) -> list[float]:
 def test_a_probe_becomes_a_scrape(tmp_path: Path) -> None:
     """A configured server is probed by itself, and its speed, tier and counters stand in the exposition."""
     with server() as real:
-        settings = settings_of(tmp_path, Target(name="exact", url=real.url))
+        settings = settings_of(tmp_path, [Target(name="exact", url=real.url)])
         with running(lambda: settings) as (_, url):
             assert value(scrape(url), "llm_probe_interval_seconds", target="exact") == 1.0
             eventually(lambda: value(scrape(url), "llm_probes_total", target="exact", result="ok"), "a speed")
@@ -109,7 +95,7 @@ def test_a_probe_becomes_a_scrape(tmp_path: Path) -> None:
 def test_a_failing_server_leaves_no_speed_and_no_tier(tmp_path: Path) -> None:
     """When a server that was measured goes away, its figures go with it and the failure is counted."""
     with ExitStack() as stack:
-        settings = settings_of(tmp_path, Target(name="exact", url=stack.enter_context(server()).url))
+        settings = settings_of(tmp_path, [Target(name="exact", url=stack.enter_context(server()).url)])
         with running(lambda: settings) as (_, url):
             eventually(lambda: value(scrape(url), "llm_probe_success", target="exact") == 1.0, "a success")
             stack.close()
@@ -126,7 +112,7 @@ def test_a_reload_keeps_the_counters_of_what_stays_and_drops_what_leaves(tmp_pat
     """Targets that stay count on, targets that leave take their series with them, new ones appear."""
     with server() as real:
         stays = Target(name="stays", url=real.url, modules=("default",))
-        first = settings_of(tmp_path, stays, Target(name="leaves", url=real.url))
+        first = settings_of(tmp_path, [stays, Target(name="leaves", url=real.url)])
         second = first.model_copy(update={"targets": (stays, Target(name="new", url=real.url, modules=("default",)))})
         now = [first]
         with running(lambda: now[0]) as (daemon, url):
@@ -144,7 +130,7 @@ def test_a_reload_keeps_the_counters_of_what_stays_and_drops_what_leaves(tmp_pat
 def test_a_bad_reload_changes_nothing_and_says_so(tmp_path: Path) -> None:
     """A configuration that is wrong is refused with its errors, and the old one goes on."""
     with server() as real:
-        settings = settings_of(tmp_path, Target(name="exact", url=real.url))
+        settings = settings_of(tmp_path, [Target(name="exact", url=real.url)])
         broken: list[bool] = []
 
         def load() -> Settings:
@@ -173,7 +159,7 @@ def test_two_targets_of_one_server_are_probed_one_after_the_other(tmp_path: Path
     """Modules and targets of one server take turns, so that they never measure each other."""
     with server(tokens_per_second=40) as real:
         targets = [Target(name=f"t{number}", url=real.url) for number in range(3)]
-        settings = settings_of(tmp_path, *targets)
+        settings = settings_of(tmp_path, targets)
         with running(lambda: settings) as (_, url):
             eventually(
                 lambda: all(
@@ -226,7 +212,7 @@ def test_the_machine_stands_beside_the_speed(tmp_path: Path) -> None:
     with llama as real:
         target = Target(name="exact", url=real.url, backend="llama_cpp")
         modules = {"default": Module(interval=1, max_tokens=30)}
-        settings = settings_of(tmp_path, target, host=Host(sysfs=machine, rocm=tmp_path), modules=modules)
+        settings = settings_of(tmp_path, [target], host=Host(sysfs=machine, rocm=tmp_path), modules=modules)
         with running(lambda: settings) as (_, url):
             eventually(
                 lambda: value(scrape(url), "llm_probe_energy_joules_per_token", target="exact"), "a figure of energy"

@@ -15,12 +15,13 @@ import pytest
 from exporter.history import store
 from exporter.history.store import open_reader
 from exporter.settings import Target
+from tests.daemon_settings import settings_of
 from tests.ports import free_port
 from tests.real.daemon import forked_daemon, scrape
 from tests.servers.vllm import SimulatedVllm
 from tests.test_changes import configure, get, good
 from tests.test_daemon import get as fetched
-from tests.test_daemon import running, server, settings_of
+from tests.test_daemon import running, server
 from tests.test_daemon import scrape as scraped
 from tests.test_daemon import value as one
 from tests.waiting import eventually
@@ -125,7 +126,9 @@ def test_a_scrape_reads_no_history(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(store, "_connect", counted)
     with server() as exact:
-        settings = settings_of(tmp_path, Target(url=exact.url, name="t"), history={"path": tmp_path / "history.sqlite"})
+        settings = settings_of(
+            tmp_path, [Target(url=exact.url, name="t")], history={"path": tmp_path / "history.sqlite"}
+        )
         with running(lambda: settings) as (_, url):
             eventually(lambda: one(scraped(url), "llm_probe_success", target="t") == 1, "a good probe", seconds=60)
             before = len(opened)

@@ -14,8 +14,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from exporter.daemon import Daemon
 from exporter.probe.result import RESULTS
-from exporter.settings import Discovery, Docker, Host, Settings, Target
-from tests.ports import free_port
+from exporter.settings import Settings, Target
+from tests.daemon_settings import settings_of
 from tests.real.daemon import Samples, value
 from tests.servers.exact import ExactServer, ScriptedAnswer, chat, plain
 from tests.waiting import eventually
@@ -28,18 +28,9 @@ TARGETS = 4
 REQUEST = b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
 
 
-def settings_of(folder: Path, targets: list[Target], interval: str) -> Settings:
-    """A daemon that does nothing but probe."""
-    values: dict[str, object] = {
-        "listen": f"127.0.0.1:{free_port()}",
-        "targets": tuple(each.model_copy(update={"modules": ("default",)}) for each in targets),
-        "discovery": Discovery(local=False, docker=False),
-        "docker": Docker(enabled=False),
-        "host": Host(sysfs=folder, rocm=folder),
-        "cache": {"paths": ()},
-        "modules": {"default": {"interval": interval, "max_tokens": 40}},
-    }
-    return Settings.model_validate(values)
+def probing(interval: str) -> dict[str, dict[str, object]]:
+    """Modules that probe so often."""
+    return {"default": {"interval": interval, "max_tokens": 40}}
 
 
 @contextmanager
@@ -152,7 +143,7 @@ def test_every_scrape_is_one_view(tmp_path: Path) -> None:
     with ExitStack() as stack:
         servers = [stack.enter_context(ExactServer({"/v1/models": MODELS, CHAT: answers})) for _ in range(TARGETS)]
         targets = [Target(name=f"t{number}", url=each.url, backend="openai") for number, each in enumerate(servers)]
-        settings = settings_of(tmp_path, targets, "1s")
+        settings = settings_of(tmp_path, targets, modules=probing("1s"))
         with running(settings), Scrapers(int(settings.listen.rpartition(":")[2])) as scrapers:
             eventually(
                 lambda: _seen(scrapers.texts), "a success and a failure of each target in the scrapes", every=0.2
@@ -181,7 +172,7 @@ def _seen(texts: list[str]) -> bool:
 def test_a_scrape_disturbs_no_probe(tmp_path: Path) -> None:
     """Speeds measured while twenty clients scrape are those at which the server sent, as they are while nobody does."""
     with ExactServer({"/v1/models": MODELS, CHAT: chat(tokens=40, tokens_per_second=100)}, own_process=True) as server:
-        settings = settings_of(tmp_path, [Target(name="t", url=server.url, backend="openai")], "1h")
+        settings = settings_of(tmp_path, [Target(name="t", url=server.url, backend="openai")], modules=probing("1h"))
         with running(settings) as daemon:
             prober = daemon._targets._watched["t"].prober
 

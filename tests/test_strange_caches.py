@@ -10,7 +10,8 @@ from exporter.cache import worker_process
 from exporter.settings import Settings
 from tests.cache.build import SMALL_GGUF, Hub, ollama, safetensors
 from tests.cache.strange import GGUF, MANIFESTS, SAFETENSORS, lists_of_heads, ring_of_links, ways_out
-from tests.test_daemon import running, scrape, settings_of, value
+from tests.daemon_settings import settings_of
+from tests.test_daemon import running, scrape, value
 from tests.waiting import eventually
 
 

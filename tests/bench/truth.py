@@ -39,7 +39,7 @@ from exporter.probe.measure import measure
 from exporter.probe.timeline import Timeline
 from exporter.settings import load
 from tests.ports import free_port
-from tests.probe.test_client import read
+from tests.probe.http.probing import read
 from tests.servers.exact import ExactServer, Played, chat, plain
 
 TTFT_SECONDS: Final = 0.1

@@ -1,17 +1,14 @@
-"""What the tests of a guest's manners share: a prober of a simulated server, its probes and status checks, and moving time."""
+"""What the tests of a guest's manners share: a prober of a simulated server, and moving time."""
 
-import random
 from typing import Any
 
 from exporter.probe.prober import Prober
-from exporter.probe.result import ProbeResult, TargetState
 from exporter.probe.speeds import Speeds
-from exporter.settings import Module, Target
+from exporter.settings import Module
+from tests.probe import probes
+from tests.probe.probes import SHORT, check, probe
 from tests.servers.clock import Clock
 from tests.servers.simulated import Simulated
-
-SHORT = Module(max_tokens=16, prompt_tokens=48)
-TARGET_FIELDS = ("model", "budget", "backend", "options", "server_metrics", "api_key_file")
 
 
 class Later:
@@ -27,24 +24,9 @@ class Later:
 
 def prober(server: Simulated, clock: Clock | None = None, **more: Any) -> Prober:
     """A prober of a simulated server; with a clock its time is that of the server."""
-    target = {key: more.pop(key) for key in TARGET_FIELDS if key in more}
     if clock is not None:
         more |= {"wall": clock, "monotonic": Later(clock)}
-    return Prober(Target(url=server.url, name="t", **target), draw=random.Random(1), **more)
-
-
-def probe(one: Prober, module: Module = SHORT, name: str = "default") -> ProbeResult:
-    """A probe that was not cancelled."""
-    result = one.probe(name, module)
-    assert result is not None
-    return result
-
-
-def check(one: Prober) -> TargetState:
-    """A status check that was not cancelled."""
-    state = one.status()
-    assert state is not None
-    return state
+    return probes.prober(server.url, **more)
 
 
 def believe(one: Prober, tokens_per_second: float) -> None:

@@ -1,23 +1,20 @@
 """What a probe does where a server wants it otherwise: a completion, a shorter prompt, fields and headers of the user's own."""
 
 import json
-import random
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from exporter.probe.failure import ProbeFailure, context_exceeded, refuse, wants_template
-from exporter.probe.prober import Prober
-from exporter.probe.result import ProbeResult
 from exporter.probe.run import prefill_allowance
-from exporter.settings import Module, Target, Timeouts, load_profiles
+from exporter.settings import Module, Timeouts, load_profiles
 from exporter.target_facts import Machine, info_of, target_facts_of
+from tests.probe.probes import probe, prober
 from tests.servers.captured import Captured, load
 from tests.servers.exact import ExactServer, chat, plain
 from tests.servers.simulated import Asked, ServerAnswer, Simulated, as_json
 
-MODULE = Module(max_tokens=16, prompt_tokens=48)
 MODELS = {"object": "list", "data": [{"id": "m"}]}
 
 
@@ -58,18 +55,6 @@ class Picky(Simulated):
         usage = {"prompt_tokens": prompt, "completion_tokens": self.tokens}
         yield b"data: " + json.dumps({"choices": [], "usage": usage}).encode() + b"\n\n"
         yield b"data: [DONE]\n\n"
-
-
-def prober(url: str, **target: Any) -> Prober:
-    """A prober of an address."""
-    return Prober(Target(url=url, name="t", **target), draw=random.Random(1))
-
-
-def probe(one: Prober, module: Module = MODULE) -> ProbeResult:
-    """A probe that was not cancelled."""
-    result = one.probe("default", module)
-    assert result is not None
-    return result
 
 
 def test_a_base_model_is_asked_for_a_completion() -> None:

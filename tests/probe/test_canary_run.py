@@ -1,6 +1,5 @@
 """A canary from its being due to its result, over real sockets: verdicts, figures at depth, costs, and when it stays away."""
 
-import random
 import threading
 import time
 from typing import Any
@@ -11,8 +10,9 @@ from exporter.probe.fingerprint import LEARNED_READINGS, PROMPTS, STEP_DISTANCE
 from exporter.probe.fingerprint_memory import EVERY_SECONDS, Fingerprints
 from exporter.probe.prober import Prober
 from exporter.probe.result import AnswerCheck, Identity, ProbeResult
-from exporter.settings import Module, Settings, Target
+from exporter.settings import Module, Settings
 from tests.probe.faults import FAULTS, Fault
+from tests.probe.probes import prober
 from tests.servers import llama_cpp
 from tests.servers.answering import AnsweringServer
 from tests.servers.llama_cpp import SimulatedLlamaServer
@@ -50,11 +50,6 @@ class CanaryClock:
 
     def __call__(self) -> float:
         return time.monotonic() + self.ahead
-
-
-def prober(url: str, **more: Any) -> Prober:
-    """A prober of an address."""
-    return Prober(Target(url=url, name="t"), draw=random.Random(1), **more)
 
 
 def ask(one: Prober, module: Module = CANARY) -> ProbeResult:

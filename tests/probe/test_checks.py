@@ -1,6 +1,5 @@
 """What a probe makes of an answer that is none: its result, the absence of figures, and what is said of it; over real sockets."""
 
-import random
 import re
 
 import pytest
@@ -8,28 +7,16 @@ import pytest
 from exporter.probe.checks import Said, judge_answers
 from exporter.probe.failure import ProbeFailure
 from exporter.probe.marker import Markers, marker_of, remember
-from exporter.probe.prober import Prober
 from exporter.probe.result import ProbeResult, Result
-from exporter.settings import Module, Target
+from exporter.settings import Module
 from tests.probe.faults import FAULTS, Fault
+from tests.probe.probes import probe, prober
 from tests.servers.answering import AnsweringServer
 from tests.servers.exact import ExactServer, ScriptedAnswer, chat, plain
 from tests.servers.llama_cpp import SimulatedLlamaServer
 
 MODULE = Module(max_tokens=64, prompt_tokens=80)
 AT_ONCE = [each for each in FAULTS if each.begins <= 64 and {"text", "foreign"} & each.looks]
-
-
-def probe(one: Prober, module: Module = MODULE) -> ProbeResult:
-    """A probe that was not cancelled."""
-    result = one.probe("default", module)
-    assert result is not None
-    return result
-
-
-def prober(url: str) -> Prober:
-    """A prober of an address."""
-    return Prober(Target(url=url, name="t"), draw=random.Random(1))
 
 
 def figures(result: ProbeResult) -> list[float | None]:
@@ -43,11 +30,11 @@ def test_a_recorded_fault_is_no_speed(fault: Fault) -> None:
     """Of each fault that shows in a short prompt: good before, then named, without any figure, and good again after it."""
     with AnsweringServer() as server:
         one = prober(server.url)
-        healthy = [probe(one) for _ in range(3)]
+        healthy = [probe(one, MODULE) for _ in range(3)]
         server.use(fault)
-        broken = probe(one)
+        broken = probe(one, MODULE)
         server.use(None)
-        assert [each.result for each in [*healthy, probe(one)]] == ["ok"] * 4
+        assert [each.result for each in [*healthy, probe(one, MODULE)]] == ["ok"] * 4
     assert broken.result == ("degenerate" if "text" in fault.looks else "foreign_answer")
     assert broken.error
     assert figures(broken) == [None] * 4
@@ -59,7 +46,7 @@ def test_what_repeats_is_named_and_no_more_of_the_answer_is_kept() -> None:
     """The result and its log name the repeated thing in at most 40 characters; no record holds the text."""
     routes = {"/v1/models": models(), "/v1/chat/completions": chat(tokens=64, word="secretword ")}
     with ExactServer(routes) as server:
-        result = probe(prober(server.url))
+        result = probe(prober(server.url), MODULE)
     assert (result.result, result.error) == ("degenerate", 'the answer repeats one word to its end: "secretword"')
     assert result.fault == "repeated_word"
     assert repr(result).count("secretword") == 2  # the error, and the log's last line
@@ -70,7 +57,7 @@ def test_no_healthy_answer_leaves_its_text_behind() -> None:
     """Of a good probe nothing that was said, nor its marker, is in what is published."""
     with AnsweringServer() as server:
         one = prober(server.url)
-        result = probe(one)
+        result = probe(one, MODULE)
         prompt = server.posts()[-1]["messages"][0]["content"]
     assert result.result == "ok"
     name = re.match(r"\w+", prompt)
@@ -83,7 +70,7 @@ def test_a_stream_that_is_cut_off_because_it_repeats_is_degenerate() -> None:
     """A server that ends an answer after its thirtieth equal token has no broken connection: the text is the cause."""
     cut = chat(tokens=30, word="!", finish=None, usage=False, done=False)
     with ExactServer({"/v1/models": models(), "/v1/chat/completions": cut}) as server:
-        result = probe(prober(server.url))
+        result = probe(prober(server.url), MODULE)
     assert result.result == "degenerate"
     assert "ended after 30 chunks" in result.error
 
@@ -92,7 +79,7 @@ def test_a_healthy_stream_that_is_cut_off_is_truncated() -> None:
     """A text that is one changes no other failure."""
     cut = chat(tokens=30, finish=None, usage=False, done=False)
     with ExactServer({"/v1/models": models(), "/v1/chat/completions": cut}) as server:
-        assert probe(prober(server.url)).result == "truncated"
+        assert probe(prober(server.url), MODULE).result == "truncated"
 
 
 def test_a_module_that_expects_something_gets_it_or_says_so() -> None:
@@ -112,7 +99,7 @@ def test_a_model_whose_answer_is_judged_may_end() -> None:
     """With ``expect`` the length is not forced, and without it it is."""
     with SimulatedLlamaServer() as server:
         one = prober(server.url)
-        probe(one)
+        probe(one, MODULE)
         probe(one, MODULE.model_copy(update={"expect": "word"}))
         forced = ["ignore_eos" in each for each in server.posts()]
     assert forced == [True, False]

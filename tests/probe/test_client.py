@@ -19,6 +19,7 @@ from exporter.probe.measure import measure
 from exporter.probe.result import Result
 from exporter.probe.stream import Event
 from exporter.probe.timeline import Delta, Timeline, Usage
+from tests.probe.http.probing import read
 from tests.servers.certificates import make_certificate
 from tests.servers.exact import (
     ExactServer,
@@ -41,27 +42,6 @@ ROLE = event({"choices": [{"delta": {"role": "assistant", "content": ""}, "finis
 FINISH = event({"choices": [{"delta": {}, "finish_reason": "length"}]})
 USAGE = event({"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 2}})
 DONE = event("[DONE]")
-
-
-def read(event: Event) -> Delta:
-    """What a chat event says, as far as these tests need it."""
-    if event.data == b"[DONE]":
-        return Delta(final=True)
-    said = json.loads(event.data)
-    if not isinstance(said, dict):
-        raise ValueError("not an object")  # noqa: TRY004 - this is what a dialect raises
-    if "error" in said:
-        return Delta(error=said["error"]["message"])
-    choice = said["choices"][0] if said["choices"] else {"delta": {}, "finish_reason": None}
-    counts = said.get("usage") or {}
-    return Delta(
-        answer=choice["delta"].get("content") or "",
-        reasoning=choice["delta"].get("reasoning_content") or "",
-        output_tokens=counts.get("completion_tokens"),
-        usage=Usage(counts["prompt_tokens"], counts["completion_tokens"]) if counts else None,
-        finish_reason=choice["finish_reason"],
-        model=said.get("model"),
-    )
 
 
 def probe(url: str, request: Request = REQUEST, deadlines: Deadlines = DEADLINES) -> Timeline:

@@ -1,6 +1,5 @@
 """What status checks and probes cost each kind of server: no paid call, load, eviction, wake or restarted timer of theirs."""
 
-import random
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -8,9 +7,9 @@ from typing import Any
 import pytest
 
 from exporter.probe.prober import Prober
-from exporter.probe.result import ProbeResult
-from exporter.settings import Module, Target
-from tests.probe.guest import believe
+from exporter.settings import Module
+from tests.probe.guest import believe, prober
+from tests.probe.probes import probe
 from tests.servers.lemonade import SimulatedLemonade
 from tests.servers.litellm import SimulatedLiteLLM
 from tests.servers.llama_cpp import SimulatedLlamaServer
@@ -25,20 +24,7 @@ from tests.servers.user import User
 from tests.servers.vllm import SimulatedVllm
 from tests.simulated.plain import chat, post, wait_for
 
-MODULE = Module(max_tokens=16, prompt_tokens=48)
 LONG = "once upon a time there was a keeper of a lighthouse who told " * 20
-
-
-def prober(server: Simulated, **target: Any) -> Prober:
-    """A prober of a simulated server."""
-    return Prober(Target(url=server.url, name="t", **target), draw=random.Random(1))
-
-
-def probe(one: Prober, module: Module = MODULE) -> ProbeResult:
-    """A probe that was not cancelled."""
-    result = one.probe("default", module)
-    assert result is not None
-    return result
 
 
 def asleep(build: int) -> SimulatedLlamaServer:

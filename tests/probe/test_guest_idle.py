@@ -4,7 +4,8 @@ import pytest
 
 from exporter.probe.status import identify
 from exporter.settings import Module
-from tests.probe.guest import SHORT, chats, check, probe, prober, run_for
+from tests.probe.guest import chats, prober, run_for
+from tests.probe.probes import SHORT, check, probe
 from tests.servers.clock import Clock
 from tests.servers.koboldcpp import SimulatedKoboldCpp
 from tests.servers.llama_cpp import SimulatedLlamaServer

@@ -5,7 +5,8 @@ import time
 
 import pytest
 
-from tests.probe.guest import SHORT, believe, check, probe, prober, run_for
+from tests.probe.guest import believe, prober, run_for
+from tests.probe.probes import SHORT, check, probe
 from tests.servers.clock import Clock
 from tests.servers.llama_cpp import SimulatedLlamaServer
 from tests.servers.user import User

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from exporter.settings import Module, Timeouts
-from tests.probe.guest import SHORT, chats, check, probe, prober, run_for
+from tests.probe.guest import chats, prober, run_for
+from tests.probe.probes import SHORT, check, probe
 from tests.servers.clock import Clock
 from tests.servers.ollama import DEFAULT_KEEP_ALIVE, SimulatedOllama, stored
 from tests.servers.user import User

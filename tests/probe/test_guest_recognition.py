@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from exporter.probe.status import identify
-from tests.probe.guest import chats, check, probe, prober
+from tests.probe.guest import chats, prober
+from tests.probe.probes import check, probe
 from tests.servers.clock import Clock
 from tests.servers.koboldcpp import SimulatedKoboldCpp
 from tests.servers.lemonade import SimulatedLemonade

@@ -20,7 +20,8 @@ from exporter.probe.prober import Prober
 from exporter.probe.result import ProbeResult
 from exporter.probe.status import identify
 from exporter.settings import Budget, Module, Timeouts
-from tests.probe.guest import SHORT, believe, chats, check, probe, prober
+from tests.probe.guest import believe, chats, prober
+from tests.probe.probes import SHORT, check, probe
 from tests.servers.koboldcpp import SimulatedKoboldCpp
 from tests.servers.llama_cpp import SimulatedLlamaServer
 from tests.servers.ollama import SimulatedOllama

@@ -9,7 +9,8 @@ from exporter.settings import load_profiles, make_target
 from exporter.snapshot import TargetInfo
 from exporter.target_facts import Machine, info_of, target_facts_of
 from exporter.text import label
-from tests.probe.guest import check, probe, prober
+from tests.probe.guest import prober
+from tests.probe.probes import check, probe
 from tests.servers.ollama import SimulatedOllama, stored
 from tests.servers.simulated import _handler, _Http
 from tests.servers.vllm import SimulatedVllm

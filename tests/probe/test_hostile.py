@@ -27,7 +27,8 @@ from exporter.probe.http import stamped_socket
 from exporter.probe.prober import Prober
 from exporter.probe.result import RESULTS, SKIPPED, Result
 from exporter.probe.status import identify
-from exporter.settings import Discovery, Docker, Host, Module, Settings, Target
+from exporter.settings import Module, Target
+from tests.daemon_settings import settings_of
 from tests.ports import free_port
 from tests.real.daemon import Samples, forked_daemon, scrape, value
 from tests.servers.certificates import make_certificate
@@ -376,20 +377,6 @@ ROWS: dict[str, FaultRow] = {
 }
 
 
-def settings_of(folder: Path, port: int, targets: Iterable[Target], **module: Any) -> Settings:
-    """Settings of a daemon that does nothing but probe."""
-    values: dict[str, Any] = {
-        "listen": f"127.0.0.1:{port}",
-        "targets": tuple(each.model_copy(update={"modules": ("default",)}) for each in targets),
-        "discovery": Discovery(local=False, docker=False),
-        "docker": Docker(enabled=False),
-        "host": Host(sysfs=folder, rocm=folder),
-        "cache": {"paths": ()},
-        "modules": {"default": MODULE | module},
-    }
-    return Settings.model_validate(values)
-
-
 def exposition(daemon: Daemon) -> Samples:
     """What a scrape would give."""
     body = daemon._exposition.render(daemon.snapshot.view()).decode()
@@ -433,7 +420,7 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HostileOutcome
             )
             for name, server in servers.items()
         ]
-        daemon = Daemon(lambda: settings_of(folder, 1, targets))
+        daemon = Daemon(lambda: settings_of(folder, targets, port=1, modules={"default": MODULE}))
         daemon._apply(daemon._settings, daemon._profiles)
         well = Prober(Target(name="well", url=good.url, backend="openai")).probe("default", Module(max_tokens=TOKENS))
         assert well is not None
@@ -570,7 +557,11 @@ def test_a_new_model_name_in_every_answer_does_not_grow_the_exposition(tmp_path:
     answers = [chat(tokens=TOKENS, tokens_per_second=400, ttft=0, model=f"m{number}") for number in range(20)]
     listings = [listing(f"m{number}") for number in range(20)]
     with ExactServer({"/v1/models": listings, CHAT: answers}) as server:
-        daemon = Daemon(lambda: settings_of(tmp_path, 1, [Target(name="t", url=server.url, backend="openai")]))
+        daemon = Daemon(
+            lambda: settings_of(
+                tmp_path, [Target(name="t", url=server.url, backend="openai")], port=1, modules={"default": MODULE}
+            )
+        )
         daemon._apply(daemon._settings, daemon._profiles)
         prober = daemon._targets._watched["t"].prober
         shown = []
@@ -594,7 +585,11 @@ def test_a_clock_that_steps_by_an_hour_during_a_probe(
     step = hours * 3_600_000_000_000
     answer = chat(tokens=40, tokens_per_second=100, ttft=0.1)
     with ExactServer({"/v1/models": listing(), CHAT: answer}, own_process=True) as server:
-        daemon = Daemon(lambda: settings_of(tmp_path, 1, [Target(name="t", url=server.url, backend="openai")]))
+        daemon = Daemon(
+            lambda: settings_of(
+                tmp_path, [Target(name="t", url=server.url, backend="openai")], port=1, modules={"default": MODULE}
+            )
+        )
         daemon._apply(daemon._settings, daemon._profiles)
         step_at = true_wall() + 300_000_000
 

@@ -9,7 +9,8 @@ from exporter.probe.dialects.litellm import INFO
 from exporter.probe.dialects.openai import GATEWAY
 from exporter.probe.dialects.sglang import NOTICE
 from exporter.probe.status import identify
-from tests.probe.guest import SHORT, chats, check, probe, prober
+from tests.probe.guest import chats, prober
+from tests.probe.probes import SHORT, check, probe
 from tests.servers.captured import Captured
 from tests.servers.koboldcpp import SimulatedKoboldCpp
 from tests.servers.lemonade import SimulatedLemonade

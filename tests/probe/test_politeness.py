@@ -1,9 +1,7 @@
 """A guest that does no harm: nothing is woken or loaded, users go first, cold is told from warm, and the cost is bounded."""
 
-import random
 import time
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -11,17 +9,17 @@ from hypothesis import strategies as st
 
 from exporter.probe import run
 from exporter.probe.politeness import Pace, stretched
-from exporter.probe.prober import Prober
 from exporter.probe.production import ProductionReading, throughput
 from exporter.probe.result import ProbeResult, TargetState
-from exporter.settings import Budget, Module, Target, Timeouts
+from exporter.settings import Budget, Module, Timeouts
+from tests.probe.guest import prober
+from tests.probe.probes import SHORT, check, probe
 from tests.servers.clock import Clock
 from tests.servers.llama_cpp import RouterModel, SimulatedLlamaServer
 from tests.servers.ollama import DEFAULT_KEEP_ALIVE, SimulatedOllama
 from tests.servers.simulated import Asked, ServerAnswer, Simulated, as_json
 from tests.servers.vllm import SimulatedVllm
 
-MODULE = Module(max_tokens=16, prompt_tokens=48)
 HURRIED = Module(
     max_tokens=16, prompt_tokens=48, timeouts=Timeouts(connect=0.2, first_token=0.2, stalled=0.2, total=0.5)
 )
@@ -42,26 +40,6 @@ class Time:
     def __call__(self) -> float:
         """Now, by it."""
         return self.now
-
-
-def prober(server: Simulated, **more: Any) -> Prober:
-    """A prober of a simulated server."""
-    target = {key: more.pop(key) for key in ("model", "budget", "backend") if key in more}
-    return Prober(Target(url=server.url, name="t", **target), draw=random.Random(1), **more)
-
-
-def probe(one: Prober, module: Module = MODULE, name: str = "default") -> ProbeResult:
-    """A probe that was not cancelled."""
-    result = one.probe(name, module)
-    assert result is not None
-    return result
-
-
-def check(one: Prober) -> TargetState:
-    """A status check that was not cancelled."""
-    state = one.status()
-    assert state is not None
-    return state
 
 
 def state_of(result: ProbeResult) -> TargetState:
@@ -465,21 +443,21 @@ def test_a_server_that_asks_for_a_pause_gets_it() -> None:
         one = prober(server, monotonic=clock)
         assert probe(one).result == "rate_limited"
         clock.now += 299
-        assert not one.due("default", MODULE)
+        assert not one.due("default", SHORT)
         clock.now += 2
-        assert one.due("default", MODULE)
+        assert one.due("default", SHORT)
 
 
 def test_a_budget_stretches_the_interval() -> None:
     """Probes that take six seconds of sixty, and may take five in a hundred, run every two minutes; the result says so."""
     pace = Pace(0.05)
-    assert pace.interval("default", MODULE) == 60.0
-    pace.ran("default", MODULE, "ok", 0.0, 6.0)
-    assert pace.interval("default", MODULE) == 120.0
-    assert not pace.due("default", MODULE, 60.0)
-    assert pace.due("default", MODULE, 119.0)
+    assert pace.interval("default", SHORT) == 60.0
+    pace.ran("default", SHORT, "ok", 0.0, 6.0)
+    assert pace.interval("default", SHORT) == 120.0
+    assert not pace.due("default", SHORT, 60.0)
+    assert pace.due("default", SHORT, 119.0)
     pace.ran("prefill", Module(interval=600.0), "ok", 0.0, 60.0)
-    assert pace.interval("default", MODULE) == 240.0
+    assert pace.interval("default", SHORT) == 240.0
 
 
 def test_the_budget_is_in_the_result() -> None:
@@ -496,14 +474,14 @@ def test_a_skipped_probe_is_due_again_at_the_next_interval() -> None:
     clock = Time()
     with SimulatedVllm() as server:
         one = prober(server, monotonic=clock)
-        assert one.due("default", MODULE)
+        assert one.due("default", SHORT)
         probe(one)
         clock.now += 1
-        assert not one.due("default", MODULE)
+        assert not one.due("default", SHORT)
         clock.now += 59
         server.users = 1
         assert probe(one).result == "skipped_busy"
-        assert one.due("default", MODULE)
+        assert one.due("default", SHORT)
 
 
 @settings(deadline=None)

@@ -1,7 +1,6 @@
 """One probe from its being due to its result, against simulated servers over real sockets."""
 
 import json
-import random
 import threading
 import time
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from exporter.probe.result import ProbeResult
 from exporter.probe.server import Server, Servers
 from exporter.probe.status import identify
 from exporter.settings import Module, Target, Timeouts
+from tests.probe.probes import SHORT, probe, prober
 from tests.servers.captured import Captured, load
 from tests.servers.llama_cpp import SimulatedLlamaServer
 from tests.servers.ollama import SimulatedOllama
@@ -24,25 +24,12 @@ from tests.servers.simulated import Asked, ServerAnswer, Simulated, as_json
 from tests.servers.vllm import SimulatedVllm
 from tests.waiting import eventually
 
-SHORT = Timeouts(connect=1.0, first_token=1.0, stalled=1.0, total=2.0)
-MODULE = Module(max_tokens=16, prompt_tokens=48)
+SHORT_TIMEOUTS = Timeouts(connect=1.0, first_token=1.0, stalled=1.0, total=2.0)
 TRANSFORMERS = {
     "/health": "transformers-serve/get-health",
     "/v1/models": "transformers-serve/get-v1-models",
     "/version": "transformers-serve/get-version",
 }
-
-
-def prober(url: str, **target: Any) -> Prober:
-    """A prober of an address."""
-    return Prober(Target(url=url, name="t", **target), draw=random.Random(1))
-
-
-def probe(one: Prober, module: Module = MODULE, name: str = "default") -> ProbeResult:
-    """A probe that was not cancelled."""
-    result = one.probe(name, module)
-    assert result is not None
-    return result
 
 
 def warm(url: str, **target: Any) -> Prober:
@@ -261,7 +248,7 @@ def test_a_refused_probe_cost_the_server_nothing() -> None:
 def test_a_silent_server_costs_the_prompt() -> None:
     """A prompt goes on in the server after its client has left, so a timeout counts it, by estimate."""
     with SimulatedVllm(prefill_seconds=3.0) as server:
-        result = probe(prober(server.url), Module(max_tokens=16, prompt_tokens=64, timeouts=SHORT))
+        result = probe(prober(server.url), Module(max_tokens=16, prompt_tokens=64, timeouts=SHORT_TIMEOUTS))
     assert result.result == "timeout_first_token"
     assert 40 < result.prompt_tokens_spent < 100
     assert result.output_tokens_spent == 0
@@ -362,7 +349,7 @@ def test_probes_of_one_server_wait_for_each_other() -> None:
         for one in probers:
             probe(one)
         server.most_at_once = 0
-        results: list[ProbeResult] = []
+        results = list[ProbeResult]()
         threads = [threading.Thread(target=lambda one=one: results.append(probe(one))) for one in probers]
         for thread in threads:
             thread.start()
@@ -393,9 +380,9 @@ def test_a_cancelled_probe_has_no_result() -> None:
         probers = [
             Prober(Target(url=server.url, name=name), server=shared, cancellation=cancellation) for name in ("a", "b")
         ]
-        results: list[ProbeResult | None] = []
+        results = list[ProbeResult | None]()
         threads = [
-            threading.Thread(target=lambda one=one: results.append(one.probe("default", MODULE))) for one in probers
+            threading.Thread(target=lambda one=one: results.append(one.probe("default", SHORT))) for one in probers
         ]
         for thread in threads:
             thread.start()

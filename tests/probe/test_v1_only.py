@@ -6,7 +6,8 @@ import pytest
 
 from exporter.probe.dialects.openai import V1_ONLY
 from exporter.probe.status import identify
-from tests.probe.guest import chats, check, probe, prober
+from tests.probe.guest import chats, prober
+from tests.probe.probes import check, probe
 from tests.servers.llama_cpp import SimulatedLlamaServer
 from tests.servers.proxy_v1_only import ProxyV1Only
 from tests.servers.simulated import Simulated

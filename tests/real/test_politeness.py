@@ -26,9 +26,10 @@ import pytest
 
 from exporter.host.connections import read_connections
 from exporter.probe.prober import Prober
-from exporter.probe.result import ProbeResult, TargetState
+from exporter.probe.result import ProbeResult
 from exporter.settings import Module, Target
 from tests.ports import free_port
+from tests.probe.probes import check, probe
 from tests.real.llama import MAKE_MODEL, make_model, running_llama, wait_until_ready
 from tests.servers.user import User
 from tests.waiting import eventually
@@ -56,20 +57,6 @@ def prober(port: int) -> Prober:
     return Prober(Target(url=f"http://127.0.0.1:{port}", name="llama"))
 
 
-def probe(one: Prober, module: Module = EVERY_SECOND) -> ProbeResult:
-    """A probe that was not cancelled."""
-    result = one.probe("default", module)
-    assert result is not None
-    return result
-
-
-def check(one: Prober) -> TargetState:
-    """A status check that was not cancelled."""
-    state = one.status()
-    assert state is not None
-    return state
-
-
 def get(port: int, path: str) -> Any:
     """The JSON of a harmless read."""
     with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
@@ -83,7 +70,7 @@ def test_a_sleeping_server_stays_asleep_over_ten_intervals(binary: Path, models:
         eventually(lambda: get(port, "/props")["is_sleeping"], "llama-server falls asleep", seconds=30)
         one = prober(port)
         for _ in range(10):
-            result, state = probe(one), check(one)
+            result, state = probe(one, EVERY_SECOND), check(one)
             assert (result.result, state.model_resident, state.up) == ("skipped_unloaded", False, True)
             assert get(port, "/props")["is_sleeping"]
             time.sleep(EVERY_SECOND.interval)
@@ -126,7 +113,7 @@ def test_a_follow_up_finds_its_prompt_cache_after_probes(binary: Path, models: P
         cached = []
         for probes in (0, 0, 3, 1):
             for _ in range(probes):
-                assert probe(one).result == "ok"
+                assert probe(one, EVERY_SECOND).result == "ok"
             with User(url, messages=history, tokens=8) as user:
                 user.finished()
             last = [each for each in user.events if each.get("timings")][-1]["timings"]
@@ -210,11 +197,11 @@ def test_a_router_of_two_models_loads_neither(binary: Path, models: Path) -> Non
     with running_router(binary, folder, port):
         one = prober(port)
         for _ in range(10):
-            assert probe(one).result == "skipped_unloaded"
+            assert probe(one, EVERY_SECOND).result == "skipped_unloaded"
             assert check(one).model_resident is False
         assert statuses(port) == {"first": "unloaded", "second": "unloaded"}
         ask(port, 4, "second")
-        result = probe(one)
+        result = probe(one, EVERY_SECOND)
         assert (result.result, result.model) == ("ok", "second")
         assert statuses(port) == {"first": "unloaded", "second": "loaded"}
 
@@ -338,7 +325,7 @@ def probing(one: Prober, server: int) -> Iterator[tuple[list[Window], list[Probe
             marks = [(time.monotonic(), processor_seconds(server))]
             over.wait(length)
             marks.append((time.monotonic(), processor_seconds(server)))
-            result = probe(one)
+            result = probe(one, EVERY_SECOND)
             marks.append((time.monotonic(), processor_seconds(server)))
             length = marks[2][0] - marks[1][0]
             # What ends after the user's request has nothing to yield to any more.
@@ -366,7 +353,7 @@ def test_production_speed_is_that_of_the_users(binary: Path, models: Path) -> No
         assert check(one).generated_tokens_per_second is None
         started = time.monotonic()
         tokens = ask(port, 600).tokens[-1]
-        assert probe(one).result == "ok"
+        assert probe(one, EVERY_SECOND).result == "ok"
         time.sleep(max(0.0, 5.5 - (time.monotonic() - started)))
         speed = check(one).generated_tokens_per_second
         seconds = time.monotonic() - started
@@ -385,9 +372,9 @@ def test_a_large_model_that_loads_is_seen_as_loading(binary: Path, models: Path)
             deadline = time.monotonic() + 180
             while not seen or seen[-1].result != "ok":
                 assert time.monotonic() < deadline, [each.result for each in seen]
-                seen.append(probe(one))
+                seen.append(probe(one, EVERY_SECOND))
                 time.sleep(0.1)
-            last = probe(one)
+            last = probe(one, EVERY_SECOND)
     finally:
         big.unlink()
     loading = [each for each in seen if each.result == "loading"]

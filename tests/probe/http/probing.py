@@ -23,6 +23,10 @@ def read(event: Event) -> Delta:
     if event.data == b"[DONE]":
         return Delta(final=True)
     said = json.loads(event.data)
+    if not isinstance(said, dict):
+        raise ValueError("not an object")  # noqa: TRY004 - this is what a dialect raises
+    if "error" in said:
+        return Delta(error=said["error"]["message"])
     choice = said["choices"][0] if said["choices"] else {"delta": {}, "finish_reason": None}
     counts = said.get("usage") or {}
     return Delta(
