@@ -248,13 +248,17 @@ PANEL = """        timeseries("An example", "Metric: llm_probe_exporter_example_
 
 
 def test_a_metric(tree: Copy) -> None:
-    """One row and one panel: it is exported, documented and shown."""
-    follows(tree, "A metric", "exporter/metrics.py", "grafana/boards.py", "tests/test_metrics.py", "make docs grafana")
+    """One row, one panel and its values in the sample history: it is exported, documented, shown and drawn."""
+    files = ("exporter/metrics.py", "grafana/boards.py", "grafana/sample_history.py", "tests/test_metrics.py")
+    follows(tree, "A metric", *files, "make docs grafana")
     tree.put_before("exporter/metrics.py", ")\n\nSECTIONS: Final", METRIC)
     assert (
         "llm_probe_exporter_example_seconds: on no dashboard" in tree.try_out("-m", "grafana.build", "--check").stderr
     )
     tree.put_before("grafana/boards.py", '        row("What it costs"),\n', PANEL)
+    mark = '    history.put("llm_probe_exporter_schedule_delay_seconds"'
+    drawn = '    history.put("llm_probe_exporter_example_seconds", 0.01, where)\n'
+    tree.put_before("grafana/sample_history.py", mark, drawn)
     tree.run("tests/test_metrics.py")
     tree.run("-m", "docs.build")
     tree.run("-m", "grafana.build")
@@ -265,7 +269,108 @@ def test_a_metric(tree: Copy) -> None:
         "tests/test_metrics.py::test_the_golden_scene_has_every_metric",
         "tests/test_metrics.py::test_the_table_is_sound",
         "tests/grafana/test_alerts.py::test_what_is_committed_is_what_the_source_says",
+        "tests/grafana/test_sample_history.py::test_every_metric_of_the_table_is_in_it",
         "tests/test_docs.py::test_what_is_taken_from_tables_is_current",
+    )
+
+
+FACT = '''"""An example: for how long the machine has been running."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from exporter.host.files import read_text
+
+
+@dataclass(frozen=True, slots=True)
+class ExampleFacts:
+    """An example."""
+
+    uptime_seconds: float | None = None
+    problems: tuple[str, ...] = ()
+
+
+def read_example(proc: Path) -> ExampleFacts:
+    """What ``uptime`` says under a root of /proc."""
+    problems: list[str] = []
+    text = read_text(proc / "uptime", problems)
+    return ExampleFacts(float(text.split()[0]) if text else None, tuple(problems))
+'''
+COLLECTOR = """def _read_example(host: Host) -> Collected:
+    facts = read_example(host.proc)
+    return Collected(((EXAMPLE, facts),), problems=facts.problems)
+
+
+"""
+FACTS_METRIC = """    _gauge(
+        _by(EXAMPLE.kind),
+        "host_example_seconds",
+        "An example: how long the machine has been running.",
+        lambda facts: _one(facts.uptime_seconds),
+    ),
+"""
+FACTS_PANEL = """        timeseries("An example", "Metric: host_example_seconds.",
+                   [query(host("host_example_seconds"), "{{instance}}")], (8, 8), unit="s"),
+"""
+COLLECTING = """
+from pathlib import Path
+from exporter.collectors import Collectors
+from exporter.metrics import Exposition
+from exporter.settings import Docker, Host, Settings
+from exporter.snapshot import Snapshot
+
+settings = Settings(host=Host(proc=Path("tests/fixtures/host/proc/example")), docker=Docker(enabled=False))
+snapshot = Snapshot()
+collectors = Collectors(snapshot, settings, changed=lambda *_: None, run_soon=lambda _: None)
+collectors.use(settings)
+next(job for job in collectors.jobs() if job.name == "example").run()
+print(Exposition().render(snapshot.view()).decode())
+"""
+
+
+def test_a_host_fact_with_a_collector(tree: Copy) -> None:
+    """A function with its fixture, read on a schedule of its own: its metric is exported, and whether the collector worked."""
+    follows(tree, "A host fact", "exporter/host/", "tests/fixtures/host/", "tests/scenes.py")
+    follows(tree, "A collector", "exporter/collectors.py", "exporter/snapshot.py", "exporter/metrics.py")
+    tree.write("exporter/host/example.py", FACT)
+    tree.write("tests/fixtures/host/proc/example/uptime", "4211.5 8000.0\n")
+    importing, naming = "from exporter.host.example import {}\n", "    EXAMPLE,\n"
+
+    key = 'EXAMPLE: Final[Key[ExampleFacts, ExampleFacts]] = Key(Kind("example", ExampleFacts))\n\n'
+    tree.put_before("exporter/snapshot.py", "from exporter.host.gpu import", importing.format("ExampleFacts"))
+    tree.put_before("exporter/snapshot.py", "_KINDS: Final", key)
+    tree.put_before("exporter/snapshot.py", "ROCM, GPU, GPU_SENSORS, GPU_NAMES", "EXAMPLE, ")
+
+    row = '        yield Collector("example", host.interval, partial(_read_example, host))\n'
+    tree.put_before("exporter/collectors.py", "from exporter.host.gpu import", importing.format("read_example"))
+    tree.put_before("exporter/collectors.py", "    GPU,\n    GPU_NAMES,\n", naming)
+    tree.put_before("exporter/collectors.py", '        yield Collector("models"', row)
+    tree.put_before("exporter/collectors.py", "def _read_machine(host: Host)", COLLECTOR)
+
+    tree.put_before("exporter/metrics.py", "    GPU,\n    GPU_SENSORS,\n", naming)
+    tree.put_before("exporter/metrics.py", ")\n\nMODEL_CACHE: Final", FACTS_METRIC)
+    tree.put_before("grafana/boards.py", '        row("What else decides how fast it is"),\n', FACTS_PANEL)
+    drawn = '    history.put("host_example_seconds", 4211.5, where)\n'
+    tree.put_before("grafana/sample_history.py", '    history.put("host_kernel_info"', drawn)
+
+    tree.put_before("tests/scenes.py", "from exporter.host.gpu import", importing.format("ExampleFacts"))
+    tree.put_before("tests/scenes.py", "    GPU,\n    GPU_SENSORS,\n", naming)
+    published = "    snapshot.publish(EXAMPLE, ExampleFacts(4211.5))\n"
+    tree.put_before("tests/scenes.py", "    snapshot.publish(MACHINE, machine)\n", published)
+    tree.run("tests/test_metrics.py")
+    tree.run("-m", "docs.build")
+    tree.run("-m", "grafana.build")
+
+    seen = tree.run("-c", COLLECTING)
+    assert "\nhost_example_seconds 4211.5\n" in seen
+    assert '\nllm_probe_exporter_collector_success{collector="example"} 1.0\n' in seen
+    tree.test(
+        "tests/test_metrics.py::test_the_whole_scene_is_as_it_was",
+        "tests/test_metrics.py::test_the_golden_scene_has_every_metric",
+        "tests/grafana/test_alerts.py::test_what_is_committed_is_what_the_source_says",
+        "tests/grafana/test_sample_history.py::test_every_metric_of_the_table_is_in_it",
+        "tests/test_docs.py::test_what_is_taken_from_tables_is_current",
+        "tests/test_architecture.py::test_no_files_import_each_other",
     )
 
 
