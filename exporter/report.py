@@ -71,7 +71,7 @@ def report_of(
         "queued": result.queued,
         "queue_seconds": finite(result.queue_seconds),
         "beside_users": finite(result.beside_users),
-        "notice": printable_text(result.state.notice) or None if result.state else None,
+        "notice": printable(result.state.notice, ERROR_CHARACTERS) or None if result.state else None,
         "tier": judgement.tier,
         "scenario": judgement.scenario,
         "expected": {"min": judgement.expected_min, "max": judgement.expected_max, "source": judgement.expected_source}

@@ -6,7 +6,7 @@ from typing import Any
 
 from exporter.discovery import Found, Survey
 from exporter.report import server_text
-from exporter.text import printable_text
+from exporter.text import ERROR_CHARACTERS, printable
 
 
 def survey_json(configured: Iterable[tuple[str, str]], found: Survey, engine_problem: str) -> dict[str, Any]:
@@ -37,7 +37,11 @@ def survey_rows(configured: Iterable[tuple[str, str]], found: Survey) -> list[tu
     return [
         *(("would be probed", f"{url}  {name}, as configured") for name, url in configured),
         *(("would be probed", f"{each.url}  {_found_text(each)}") for each in found.found),
-        *(("would not", f"{each.url}  {printable_text(each.why_not)}") for each in found.seen if each.listening),
+        *(
+            ("would not", f"{each.url}  {printable(each.why_not, ERROR_CHARACTERS)}")
+            for each in found.seen
+            if each.listening
+        ),
         *([("nothing listens", ", ".join(silent))] if silent else []),
     ]
 
@@ -45,4 +49,4 @@ def survey_rows(configured: Iterable[tuple[str, str]], found: Survey) -> list[tu
 def _found_text(found: Found) -> str:
     """A server that was found: what it is, why it was looked for there, and what to know of probes of it."""
     known = f"{server_text(asdict(found.identity))}: {found.why}"
-    return f"{known}. Note: {printable_text(found.notice)}" if found.notice else known
+    return f"{known}. Note: {printable(found.notice, ERROR_CHARACTERS)}" if found.notice else known

@@ -31,7 +31,9 @@ from tests.waiting import eventually
 
 
 @contextmanager
-def watching(tmp_path: Path, module: str = "", *, tokens: int = 16, **servers: Simulated) -> Iterator[int]:
+def watching(
+    tmp_path: Path, module: str = "", *, tokens: int = 16, proc: str = "/proc", **servers: Simulated
+) -> Iterator[int]:
     """A daemon that probes these servers each second, for so many tokens at most, and keeps its history; gives its port."""
     port, config = free_port(), tmp_path / "config.yml"
     targets = ", ".join(
@@ -45,6 +47,7 @@ history: {{path: {tmp_path / "history.db"}}}
 discovery: {{local: false, docker: false}}
 docker: {{enabled: false}}
 cache: {{paths: []}}
+host: {{proc: {proc}}}
 """)
     with forked_daemon("--config", config, port=port, log=tmp_path / "log") as process:
         yield port
@@ -164,17 +167,29 @@ def test_a_restart_goes_by_the_last_speed(tmp_path: Path) -> None:
 
 
 def test_a_notice_reaches_probe_discover_page_and_log(tmp_path: Path) -> None:
-    """A server that can't tell whether it is busy: all four say so, the log once."""
-    with SimulatedTextGenerationWebui() as server:
-        with watching(tmp_path, ", when_idle: probe", webui=server) as port:
-            eventually(lambda: results(port, "webui", "ok") >= 3, what="three probes")
-            shown = page(port)
-        command = [sys.executable, "-m", "exporter", "probe", server.url, "--json"]
-        told = json.loads(subprocess.run(command, capture_output=True, check=True, text=True, timeout=60).stdout)
-        candidate = ServerCandidate("webui", (server.url,), "a test")
-        found = survey_rows((), survey([candidate], (), Survey(), identify, time.time()))
-    notice = "text-generation-webui can't tell whether it is busy"
-    assert notice in shown.replace("&#39;", "'")
-    assert notice in told["notice"]
-    assert any(notice in text for _, text in found)
-    assert (tmp_path / "log").read_text().count(notice) == 1
+    """Servers that can't tell whether they are busy, or who waits for their only slot: all four say so, the log once for each.
+
+    The daemon and the command get an empty ``/proc``, as for a server whose connections can't be seen.
+    """
+    empty = tmp_path / "proc"
+    empty.mkdir()
+    with SimulatedTextGenerationWebui() as webui, SimulatedLlamaServer() as llama:
+        servers = {"webui": webui, "llama": llama}
+        notices = {
+            "webui": "text-generation-webui can't tell whether it is busy",
+            "llama": "a user who comes into a probe waits for its end, unless `server_metrics: true` lets it give way",
+        }
+        with watching(tmp_path, ", when_idle: probe", proc=str(empty), webui=webui, llama=llama) as port:
+            eventually(lambda: results(port, "webui", "ok") >= 3, what="three probes of text-generation-webui")
+            eventually(lambda: results(port, "llama", "ok") >= 3, what="three probes of llama-server")
+            shown = page(port).replace("&#39;", "'")
+        config = ["--config", str(tmp_path / "config.yml")]
+        for name, server in servers.items():
+            command = [sys.executable, "-m", "exporter", "probe", server.url, "--json", *config]
+            told = json.loads(subprocess.run(command, capture_output=True, check=True, text=True, timeout=60).stdout)
+            candidate = ServerCandidate(name, (server.url,), "a test")
+            found = survey_rows((), survey([candidate], (), Survey(), identify, time.time()))
+            assert notices[name] in shown
+            assert notices[name] in told["notice"]
+            assert any(notices[name] in text for _, text in found)
+            assert (tmp_path / "log").read_text().count(notices[name]) == 1

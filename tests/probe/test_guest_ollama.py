@@ -1,12 +1,17 @@
 """Ollama as it was without us: no reload, no model that stays longer or leaves earlier, no cloud, and users' waits are told."""
 
+import sys
 import threading
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from exporter.host.connections import read_connections
+from exporter.probe.result import ProbeResult
 from exporter.settings import Module, Timeouts
-from tests.probe.guest import chats, prober, run_for
+from tests.probe.guest import believe, chats, prober, run_for
 from tests.probe.probes import SHORT, check, probe
 from tests.servers.clock import Clock
 from tests.servers.ollama import DEFAULT_KEEP_ALIVE, SimulatedOllama, stored
@@ -184,6 +189,35 @@ def test_a_probe_that_is_given_up_learns_nothing_and_owes(queued: bool) -> None:
         check(one)
         assert probe(one).result == "ok"
         assert abs(expires(server) - leaves_at) < 1.5
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the table of connections is Linux's")
+def test_a_user_for_whom_a_probe_ended_gets_his_full_time() -> None:
+    """The probe's short keep-alive is in force while he is served; the next probe gives back what he lost."""
+    clock = Clock()
+    long = Module(max_tokens=200, prompt_tokens=48)
+    with SimulatedOllama(clock, tokens_per_second=8) as server:
+        server.use("small")
+        port = int(server.url.rpartition(":")[2])
+        one, found = prober(server, clock), list[ProbeResult]()
+        one.tell(connected=partial(read_connections, Path("/proc/self"), port, Path("/proc/none")))
+        believe(one, 100.0)
+        clock.ahead += 60
+        running = threading.Thread(target=lambda: found.append(probe(one, long)))
+        running.start()
+        eventually(lambda: chats(server), "a probe that has begun", every=0.01)
+        with User(server.url, tokens=4, model="small", path="/api/chat") as user:
+            running.join()
+            user.finished()
+        assert found[0].result == "yielded"
+        server.idle()
+        leaves_at = clock() + DEFAULT_KEEP_ALIVE
+        server.pace = 0.001
+        clock.ahead += 60
+        check(one)
+        assert probe(one).result == "ok"
+        assert abs(expires(server) - leaves_at) < 1.5
+        assert (server.costs["load"], server.costs["reload"]) == (1, 0)
 
 
 def test_who_waits_behind_a_user_gives_the_full_time_back() -> None:
