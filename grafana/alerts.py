@@ -98,8 +98,8 @@ RECORDINGS: Final = (
     Recording(
         FAULT,
         _recent("max_over_time(llm_answer_fault_info[W])"),
-        "What was wrong with answers lately, over the windows of the counts below: by these an alert names it. A server whose nonsense "
-        "changes from probe to probe has one series for each fault, each for a whole window, so that no `for` begins anew.",
+        "The faults of recent answers, over the windows of the counts below. The alerts name them. A server whose nonsense changes from "
+        "probe to probe has one series for each fault, which lasts for a whole window, so that no `for` begins again.",
     ),
     Recording(
         COUNTS,
