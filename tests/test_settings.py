@@ -546,6 +546,8 @@ def test_any_text_is_a_duration_or_a_value_error(text: str) -> None:
 @given(st.text(max_size=40) | st.from_regex(r"https?://[a-z@:\[\]/.?#0-9v]{0,20}", fullmatch=True))
 @example("http://[::1%eth0]:1")
 @example("http://a:\u0661")
+@example("http://v1")
+@example("http://a/v1/v1/")
 def test_any_text_is_a_url_or_a_value_error_and_a_url_stays_itself(text: str) -> None:
     """A URL that was accepted is accepted again unchanged, has a name, and holds no user or query."""
     try:

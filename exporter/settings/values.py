@@ -98,9 +98,11 @@ def check_url(text: str) -> str:
     _check_port(parts)
     if (found := _REQUEST_PATHS.search(parts.path.rstrip("/"))) is not None:
         raise ValueError(f"ends in {found[0]}, the path of a request: give the server's address alone, without it")
-    return text.rstrip("/").removesuffix("/v1").rstrip("/")
+    host, _, path = rest.partition("/")
+    return f"{scheme}://{host}{_END_OF_PATH.sub('', f'/{path}')}"
 
 
+_END_OF_PATH: Final = re.compile(r"(?:/v1|/)+$")
 _REQUEST_PATHS: Final = re.compile(
     r"/(?:v1/(?:chat/completions|completions|responses|messages|embeddings|models)|api/(?:chat|generate|tags|ps|show|version)"
     r"|chat/completions|metrics|health|props|slots)$"
