@@ -18,12 +18,12 @@ from typing import Final
 from exporter import allocator, systemd
 from exporter.address import is_loopback
 from exporter.collectors import Collectors
+from exporter.exposition import Exposition
 from exporter.history.change import Entry
 from exporter.history.folder import history_file
 from exporter.history.record import Point
 from exporter.history.store import Store
 from exporter.ledgers import Ledgers
-from exporter.metrics import Exposition
 from exporter.on_demand import CrowdedError, OnDemand, permit_of, refusal_of
 from exporter.probe.http.cancellation import Cancellation
 from exporter.probe.prober import Prober

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from prometheus_client import Metric
 
-from exporter import metrics
-from exporter.metrics import FAMILIES
+from exporter import exposition
+from exporter.metrics import COLLECTORS, FAMILIES
 from exporter.snapshot import Snapshot
 
 
@@ -21,14 +21,14 @@ class LibraryCollector:
         view = self.snapshot.view()
         found: dict[str, Metric] = {}
         failed = False
-        for source in metrics._SOURCES:
-            keyed = [(names, source.parts(view, names)) for names in metrics._keys(source, view)]
-            if source is metrics.COLLECTORS:
-                keyed.append(metrics._own_run(failed=failed))
-            for family in metrics._FAMILIES_OF[source]:
+        for source in exposition._SOURCES:
+            keyed = [(names, source.parts(view, names)) for names in exposition._keys(source, view)]
+            if source is COLLECTORS:
+                keyed.append(exposition._own_run(failed=failed))
+            for family in exposition._FAMILIES_OF[source]:
                 metric = found[family.name] = family.metric()
                 for names, parts in keyed:
-                    series = metrics._guarded(family, names, parts)
+                    series = exposition._guarded(family, names, parts)
                     failed = failed or series is None
                     for each in series or ():
                         metric.add_sample(f"{family.name}{each.suffix}", dict(each.labels), each.value)

@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 
 from exporter.cli import main
 from exporter.daemon_login import Login, LoginError, given_address, opener_for
-from exporter.metrics import Exposition
+from exporter.exposition import Exposition
 from exporter.snapshot import Snapshot
 from exporter.web.app import build_app
 from exporter.web.auth import Auth

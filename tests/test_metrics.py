@@ -14,19 +14,13 @@ from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from exporter import metrics
+from exporter import exposition, metrics
 from exporter.cache.facts import CacheFacts, FilesystemFacts, ModelFacts
+from exporter.exposition import OPENMETRICS, TEXT, Exposition, render_probe
 from exporter.history.change import Ledger, accept, observe_facts
 from exporter.history.record import Plan
 from exporter.host.gpu import GpuFacts, GpuReading, GpuSample
-from exporter.metrics import (
-    FAMILIES,
-    OPENMETRICS,
-    SECTIONS,
-    TEXT,
-    Exposition,
-    render_probe,
-)
+from exporter.metrics import FAMILIES, SECTIONS
 from exporter.probe.result import RESULTS, Measurements, ProbeResult, TargetState
 from exporter.settings import Thresholds
 from exporter.snapshot import (
@@ -275,8 +269,8 @@ def broken(monkeypatch: pytest.MonkeyPatch) -> str:
         raise ValueError("a fact of a shape that nobody expected")
 
     mended = dataclasses.replace(family, read=fail)
-    of_source = tuple(mended if each is family else each for each in metrics._FAMILIES_OF[family.source])
-    monkeypatch.setitem(metrics._FAMILIES_OF, family.source, of_source)
+    of_source = tuple(mended if each is family else each for each in exposition._FAMILIES_OF[family.source])
+    monkeypatch.setitem(exposition._FAMILIES_OF, family.source, of_source)
     return family.name
 
 
@@ -293,25 +287,25 @@ def test_a_row_that_raises_takes_only_itself_down(broken: str, caplog: pytest.Lo
 
 def test_a_scrape_reads_only_what_changed(monkeypatch: pytest.MonkeyPatch) -> None:
     """What was prepared at publication is not read again by a scrape, and what has left is forgotten."""
-    exposition = Exposition()
-    snapshot = publish_all(Snapshot(watch=exposition.prepare))
-    exposition.render(snapshot.view())
+    written = Exposition()
+    snapshot = publish_all(Snapshot(watch=written.prepare))
+    written.render(snapshot.view())
     read: list[tuple[str, ...]] = []
-    piece = metrics._piece
+    piece = exposition._piece
 
     def counted(source: Any, names: tuple[str, ...], parts: tuple[Any, ...]) -> Any:
         read.append(names)
         return piece(source, names, parts)
 
-    monkeypatch.setattr(metrics, "_piece", counted)
+    monkeypatch.setattr(exposition, "_piece", counted)
     snapshot.publish(probe_key("vllm", "default"), probe("vllm", 0, speed=9))
     read.clear()
-    body = exposition.render(snapshot.view())
+    body = written.render(snapshot.view())
     assert read == [("exposition",)]
     assert body.startswith(rendered(snapshot.view()).encode())
     snapshot.keep_only(RECORD, {("ollama", "default")})
-    exposition.render(snapshot.view())
-    assert {names[0] for _, names in exposition._pieces if len(names) == 2} == {"ollama"}
+    written.render(snapshot.view())
+    assert {names[0] for _, names in written._pieces if len(names) == 2} == {"ollama"}
 
 
 def test_one_probe_alone() -> None:

@@ -315,7 +315,7 @@ FACTS_PANEL = """        timeseries("An example", "Metric: host_example_seconds.
 COLLECTING = """
 from pathlib import Path
 from exporter.collectors import Collectors
-from exporter.metrics import Exposition
+from exporter.exposition import Exposition
 from exporter.settings import Docker, Host, Settings
 from exporter.snapshot import Snapshot
 

@@ -24,10 +24,10 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 import exporter
+from exporter.exposition import TEXT, render_probe
 from exporter.history.change import Entry
 from exporter.history.record import Plan, Point
 from exporter.history.told import entry_json
-from exporter.metrics import TEXT, render_probe
 from exporter.probe.result import ProbeResult
 from exporter.settings import MAX_ADDRESS, MAX_KEEP_SECONDS, parse_duration
 from exporter.snapshot import EXPORTER, Snapshot, View, info_key, plan_key, probe_key

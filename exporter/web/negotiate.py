@@ -4,7 +4,7 @@ import gzip
 from collections.abc import Iterator
 from typing import Final
 
-from exporter.metrics import OPENMETRICS, TEXT
+from exporter.exposition import OPENMETRICS, TEXT
 
 GZIP_LEVEL: Final = 1
 """An exposition repeats itself so much that more effort gains little and holds up a scrape."""

@@ -13,8 +13,8 @@ from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, generate_latest
 
+from exporter.exposition import OPENMETRICS, TEXT, Exposition
 from exporter.history.record import Plan
-from exporter.metrics import OPENMETRICS, TEXT, Exposition
 from exporter.probe.result import Measurements, ProbeResult, TargetState
 from exporter.settings import Thresholds
 from exporter.snapshot import Snapshot, TargetInfo, info_key, judgement_key, plan_key, probe_key

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from exporter.metrics import Exposition
+from exporter.exposition import Exposition
 from exporter.snapshot import Snapshot, judgement_key, probe_key
 from exporter.web.app import build_app
 from exporter.web.server import WebServer, listen

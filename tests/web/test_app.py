@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
+from exporter.exposition import OPENMETRICS, TEXT, Exposition
 from exporter.history.change import Difference, Entry
 from exporter.history.record import Plan
-from exporter.metrics import OPENMETRICS, TEXT, Exposition
 from exporter.probe.result import ProbeResult
 from exporter.snapshot import Snapshot, plan_key
 from exporter.web.app import PROBES_AT_ONCE, Refused, build_app

@@ -23,7 +23,7 @@ from click.testing import CliRunner
 from exporter.address import is_loopback
 from exporter.cli import main
 from exporter.daemon import AUTH_SECONDS, Daemon
-from exporter.metrics import Exposition
+from exporter.exposition import Exposition
 from exporter.settings import SettingsError, load
 from exporter.snapshot import Snapshot
 from exporter.web import auth as auth_room

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter.metrics import OPENMETRICS, TEXT
+from exporter.exposition import OPENMETRICS, TEXT
 from exporter.web.negotiate import accepts_gzip, choose_format, compress
 
 PROMETHEUS_3 = (

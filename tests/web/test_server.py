@@ -10,8 +10,8 @@ from contextlib import contextmanager
 
 import pytest
 
+from exporter.exposition import Exposition
 from exporter.history.record import Plan
-from exporter.metrics import Exposition
 from exporter.probe.result import ProbeResult
 from exporter.snapshot import Snapshot, plan_key, probe_key
 from exporter.web.app import Refused, build_app
