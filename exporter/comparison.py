@@ -75,7 +75,7 @@ def side_of(name: str, report: Report, bounds: Thresholds) -> ComparisonSide:
     """One side of a comparison out of a report; ValueError where it has no speed to compare, or is no report."""
     runs = report.get("runs") or [report]
     if not isinstance(runs, list) or not all(isinstance(run, Mapping) for run in runs):
-        raise ValueError("has runs that are no list of probes")
+        raise ValueError("has runs that are not a list of probes")
     if wrong := next((run for run in (report, *runs) if run.get("result") in NOT_AN_ANSWER), None):
         raise ValueError(
             f"has answers that are nonsense, so its speed means nothing: {printable_text(wrong.get('error')) or ''}"
@@ -195,7 +195,7 @@ def verdict_of(tokens_per_second: float, ratio: float, noise: Noise, criteria: S
 
 
 def _reaches(ratio: float, bound: float) -> bool:
-    """Whether a quotient is at least so much, but for its rounding: 19.2 ÷ 6.4 is three times."""
+    """Whether a quotient is at least a bound, but for its rounding: 19.2 ÷ 6.4 is three times."""
     return ratio >= bound or math.isclose(ratio, bound)
 
 
@@ -206,7 +206,7 @@ def comparison_json(comparison: Comparison) -> dict[str, Any]:
 
 VERDICTS: Final[Mapping[ComparisonVerdict, str]] = {
     "excellent": "excellent: a full success",
-    "good": "good: worth it",
+    "good": "good: worth the change",
     "minimum": "minimum: enough to count as a success",
     "below": "below the minimum: faster, but not by enough",
     "no_change": "no change: the difference is within the noise",

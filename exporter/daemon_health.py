@@ -26,7 +26,7 @@ def ask_health(daemon: DaemonAddress) -> str:
     except (OSError, ValueError, HTTPException) as exc:
         reason = getattr(exc, "reason", exc)
         if daemon.wants_certificate and not isinstance(reason, ConnectionRefusedError | TimeoutError):
-            why = f"it requires a client certificate and does not accept its own: {reason}"
+            why = f"the daemon requires a client certificate, and does not accept its own certificate as one: {reason}"
         else:
             why = str(getattr(reason, "strerror", None) or reason or type(reason).__name__)
         raise UnhealthyError(f"{address}: {why}") from None

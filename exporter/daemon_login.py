@@ -94,7 +94,7 @@ def check_user(name: str) -> str:
     if ":" in name:
         raise LoginError(
             "--user: has a colon in it. A password in the command line can be read by others: use --password-file, "
-            "or be asked for it"
+            "or type it when asked"
         )
     return name
 
@@ -103,7 +103,7 @@ def risk_of(address: DaemonAddress, login: Login) -> str:
     """What a person should know before the password is sent; empty where there is nothing."""
     parts = urlsplit(address.url)
     if login.password and parts.scheme == "http" and not is_loopback(parts.hostname or ""):
-        return f"the password goes to {address.url} without TLS: others in the network can read it"
+        return f"the password is sent to {address.url} without TLS: others on the network can read it"
     return ""
 
 
@@ -120,7 +120,7 @@ def opener_for(address: DaemonAddress, login: Login | None = None) -> urllib.req
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """The daemon redirects nobody, and a password goes to nobody else."""
+    """No redirect is followed: the daemon sends none, and a password must be sent to no other server."""
 
     def redirect_request(self, *_: Any) -> None:
         """No request: the answer stays an error."""
@@ -157,7 +157,7 @@ def _loaded(option: str, known: Path | None) -> ssl.SSLContext:
             require_regular(known)  # OpenSSL opens it by its path, and would wait for a FIFO
         context = ssl.create_default_context(cafile=known)
     except ssl.SSLError:
-        raise LoginError(f"{option}: {known} holds no certificate in PEM") from None
+        raise LoginError(f"{option}: {known} holds no certificate in PEM format") from None
     except OSError as exc:
         raise LoginError(f"{option}: {known} can't be read: {exc.strerror or exc}") from None
     context.verify_flags = (context.verify_flags & ~ssl.VERIFY_X509_STRICT) | ssl.VERIFY_X509_PARTIAL_CHAIN
@@ -165,14 +165,14 @@ def _loaded(option: str, known: Path | None) -> ssl.SSLContext:
 
 
 def _show(context: ssl.SSLContext, certificate: Path, key: Path | None) -> None:
-    """Show a client's certificate to a daemon that asks for one."""
+    """Present a client's certificate to a daemon that asks for one."""
     try:
         for each in (certificate, key or certificate):
             require_regular(each)
         context.load_cert_chain(certificate, key, password="")
     except ssl.SSLError:
         raise LoginError(
-            f"--cert: {certificate} with its key is no certificate that can be used, or not in PEM"
+            f"--cert: {certificate} and its key can't be used: they don't match, or are not in PEM format"
         ) from None
     except OSError as exc:
         raise LoginError(f"--cert: {certificate} or its key can't be read: {exc.strerror or exc}") from None

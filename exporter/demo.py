@@ -1,6 +1,6 @@
-"""A simulated inference server that is honest about being one: it says ``owned_by: llm-probe-exporter`` and makes words up.
+"""A simulated inference server that says that it is one, by ``owned_by: llm-probe-exporter``. Its answers have no meaning.
 
-It speaks the streaming chat API at a given pace, so that metrics, status page and dashboards live on any machine:
+It serves the streaming chat API at a given pace, so that metrics, status page and dashboards have data on any machine:
 ``llm-probe-exporter demo`` starts three of them, ``python -m exporter.demo`` one alone.
 """
 
@@ -35,7 +35,7 @@ _TOLD: Final = re.compile(r"\w+ keeps an? [\w ]+ in the cellar\.")
 
 @dataclass(frozen=True, slots=True)
 class Simulation:
-    """What one simulated server acts as: tokens per second, seconds to the first token, and how much both waver (ratio)."""
+    """How one simulated server behaves: tokens per second, seconds to the first token, and how much both vary (ratio)."""
 
     name: str
     model: str
@@ -90,7 +90,7 @@ def pace_at(simulation: Simulation, seconds: float) -> float:
 
 
 def tokens_for(prompt: str, wanted: int) -> tuple[str, ...]:
-    """What is said: what the prompt tells of a cellar, if it asks for that, else words without meaning, so many."""
+    """The answer: the fact that the prompt states, if it asks for that, else that many words without meaning."""
     told = _TOLD.search(prompt)
     tokens = re.findall(r"\S{1,5}\s?", told[0]) if told else [f"{WORDS[each % len(WORDS)]} " for each in range(wanted)]
     return tuple(tokens[:wanted])

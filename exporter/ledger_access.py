@@ -1,4 +1,4 @@
-"""The running daemon, asked by a person at a prompt: its verdicts, and what changed, or the file with that which it has left."""
+"""What a command asks of the running daemon: its verdicts, and what changed; without a daemon, the file of the history."""
 
 import json
 import ssl
@@ -25,7 +25,7 @@ Changes = list[dict[str, Any]]
 
 
 class AccessError(Exception):
-    """Neither a daemon nor a file tells; the message says why, and what to do."""
+    """Neither a daemon nor a file gives an answer; the message says why, and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ class DaemonAccess:
         try:
             return check(self._asked("/api/v1/status", "GET"))
         except ValueError as exc:
-            raise AccessError(f"{self.url}: what answers there is no exporter: it {exc}") from None
+            raise AccessError(f"{self.url}: the answer is not that of an exporter: it {exc}") from None
 
     def speeds(self, target: str) -> list[tuple[float, float]]:
         """Past speeds of a target by its first module with some: Unix time, tokens per second; oldest first."""
@@ -95,23 +95,23 @@ class DaemonAccess:
 
 
 def unreached_text(url: str, error: Exception) -> str:
-    """Why no answer came from there, and what to do where TLS stands in the way."""
+    """Why no answer came from there, and what to do if TLS is the reason."""
     reason, encrypted = getattr(error, "reason", error), url.startswith("https:")
     if isinstance(reason, ConnectionRefusedError):
-        return f"{reason.strerror}; is `llm-probe-exporter serve` running?"
+        return f"{reason.strerror}; check that `llm-probe-exporter serve` runs"
     if isinstance(reason, ssl.SSLCertVerificationError):
         return (
-            f"its certificate can't be verified ({reason.verify_message.rstrip('.')}): name its CA, or the certificate "
-            "where it is self-signed, with --cacert"
+            f"the certificate of the daemon can't be verified ({reason.verify_message.rstrip('.')}): name its CA, or the "
+            "certificate itself if it is self-signed, with --cacert"
         )
     # A server of TLS 1.3 refuses a client after the client's handshake is done: by an alert, or by closing the connection.
     closed = isinstance(reason, ConnectionResetError | ssl.SSLEOFError)
     if encrypted and (closed or (isinstance(reason, ssl.SSLError) and "CERTIFICATE" in (reason.reason or ""))):
-        return "it closes the connection: does it ask for a client certificate? Give one with --cert and --key"
+        return "the daemon closed the connection: if it requires a client certificate, give one with --cert and --key"
     if isinstance(reason, ssl.SSLError):
-        return "what answers there speaks no TLS: is it http://?"
+        return "this port does not use TLS: begin the url with http://"
     if isinstance(reason, HTTPException):
-        return "what answers there speaks no HTTP: is it https://?"
+        return "this port does not answer with HTTP: if it uses TLS, begin the url with https://"
     return str(getattr(reason, "strerror", None) or reason)
 
 
@@ -123,7 +123,7 @@ def _refused(url: str, path: str, error: HTTPError, user: str) -> str:
     try:
         said = json.loads(error.read(4096))["error"]
     except (OSError, ValueError, KeyError, TypeError):
-        said = f"no exporter that knows {path} answers there"
+        said = f"there is no {path}: this is not an exporter, or an older version"
     return f"{url}: {error.code} {said}"
 
 

@@ -168,11 +168,11 @@ def _name_of(server: ServerReport) -> str:
 
 def _unknown_of_gpus(found: Findings) -> Iterator[tuple[str, str]]:
     if not found.machine.gpus and not found.machine.names.others:
-        yield "GPU", "none can be seen: is the sysfs of the machine visible here, and a driver loaded?"
+        yield "GPU", "none can be seen: check that the machine's sysfs is visible here, and that a driver is loaded"
     for gpu in named_apart(found.machine.gpus):
         yield from ((f"{what} of {gpu.name}", why) for what, why in _unknown_of_gpu(gpu, found))
     for other in found.machine.names.others:
-        yield f"memory and sensors of {other.title}", f"they are not read of a GPU that {other.driver} drives"
+        yield f"memory and sensors of {other.title}", f"the exporter does not read them with the driver {other.driver}"
 
 
 def _unknown_of_gpu(gpu: GpuFacts, found: Findings) -> Iterator[tuple[str, str]]:
@@ -185,13 +185,13 @@ def _unknown_of_gpu(gpu: GpuFacts, found: Findings) -> Iterator[tuple[str, str]]
     if gpu.memory_pool_bytes is None:
         yield "memory", "its driver shows no mem_info files here"
     if gpu.bandwidth_bytes_per_second is None:
-        yield "memory bandwidth", "neither its memory bank, its memory clock nor a data sheet tells it"
+        yield "memory bandwidth", "neither its memory bank, its memory clock nor a data sheet gives it"
     if not settings.firmware:
         yield "firmware", "its fw_version files can't be seen here"
     if settings.vbios_version is None:
         yield "vBIOS", "its vbios_version can't be read"
     if sample is None or sample.suspended:
-        yield "sensors", "it sleeps, and reading them would wake it" if sample else "its device folder is hidden"
+        yield "sensors", "the GPU is suspended, and reading them would wake it" if sample else "its device folder is hidden"
     elif settings.power_cap_watts is None:
         why = "its driver has no power1_cap"
         yield "power limit", f"{why}, as on every APU" if gpu.unified_memory else why
@@ -274,10 +274,10 @@ def _gpu_text(gpu: Mapping[str, Any]) -> str:
         f"GTT {bytes_text(gtt)}" if gtt else None,
         f"{bytes_text(width)}/s ({gpu['bandwidth_source']})" if width else None,
         f"{hottest:.0f} °C" if hottest is not None else None,
-        f"clocks held down by {' and '.join(held)}" if held else None,
+        f"clocks lowered by {' and '.join(held)}" if held else None,
         f"power limit {cap:g} W" if cap else None,
         f"level {gpu['performance_level']}" if gpu["performance_level"] else None,
-        "asleep" if gpu["asleep"] else None,
+        "suspended" if gpu["asleep"] else None,
     )
     return ", ".join(filter(None, parts))
 

@@ -109,7 +109,7 @@ class Session:
         return any(known.name == name for known in self.settings.targets)
 
     def measure(self, targets: Sequence[Target], count: int, step: Callable[[int, str], None]) -> list[Report]:
-        """Probe the targets in turns so many times; a report for each.
+        """Probe the targets alternately, that many times; a report for each.
 
         ``step`` is called before each probe with the number of those that are done and with what comes. A cancellation ends
         it: the reports are then of what was measured before. Raises KeyboardInterrupt where a target has nothing yet.
@@ -301,7 +301,7 @@ def cache_folders(settings: Settings) -> tuple[CacheFolder, ...]:
 
 
 def scan_caches(folders: Sequence[CacheFolder]) -> Iterator[CacheFacts]:
-    """Scan one cache after the other, at the priority of somebody who waits."""
+    """Scan one cache after the other, at normal priority, since somebody waits."""
     scanner = Scanner(niceness=0)
     return (scanner.scan(folder) for folder in folders)
 

@@ -242,7 +242,7 @@ def _ceiling_row(report: Report) -> tuple[str, str] | None:
 
 
 def _advice_rows(report: Report) -> list[tuple[str, str]]:
-    """Why the speed is what it is, and what else is known to hurt."""
+    """Why the speed is what it is, and the other advice."""
     told = [f"{each['sentence']} {each['remedy']}".strip() for each in report.get("advice") or ()]
     return [("why" if number == 0 else "", text) for number, text in enumerate(told)]
 

@@ -322,17 +322,17 @@ def test_status_says_what_the_daemon_says(answering: ThreadingHTTPServer, closed
     answering.RequestHandlerClass.body = b'{"targets": [], "verdicts": {}}'  # type: ignore[attr-defined]
     assert run("status", "--url", address(answering)).exit_code == 0
     answering.RequestHandlerClass.body = b"[]"  # type: ignore[attr-defined]
-    assert "no exporter" in run("status", "--url", address(answering)).stderr
+    assert "not that of an exporter" in run("status", "--url", address(answering)).stderr
     gone = run("status", LLM_PROBE_LISTEN=f"127.0.0.1:{closed_port}")
     assert (gone.exit_code, gone.stdout) == (1, "")
-    assert "Connection refused; is `llm-probe-exporter serve` running?" in gone.stderr
+    assert "Connection refused; check that `llm-probe-exporter serve` runs" in gone.stderr
 
 
 def test_top_needs_a_terminal() -> None:
     """In a pipe it is a wrong call that names the command to use."""
     result = run("top", "--url", "http://127.0.0.1:1")
     assert result.exit_code == 2
-    assert "use `status` elsewhere" in result.stderr
+    assert "use `status` without one" in result.stderr
 
 
 # compare
@@ -353,7 +353,7 @@ def test_compare_of_saved_files(tmp_path: Path) -> None:
     result = run("compare", before, after)
     assert result.exit_code == 0, result.stderr
     assert re.search(r"^ratio +2\.53×$", result.stdout, re.MULTILINE)
-    assert re.search(r"^verdict +good: worth it$", result.stdout, re.MULTILINE)
+    assert re.search(r"^verdict +good: worth the change$", result.stdout, re.MULTILINE)
     judged = json.loads(run("compare", before, after, "--json").stdout)
     assert set(judged) == {
         *("baseline", "candidate", "ratio", "noise", "verdict"),

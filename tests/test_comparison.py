@@ -127,8 +127,8 @@ def test_a_comparison_turned_round_says_the_opposite(one: list[float], other: li
             },
             "answers that are nonsense, so its speed means nothing: it repeats",
         ),
-        ({"tokens_per_second": 12, "runs": "many"}, "has runs that are no list of probes"),
-        ({"tokens_per_second": 12, "runs": [12]}, "has runs that are no list of probes"),
+        ({"tokens_per_second": 12, "runs": "many"}, "has runs that are not a list of probes"),
+        ({"tokens_per_second": 12, "runs": [12]}, "has runs that are not a list of probes"),
     ],
 )
 def test_a_report_that_cant_be_compared_says_why(content: dict[str, object], message: str) -> None:
@@ -175,5 +175,5 @@ def test_a_comparison_in_rows() -> None:
         ("candidate", "16.2 tok/s  good  x  (median of 5 runs)"),
         ("ratio", "2.49×"),
         ("noise", f"beyond the noise: the ratio lies between {judged.noise.min:.2f} and {judged.noise.max:.2f}"),
-        ("verdict", "good: worth it"),
+        ("verdict", "good: worth the change"),
     ]

@@ -95,7 +95,7 @@ def test_a_password_is_asked_for_on_a_terminal(tmp_path: Path) -> None:
         assert PASSWORD.encode() not in shown
         piped = run("status", "--url", url, "--user", "me")
         assert piped.exit_code == 2
-        assert "--password-file FILE where there is no terminal to ask at" in piped.stderr
+        assert "without a terminal, --user needs --password-file FILE" in piped.stderr
 
 
 @pytest.mark.parametrize(
@@ -108,10 +108,10 @@ def test_a_password_is_asked_for_on_a_terminal(tmp_path: Path) -> None:
         (["--user", "me", "--password-file", "empty"], "empty is empty"),
         (["--user", "me", "--password-file", "binary"], "binary is not UTF-8"),
         (["--password-file", "empty"], "--password-file needs --user NAME"),
-        (["--url", "https://127.0.0.1:9", "--cacert", "empty"], "empty holds no certificate in PEM"),
+        (["--url", "https://127.0.0.1:9", "--cacert", "empty"], "empty holds no certificate in PEM format"),
         (["--url", "https://127.0.0.1:9", "--cacert", "nowhere"], "nowhere can't be read"),
         (["--url", "https://127.0.0.1:9", "--cert", "nowhere"], "nowhere or its key can't be read"),
-        (["--url", "https://127.0.0.1:9", "--cert", "empty"], "is no certificate that can be used"),
+        (["--url", "https://127.0.0.1:9", "--cert", "empty"], "and its key can't be used"),
         (["--key", "empty"], "--key needs --cert FILE"),
     ],
 )
@@ -142,15 +142,15 @@ def test_tls_is_verified_where_a_password_is_sent(tmp_path: Path, password_file:
         for wrong in unknown:
             refused = run("status", "--url", url, *login, *wrong)
             assert refused.exit_code == 1
-            assert "its certificate can't be verified" in refused.stderr
+            assert "the certificate of the daemon can't be verified" in refused.stderr
             assert "--cacert" in refused.stderr
         other = run("status", "--url", url.replace("127.0.0.1", "localhost"), *login, "--cacert", authority)
         assert "Hostname mismatch" in other.stderr
         told = run("changes", "--url", url, *login)
-        assert "its certificate can't be verified" in told.stderr
+        assert "the certificate of the daemon can't be verified" in told.stderr
         plain = run("status", "--url", url.replace("https", "http"), *login)
         assert plain.exit_code == 1
-        assert "is it https://?" in plain.stderr
+        assert "begin the url with https://" in plain.stderr
 
 
 def test_the_daemon_of_this_machine_is_known_by_its_own_certificate(tmp_path: Path, password_file: Path) -> None:
@@ -166,7 +166,7 @@ def test_the_daemon_of_this_machine_is_known_by_its_own_certificate(tmp_path: Pa
         assert "12 targets" in told.stdout, told.stderr
         assert "requires a password" in run("status", LLM_PROBE_LISTEN=f"127.0.0.1:{port}", **place).stderr
         fooled = run("status", *login, LLM_PROBE_LISTEN=f"127.0.0.1:{false_port}", **place)
-        assert "its certificate can't be verified" in fooled.stderr
+        assert "the certificate of the daemon can't be verified" in fooled.stderr
 
 
 def test_a_client_certificate_is_shown(tmp_path: Path) -> None:
@@ -179,7 +179,7 @@ def test_a_client_certificate_is_shown(tmp_path: Path) -> None:
         asked = ("status", "--url", f"https://127.0.0.1:{port}", "--cacert", server[0])
         assert "12 targets" in run(*asked, "--cert", friend[0], "--key", friend[1]).stdout
         assert "12 targets" in run(*asked, "--cert", both).stdout
-        assert "Give one with --cert and --key" in run(*asked).stderr
+        assert "give one with --cert and --key" in run(*asked).stderr
 
 
 def test_top_comes_in_too(tmp_path: Path, password_file: Path) -> None:
@@ -218,7 +218,7 @@ def test_a_password_goes_nowhere_else(tmp_path: Path) -> None:
     path = tmp_path / "password"
     path.write_text("p")
     warned = run("status", "--url", "http://gpu-box.invalid:9937", "--user", "me", "--password-file", path)
-    assert "without TLS: others in the network can read it" in warned.stderr
+    assert "without TLS: others on the network can read it" in warned.stderr
 
 
 def test_what_speaks_no_http_is_said(tmp_path: Path) -> None:
@@ -236,7 +236,7 @@ def test_what_speaks_no_http_is_said(tmp_path: Path) -> None:
         thread = threading.Thread(target=greet)
         thread.start()
         url = f"http://127.0.0.1:{server.getsockname()[1]}"
-        assert "speaks no HTTP" in run("status", "--url", url).stderr
+        assert "does not answer with HTTP" in run("status", "--url", url).stderr
         checked = run("healthcheck", "--url", url)
         thread.join()
     assert checked.exit_code == 1

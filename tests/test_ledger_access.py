@@ -100,7 +100,7 @@ def test_a_file_that_a_daemon_writes_is_left_alone(path: Path) -> None:
     finally:
         store.close()
     assert refused.exit_code == 1
-    assert "another process writes it" in refused.stderr
+    assert "another process writes this file" in refused.stderr
 
 
 def test_two_times_are_compared(path: Path) -> None:
@@ -121,7 +121,7 @@ def test_a_time_that_the_history_does_not_have_is_said(path: Path, tmp_path: Pat
     """An unknown target, a time long ago, a time that is none, and no history."""
     for name, why in (
         ("nobody@1h", "there is no history of nobody"),
-        ("vllm@20d", "there is no good probe"),
+        ("vllm@20d", "the history has no good probe"),
         ("vllm@soon", "is not a time"),
     ):
         result = run(path, name, "vllm@8m", command="compare")

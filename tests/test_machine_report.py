@@ -141,7 +141,7 @@ def test_all_that_is_known_of_a_gpu(config: Path) -> None:
     assert "GiB" not in text
     unknown = {each["what"]: each["why"] for each in json.loads(printed(config, "--json"))["unknown"]}
     assert unknown["power limit of Radeon 8060S"] == "its driver has no power1_cap, as on every APU"
-    assert "nvidia drives" in unknown["memory and sensors of NVIDIA GeForce RTX 3090"]
+    assert "the driver nvidia" in unknown["memory and sensors of NVIDIA GeForce RTX 3090"]
 
 
 def test_advice_is_about_the_gpu_that_serves(config: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The commands: each parses, calls one room, and prints. Exit codes: 0 fine, 1 not fine, 2 a wrong call.
+"""The commands: each parses, calls one package, and prints. Exit codes: 0 fine, 1 not fine, 2 a wrong call.
 
 Results go to stdout, everything else to stderr. A command imports what it needs when it runs, so that ``--help`` and
 ``healthcheck`` are quick.
@@ -39,7 +39,7 @@ NAME: Final = "llm-probe-exporter"
 
 
 class Commands(click.Group):
-    """The commands. What can't be written because a disk is full is an error with a sentence, whichever command it was."""
+    """The commands. Output that can't be written, as to a full disk, ends any command with an error in one sentence."""
 
     def main(self, *args: Any, **more: Any) -> Any:
         """Run a command, and write all that it printed before it ends."""
@@ -63,10 +63,10 @@ _NOT_WRITTEN: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EF
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name=NAME)
 def main() -> None:
-    """Measure LLM inference servers as a client would, and export what they do to Prometheus.
+    """Measure LLM inference servers as a client would, and export the results to Prometheus.
 
     `serve` is the daemon: without any configuration it finds the servers of this machine. `probe URL` measures one server
-    now. `demo` shows everything on a machine that has none.
+    now. `demo` shows everything on a machine without a server.
     """
 
 
@@ -77,7 +77,7 @@ CONFIG = click.option(
     type=click.Path(path_type=Path),
     envvar="LLM_PROBE_CONFIG",
     show_envvar=True,
-    help="The configuration, a YAML file. Every key can also be given as LLM_PROBE_…, with __ between levels.",
+    help="The configuration file, in YAML. Each key can also be an environment variable LLM_PROBE_…, with __ between levels.",
 )
 
 
@@ -85,7 +85,7 @@ LISTEN = click.option(
     "--listen",
     envvar="LLM_PROBE_LISTEN",  # here, too, since the demo reads no settings
     metavar="HOST:PORT",
-    help=f"Where to answer scrapes, instead of the configuration's `listen`.  [default: {DEFAULT_LISTEN}]",
+    help=f"Address to listen on, instead of the configuration's `listen`.  [default: {DEFAULT_LISTEN}]",
 )
 LOG_LEVEL = click.option(
     "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True
@@ -103,10 +103,10 @@ AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON, for 
 def serve(*, config: Path | None, listen: str | None, log_level: str) -> None:
     """Run the daemon.
 
-    It watches the servers, answers scrapes at /metrics and shows a page at /.
+    It probes the servers, answers scrapes at /metrics and shows a page at /.
 
-    Without targets in a configuration it looks for inference servers on the usual ports of this machine and in Docker, says
-    what it found, and goes on looking. SIGHUP reloads the configuration, SIGTERM ends it.
+    Without targets in a configuration the daemon looks for inference servers on the usual ports of this machine and in Docker.
+    It logs what it found, and repeats the search. SIGHUP reloads the configuration, SIGTERM ends the daemon.
     """
     from exporter.cli.running import run_daemon
 
@@ -128,7 +128,7 @@ def serve(*, config: Path | None, listen: str | None, log_level: str) -> None:
 def demo(*, listen: str | None, log_level: str) -> None:
     """Run the daemon on simulated servers.
 
-    Metrics, page and dashboards live on any machine that way. Only simulated servers are probed.
+    It fills metrics, page and dashboards on any machine. Only simulated servers are probed.
     """
     from exporter.cli.demo_settings import demo_settings
     from exporter.cli.running import run_daemon
@@ -141,7 +141,7 @@ def demo(*, listen: str | None, log_level: str) -> None:
 # One-shot probes
 
 MODULE = click.option(
-    "--module", "-m", default="default", show_default=True, help="What to send: a module of the configuration."
+    "--module", "-m", default="default", show_default=True, help="Module of the configuration that says what to send."
 )
 
 
@@ -153,7 +153,7 @@ def _count(default: int) -> Callable[[Any], Any]:
         default=default,
         show_default=True,
         metavar="N",
-        help="Probe so many times; the figures are medians, with their spread.",
+        help="Number of probes; the figures are their medians, with their spread.",
     )
 
 
@@ -163,18 +163,18 @@ def _count(default: int) -> Callable[[Any], Any]:
     "--backend",
     "-b",
     metavar="BACKEND",
-    help=f"What the server is, instead of finding out: {', '.join(CONFIGURABLE)}.",
+    help=f"Type of the server, instead of detecting it: {', '.join(CONFIGURABLE)}.",
 )
-@click.option("--model", help="The model to ask for.  [default: the one that is served or in memory]")
+@click.option("--model", help="The model to ask for.  [default: the one that is served, or that is in memory]")
 @_count(1)
 @MODULE
 @click.option("--api-key-file", metavar="FILE", help="A file that holds the server's API key.")
 @click.option(
     "--min-tier",
     type=click.Choice(["excellent", "good", "acceptable"]),
-    help="Exit with 1 where the speed is of a lower tier.",
+    help="Exit with 1 if the speed is in a lower tier.",
 )
-@click.option("--load", "may_load", is_flag=True, help="Probe even where that makes the server load its model.")
+@click.option("--load", "may_load", is_flag=True, help="Probe even if that makes the server load its model.")
 @click.option("--markdown", is_flag=True, help="Print a table to paste into an issue: machine, software, model, speed.")
 @CONFIG
 @AS_JSON
@@ -194,11 +194,11 @@ def probe(
 ) -> None:
     """Measure one server now.
 
-    Shows speed, time to first token, phases, tokens, tier, and what the server is.
+    Shows speed, time to first token, phases, tokens, tier, and the facts about the server.
 
-    URL is its address, like http://127.0.0.1:8000 or localhost:8000, or the name of a target of the configuration. Exits with 0 after
-    a good measurement, 1 after a failed one or a tier below --min-tier, 2 for a wrong call. Ctrl-C ends --count early: what was
-    measured before is shown.
+    URL is the server's address, like http://127.0.0.1:8000 or localhost:8000, or the name of a target of the configuration.
+    Exits with 0 after a good measurement, with 1 after a failed one or a tier below --min-tier, with 2 after a wrong call. Ctrl-C
+    ends --count early: the probes until then are shown.
 
     \b
     llm-probe-exporter probe http://127.0.0.1:8000
@@ -240,7 +240,7 @@ def _print_report(summary: Report) -> None:
     if not summary["success"]:
         say(f"{summary['result']}: {summary['error']}")
         if summary["result"] == "skipped_unloaded":
-            say("add --load to let the probe load it")
+            say("add --load to let the probe load the model")
     elif why := report.why_no_speed(summary):
         say(why)
 
@@ -258,7 +258,7 @@ def _print_evidence(session: Session, target: Target, summary: Report) -> None:
 @click.argument("candidate")
 @_count(5)
 @MODULE
-@click.option("--anyway", is_flag=True, help="Compare although model or module differ.")
+@click.option("--anyway", is_flag=True, help="Compare even if the model or the module differs.")
 @CONFIG
 @AS_JSON
 def compare(
@@ -273,10 +273,11 @@ def compare(
 ) -> None:
     """Compare a baseline with a candidate.
 
-    Is it faster, and by enough? Each is the URL of a running server, a file saved from `probe --json`, or TARGET@TIME: what the
-    daemon's history has of a target, such as vllm@2h, vllm@yesterday, vllm@2026-11-20T12:00. Two URLs are probed in turns. Facts
-    that differ are named; another model or module is refused without --anyway. The verdict is by the success criteria of the profiles: reached by the speed or by the ratio. Exits with 0
-    where one is reached, with 1 where none is, or where the difference is within the noise.
+    Shows whether the candidate is faster, and by enough. Each of the two is the URL of a running server, a file saved from
+    `probe --json`, or TARGET@TIME for a past time in the daemon's history, such as vllm@2h, vllm@yesterday, vllm@2026-11-20T12:00.
+    Two URLs are probed alternately. Facts that differ are named; another model or module is refused without --anyway. The verdict
+    is the success criterion of the profiles that the speed or the ratio reaches. Exits with 0 if one is reached, with 1 if none is,
+    or if the difference is within the noise.
 
     \b
     llm-probe-exporter probe http://127.0.0.1:8000 --count 5 --json > before.json
@@ -315,9 +316,9 @@ def compare(
 def discover(*, config: Path | None, as_json: bool) -> None:
     """Look for inference servers here.
 
-    Shows what would be probed on this machine and in its containers and why, and what not and why not.
+    Shows which servers of this machine and of its containers would be probed, which would not, and why.
 
-    Asks only what costs a server nothing; sends no prompt.
+    Sends only requests that cost a server nothing, and no prompt.
     """
     from exporter import survey_report
     from exporter.oneshot import look_around
@@ -342,8 +343,8 @@ def discover(*, config: Path | None, as_json: bool) -> None:
 def status(*, asked: AskedDaemon, config: Path | None, as_json: bool) -> None:
     """Show the running daemon's verdicts.
 
-    A line for each target, the worst first: verdict, speed, time to first token, age of the last success, and why. Exits with 1
-    where a target is down, fails or gives wrong answers, or no daemon answers.
+    Shows a line for each target, the worst first: verdict, speed, time to first token, age of the last success, and the reason.
+    Exits with 1 if a target is down, fails or gives wrong answers, or if no daemon answers.
     """
     from exporter import status_report
     from exporter.ledger_access import AccessError
@@ -368,12 +369,12 @@ def status(*, asked: AskedDaemon, config: Path | None, as_json: bool) -> None:
 def top(*, asked: AskedDaemon, config: Path | None) -> None:
     """Show the status page in a terminal, live.
 
-    Asks the running daemon every two seconds. Ctrl-C ends it.
+    Asks the running daemon every two seconds. Ctrl-C ends the command.
     """
     from exporter.ledger_access import AccessError
 
     if not sys.stdout.isatty():
-        raise click.UsageError("it needs a terminal: use `status` elsewhere")
+        raise click.UsageError("`top` needs a terminal: use `status` without one")
     daemon = asked.access(config)
     from rich.console import Console
 
@@ -391,7 +392,7 @@ def top(*, asked: AskedDaemon, config: Path | None) -> None:
     "--since", default="7d", show_default=True, metavar="DURATION", help="How far to look back, like 12h or 30d."
 )
 @click.option(
-    "--accept", is_flag=True, help="Accept the current speeds as the usual ones: no drop is reported any more."
+    "--accept", is_flag=True, help="Accept the current speeds as the usual ones: earlier drops are no longer reported."
 )
 @asks_the_daemon
 @CONFIG
@@ -401,8 +402,8 @@ def changes(
 ) -> None:
     """Show what changed, and what it did to the speed.
 
-    Newest first: each change of a server or its machine, with the speed since and before. Asks the running daemon; where none
-    answers on this machine, reads the file that it has left. --accept ends the alerts on what is slower now.
+    Shows each change of a server or its machine, the newest first, with the speed since and before. Asks the running daemon; if
+    none answers on this machine, reads the file of its history. --accept ends the alerts about targets that are slower now.
     """
     from exporter.ledger_access import AccessError, FileAccess
     from exporter.settings import MAX_KEEP_SECONDS, load, parse_duration
@@ -448,8 +449,8 @@ def _local_time(seconds: float) -> str:
 def machine(*, markdown: bool, config: Path | None, as_json: bool) -> None:
     """Show what is known of this machine.
 
-    Its kernel, firmware, power profile, ROCm, GPUs and servers, what follows from them, and why the rest is unknown. Needs no
-    root. Nothing private is printed: no host name, user name, path, key or serial number.
+    Shows its kernel, firmware, power profile, ROCm, GPUs and servers, the advice that follows, and why other facts are unknown.
+    Does not need root. Prints nothing private: no host name, user name, path, key or serial number.
     """
     from exporter import machine_report
     from exporter.oneshot import read_findings
@@ -467,16 +468,14 @@ def machine(*, markdown: bool, config: Path | None, as_json: bool) -> None:
 
 
 @main.command()
-@click.option(
-    "--verify", is_flag=True, help="Read every file that is named by its hash, and name those that are corrupt."
-)
+@click.option("--verify", is_flag=True, help="Read every file that is named by its hash, and name the corrupt ones.")
 @CONFIG
 @AS_JSON
 def cache(*, verify: bool, config: Path | None, as_json: bool) -> None:
     """Show the model caches of this machine.
 
-    Models, sizes, what is incomplete or orphaned, free space. Deletes nothing. Exits with 1 where a cache can't be read or
-    --verify finds something corrupt.
+    Shows models, sizes, incomplete and orphaned files, and free space. Deletes nothing. Exits with 1 if a cache can't be read or
+    --verify finds a corrupt file.
     """
     from exporter import oneshot
     from exporter.cache import report as cache_report
@@ -499,7 +498,7 @@ def cache(*, verify: bool, config: Path | None, as_json: bool) -> None:
         for line in [*cache_report.notes(caches), *([] if checked is None else cache_report.checked_lines(checked))]:
             click.echo(escaped(line))
     else:
-        say("no model cache was found in the usual folders; cache.paths in a configuration names others")
+        say("no model cache was found in the usual folders; name other folders with cache.paths in a configuration")
     fine = all(each.error is None for each in caches) and not any(each.corrupt for each in checked or ())
     sys.exit(0 if fine else 1)
 
@@ -509,8 +508,8 @@ def cache(*, verify: bool, config: Path | None, as_json: bool) -> None:
 def check_config(file: Path) -> None:
     """Check a configuration file.
 
-    Says everything that is wrong with it at once, each with its line. The environment counts as it does for `serve`. Exits
-    with 2 where anything is wrong.
+    Shows all errors at once, each with its line. Environment variables have the same effect as for `serve`. Exits with 2 if
+    there is an error.
     """
     from exporter.settings import load, load_web_config, risks_of
 
@@ -529,11 +528,11 @@ def check_config(file: Path) -> None:
 
 
 @main.command()
-@click.option("--url", metavar="URL", help="The daemon.  [default: where LLM_PROBE_LISTEN or LLM_PROBE_CONFIG says]")
+@click.option("--url", metavar="URL", help="URL of the daemon.  [default: from LLM_PROBE_LISTEN or LLM_PROBE_CONFIG]")
 def healthcheck(url: str | None) -> None:
-    """Ask a running daemon whether it is well.
+    """Check that a running daemon works.
 
-    For the health check of a container: exits with 0 where the daemon lives and its scheduler runs, else with 1.
+    For the health check of a container: exits with 0 if the daemon answers and its scheduler runs, else with 1.
     """
     from exporter.daemon_health import UnhealthyError, ask_health
     from exporter.daemon_login import given_address, own_address

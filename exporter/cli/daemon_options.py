@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class AskedDaemon:
-    """Which daemon a person means, and how to come in: the options that ``asks_the_daemon`` adds."""
+    """Which daemon a person means, and the login: the options that ``asks_the_daemon`` adds."""
 
     url: str | None
     user: str | None
@@ -57,24 +57,24 @@ class AskedDaemon:
 
 
 def asks_the_daemon(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the options that say which daemon to ask and how to come in; the command gets them as ``asked``."""
+    """Add the options for the daemon to ask and for the login; the command gets them as ``asked``."""
     file = click.Path(path_type=Path)
 
     @click.option(
-        "--url", metavar="URL", help="The daemon.  [default: where LLM_PROBE_LISTEN or the configuration says]"
+        "--url", metavar="URL", help="URL of the daemon.  [default: from LLM_PROBE_LISTEN or the configuration]"
     )
     @click.option(
         "--user",
         "-u",
         metavar="NAME",
-        help="The user of a daemon that has passwords. Asks for the password on a terminal.",
+        help="User name, for a daemon that requires a password. The terminal asks for the password.",
     )
     @click.option("--password-file", metavar="FILE", type=file, help="The file that holds the user's password.")
     @click.option(
         "--cacert", metavar="FILE", type=file, help="The CA of the daemon's certificate, or the certificate itself."
     )
-    @click.option("--cert", metavar="FILE", type=file, help="A client certificate, for a daemon that asks for one.")
-    @click.option("--key", metavar="FILE", type=file, help="The key of --cert, where it is in a file of its own.")
+    @click.option("--cert", metavar="FILE", type=file, help="A client certificate, for a daemon that requires one.")
+    @click.option("--key", metavar="FILE", type=file, help="The key of --cert, if it is in a separate file.")
     @functools.wraps(command)
     def asking(
         *,
@@ -93,7 +93,7 @@ def asks_the_daemon(command: Callable[..., None]) -> Callable[..., None]:
 
 @contextlib.contextmanager
 def wrong_login() -> Iterator[None]:
-    """What is wrong with the address or the login, and exit code 2."""
+    """Print what is wrong with the address or the login, and exit with 2."""
     from exporter.daemon_login import LoginError
 
     try:
@@ -108,6 +108,6 @@ def _asked_password(user: str) -> str:
     if not user:
         return ""
     if not sys.stdin.isatty():
-        raise click.UsageError("--user needs --password-file FILE where there is no terminal to ask at")
+        raise click.UsageError("without a terminal, --user needs --password-file FILE")
     password: str = click.prompt(f"Password of {user}", hide_input=True, err=True)
     return password

@@ -41,7 +41,7 @@ def fail(text: str) -> NoReturn:
 
 @contextlib.contextmanager
 def wrong_settings() -> Iterator[None]:
-    """All that is wrong with the settings, a line each, and exit code 2."""
+    """Print all errors of the settings, a line each, and exit with 2."""
     from exporter.settings import SettingsError
 
     try:
