@@ -1,7 +1,7 @@
 """Probes that ``/probe`` asks for: which addresses it may reach, and one probe for all who ask within an interval.
 
 Nothing but the configured targets and what the user allowed by pattern can be reached, so that an open port of the exporter
-is no way into a network. Addresses of a cloud's metadata service and other link-local ones need to be named literally,
+gives no access to a network. Addresses of a cloud's metadata service and other link-local ones need to be named literally,
 and a name that a wildcard allows does not reach what is not public.
 """
 
@@ -91,11 +91,9 @@ def permit_of(url: str, allow: Sequence[str]) -> Callable[[str], bool] | None:
 
 
 def _danger_of(place: Place, patterns: Sequence[AddressPattern]) -> str | None:
-    """Why a host that only a wildcard allows is refused all the same."""
+    """Why a host that a wildcard allows is refused nevertheless."""
     if place.host in METADATA_HOSTS:
-        return (
-            f"{place.host} is a metadata service; to probe it all the same, name it literally in probe_endpoint.allow"
-        )
+        return f"{place.host} is a metadata service; to probe it anyway, name it literally in probe_endpoint.allow"
     for address in _addresses_of(place):
         if (wrong := _wrong_with(place, address, patterns)) is not None:
             return f"{place.host} is {address}, {wrong}"
@@ -107,13 +105,13 @@ def _wrong_with(place: Place, address: str, patterns: Sequence[AddressPattern]) 
     if _is_dangerous(address):
         return (
             "which is link-local, a metadata service, a translated address or no single host; "
-            "to probe it all the same, name it literally in probe_endpoint.allow"
+            "to probe it anyway, name it literally in probe_endpoint.allow"
         )
     found: ipaddress.IPv4Address | ipaddress.IPv6Address = ipaddress.ip_address(address.partition("%")[0])
     public = found.is_global and (found.version == 4 or found in _UNICAST)
     if not public and not is_covered(place, address, patterns):
         return (
-            "which is not public; to probe it all the same, name the host without a wildcard in probe_endpoint.allow, "
+            "which is not public; to probe it anyway, name the host without a wildcard in probe_endpoint.allow, "
             "or allow the address itself there"
         )
     return None
@@ -145,7 +143,7 @@ class _SharedProbe:
 
     lock: threading.Lock = field(default_factory=threading.Lock)
     until: float = float("inf")
-    """Until when it stands for all who ask: the interval of its module after its end; for ever while it runs."""
+    """Until when all requests get this probe: an interval of its module after its end; without limit while it runs."""
     result: ProbeResult | None = None
     measured: ProbeResult | None = None
     """The newest one with a speed."""

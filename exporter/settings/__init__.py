@@ -1,6 +1,6 @@
 """What the user decided: a YAML file, the environment over it, keys in files of their own; frozen, every typo an error.
 
-This is the only door to YAML and pydantic. ``load`` and ``load_profiles`` return what is right as a whole, or raise
+Only this package imports YAML and pydantic. ``load`` and ``load_profiles`` return what is right as a whole, or raise
 ``SettingsError`` with everything that is wrong, each with its path (``targets[1].url``) and its line.
 """
 

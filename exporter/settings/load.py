@@ -30,10 +30,10 @@ from exporter.settings.values import check_url, kind_of, name_from_url, quote
 
 M = TypeVar("M", bound=BaseModel)
 
-EMPTY: Final = "holds no settings: it is empty, or it was cut. Write {} where only the defaults are meant"
+EMPTY: Final = "holds no settings: it is empty, or was truncated. Write {} if only the defaults are meant"
 CUT: Final = (
-    "was cut: it ends in the middle of a line, with the first part of what is in use. Write it whole; if it is meant, end its"
-    " last line, or restart"
+    "was truncated: it ends in the middle of a line, with the first part of the settings in use. Write the whole file; if this "
+    "content is intended, end its last line with a line break, or restart"
 )
 PROFILES: Final = Path(__file__).parent.with_name("profiles.yaml")
 
@@ -86,7 +86,7 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Settings:
 
 
 def loader(path: Path | None, environ: Mapping[str, str]) -> Callable[[], Settings]:
-    """What reads the settings anew at each call, as ``load`` does, and does not take over a file that was cut meanwhile.
+    """A function that reads the settings at each call, as ``load`` does, and refuses a file that was truncated meanwhile.
 
     A full disk and a copy that was interrupted leave the first part of a file, which may be a configuration of its own.
     """
@@ -265,7 +265,7 @@ def _contradictions(data: Mapping[str, Any]) -> Iterator[tuple[Loc, str]]:
     for loc, target in _mappings(data, "targets"):
         name, key = _name_of(target)
         if name is not None and names.setdefault(name, loc) != loc:
-            yield (*loc, key), f"{quote(name)} is the name of another target too: give each a name of its own"
+            yield (*loc, key), f"{quote(name)} is also the name of another target: give each its own name"
         chosen = target.get("modules")
         for index, module in enumerate(chosen if isinstance(chosen, list) else ()):
             if isinstance(module, str) and module not in modules:
@@ -274,7 +274,7 @@ def _contradictions(data: Mapping[str, Any]) -> Iterator[tuple[Loc, str]]:
     for loc, folder in _mappings(data.get("cache"), "paths"):
         name = folder.get("name")
         if isinstance(name, str) and caches.setdefault(name, loc) != loc:
-            yield ("cache", *loc, "name"), f"{quote(name)} is the name of another cache too"
+            yield ("cache", *loc, "name"), f"{quote(name)} is also the name of another cache: give each its own name"
 
 
 def _unknown_ids(data: Mapping[str, Any], profiles: Profiles) -> Iterator[tuple[Loc, str]]:

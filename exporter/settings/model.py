@@ -165,7 +165,7 @@ class Module(Section):
     are fields for the body of its requests, ``headers`` headers for them; a header that holds a secret is read from a file
     that ``header_files`` names.
     ``prompt`` is a question of the user's own, sent as it is; ``expect`` a regular expression that the answer has to match.
-    ``depth`` makes the module a canary: a fact is asked for in a short prompt, and in one of so many tokens.
+    ``depth`` makes the module a canary: a fact is asked for in a short prompt, and in one of that many tokens.
     """
 
     interval: Interval = 60.0
@@ -264,7 +264,7 @@ class HistoryFile(Section):
 
 
 def _check_host(text: str) -> str:
-    """A name in its one form. No wildcard: one would let in a name that a stranger owns."""
+    """A name in its one form. No wildcard: one would allow a name that somebody else owns."""
     if "*" in text or ":" in text or "/" in text:
         raise ValueError("must be a name alone, without a scheme, a port or a wildcard, like gpu.example.org")
     try:
@@ -494,6 +494,6 @@ class WebConfig(Section):
     def _asks_for_something(self) -> "WebConfig":
         if not self.basic_auth_users and self.tls_server_config is None:
             raise ValueError(
-                "protects nothing: it has neither basic_auth_users nor tls_server_config. Was it emptied or cut?"
+                "protects nothing: it has neither basic_auth_users nor tls_server_config. Was it emptied or truncated?"
             )
         return self

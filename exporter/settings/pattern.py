@@ -105,15 +105,17 @@ def canonical_host(host: str) -> str:
         try:
             return str(ipaddress.IPv6Address(host.partition("%")[0]))
         except ValueError:
-            raise ValueError("has a host that is no IPv6 address") from None
+            raise ValueError("has a host that is not an IPv6 address") from None
     if _LIKE_IPV4.fullmatch(host):
         # 2130706433, 0x7f.1 and 127.1 are 127.0.0.1 to the system, which would connect there.
         try:
             return socket.inet_ntoa(socket.inet_aton(host))
         except OSError:
-            raise ValueError("has a host that is no IPv4 address") from None
+            raise ValueError("has a host that is not an IPv4 address") from None
     if not _NAME.fullmatch(host) or ".." in host:
-        raise ValueError("has a host that is no name: letters, digits, dots and hyphens; others as xn--…")
+        raise ValueError(
+            "has a host that is not a valid name: letters, digits, dots and hyphens are allowed; write others as xn--…"
+        )
     return host
 
 
@@ -148,7 +150,7 @@ def _network_of(host: str) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Networ
     try:
         return ipaddress.ip_network(bare, strict=False), bare
     except ValueError:
-        raise ValueError("has a network that is none: write it like 10.0.0.0/24:8000 or [fd00::]/8:8000") from None
+        raise ValueError("has an invalid network: write it like 10.0.0.0/24:8000 or [fd00::]/8:8000") from None
 
 
 def matches(place: Place, pattern: AddressPattern) -> bool:

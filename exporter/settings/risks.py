@@ -39,7 +39,7 @@ def risks_of_target(settings: Settings, target: Target) -> Iterator[str]:
     parts = urlsplit(target.url)
     if parts.scheme == "http" and not is_loopback(parts.hostname or ""):
         yield (
-            f"target {target.name}: its key is sent over plain http, where others in the network can read it: use https,"
+            f"target {target.name}: its key is sent over plain HTTP, where others on the network can read it: use https,"
             " or reach the server through a tunnel"
         )
     if parts.scheme == "https" and target.tls.insecure_skip_verify:

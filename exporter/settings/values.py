@@ -55,7 +55,7 @@ def parse_duration(text: str, most: float = MAX_SECONDS) -> float:
 
 
 def format_duration(seconds: float) -> str:
-    """The shortest text that ``parse_duration`` reads as so many seconds, to the millisecond."""
+    """The shortest text that ``parse_duration`` reads as that many seconds, to the millisecond."""
     left, parts = round(seconds * 1000), []
     for unit in ("h", "m", "s", "ms"):
         count, left = divmod(left, round(_SECONDS[unit] * 1000))
