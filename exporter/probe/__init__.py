@@ -1,7 +1,7 @@
 """Probing: what a client of an inference server sees.
 
 Importing httpx imports its command line too, where click and rich are installed as they are here: rich and Pygments, 4 MB that
-the daemon never uses. None in ``sys.modules`` makes that import fail, and httpx takes its own way of being without it. It must
+the daemon never uses. None in ``sys.modules`` makes that import fail, and httpx then works without it. It must
 stand here, since every file that imports httpx is in this package.
 """
 

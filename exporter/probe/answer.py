@@ -40,9 +40,9 @@ FAULTS: Final[dict[AnswerFault, str]] = {
     "broken_characters": "the answer is made of broken characters",
     "white_space": "the answer is white space",
     "mixed_scripts": "the answer mixes scripts within words",
-    "endless_digits": "the answer is digits without end",
+    "endless_digits": "the answer is an endless run of digits",
     "name_of_another_request": "the answer holds a name from another request of this exporter: requests are mixed up",
-    "fact_of_another_request": "the answer is that to another request of this exporter: requests are mixed up",
+    "fact_of_another_request": "the answer belongs to another request of this exporter: requests are mixed up",
     "fact_not_recalled": "the model does not recall the start of a long prompt, though it does of a short one",
     "pattern_not_matched": "the answer does not match the pattern that its module expects",
 }

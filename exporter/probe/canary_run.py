@@ -1,6 +1,6 @@
 """A probe that asks whether the answers are right: a fact in a short prompt and in a deep one, and at times the fingerprint.
 
-The rules are those of any probe: it waits for its turn, skips a busy server, and gives way to users. The deep question also measures
+The rules are those of any probe: it waits for its turn, skips a busy server, and stops for users. The deep question also measures
 the speed of prefill and of decode at its depth; where a model recalls nothing it is asked for that alone. An answer that is
 wrong is asked for once more before it counts.
 """
@@ -142,7 +142,7 @@ class CanaryRun(Run):
         self._costs += found.spent
         self._busy_seconds += found.busy_seconds
         if found.cut:  # half an answer is neither right nor wrong
-            return ProbeFailure("yielded", "given up for requests of users")
+            return ProbeFailure("yielded", "the probe was stopped for requests of users")
         return found.failure or self._said[0]
 
     def _adapted(self, outcome: Outcome, rejected: frozenset[str]) -> Outcome:
@@ -171,7 +171,9 @@ class CanaryRun(Run):
         if checked.failure:
             return checked.failure
         if standing_of(self._status) == "busy":
-            return ProbeFailure("yielded", "given up for requests of users, which came between its questions")
+            return ProbeFailure(
+                "yielded", "the probe was stopped for requests of users, which came between its questions"
+            )
         return None
 
     def _depth_now(self) -> int | None:
@@ -202,7 +204,7 @@ class CanaryRun(Run):
         return replace(chat, prompt=self._prompt, max_tokens=self._tokens)
 
     def _learn(self, outcome: Outcome, result: Result, measured: Measurements, *, queued: bool) -> None:
-        """As ever, but for how long a probe takes: this one was several."""
+        """As after any probe, but without its duration: this run was several probes."""
         took = self._prober.took_seconds
         super()._learn(outcome, result, measured, queued=queued)
         self._prober.took_seconds = took
@@ -297,5 +299,5 @@ class CanaryRun(Run):
 
 def _in_words(reading: FingerprintReading) -> str:
     if reading.distance is None:
-        return "this model is being learned"
+        return "the usual values of this model are being collected"
     return f"distance {reading.distance:.1f}" + (", a step: another model answers" if reading.stepped else "")

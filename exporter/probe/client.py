@@ -34,17 +34,17 @@ CHUNKS_LIMIT: Final = 65_536
 TEXT_LIMIT: Final = 65_536
 _TLS_ALERT: Final = b"\x15\x03"
 _HTTP2: Final = re.compile(rb"\x00..\x04[\x00\x01]\x00\x00\x00\x00|PRI \* HTTP/2", re.DOTALL)
-"""How a server begins that speaks HTTP/2 alone: with its settings."""
+"""The beginning of the answer of a server that speaks only HTTP/2: its settings frame."""
 _SSE_START: Final = re.compile(rb"(?:\xef\xbb\xbf)?(?:data|event|id|retry|error)?:")
 _LONGEST_FIELD: Final = 7
 _JSON_TYPES: Final = frozenset({"application/json", "text/json"})
 _HIDDEN: Final = (
-    ", though the server counted {} tokens: a model whose thinking is not streamed may have used them up. Give the module more"
+    ", though the server counted {} tokens: a model whose thinking is not streamed may have used them up. Give the module a larger"
     " max_tokens, or switch thinking off by its `request:`, such as {{chat_template_kwargs: {{enable_thinking: false}}}}"
 )
 _ENDLESS: Final = ": its last {} chunks are the same text, and some servers (Ollama) cut off such an answer"
 _EQUAL_TOKENS: Final = 30
-"""So many chunks of the same text in a row are no answer; Ollama cuts off its stream there."""
+"""This many chunks of the same text in a row are no answer; Ollama cuts off its stream there."""
 _WORD: Final = re.compile(r"[^\W\d_]+|\S")
 _CLOSING_SECONDS: Final = 2.0
 """How long to wait for the rest once the answer is complete (usage, [DONE]), or for the rest of an error's body."""
@@ -144,7 +144,7 @@ class Progress:
         self.complete = False
 
     def silent_limit_ns(self, gaps: float, seconds: float) -> int | None:
-        """Until when the next chunk is not overdue: so many mean gaps and so many seconds after the last; None without a gap."""
+        """Until when the next chunk is not overdue: that many mean gaps and that many seconds after the last; None without a gap."""
         if self.complete or self._chunks < 2:
             return None
         gap = (self._last_ns - self._first_ns) / (self._chunks - 1)
@@ -288,7 +288,7 @@ class _Notes:
         """Note what one event says."""
         self.note_more()
         if delta.error is not None:
-            raise ProbeFailure("server_error", f"the server broke off with an error: {one_line(delta.error)}")
+            raise ProbeFailure("server_error", f"the server ended the stream with an error: {one_line(delta.error)}")
         self.usage = delta.usage or self.usage
         self._server = delta.server or self._server
         self._model = delta.model or self._model
@@ -420,7 +420,7 @@ def _listen(
         why = _ENDLESS.format(notes.repeated) if notes.repeated >= _EQUAL_TOKENS else ""
         raise ProbeFailure(
             "truncated",
-            f"the stream ended after {len(notes.chunks)} chunks without saying that it is finished{why}",
+            f"the stream ended after {len(notes.chunks)} chunks without a mark of its end{why}",
             status=response.status_code,
         )
 
@@ -432,7 +432,7 @@ def _send(client: httpx.Client, outgoing: httpx.Request, exchange: Exchange) -> 
 
 
 def _close(response: httpx.Response) -> None:
-    """End the connection, and let go of it: httpx's response and its stream hold each other, and with them all that was used,
+    """End the connection, and release it: httpx's response and its stream hold each other, and with them all that was used,
     until a garbage collection.
     """
     response.close()
@@ -485,7 +485,7 @@ def _kind_of(response: httpx.Response) -> str:
 
 
 def _opening(pieces: Iterator[bytes]) -> bytes:
-    """So much of a body that its beginning tells server-sent events from JSON."""
+    """The beginning of a body, long enough to tell server-sent events from JSON."""
     found = b""
     while len(found) < _LONGEST_FIELD and (piece := next(pieces, None)) is not None:
         found = (found + piece).lstrip()
@@ -524,10 +524,11 @@ def _explain(exc: Exception, exchange: Exchange) -> ProbeFailure:
     handshake = exchange.connected_ns is not None and exchange.sent_ns is None
     broken = exchange.ended or (isinstance(exc, ConnectionError) and exchange.sent_ns is not None)
     if exchange.secured_ns is None and exchange.head.startswith(_TLS_ALERT) and not handshake:
-        return ProbeFailure("protocol", "the server speaks TLS on this port: its url begins with https://")
+        return ProbeFailure("protocol", "the server uses TLS on this port: begin its url with https://")
     if exchange.secured_ns is None and _HTTP2.match(exchange.head) and not handshake:
         return ProbeFailure(
-            "protocol", "the server speaks HTTP/2 alone on this port (gRPC does): name the port of its HTTP/1.1 API"
+            "protocol",
+            "the server speaks only HTTP/2 on this port, as gRPC does: set url to the port of its HTTP/1.1 API",
         )
     if broken and exchange.headers_ns is not None:
         return ProbeFailure("truncated", "the connection broke off in the middle of the stream")

@@ -73,9 +73,9 @@ class ProbeFailure(Exception):  # noqa: N818 - a result of measuring, not a faul
         self.fault: AnswerFault | None = fault
 
     def settled(self) -> "ProbeFailure":
-        """To be kept as what happened, now that nobody will catch it any more: without the frames that it came through.
+        """Clear the traceback, so that a stored failure keeps no sockets or buffers alive.
 
-        They hold it and it holds them, and with them sockets and buffers, until a garbage collection.
+        The frames of a traceback hold the failure, and the failure holds them, until a garbage collection.
         """
         chain: list[BaseException | None] = [self]
         while chain:
@@ -119,12 +119,12 @@ _TRANSPORT: Final[tuple[tuple[type[BaseException] | tuple[type[BaseException], .
     (
         ssl.SSLCertVerificationError,
         "tls",
-        "the server's certificate is not accepted: {reason}. Name the right host in url, or its CA in tls.ca_file",
+        "the server's certificate is not accepted: {reason}. Set url to the host that the certificate names, or tls.ca_file to its CA",
     ),
     (
         ssl.SSLError,
         "tls",
-        "no TLS with this port: {reason}. If the server speaks plain HTTP, its url begins with http://",
+        "TLS failed on this port: {reason}. If the server uses plain HTTP, begin its url with http://",
     ),
     (socket.gaierror, "resolve", "the host name is not known: {reason}"),
     (UnicodeError, "resolve", "this is not a host name: {reason}"),
@@ -168,9 +168,7 @@ def _refusal(  # noqa: PLR0911 - one for each kind of answer
         return ("server_error", said) if _is_error(body) else ("protocol", _not_a_stream(headers, body, path, text))
     if status < 400:
         where = one_line(headers.get("location", "")) or "nowhere"
-        message = (
-            f"{path} answered {status} and points to {where}. Redirects are not followed: set url to where it lives"
-        )
+        message = f"{path} answered {status} and points to {where}. Redirects are not followed: set url to that address"
         return "protocol", message
     if status in {401, 403}:
         return "auth", f"{said}. Set api_key_file to a key that the server accepts"

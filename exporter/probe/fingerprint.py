@@ -3,7 +3,7 @@
 One token is asked for after each of a few fixed prompts. The same model on the same kernels gives the same log-probabilities but
 for rounding; another model, quantization or kernel behind the same name moves them. A distance is in units of the model's own
 noise, which repeated readings show; it is never taken as less than ``LEAST_NOISE`` or half the step in which the server's logits
-are rounded, so that readings that were all the same make no alarm of the next rounding. Pure: what was read goes in as JSON, and
+are rounded, so that equal readings do not make a step out of the next rounding. Pure: what was read goes in as JSON, and
 what is known is a value made of plain numbers, for a history to keep.
 
     state, seen = observe(state, tuple(first_token(answer) for answer in answers))
@@ -35,11 +35,11 @@ FIELDS: Final[Mapping[str, Any]] = {"max_tokens": 1, "temperature": 0, "logprobs
 
 STEP_DISTANCE: Final = 6.0
 STEP_READINGS: Final = 3
-"""A distance above ``STEP_DISTANCE`` in so many readings in a row, which agree with each other, is a step."""
+"""A distance above ``STEP_DISTANCE`` in that many readings in a row, which agree with each other, is a step."""
 LEARNED_READINGS: Final = 5
 """Readings before there is a distance."""
 ADOPTED_READINGS: Final = 24
-"""After so many readings beyond a step, the new log-probabilities are those that the next ones are compared with."""
+"""After that many readings beyond a step, the new log-probabilities are those that the next ones are compared with."""
 LEAST_NOISE: Final = 0.003
 
 _MEMORY: Final = 64  # readings that the running means go back

@@ -19,7 +19,7 @@ _Name = tuple[str, str | None, str | None, str | None]
 class Fingerprints:
     """One state for each identity that a server says it has, the last ``MODELS``. Thread-safe.
 
-    Another name, version or quantization is another identity, which is learned anew: what changes openly is no secret.
+    Another name, version or quantization is another identity, which is learned again: a change of name needs no fingerprint.
     ``kept`` is what ``packed`` gave before a restart.
     """
 
@@ -69,7 +69,7 @@ class Fingerprints:
 
 
 def _unpacked(kept: Mapping[str, bytes]) -> Iterator[tuple[_Name, State]]:
-    """What can be read of it; a state that can't is learned anew."""
+    """What can be read of it; a state that can't is learned again."""
     for text, packed in kept.items():
         try:
             backend, version, model, quantization = json.loads(text)

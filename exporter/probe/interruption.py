@@ -1,4 +1,4 @@
-"""A probe gives way: while its streams run, it looks for users, and for a server that was told to end.
+"""The early end of a probe: while its streams run, it checks for requests of users, and for a server that shuts down.
 
 From 1.5 s after it was sent, once a second, a read that costs the server nothing tells whether requests of others run or wait. If
 they do, the streams end at once. A read before the first token is repeated right after it: llama-server answers in the middle of
@@ -17,6 +17,7 @@ from exporter.probe.client import Progress, is_refused
 from exporter.probe.failure import ProbeFailure
 from exporter.probe.http.transport import Connection
 from exporter.probe.newcomers import Newcomers
+from exporter.text import count_text
 
 # A read costs a real vLLM 7 ms of the loop that streams to users: none while the first tokens are timed, then few.
 FIRST_READ_SECONDS: Final = 1.5
@@ -79,7 +80,12 @@ class Interruption:
             if self._yields and (time.monotonic() >= next_read or (early and begun)):
                 next_read, early = time.monotonic() + READ_EVERY_SECONDS, not begun
                 if self._sees_users():
-                    self._end(ProbeFailure("yielded", f"given up for {self.seen:.0f} request(s) of users"))
+                    self._end(
+                        ProbeFailure(
+                            "yielded",
+                            f"the probe was stopped for {count_text(round(self.seen or 0), 'request')} of users",
+                        )
+                    )
                     return
             if self._yields and not self._told and time.monotonic() >= next_look:
                 next_look = time.monotonic() + LOOK_EVERY_SECONDS

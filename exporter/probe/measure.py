@@ -18,22 +18,22 @@ from exporter.probe.result import Measurements
 from exporter.probe.timeline import Chunk, ServerTimings, Timeline, Usage
 
 _MIN_TOKENS: Final = 8
-"""So many tokens must follow the first chunk for a speed."""
+"""This many tokens must follow the first chunk for a speed."""
 _PLAUSIBLE_TOKENS: Final = 10_000_000
 _LEAST, _MOST = 1e-9, 1e9
 """A server's own seconds and tokens per second are believed between these. Beyond, a quotient or a mean could be infinite."""
 _TOKENS_PER_CHARACTER: Final = 4
 """A character is at most 4 bytes of UTF-8, and a token is at least one byte."""
 _HIDDEN_TOKENS: Final = 32
-"""So many tokens beyond that may have no text: markers of a chat format, the end of the text."""
+"""This many tokens beyond that may have no text: markers of a chat format, the end of the text."""
 _CHARACTERS_PER_TOKEN: Final = 16
 _CHARACTERS_PER_SPLIT_TOKEN: Final = 8
 """Where there are more chunks than counted tokens, a lower bound: either tokens were split up or not all were counted."""
 _TOKENS_PER_WORD: Final = 2
 _SPARE_TOKENS: Final = 8
-"""Beside so many tokens a word, so many may have no text; more than that were generated out of sight."""
+"""Tokens a word: a model needs no more, so further tokens were generated without being shown."""
 _BLANKS: Final = 3
-"""So many chunks before the first text may be empty: the role, a character that is split over several tokens."""
+"""This many chunks before the first text may be empty: the role, a character that is split over several tokens."""
 _WORDS_PER_CHUNK: Final = 1.6
 """Where chunks hold more words than this in the mean, they are not tokens."""
 _CHARACTERS_PER_WORD: Final = 8
@@ -240,7 +240,7 @@ def _visible(output: int, reasoning: int | None, chunks: Sequence[Chunk]) -> int
 
 
 def _fits(tokens: float, chunks: Sequence[Chunk]) -> bool:
-    """Whether so many tokens can have made the text of these chunks; any number where they show none."""
+    """Whether that many tokens can have made the text of these chunks; any number where they show none."""
     characters = sum(chunk.characters for chunk in chunks)
     if not characters:
         return tokens >= len(chunks) - 1
@@ -297,7 +297,7 @@ def _shared_out(tokens: int, chunks: Sequence[Chunk]) -> tuple[float, ...]:
 
 
 def _words(chunk: Chunk) -> float:
-    """How many words, digits and marks a chunk holds, or about so many by its length; 0 for one without text."""
+    """How many words, digits and marks a chunk holds, or about that many by its length; 0 for one without text."""
     return chunk.words if chunk.words is not None else float(-(-chunk.characters // _CHARACTERS_PER_WORD))
 
 

@@ -1,4 +1,4 @@
-"""What a guest in somebody's server may do, and how often: the rules, without I/O. Times are seconds and come in as numbers."""
+"""What a probe may do on a server that others use, and how often: the rules, without I/O. Times are seconds and come in as numbers."""
 
 import math
 import statistics
@@ -19,7 +19,7 @@ BUSY_POLL_SECONDS: Final = 0.5
 LONGEST_PAUSE_SECONDS: Final = 3600.0
 # Results after which the server may go on working for a client that has left.
 ABANDONED: Final[frozenset[Result]] = frozenset({"timeout_first_token", "timeout_stalled", "timeout_total"})
-# What a probe costs is the mean of so many, so that one slow probe doesn't thin out the next day.
+# What a probe costs is the mean of that many, so that one slow probe doesn't thin out the next day.
 _COSTS: Final = 5
 # A probe is as short as its precision allows.
 DECODE_SECONDS: Final = 2.5

@@ -1,4 +1,4 @@
-"""Probes of one target and checks of its status: the door of this room.
+"""Probes of one target and checks of its status: the entry point of this package.
 
 A ``Prober`` belongs to one target and is kept across reloads while the target stays. Both ``status`` (what the server says of
 itself) and ``probe`` end in bounded time and never raise.
@@ -73,7 +73,7 @@ class Prober(ProberState):
                     body=body,
                 )
         except (ProbeFailure, Cancelled) as exc:
-            log.info("the keep-alive of %s could not be given back: %s", self.target.name, exc)
+            log.info("the keep-alive of %s could not be restored: %s", self.target.name, exc)
 
     def due(self, name: str, module: Module) -> bool:
         """Whether a module that asks at each of its intervals should run this time. A skipped probe was no run."""

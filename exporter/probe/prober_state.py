@@ -97,7 +97,7 @@ class ProberState:
         """
         until = time.monotonic() + seconds
         if not self._checking.acquire(timeout=seconds):
-            raise ProbeFailure("timeout_total", f"the server has not answered the reads before for {seconds:.1f} s")
+            raise ProbeFailure("timeout_total", f"the server has not answered earlier reads for {seconds:.1f} s")
         try:
             try:
                 checked = self.tracker.status(READ_SECONDS, until=until, thorough=thorough)

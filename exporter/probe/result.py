@@ -1,4 +1,4 @@
-"""What the probing room hands on: frozen records, no behaviour.
+"""The results of probing: frozen records, no behaviour.
 
 ``ProbeResult`` is one probe of a target by a module; ``TargetState`` is what the target said of itself at that time.
 """

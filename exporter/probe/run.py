@@ -97,7 +97,7 @@ class Run:
             self._queued = prober.monotonic() - self._due
             if not mine:
                 log.info(
-                    "%s was not probed by %s: other probes of its server took the interval",
+                    "%s was not probed by %s: other probes of its server took the whole interval",
                     prober.target.name,
                     self._name,
                 )
@@ -240,7 +240,9 @@ class Run:
         if self._pauses and status.crowded and status.recent != status.model:
             self._paused_since = tracker.used_at or self._prober.started_at
             why = "a probe would change which of the models in memory is evicted first"
-            return self._skip("skipped_unloaded", f"paused: {self._model} was not seen used last, and {why}")
+            return self._skip(
+                "skipped_unloaded", f"paused: {self._model} is not known to be the one that was used last, and {why}"
+            )
         if not (self._pauses and status.activity_is_free) or tracker.used_since_probe(status) is not False:
             return None
         since = tracker.used_at or self._prober.started_at
@@ -256,7 +258,7 @@ class Run:
             if prober.pace.may_probe_busy(self._name, module) or (
                 module.when_busy == "share" and self._has_room and not is_heavy(module)
             ):
-                self._say("the server is busy; this probe may go to it all the same")
+                self._say("the server is busy; the module's when_busy allows this probe")
                 return None
             if polls >= BUSY_POLLS or standing != "busy":
                 running, waiting = self._status.running or 0, self._status.waiting or 0
@@ -264,7 +266,7 @@ class Run:
                 why = (
                     f"requests of users: {running:.0f} running, {waiting:.0f} waiting"
                     if standing == "busy"
-                    else "a conversation is in the server's only slot, and a probe would take its prompt cache"
+                    else "the server's only slot holds a conversation, and a probe would replace its prompt cache"
                 )
                 return self._skip("skipped_busy", f"{why}; skip {skips} in a row")
             polls += 1
@@ -273,7 +275,9 @@ class Run:
             if checked.failure:
                 return self.end(Outcome(failure=checked.failure))
         if standing == "unknown" and is_heavy(module):
-            self._say("whether the server is idle is not known: a probe as heavy as this one may slow down users")
+            self._say(
+                "it is not known whether the server is idle, and a probe as heavy as this one may slow down users"
+            )
         return None
 
     @property
@@ -300,7 +304,7 @@ class Run:
                 return self._skip("skipped_unable", prober.tracker.unable)
             more = rejected_fields(refusal.status, refusal.body, dialect.optional - known)
             if _NOT_LOADED in refusal.body and status.router:
-                return self._skip("skipped_unloaded", f"{self._model} left the memory just now")
+                return self._skip("skipped_unloaded", f"{self._model} was unloaded just now")
             if more and refusal.result == "http_4xx":
                 self._say(f"refused: {refusal.message}; once more without {', '.join(sorted(more))}")
                 outcome = self._stream(known | more)
@@ -433,7 +437,7 @@ class Run:
 
     @property
     def _served(self) -> tuple[str | None, ...]:
-        """What is another one when another model is served, or the server was started anew."""
+        """A value that differs when another model is served, or the server was started again."""
         return self._dialect.name, self._status.model, self._status.identity.backend_version, self._status.started
 
     def _or_busy(self, outcome: Outcome) -> ProbeFailure | None:
@@ -529,7 +533,7 @@ class Run:
             return
         if not queued:
             prober.took_seconds = outcome.busy_seconds
-        # Where the tokens came too few or in a burst, the speed over the whole tells at least how long so many take.
+        # Where the tokens came too few or in a burst, the speed over the whole tells at least how long that many take.
         if speed := measured.tokens_per_second or (None if queued else measured.end_to_end_tokens_per_second):
             prober.speeds.note(self._name, self._status.identity, speed)
         if measured.ttft_seconds and not queued and not self._others:
@@ -560,7 +564,7 @@ class Run:
         loaded = longest is not None and longest >= LOAD_SECONDS
         if loaded and self._status.resident and not self._loads:
             why = (
-                f"the last probe made the server load {self._model} anew ({longest:.1f} s), though it was in memory: other"
+                f"the last probe made the server load {self._model} again ({longest:.1f} s), though it was in memory: other"
                 " clients use runner options that can't be read. State them in targets[].options"
             )
             tracker.reloads = (self._status.model, why)

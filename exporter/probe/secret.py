@@ -1,6 +1,6 @@
 """Keeping the key of a server out of what is published: a server, or a proxy before it, may repeat what it was sent.
 
-What is asked and read stays as it is; hidden is what leaves this room: messages, logs, names.
+What is asked and read stays as it is; the key is hidden in what leaves this package: messages, logs, names.
 
 A key is found in upper and lower case, as JSON, HTML and URLs write it (also twice over), as base64, base32, numbers and hexadecimal
 digits, backwards, with anything between its letters and digits, and in part: from half of it on, at least 8 characters.
@@ -26,7 +26,7 @@ SHORTEST: Final = 4
 """Shorter keys are no secrets, and hiding them would make every other word unreadable."""
 _SHORTEST_PART: Final = 8
 _LONGEST_PART: Final = 24
-"""So many characters of a long key are hidden wherever they stand, though they are less than its half."""
+"""This many characters of a long key are hidden wherever they stand, though they are less than its half."""
 _SHORTEST_CODED: Final = 12
 _SHORTEST_BARE: Final = 12
 _BARE: Final = frozenset("abcdefghijklmnopqrstuvwxyz0123456789")

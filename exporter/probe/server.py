@@ -42,7 +42,7 @@ class Server:
 
     @contextmanager
     def streaming(self, streams: int) -> Iterator[None]:
-        """Count so many streams as ours while the block runs."""
+        """Count that many streams as ours while the block runs."""
         with self._lock:
             self.streams += streams
         try:
@@ -53,7 +53,7 @@ class Server:
                 self.probes += 1
 
     def count(self, tokens: int, served: Served | None = None) -> None:
-        """Note that a probe has made it generate so many tokens, and what that added to its sums."""
+        """Note that a probe has made it generate that many tokens, and what that added to its sums."""
         with self._lock:
             self.generated += tokens
             self.ours += served or Served()

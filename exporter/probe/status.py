@@ -115,7 +115,7 @@ class StatusTracker:
         self.hints = Hints(options=target.options, server_metrics=target.server_metrics)
         """What is known of the server from elsewhere."""
         self.reloads: tuple[str | None, str] | None = None
-        """A model in memory that is probed no more, and why: a probe made the server load it anew."""
+        """A model in memory that is probed no more, and why: a probe made the server load it again."""
         self.unable = ""
         """Why probes of the server as it is now are given up: it refused to generate text."""
         self.used_at: float | None = None
@@ -136,7 +136,7 @@ class StatusTracker:
     def status(
         self, seconds: float, *, until: float = math.inf, thorough: bool = False, fresh: bool = False
     ) -> StatusResult:
-        """Check the status once, each read bounded by so many seconds, all by ``until`` in monotonic time. Raises only Cancelled.
+        """Check the status once, each read bounded by that many seconds, all by ``until`` in monotonic time. Raises only Cancelled.
 
         ``fresh`` reads although the prober is cancelled.
         """
@@ -155,7 +155,7 @@ class StatusTracker:
         return _reader(connection, headers, BESIDE_SECONDS)
 
     def connection(self) -> tuple[Connection, Headers]:
-        """Where to connect and with which headers; the key is read anew each time, since it may change on the disk."""
+        """Where to connect and with which headers; the key is read again each time, since it may change on the disk."""
         target = self.target
         connection = Connection(
             base_url=target.url,
@@ -174,7 +174,7 @@ class StatusTracker:
             self.last = replace(self.last, keep_alive=keep_alive)
 
     def doubt(self) -> None:
-        """Read anew at the next status check what the server serves. Who it is stays: recognition sends it more than a status."""
+        """Read again at the next status check what the server serves. Who it is stays: recognition sends it more than a status."""
         self._doubtful = True
 
     def probed(self, after: ServerStatus | None) -> None:
@@ -324,7 +324,7 @@ def identify(
     api_key_file: Path | None = None,
     hints: Hints | None = None,
 ) -> Identified:
-    """Ask by harmless reads what answers at a URL, each read bounded by so many seconds. Raises nothing but Cancelled."""
+    """Ask by harmless reads what answers at a URL, each read bounded by that many seconds. Raises nothing but Cancelled."""
     connection = Connection(base_url=url, cancellation=cancellation or Cancellation())
     try:
         get = _reader(connection, _key_header(api_key_file), seconds)
@@ -337,7 +337,7 @@ def identify(
         status = dialect.status(StatusQuery(get, now=time.time(), hints=hints or Hints()))
         return Identified(status.identity, listening=True, notice=status.notice)
     except ProbeFailure:
-        # It is known, but loads its model or is not well: a target all the same.
+        # It is known, but loads its model or has a fault: still a target.
         return Identified(Identity(dialect.name), listening=True)
 
 

@@ -45,7 +45,7 @@ class Delta:
 
     ``output_tokens`` is the server's own running count of generated tokens up to and including this event, where the
     server gives one for each chunk; ``final`` marks the event after which the dialect expects nothing more. ``blank`` marks a
-    chunk of the answer without text, which may hold a token all the same; ``unread`` one with something in it that is no known
+    chunk of the answer without text, which may still hold a token; ``unread`` one with something in it that is no known
     form of text.
     """
 

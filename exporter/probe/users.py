@@ -13,7 +13,7 @@ from exporter.probe.exposition import MetricSample, total
 from exporter.probe.timeline import Timeline
 
 LEAST_TOKENS: Final = 8
-"""So many tokens of users must lie between two readings for a speed."""
+"""This many tokens of users must lie between two readings for a speed."""
 LEAST_SHARE: Final = 0.2
 """Where less than this share of a sum is the users', what is left of it after ours is mostly the error of ours."""
 LEAST_TTFT_SHARE: Final = 0.5
@@ -114,7 +114,7 @@ def users_between(before: Served, after: Served, ours: Served) -> UserFigures:
     whole = after - before
     theirs = whole - ours
     if min(whole.requests, whole.first_token_seconds, whole.tokens, whole.gap_seconds) < 0:
-        return UserFigures()  # a counter fell: the server was started anew
+        return UserFigures()  # a counter fell: the server was started again
     following = theirs.tokens - theirs.requests
     speed = ttft = None
     if following >= LEAST_TOKENS and theirs.gap_seconds > LEAST_SHARE * whole.gap_seconds > 0:

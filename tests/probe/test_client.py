@@ -318,12 +318,12 @@ FAULTS: dict[str, tuple[ScriptedAnswer, Result, str]] = {
     "no gzip": (
         plain(TEXT, content_type="text/event-stream", headers=[("content-encoding", "gzip")]),
         "protocol",
-        "says that it is gzip, and is not",
+        "is declared as gzip, but can't be decoded",
     ),
     "HTTP/2 alone": (
         ScriptedAnswer(((0, b"\0\0\x12\x04\0\0\0\0\0\0\x03\0\0\0\x64\0\x04\0\0\xff\xff\0\5\0\0\x40\0"),), "close"),
         "protocol",
-        "speaks HTTP/2 alone",
+        "speaks only HTTP/2",
     ),
     "empty stream": (streamed([]), "empty", "without any text"),
     "only role chunks": (streamed([(0, ROLE), (0, ROLE), (0, FINISH), (0, DONE)]), "empty", "without any text"),

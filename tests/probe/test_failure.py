@@ -144,7 +144,7 @@ def raised(exc: BaseException, *causes: BaseException) -> Exception:
         (OSError(113, "No route to host"), "connect", "no connection: No route to host"),
         (TimeoutError(110, "Connection timed out"), "timeout_connect", "Connection timed out"),
         (ConnectionResetError(104, "Connection reset by peer"), "truncated", "broke: Connection reset by peer"),
-        (ssl.SSLError(1, "[SSL: WRONG_VERSION_NUMBER] wrong version number"), "tls", "its url begins with http://"),
+        (ssl.SSLError(1, "[SSL: WRONG_VERSION_NUMBER] wrong version number"), "tls", "begin its url with http://"),
         (httpx.RemoteProtocolError("illegal status line"), "protocol", "is not HTTP: illegal status line"),
         (httpcore.RemoteProtocolError("illegal status line"), "protocol", "is not HTTP: illegal status line"),
         (httpcore.LocalProtocolError("Illegal header value b'Bearer secret\\n'"), "auth", "holds a character"),
@@ -173,7 +173,10 @@ def test_a_certificate_that_is_not_accepted_says_why() -> None:
     exc.verify_message = "certificate has expired"
     failure = classify(exc)
     assert failure.result == "tls"
-    assert "certificate has expired. Name the right host in url, or its CA in tls.ca_file" in failure.message
+    assert (
+        "certificate has expired. Set url to the host that the certificate names, or tls.ca_file to its CA"
+        in failure.message
+    )
 
 
 def test_a_failure_stays_what_it_is() -> None:

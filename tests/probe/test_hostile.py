@@ -249,8 +249,8 @@ ROWS: dict[str, FaultRow] = {
     ),
     "not HTTP": unreached(everywhere(ScriptedAnswer(((0, b"SSH-2.0-OpenSSH_9\r\n"),), "close")), "protocol", ""),
     # TLS
-    "TLS to a plain port": unreached(tls_to_plain, "tls", "its url begins with http://"),
-    "plain to a TLS port": unreached(plain_to_tls, "protocol", "its url begins with https://"),
+    "TLS to a plain port": unreached(tls_to_plain, "tls", "begin its url with http://"),
+    "plain to a TLS port": unreached(plain_to_tls, "protocol", "begin its url with https://"),
     "expired certificate": unreached(certified(ends="20200102000000Z"), "tls", "certificate has expired"),
     "self-signed certificate": unreached(certified("nobody's"), "tls", "self-signed certificate"),
     "certificate of another name": unreached(certified(names="DNS:other.example"), "tls", "not valid for '127.0.0.1'"),
@@ -307,7 +307,7 @@ ROWS: dict[str, FaultRow] = {
     # Streams that break off
     "reset": breaks(paced(whole=False, end="reset"), "truncated", "in the middle of the stream"),
     "close": breaks(paced(whole=False, end="close"), "truncated", "in the middle of the stream"),
-    "a clean end without finish_reason": breaks(paced(), "truncated", "without saying that it is finished"),
+    "a clean end without finish_reason": breaks(paced(), "truncated", "without a mark of its end"),
     "silence after the first token": breaks(
         asked(streamed([(0, text())], whole=False, end="hang")), "timeout_stalled", "no further token for 1 s"
     ),

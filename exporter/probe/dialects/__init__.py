@@ -1,4 +1,4 @@
-"""The kinds of inference servers that a probe can speak with, in the order in which they are recognised."""
+"""The kinds of inference servers that a probe can measure, in the order in which they are recognised."""
 
 from collections.abc import Mapping
 from importlib import import_module

@@ -118,7 +118,7 @@ class ServerStatus:
     missing: str = ""
     """What is wrong with the configured name, where the server has no such model."""
     would_reload: str = ""
-    """Why a probe could make the server load its model anew; empty where it can't."""
+    """Why a probe could make the server load its model again; empty where it can't."""
     key_refused: bool = False
     router: bool = False
     metrics_wanted: bool = False
@@ -205,7 +205,7 @@ class Dialect(Protocol):
         return None
 
     def request(self, chat: ChatRequest) -> Request:
-        """A streaming request for exactly so many tokens, counted by the server, past its prompt cache, where it can."""
+        """A streaming request for exactly that many tokens, counted by the server, past its prompt cache, where it can."""
 
     def read(self, event: Event) -> Delta:
         """What one event of its stream says. Raises ValueError where it is not of this API."""
@@ -270,8 +270,8 @@ def text_of(value: Any) -> str | None:
 
 
 def short_name(model: str | None) -> str | None:
-    """A model's name as it is shown. Started from a folder, a server names a model by a path, which is long and tells who
-    lives where: then it is the file's or folder's name, or in a Hugging Face cache the repository's. The revision that
+    """A model's name as it is shown. Started from a folder, a server names a model by a path, which is long and names
+    users' folders: then it is the file's or folder's name, or in a Hugging Face cache the repository's. The revision that
     ``transformers serve`` adds is left out where it is ``main``, which every model has.
     """
     model = (model or "").removesuffix("@main") or None

@@ -57,7 +57,7 @@ def observe(before: KeepAlive | None, expires_at: float, now: float) -> KeepAliv
 
 
 def seconds_to_ask(keep_alive: KeepAlive, now: float, probe_seconds: float) -> float:
-    """What a probe of so many seconds asks for, so that the model unloads when it would have; -1 is for ever.
+    """What a probe of that many seconds asks for, so that the model unloads when it would have; -1 is no limit.
 
     ``probe_seconds`` is the probe's own work, without a wait in the server's queue.
     """
@@ -68,7 +68,7 @@ def seconds_to_ask(keep_alive: KeepAlive, now: float, probe_seconds: float) -> f
 def after_probe(
     keep_alive: KeepAlive, sent_seconds: float, expires_at: float, *, queued: bool, now: float
 ) -> KeepAlive:
-    """The keep-alive after a probe that asked for so many seconds; ``expires_at`` is what the server reports right after it.
+    """The keep-alive after a probe that asked for that many seconds; ``expires_at`` is what the server reports right after it.
 
     A probe that was ``queued`` ran behind a user's request, which ended just before: that request is given its full time.
     """

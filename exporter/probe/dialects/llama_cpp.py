@@ -147,7 +147,7 @@ class LlamaCpp(Dialect):
         return without_ours(load.running, load.waiting, ours)
 
     def request(self, chat: ChatRequest) -> Request:
-        """A chat of exactly so many tokens, past the prompt cache, with the server's own times in every chunk.
+        """A chat of exactly that many tokens, past the prompt cache, with the server's own times in every chunk.
 
         It asks for the progress of the prompt: while llama-server has nothing to send it looks only once a second whether its
         client is gone (HTTP_POLLING_SECONDS in its source); with something to send after each batch it notices that at once.
@@ -196,7 +196,7 @@ def _server_timings(timings: Mapping[str, Any]) -> ServerTimings:
 
 
 def _drafts(props: Mapping[str, Any]) -> bool:
-    """Whether it was started to draft tokens, by what it does for a request that doesn't say. ``none`` may stand there all the same."""
+    """Whether it was started to draft tokens, by what it does for a request that doesn't say. A server that drafts may still report ``none``."""
     defaults = member(props, "default_generation_settings")
     types = text_of(member(defaults, "params", "speculative.types")) or text_of(member(defaults, "speculative.types"))
     return member(defaults, "speculative") is True or any(

@@ -18,7 +18,7 @@ class LlamaSwap(OpenAI):
 
     def status(self, query: StatusQuery) -> ServerStatus:
         """Two reads: the list and ``/running``; one more for the version. A model with a ``ttl`` of 0 is never stopped for
-        being idle, so probes leave nothing to regard.
+        being idle, so probes change nothing for it.
         """
         status = status_by_models(self.name, query)
         if status.key_refused:

@@ -1,6 +1,6 @@
 """Ollama by its own API: ``/api/chat`` as NDJSON, ``/api/ps`` for what is in memory, durations in nanoseconds.
 
-A request that names another runner option than the model was loaded with makes Ollama load it anew, so a probe repeats the
+A request that names another runner option than the model was loaded with makes Ollama load it again, so a probe repeats the
 context length that ``/api/ps`` gives, where that is the one which Ollama compares with:
 
 - up to 0.9.6 it gives none;
@@ -128,7 +128,7 @@ class Ollama(Dialect):
         )
 
     def request(self, chat: ChatRequest) -> Request:
-        """A chat of at most so many tokens that leaves the model's timer where it is (the end of text can't be banned)."""
+        """A chat of at most that many tokens that leaves the model's timer where it is (the end of text can't be banned)."""
         options: dict[str, Any] = {"num_ctx": chat.status.context_length} if chat.status.context_length else {}
         options |= {**chat.options, "num_predict": chat.max_tokens, "temperature": 0, "seed": 1}
         body: dict[str, Any] = {
@@ -261,7 +261,7 @@ def _identified(status: ServerStatus, version: str, model: str, entry: Mapping[s
 
 
 def _why_reload(version: str, context: int | None, training_context: int | None) -> str:
-    """Why repeating what ``/api/ps`` says could load the model anew; empty where it can't."""
+    """Why repeating what ``/api/ps`` says could load the model again; empty where it can't."""
     numbers = tuple(int(part) for part in re.findall(r"\d+", version)[:3])
     how = "state the options of its clients in targets[].options, or update Ollama to 0.30"
     if context is None:

@@ -1,4 +1,4 @@
-"""The OpenAI chat API as such: what TGI, mlx_lm, Docker Model Runner, llama-cpp-python and others speak.
+"""The OpenAI chat API as such: what TGI, mlx_lm, Docker Model Runner, llama-cpp-python and others serve.
 
 Other dialects build on its functions. Some of these servers load a model on request and list many: where they say which ones
 are in memory (``residency``), only those are probed; where they don't, only one that the target names, or the only one.
@@ -239,7 +239,7 @@ def chat_request(chat: ChatRequest, more: Mapping[str, Any] | None = None, path:
 
 
 def counted_request(chat: ChatRequest) -> Request:
-    """A chat of exactly so many tokens, with the usage so far in every chunk, past the prefix cache: of vLLM and SGLang."""
+    """A chat of exactly that many tokens, with the usage so far in every chunk, past the prefix cache: of vLLM and SGLang."""
     more = {
         "stream_options": {"include_usage": True, "continuous_usage_stats": True},
         "ignore_eos": True,

@@ -77,7 +77,7 @@ class SGLang(OpenAI):
         return without_ours(load.running, load.waiting, ours)
 
     def request(self, chat: ChatRequest) -> Request:
-        """A chat of exactly so many tokens, with the usage so far in every chunk, past the prefix cache."""
+        """A chat of exactly that many tokens, with the usage so far in every chunk, past the prefix cache."""
         return counted_request(chat)
 
 

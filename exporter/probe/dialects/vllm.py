@@ -106,7 +106,7 @@ class Vllm(Dialect):
         return without_ours(running, waiting, ours)
 
     def request(self, chat: ChatRequest) -> Request:
-        """A chat of exactly so many tokens, with the usage so far in every chunk."""
+        """A chat of exactly that many tokens, with the usage so far in every chunk."""
         return counted_request(chat)
 
     def read(self, event: Event) -> Delta:

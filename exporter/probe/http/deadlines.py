@@ -17,7 +17,7 @@ class Timer:
         self._stage: tuple[int, Stage] = self._total
 
     def allow(self, result: Result, seconds: float, doing: str, *, since_ns: int) -> None:
-        """Begin a stage that may take so many seconds since ``since_ns``; its failure says ``doing`` and the seconds."""
+        """Begin a stage that may take that many seconds since ``since_ns``; its failure says ``doing`` and the seconds."""
         self._stage = (since_ns + nanoseconds(seconds), (result, seconds, doing))
 
     def remaining(self) -> float:

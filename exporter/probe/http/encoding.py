@@ -39,7 +39,9 @@ def decoded(pieces: Iterable[bytes], headers: Mapping[str, str], limit_bytes: in
             try:
                 plain = decoder.decompress(waiting, _PIECE_BYTES)
             except zlib.error as exc:
-                raise ProbeFailure("protocol", f"the answer says that it is {name}, and is not: {exc}") from exc
+                raise ProbeFailure(
+                    "protocol", f"the answer is declared as {name}, but can't be decoded: {exc}"
+                ) from exc
             waiting = decoder.unconsumed_tail
             if decoder.eof:  # another member may follow, as in a file that was appended to
                 waiting, decoder = decoder.unused_data, zlib.decompressobj(_WINDOWS[name])

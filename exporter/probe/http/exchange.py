@@ -36,7 +36,7 @@ class Exchange:
     secured_ns: int | None = None
     sent_ns: int | None = None
     sent_late_ns: int = 0
-    """How long the kernel took to accept the last part of the request: it left between ``sent_ns`` and so much later."""
+    """How long the kernel took to accept the last part of the request: it was sent between ``sent_ns`` and that much later."""
     headers_ns: int | None = None
     arrival: Arrival | None = None
     """That of the last read."""

@@ -22,7 +22,7 @@ from exporter.probe.http.stamped_socket import StampedSocket
 from exporter.probe.http.tls import TlsStream, tls_context
 
 _SMALL_EVENT: Final = 32
-"""A read is not cut before so many bytes: shorter events carry no text, and one read for each would cost too much."""
+"""A read is not cut before that many bytes: shorter events carry no text, and one read for each would cost too much."""
 _EVENT_END: Final = re.compile(rb"(?:\n\r?\n|\r\r|\}\r?\n)[\r\n]*")
 """Where an event of SSE or a line of JSON ends, with the end of the HTTP chunk that holds it."""
 

@@ -20,7 +20,8 @@ def test_tls_is_verified_unless_told_otherwise(certificate: tuple[Path, Path]) -
     """A self-signed certificate is refused, accepted as its own CA, or accepted unseen where that was asked for."""
     with ExactServer({"/": plain(b"here")}, certificate=certificate) as server:
         with pytest.raises(
-            ProbeFailure, match=r"self-signed certificate\. Name the right host in url, or its CA"
+            ProbeFailure,
+            match=r"self-signed certificate\. Set url to the host that the certificate names, or tls.ca_file",
         ) as caught:
             fetch(Connection(server.url), "/", timeout=5, limit_bytes=100)
         assert caught.value.result == "tls"
