@@ -1,4 +1,4 @@
-"""What the cache room hands on: frozen records. Sizes in bytes, times in Unix seconds, ``None`` where not known."""
+"""The facts about caches: frozen records. Sizes in bytes, times in Unix seconds, ``None`` where not known."""
 
 import unicodedata
 from contextlib import suppress
@@ -129,7 +129,7 @@ class CacheFacts:
 
 
 STALE_SECONDS = 24 * 3600.0
-"""A download untouched for so long is waste: its client has given up or will begin anew."""
+"""A download that was not written for this long is abandoned: its client has given up or will start again."""
 
 
 def printable(text: str) -> str:
@@ -144,7 +144,7 @@ def printable(text: str) -> str:
 def combine(cache_folder: CacheFolder, models: list[ModelFacts], now: float) -> CacheFacts:
     """Models of one cache → its totals. What several models share counts once; equal names get a number.
 
-    A model without a name only takes room (the shared store of a hub, compiled code): it counts and isn't listed.
+    A model without a name only uses space (the shared store of a hub, compiled code): it counts and isn't listed.
     """
     own = 0
     shared: dict[tuple[int, int], int] = {}

@@ -189,7 +189,7 @@ class _Walk:
         self.is_told = False
 
     def folders(self, top: int) -> Iterator[_Folder]:
-        """All folders. Links come last, the nearest first, so that a folder goes by its own name where it has one here."""
+        """All folders. Links come last, the nearest first, so that a folder is listed under its own name if it has one here."""
         yield from self._below(top, "", is_linked=False)
         while self.links:
             name = self.links.popleft()
@@ -218,7 +218,7 @@ class _Walk:
                         yield from self._below_entry(entry, here, name, is_linked=is_linked)
                     elif stat.S_ISREG((found := entry.stat()).st_mode):
                         if entry.is_symlink() and self.bounds.is_of_kernel(found.st_dev):
-                            self.scan_errors.add(f"{self.root}/{name}", "leads to a file that the kernel shows")
+                            self.scan_errors.add(f"{self.root}/{name}", "is a link to a file that the kernel provides")
                         else:
                             files.append(_file(entry, found))
                 except FileNotFoundError:
@@ -234,7 +234,7 @@ class _Walk:
         if entry.is_symlink():
             self._note_link(name)
         elif name.count("/") >= MAX_DEPTH:
-            self.scan_errors.add(f"{self.root}/{name}", "too deep")
+            self.scan_errors.add(f"{self.root}/{name}", "not read: the folders are nested too deeply")
         else:
             with folder(entry.name, above) as here:
                 yield from self._below(here, name, is_linked=is_linked)
@@ -243,7 +243,7 @@ class _Walk:
         if is_linked and (found.st_dev, found.st_ino) in self.seen:
             return False  # (Some network filesystems give inodes twice: what isn't linked is entered in any case.)
         if path and self.bounds.is_of_kernel(found.st_dev):
-            self.scan_errors.add(f"{self.root}/{path}", "holds files that the kernel shows")
+            self.scan_errors.add(f"{self.root}/{path}", "holds files that the kernel provides")
             return False
         if len(self.seen) >= MAX_FOLDERS or (is_linked and self.linked >= MAX_LINKED_FOLDERS):
             self._tell_too_many(path)
@@ -256,7 +256,9 @@ class _Walk:
         """Whether the folder that a link leads to is to be entered: not where it was seen, or leads out of all caches."""
         if (found.st_dev, found.st_ino) in self.seen:
             return False
-        refusal = self.bounds.refusal(found) or ("too deep" if name.count("/") >= MAX_DEPTH else None)
+        refusal = self.bounds.refusal(found) or (
+            "not read: the folders are nested too deeply" if name.count("/") >= MAX_DEPTH else None
+        )
         if refusal is not None:
             self.scan_errors.add(f"{self.root}/{name}", refusal)
         return refusal is None
@@ -270,7 +272,9 @@ class _Walk:
     def _tell_too_many(self, path: str) -> None:
         if not self.is_told:
             self.is_told = True
-            self.scan_errors.add(f"{self.root}/{path}", "one of too many folders, of which the rest is left out")
+            self.scan_errors.add(
+                f"{self.root}/{path}", "there are too many folders: this one and all later ones are not read"
+            )
 
 
 def _file(entry: os.DirEntry[str], found: os.stat_result) -> _File:
@@ -307,7 +311,7 @@ def judge(
     try:
         return _Judgement(files, base, dir_fd, where, scan_errors).verdict()
     except Exception as error:  # noqa: BLE001  # any bytes may be in these files; the other models must be seen
-        scan_errors.add(f"{where}/{base}".rstrip("/"), f"can't be judged: {described(error)}")
+        scan_errors.add(f"{where}/{base}".rstrip("/"), f"can't be read: {described(error)}")
         return Completeness(None, (), None, ())
 
 
@@ -363,7 +367,7 @@ class _Judgement:
             self.indexed |= wanted
             if not absent and name.endswith(_INDEX[0]):
                 size = sum(self.weights[shard] for shard in wanted)
-                absent = [f"{name}: its files hold {size} of {total} bytes"] if total and size < total else []
+                absent = [f"{name}: its files have {size} of {total} bytes"] if total and size < total else []
                 self.whole[prefix] = weight_map, total
             if prefix not in lacking or not absent:
                 lacking[prefix] = absent

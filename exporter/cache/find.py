@@ -60,7 +60,7 @@ _newest = _Index((), {}, {})
 
 
 def _index_of(scans: tuple[tuple[ModelFacts, ...], ...]) -> _Index:
-    """The index of these scans, made anew only for other ones: targets are judged far more often than caches are scanned."""
+    """The index of these scans, built again only for other scans: targets are judged far more often than caches are scanned."""
     global _newest  # noqa: PLW0603 - replaced whole, so that threads may read it
     known = _newest
     if len(known.scans) != len(scans) or any(old is not new for old, new in zip(known.scans, scans, strict=True)):

@@ -249,7 +249,7 @@ class _Reading:
                         continue
                     if dev != device and is_link and self.scan_errors.link_bounds.is_of_kernel(dev):
                         self.scan_errors.add(
-                            f"{self.path}/{path}/{entry.name}", "leads to a file that the kernel shows"
+                            f"{self.path}/{path}/{entry.name}", "is a link to a file that the kernel provides"
                         )
                         continue
                     files[prefix + entry.name] = size
@@ -265,7 +265,7 @@ class _Reading:
 
     def _descend(self, name: str, above: int, path: str, prefix: str, files: dict[str, int | None]) -> None:
         if prefix.count("/") > MAX_DEPTH:
-            self.scan_errors.add(f"{self.path}/{path}", "too deep")
+            self.scan_errors.add(f"{self.path}/{path}", "not read: the folders are nested too deeply")
         else:
             self._read_files(name, above, path, prefix, files)
 
@@ -312,7 +312,7 @@ class _Reading:
         return complete, tuple(printable(name) for name in missing[:8]), verdict.weights, verdict.variants
 
     def _watched(self) -> tuple[str, ...]:
-        """The largest file: whoever loads the model reads it."""
+        """The largest file: a program that loads the model reads it."""
         largest = max(filter(None, self.main.values()), default=None)
         names = [name for name, size in self.main.items() if size == largest]
         return (f"snapshots/{self.main_name}/{names[0]}",) if largest else ()
@@ -328,7 +328,7 @@ def _is_there(entry: os.DirEntry[str]) -> bool:
 
 
 def _store(hub: int, path: str, previous: Mapping[str, ModelFacts], scan_errors: ScanErrors) -> Iterator[ModelFacts]:
-    """The store that repositories share: its payloads take room once, whether or not a repository still links to them."""
+    """The store that repositories share: its payloads use space once, whether or not a repository still links to them."""
     here = f"{path}/{SHARED_STORE}"
     try:
         with folder(SHARED_STORE, hub) as store:

@@ -1,4 +1,4 @@
-"""Where the links of a cache may lead: never round in a loop, to what the kernel shows as files, or round the whole system."""
+"""Which links of a cache are followed: none in a loop, none to files that the kernel provides, none to the system's folders."""
 
 import os
 from collections.abc import Iterable
@@ -16,7 +16,7 @@ _MAX_KNOWN = 100_000
 
 
 class LinkBounds:
-    """What a scan doesn't follow. Nothing is read before the first link asks."""
+    """The links that a scan doesn't follow. The mount table is read at the first link."""
 
     def __init__(self, root: str) -> None:
         self._root = root
@@ -24,8 +24,12 @@ class LinkBounds:
     def refusal(self, found: os.stat_result) -> str | None:
         """Why a folder to which a link leads is not entered; None where it is."""
         if found.st_dev in self._kernel:
-            return "leads to files that the kernel shows"
-        return "leads round the system" if (found.st_dev, found.st_ino) in self._system else None
+            return "is a link to files that the kernel provides"
+        return (
+            "is a link to a folder that holds the system or this cache"
+            if (found.st_dev, found.st_ino) in self._system
+            else None
+        )
 
     def is_of_kernel(self, device: int) -> bool:
         """Whether files of this device are made up by the kernel, as those in /proc are."""
@@ -53,7 +57,7 @@ def _identities(paths: Iterable[str]) -> Iterable[FileIdentity]:
 
 
 class LinkLoops:
-    """Which links belong to one loop, so that it is told once, however many links are in it."""
+    """Which links belong to one loop, so that a loop is reported once, however many links are in it."""
 
     def __init__(self) -> None:
         self._loop_of: dict[str, str] = {}

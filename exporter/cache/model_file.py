@@ -31,13 +31,13 @@ class Unreadable:
 def read_model(path: str, tick: Callable[[], None] | None = None) -> WeightFacts | Unreadable:
     """The weights of a model by the path with which its server was started. Never raises. ``tick`` runs once a file.
 
-    A GGUF may bear any name, as Ollama's blobs do; of one in shards any may be named, and all must be there.
+    A GGUF may have any name, as Ollama's blobs do; of one in shards any may be named, and all must be there.
     """
     tick = tick or (lambda: None)
     try:
         found = os.stat(path)
         if LinkBounds("/").is_of_kernel(found.st_dev):
-            return Unreadable(f"{printable(path)}: leads to what the kernel shows as files")
+            return Unreadable(f"{printable(path)}: is a file that the kernel provides")
         return _read_folder(path, tick) if stat.S_ISDIR(found.st_mode) else _read_gguf(path, tick)
     except OSError as error:
         name = error.filename if isinstance(error.filename, str) else path
@@ -45,7 +45,7 @@ def read_model(path: str, tick: Callable[[], None] | None = None) -> WeightFacts
     except ValueError as error:  # WeightsError is one; a path with a zero in it another
         return Unreadable(f"{printable(path)}: {error}")
     except Exception as error:  # noqa: BLE001  # any bytes may be in these files; the other models must be read
-        return Unreadable(f"{printable(path)}: can't be judged: {described(error)}")
+        return Unreadable(f"{printable(path)}: can't be read: {described(error)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ def _read_gguf(path: str, tick: Callable[[], None]) -> WeightFacts:
         return weigh_gguf([read_gguf_header(path)], os.stat(path).st_size)
     count = int(shard["count"])
     if not 0 < count <= MAX_HEADERS:
-        raise WeightsError(f"one of {count} shards")
+        raise WeightsError(f"belongs to a set of {count} shards; from 1 to {MAX_HEADERS} are possible")
     shards = [f"{shard['stem']}-{number:05d}-of-{count:05d}.gguf" for number in range(1, count + 1)]
     headers = _each(shards, tick)
     return weigh_gguf(headers, sum(os.stat(each).st_size for each in shards))

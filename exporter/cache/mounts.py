@@ -5,7 +5,7 @@ import os
 from exporter.cache.facts import FilesystemFacts
 
 MOUNTS = "/proc/self/mountinfo"
-# What the kernel shows as files. (tmpfs and ramfs hold real ones: models are kept in memory there.)
+# File systems whose files the kernel makes up. (tmpfs and ramfs hold real ones: models are kept in memory there.)
 _SHOWN_BY_THE_KERNEL = frozenset(
     b"proc sysfs devtmpfs devpts cgroup cgroup2 debugfs tracefs securityfs pstore bpf configfs fusectl mqueue hugetlbfs"
     b" efivarfs binfmt_misc rpc_pipefs nsfs selinuxfs".split()
@@ -13,7 +13,7 @@ _SHOWN_BY_THE_KERNEL = frozenset(
 
 
 def filesystem_of(path: str) -> FilesystemFacts | None:
-    """Free bytes (for whom isn't root) and size of the filesystem that holds ``path``; None where nothing says so.
+    """Free bytes (for users other than root) and size of the filesystem that holds ``path``; None where nothing says so.
 
     The mount is found by the path, not by its device: files of a btrfs subvolume have another device than their mount.
     """

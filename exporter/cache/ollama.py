@@ -69,7 +69,7 @@ def scan(
             try:
                 weights = _weights(model, layers, store, previous.get(where), scan_errors)
             except Exception as error:  # noqa: BLE001  # any bytes may be in a blob; the other tags must be seen
-                scan_errors.add(where, f"can't be judged: {described(error)}")
+                scan_errors.add(where, f"can't be read: {described(error)}")
                 weights = None
             yield replace(model, weights=weights)
         orphans = [blob.size for digest, blob in blobs.items() if digest not in referenced]
@@ -195,7 +195,7 @@ def _layers(manifest: Mapping[str, Any]) -> list[_Layer]:
         if isinstance(digest, str) and (match := _BLOB.fullmatch(digest)):
             size, kind = layer.get("size"), layer.get("mediaType")
             if size is not None and not (type(size) is int and 0 <= size < END_OF_OFFSETS):
-                raise WeightsError("a layer whose size is no number of bytes")
+                raise WeightsError("a layer whose size is not a number of bytes")
             found.append((match[1], size, kind if isinstance(kind, str) else ""))
         elif layer is not None and layer != {}:
             raise WeightsError("a layer without a digest")

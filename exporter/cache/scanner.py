@@ -1,4 +1,4 @@
-"""Scanning without disturbing or holding up anything: in bounded processes, one cache at a time."""
+"""Scanning that blocks nothing else: in bounded processes, one cache at a time."""
 
 import os
 import threading

@@ -1,7 +1,7 @@
-"""Reading folders that anything may be in: bounded, by descriptor, no link followed unasked, errors counted.
+"""Reading folders with any content: bounded, by descriptor, no link followed unasked, errors counted.
 
-A folder is opened once and its entries are read relative to it, which is faster than by path and can't be led astray
-by a folder that is swapped for a link meanwhile.
+A folder is opened once and its entries are read relative to it, which is faster than by path, and safe when a folder is
+replaced by a link meanwhile.
 """
 
 import errno
@@ -47,7 +47,7 @@ class ScanErrors:
 
 
 def described(error: BaseException) -> str:
-    """An exception that nobody foresaw, as a problem's reason: its kind, and what it says."""
+    """An unexpected exception as the reason of a problem: its kind, and what it says."""
     return f"{type(error).__name__}: {printable(str(error)[:200])}" if str(error) else type(error).__name__
 
 
@@ -64,7 +64,7 @@ def folder(name: str, dir_fd: int | None = None, *, follow: bool = False) -> Ite
 def open_file(name: str, dir_fd: int | None = None) -> int:
     """A regular file's descriptor; a pipe or a device is refused, not waited for. Raises OSError.
 
-    Looking must not count as use, so its time of access stays, where the system lets us ask for that.
+    Reading must not count as use, so the time of access is kept where the system can do so.
     """
     # The look before the open keeps devices unopened: the open of some does something.
     if not stat.S_ISREG(os.stat(name, dir_fd=dir_fd).st_mode):

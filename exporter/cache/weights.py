@@ -107,7 +107,7 @@ def _range(entry: object) -> tuple[int, int]:
         case {"data_offsets": [int(begin), int(end)]} if type(begin) is type(end) is int:
             if 0 <= begin <= end < END_OF_OFFSETS:
                 return begin, end
-    raise WeightsError("not a safetensors header: a tensor's data_offsets are no range")
+    raise WeightsError("not a safetensors header: a tensor's data_offsets are not a range")
 
 
 # bytes of a block, elements of a block, by ggml type number
@@ -178,7 +178,7 @@ class _Cursor:
 
     def _within_budget(self, length: int) -> None:
         if self.offset + length > MAX_GGUF_HEADER:
-            raise WeightsError("its header has no end")
+            raise WeightsError("its header does not end")
         if time.monotonic() > self.until:
             raise WeightsError(f"its header took more than {MAX_SECONDS:g} s to read")
 
@@ -187,7 +187,7 @@ class _Cursor:
         return struct.unpack_from(form, self.buffer, start)[0]
 
     def string(self, longest: int) -> str:
-        """A string of at most so many bytes; a longer one raises ``WeightsError``."""
+        """A string of at most that many bytes; a longer one raises ``WeightsError``."""
         length = self.scalar("<Q")
         if length > longest:
             raise WeightsError(f"a name of {length} bytes")
@@ -205,7 +205,7 @@ class _Cursor:
             raise CutShortError("ends within its header")
 
     def skip_strings(self, count: int) -> None:
-        """Move past so many strings, as a tokenizer's words: the loop that a header's time goes into."""
+        """Move past that many strings, as a tokenizer's words: the loop that a header's time goes into."""
         unpack = struct.Struct("<Q").unpack_from
         buffer, at, end = self.buffer, self.at, len(self.buffer)
         for _ in range(count):
@@ -293,7 +293,7 @@ def _read_gguf(cursor: _Cursor) -> Header:
 
 
 def _read_metadata(cursor: _Cursor, pair_count: int) -> dict[str, Any]:
-    """The pairs that are used. The lists among them have so many elements in all as a list may have, by each key once."""
+    """The pairs that are used. The lists among them have as many elements in all as one list may have, by each key once."""
     metadata: dict[str, Any] = {}
     kept = 0
     for _ in range(pair_count):
@@ -362,7 +362,7 @@ _EXPERTS = "_exps."
 _BLOCK = re.compile(r"blk\.([0-9]{1,9})\.")
 # Of these a token reads a row, however large they are.
 _LOOKED_UP = ("per_layer_token_embd.weight", "position_embd.weight", "token_types.weight")
-# Of their layers one in so many has a KV cache that grows, where the file doesn't say how many.
+# Of their layers one in that many has a KV cache that grows, where the file doesn't say how many.
 _INTERVALS = {"qwen3next": 4, "qwen35": 4, "qwen35moe": 4, "minimax-01": 8}
 
 

@@ -1,7 +1,7 @@
 """The scanning process: a job from stdin, its answer to stdout. ``worker_process`` starts it.
 
 It runs isolated, with the standard library and this package alone, so that it starts in a few hundredths of a second.
-What it writes: while it gets on from file to file a dot every fifth of a second, as a sign of life, then ``=`` and the
+What it writes: while it gets on from file to file a dot every fifth of a second, to show that it runs, then ``=`` and the
 pickled answer.
 """
 

@@ -1,7 +1,7 @@
-"""Jobs on strange files, each in a process of its own: bounded in memory, watched for signs of life, ended when it hangs.
+"""Jobs on untrusted files, each in a process of its own: bounded in memory, watched for progress, ended when it hangs.
 
 Why processes: their work takes nothing from the threads that time a stream, the kernel runs them at low priority, one that
-hangs in a dead network filesystem is killed or left behind, what a huge file took of memory is given back, and their death
+hangs in a dead network filesystem is killed or left behind, what a huge file took of memory is given back, and a crash
 ends nothing else. A process that doesn't even die when killed waits in the kernel; until it is gone its job isn't run again.
 """
 
@@ -51,7 +51,7 @@ class Workers:
         hanging = self._hanging.pop(key, None)
         if hanging is not None and not _gone(hanging):
             self._hanging[key] = hanging
-            raise WorkerError("has been hanging since an earlier scan")
+            raise WorkerError("has not answered since an earlier scan")
         try:
             process = _start()
         except OSError as error:
@@ -127,7 +127,7 @@ def _end(process: subprocess.Popen[bytes]) -> bool:
 
 
 def _gone(process: subprocess.Popen[bytes], within: float = 0.0) -> bool:
-    """Whether no process of a job is left, or will be in so many seconds: each holds the pipe's other end open."""
+    """Whether no process of a job is left, or will be in that many seconds: each holds the pipe's other end open."""
     assert process.stdout is not None  # noqa: S101  # it was opened as a pipe
     until = time.monotonic() + within
     pipe = select.poll()

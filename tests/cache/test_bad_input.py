@@ -159,7 +159,7 @@ def test_a_tree_too_deep(tmp_path: Path) -> None:
     (deep / "m.gguf").write_bytes(SMALL_GGUF)
     answer = answer_of("files", tmp_path)
     assert answer.unreadable_entries == 1
-    assert answer.problems[0].endswith("too deep")
+    assert answer.problems[0].endswith("nested too deeply")
 
 
 def test_very_many_empty_folders(tmp_path: Path) -> None:

@@ -101,7 +101,7 @@ def test_one_that_cannot_be_killed(tmp_path: Path, hanging: Path, monkeypatch: p
     assert "no answer" in str(scanner.scan(folder).error)
     monkeypatch.setattr(module, "WORKER", Path(module.__file__).with_name("worker.py"))
     scanner._processes.stall_seconds = 30.0
-    assert scanner.scan(folder).error == "has been hanging since an earlier scan"
+    assert scanner.scan(folder).error == "has not answered since an earlier scan"
     alive.clear()
     assert scanner.scan(CacheFolder("other", "files", str(tmp_path))).error is None
     assert scanner.scan(folder).error is None

@@ -152,7 +152,7 @@ def test_more_tensors_than_a_model_has(tmp_path: Path, monkeypatch: pytest.Monke
     (tmp_path / "good.gguf").write_bytes(SMALL_GGUF)
     answer = answer_of("files", tmp_path)
     assert complete(answer) == ["good"]
-    assert answer.problems == (f"{tmp_path}: can't be judged: WeightsError: more than 3 tensors",)
+    assert answer.problems == (f"{tmp_path}: can't be read: WeightsError: more than 3 tensors",)
 
 
 @pytest.mark.parametrize("attempt", MANIFESTS)
@@ -191,7 +191,7 @@ def test_whatever_judging_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     answer = answer_of(kind, tmp_path)
     assert any("good" in name for name in complete(answer))
     assert answer.unreadable_entries == 1
-    assert f"can't be judged: {type(raised).__name__}" in answer.problems[0]
+    assert f"can't be read: {type(raised).__name__}" in answer.problems[0]
     assert answer.problems[0].isprintable()
     assert {bool(model.weights) for model in answer.models if "strange" in model.name} == {False}
 
@@ -204,7 +204,7 @@ def test_a_model_by_its_path_that_raises(tmp_path: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setattr("exporter.cache.model_file.weigh_gguf", judge)
     (tmp_path / "m.gguf").write_bytes(SMALL_GGUF)
-    assert read_model(str(tmp_path / "m.gguf")) == Unreadable(f"{tmp_path}/m.gguf: can't be judged: MemoryError")
+    assert read_model(str(tmp_path / "m.gguf")) == Unreadable(f"{tmp_path}/m.gguf: can't be read: MemoryError")
 
 
 # Signs of life ---------------------------------------------------------------------------------------------------------
