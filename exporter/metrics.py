@@ -200,7 +200,7 @@ def _judged(name: str, text: str, read: Callable[[Judgement], LabelledValues], *
 
 
 def _speed_judged(name: str, text: str, read: Callable[[Record, Judgement], LabelledValues], *labels: str) -> Family:
-    """Known only as long as the speed that was judged is: a failed probe takes it away before it is judged again."""
+    """Known only as long as the speed that was judged is: a failed probe removes it before the target is judged again."""
 
     def samples(record: Record, judgement: Judgement | None) -> LabelledValues:
         has_speed = record.figures is not None and finite(record.figures.tokens_per_second) is not None
@@ -504,13 +504,13 @@ def _states(state: ExporterState) -> LabelledValues:
 ONE_PROBE: Final = (
     _record(
         "llm_probe_success",
-        "1 when the last probe that ran finished and passed its checks, else 0. A skipped probe leaves it as it was.",
+        "1 when the last probe that ran finished and passed its checks, else 0. A skipped probe does not change the value.",
         lambda r: _one(r.success),
     ),
     _measured(
         "llm_probe_tokens_per_second",
         "Decode speed of the last successful probe: tokens after the first text chunk / (last text chunk - first text"
-        " chunk). The tiers apply to this. Absent where too few tokens followed or the stream came in a burst.",
+        " chunk). The tiers apply to this speed. Absent when too few tokens followed or the stream came in a burst.",
         lambda m: m.tokens_per_second,
     ),
     _measured(
@@ -526,12 +526,12 @@ ONE_PROBE: Final = (
     ),
     _measured(
         "llm_probe_time_to_first_answer_seconds",
-        "Request sent to first chunk of the answer itself; later than the TTFT on models that think first.",
+        "Request sent to first chunk of the answer itself; longer than the TTFT on models that think first.",
         lambda m: m.time_to_first_answer_seconds,
     ),
     _measured(
         "llm_probe_prefill_tokens_per_second",
-        "Uncached prompt tokens / prefill time: the server's own timing where it gives one, else / TTFT.",
+        "Uncached prompt tokens / prefill time. The prefill time is the server's own figure if it gives one, else the TTFT.",
         lambda m: m.prefill_tokens_per_second,
     ),
     _histogram(
@@ -542,13 +542,13 @@ ONE_PROBE: Final = (
     ),
     _histogram(
         "llm_probe_inter_token_seconds",
-        "Seconds per token, gap by gap, each gap counted once per token in it. The tiers' bounds are bucket bounds.",
+        "Seconds per token of each gap between chunks, counted once per token in the gap. The tiers' bounds are bucket bounds.",
         INTER_TOKEN_BOUNDS,
         lambda h: h.inter_token,
     ),
     _record(
         "llm_probe_phase_seconds",
-        "Phases of the last probe that ran: resolve, connect, tls, queue (waited for its turn here), first_token, decode,"
+        "Phases of the last probe that ran: resolve, connect, tls, queue (the wait for its turn in the exporter), first_token, decode,"
         " total.",
         _phases,
         "phase",
@@ -562,70 +562,70 @@ ONE_PROBE: Final = (
     ),
     _ran(
         "llm_probe_token_count_exact",
-        "1 where the server counted the tokens, 0 where they were estimated from the chunks.",
+        "1 when the server counted the tokens, 0 when they were estimated from the chunks.",
         lambda m: m.token_count_exact,
     ),
     _ran(
         "llm_probe_stream_buffered",
-        "1 where the text came in a burst (a buffering proxy, a server that fakes streaming): no speed can be measured.",
+        "1 when the text came in a burst (a buffering proxy, a server that does not really stream), else 0; a burst has no speed.",
         lambda m: m.stream_buffered,
     ),
     _measured(
         "llm_probe_speculative_accepted_ratio",
-        "Share of the drafted tokens that the model accepted, 0 to 1, where the server decodes speculatively and says so.",
+        "Share of the drafted tokens that the model accepted, 0 to 1; absent unless the server decodes speculatively and reports it.",
         lambda m: m.speculative_accepted_ratio,
     ),
     _measured(
         "llm_probe_server_tokens_per_second",
-        "What the server itself says of the decode speed of the same request.",
+        "Decode speed of the same request as the server reports it.",
         lambda m: m.server_tokens_per_second,
     ),
     _record(
         "llm_probe_cold_start",
-        "1 where the last probe that ran had to wait for the model to load; such a probe gives no speed.",
+        "1 when the last probe that ran had to wait for the model to load, else 0; such a probe gives no speed.",
         lambda r: () if r.ran is None else _one(r.ran.cold_start),
     ),
     _record(
         "llm_probe_model_load_seconds",
-        "How long the last probe that ran waited for the model to load, where the server says so or a load was seen.",
+        "Time that the last probe that ran waited for the model to load; absent unless the server reports it or a load was seen.",
         lambda r: () if r.ran is None else _one(r.ran.model_load_seconds),
     ),
     _record(
         "llm_probe_queued",
-        "1 where the server made the last probe that ran wait behind others before it began; such a probe gives no TTFT.",
+        "1 when the last probe that ran waited behind other requests in the server's queue, else 0; such a probe gives no TTFT.",
         lambda r: () if r.ran is None else _one(r.ran.queued),
     ),
     _record(
         "llm_probe_queue_seconds",
-        "How long the last probe that ran waited in the server's queue, where the server says so.",
+        "Time that the last probe that ran waited in the server's queue; absent unless the server reports it.",
         lambda r: () if r.ran is None else _one(r.ran.queue_seconds),
     ),
     _record(
         "llm_probe_beside_users",
-        "Requests of others that ran while the last probe was measured; above 0 it has no tier and feeds no histogram.",
+        "Requests of others that ran during the last probe that ran; above 0, the probe has no tier and is in no histogram.",
         lambda r: () if r.ran is None else _one(r.ran.beside_users),
     ),
     _record(
         "llm_probe_concurrency",
-        "Streams that the module runs at once.",
+        "Number of streams that the module runs at once.",
         lambda r: _one(r.plan.concurrency),
     ),
     _measured(
         "llm_probe_aggregate_tokens_per_second",
-        "Over all concurrent streams: their tokens / the time in which they ran.",
+        "Tokens of all concurrent streams / the time in which they ran.",
         lambda m: m.aggregate_tokens_per_second,
     ),
     _speed_judged(
         "llm_probe_energy_joules_per_token",
-        "Power sampled during decode / speed, where the GPU is local and has a power sensor; scope gpu, socket (counts the CPU"
-        " too), or unknown.",
+        "Power sampled during decode / speed; absent unless the GPU is local and has a power sensor; scope gpu, socket (counts"
+        " the CPU too), or unknown.",
         _energy,
         "model",
         "scope",
     ),
     _record(
         "llm_probe_interval_seconds",
-        "How often the module is meant to run now; staleness rules read it.",
+        "Present interval of the module's probes, a longer one under a budget or a pause included; rules for stale values use it.",
         lambda r: _one(r.interval_seconds),
     ),
     _record(
@@ -640,24 +640,24 @@ ONE_PROBE: Final = (
     ),
     _ran(
         "llm_probe_clock_error_seconds",
-        "The measurement's own error bar: how much later than its arrival a chunk of the last probe was read, at most.",
+        "Error bar of the measurement: the longest time between the arrival of a chunk of the last probe and its reading.",
         lambda m: m.clock_error_seconds,
     ),
     _record_counter(
         "llm_probes_total",
-        "Every probe by result: ok; skipped_* and yielded, which say nothing of the server's health; the rest failed.",
+        "Probes by result: ok; skipped_* and yielded, which say nothing about the server's health; all others are failures.",
         _results,
         "result",
     ),
     _record_counter(
         "llm_probe_consumed_tokens_total",
-        "What probing has cost the server in tokens, by kind: prompt, output.",
+        "Tokens that probes have cost the server, by kind: prompt, output.",
         _spent,
         "kind",
     ),
     _record_counter(
         "llm_probe_busy_seconds_total",
-        "Seconds in which a probe ran: its rate is the probe's share of the server's time.",
+        "Time in which a probe ran; its rate is the share of the server's time that probes take.",
         lambda r: _one(r.totals.busy_seconds),
     ),
 )
@@ -666,35 +666,36 @@ THE_TARGET: Final = (
     _gauge(
         INFOS,
         "llm_target_info",
-        "What the target is; always 1, to be joined on.",
+        "Facts about the target, to join with other metrics; always 1.",
         _info,
         *("url", "backend", "backend_version", "model", "quantization", "container", "image", "scenario", "hardware"),
     ),
     _gauge(
         INFOS,
         "llm_target_setting_info",
-        "Launch switches that decide speed, and the GPU that serves (by PCI address), as far as they can be read; always 1.",
+        "Launch options that decide speed, and the GPU that serves (by PCI address), as far as they can be read; always 1.",
         lambda info: [(pair, 1) for pair in info.settings],
         *("setting", "value"),
     ),
     _target(
         "llm_target_up",
-        "1 when the server answers its health check, whether or not a probe ran.",
+        "1 when the server answers its health check, else 0, whether or not a probe ran.",
         lambda s: s.up,
     ),
     _target(
         "llm_target_loading",
-        "1 while the server says that it is loading a model, or was started within its start_window and does not answer yet.",
+        "1 while the server says that it is loading a model, or was started within its start_window and does not answer yet; else"
+        " 0.",
         lambda s: s.loading,
     ),
     _target(
         "llm_target_model_resident",
-        "1 when the model is in memory, 0 when a request would load it, absent where the server can't tell.",
+        "1 when the model is in memory, 0 when a request would load it; absent when the server can't tell.",
         lambda s: s.model_resident,
     ),
     _target(
         "llm_server_requests_running",
-        "Requests that the server works on, by its own metrics.",
+        "Requests that the server is processing, by its own metrics.",
         lambda s: s.requests_running,
     ),
     _target(
@@ -709,32 +710,33 @@ THE_TARGET: Final = (
     ),
     _target(
         "llm_server_generated_tokens_per_second",
-        "Production throughput of all users together between two readings, without the probes' tokens: from the server's own token"
-        " counter, and of llama.cpp from its slots, so that it is right during a long answer.",
+        "Throughput of all users together between two readings, without the probes' tokens: by the server's token counter. For"
+        " llama.cpp by its slots, so that the value is right during a long answer.",
         lambda s: s.generated_tokens_per_second,
     ),
     _target(
         "llm_server_user_tokens_per_second",
-        "Decode speed that one user gets: the mean over the answers that ran since the last reading (vLLM and SGLang by their"
-        " histograms, llama.cpp by its slots, and by its counters with server_metrics); absent while nobody is served.",
+        "Decode speed that one user gets: the mean over the answers that ran since the last reading. For vLLM and SGLang by their"
+        " histograms, for llama.cpp by its slots, and by its counters with server_metrics. Absent while nobody is served.",
         lambda s: s.user_tokens_per_second,
     ),
     _target(
         "llm_server_user_ttft_seconds",
-        "Mean time to first token of users' requests since the last reading, where the server says.",
+        "Mean time to first token of users' requests since the last reading; absent unless the server reports it.",
         lambda s: s.user_ttft_seconds,
     ),
     _gauge(
         SERVICES,
         "llm_server_user_tier",
-        "Of what one user gets, one of excellent, good, acceptable, poor is 1, the rest 0; absent while nobody is served.",
+        "Tier of the speed that one user gets: one of excellent, good, acceptable, poor is 1, the others are 0; absent while nobody"
+        " is served.",
         _user_tier,
         "tier",
     ),
     _target(
         "llm_target_stuck",
-        "1 where requests have been running for four minutes and the server counted no work on them, else 0; absent where it can't"
-        " tell.",
+        "1 when requests have been running for four minutes and the server counted no work on them, else 0; absent when the server"
+        " counts none of its work.",
         lambda s: s.stuck,
     ),
 )
@@ -742,7 +744,7 @@ THE_TARGET: Final = (
 HOW_GOOD: Final = (
     _speed_judged(
         "llm_performance_tier",
-        "One of excellent, good, acceptable, poor is 1, the rest 0; absent while no speed is known.",
+        "Tier of the decode speed: one of excellent, good, acceptable, poor is 1, the others are 0; absent while no speed is known.",
         _tier,
         "tier",
     ),
@@ -754,14 +756,14 @@ HOW_GOOD: Final = (
     ),
     _judged(
         "llm_expected_tokens_per_second",
-        "The band, by bound min and max, that this set-up should reach; source faq (the FAQ's, cut at the ceiling) or ceiling"
-        " (a share of it).",
+        "Band of decode speeds that this set-up should reach, by bound min and max. Source faq is the band of the performance FAQ,"
+        " cut at the ceiling; source ceiling is a share of the ceiling.",
         _expected,
         *("bound", "scenario", "source"),
     ),
     _judged(
         "llm_decode_ceiling_tokens_per_second",
-        "Memory bandwidth / bytes read per token; absent where either is not known.",
+        "Upper bound of the decode speed: memory bandwidth / bytes read per token; absent when either is not known.",
         lambda j: _one(j.ceiling_tokens_per_second),
     ),
     _speed_judged(
@@ -771,7 +773,7 @@ HOW_GOOD: Final = (
     ),
     _speed_judged(
         "llm_limit_info",
-        "What holds this speed down, as far as it is known: memory_bandwidth (near the ceiling), users, offload, throttling,"
+        "What limits the decode speed, as far as is known: memory_bandwidth (near the ceiling), users, offload, throttling,"
         " unknown; always 1.",
         _limit,
         "limit",
@@ -789,8 +791,8 @@ ANSWERS: Final = (
     ),
     _record(
         "llm_answer_correct",
-        "1 where the canary's fact was recalled, by depth short and deep; absent where the model does not know it even when asked"
-        " shortly.",
+        "1 when the model recalled the canary's fact, else 0, by depth short and deep; absent when the model does not recall it"
+        " even in a short prompt.",
         _correct,
         "depth",
     ),
@@ -803,8 +805,8 @@ ANSWERS: Final = (
     ),
     _record(
         "llm_answer_fingerprint_distance",
-        "How far the model's first-token log-probabilities are from those it had, in units of their own noise; above 6 is another"
-        " model, quantization or kernel.",
+        "Distance of the model's first-token log-probabilities from its earlier ones, in units of their own noise; above 6 the"
+        " model, quantization or kernel is another one.",
         lambda r: _one(r.fingerprint.distance) if r.fingerprint else (),
     ),
 )
@@ -813,13 +815,13 @@ WHAT_CHANGED: Final = (
     _gauge(
         LEDGERS,
         "llm_last_change_timestamp_seconds",
-        "Unix time at which facts of this target or its machine were last seen to change.",
+        "Unix time at which facts about this target or its machine were last seen to change.",
         _last_change,
     ),
     _gauge(
         LEDGERS,
         "llm_last_change_info",
-        "That change: one series for each fact in it; always 1.",
+        "Facts that the last change changed, a series for each; always 1.",
         _last_differences,
         *("what", "before", "after"),
     ),
@@ -833,7 +835,7 @@ WHAT_CHANGED: Final = (
     _gauge(
         LEDGERS,
         "llm_last_change_speed_ratio_bound",
-        "The interval that this ratio lies in, by bound min and max. Where it includes 1, the difference is noise.",
+        "Interval of the ratio llm_last_change_speed_ratio, by bound min and max. If it includes 1, the difference is noise.",
         _since_change(lambda shift: [(("min",), shift.speed.min), (("max",), shift.speed.max)]),
         *("module", "bound"),
     ),
@@ -861,16 +863,16 @@ WHAT_CHANGED: Final = (
     _gauge(
         LEDGERS,
         "llm_unexplained_change_speed_ratio",
-        "Median decode speed since that step / before it.",
+        "Median decode speed since the last step that no watched fact explains / before it.",
         _unexplained(lambda shift: shift.speed.ratio),
         "module",
     ),
     _gauge(
         LEDGERS,
         "llm_slowdown_speed_ratio",
-        "Speed since / before, for each drop beyond the noise that is neither over nor accepted; phase is decode, or prefill of"
-        " long prompts; cause is change or unexplained; what, before and after are the facts that changed, of an unexplained one the figures of"
-        " the machine that were different.",
+        "Speed since / before, for each drop beyond the noise that is neither over nor accepted. Phase is decode, or prefill of"
+        " long prompts; cause is change or unexplained. The labels what, before and after hold the facts that changed; for an"
+        " unexplained drop, the figures of the machine that were different.",
         _slowdowns,
         *("module", "phase", "cause", "what", "before", "after"),
     ),
@@ -887,8 +889,8 @@ ROCM_AND_GPU: Final = (
     _gauge(
         RELEASES,
         "rocm_version_supported",
-        "1 where the release is at or above the configured minimum, 0 where one that computes for a server is below it; absent where"
-        " nothing is judged: a GPU for which ROCm ended at a 6.x, or a ROCm that isn't known to compute for a server.",
+        "1 when the release is at or above the configured minimum, 0 when a release that computes for a server is below it. Absent"
+        " for a GPU whose last ROCm release is a 6.x, and for a ROCm that isn't known to compute for a server.",
         _rocm_supported,
         "scope",
         "container",
@@ -896,33 +898,33 @@ ROCM_AND_GPU: Final = (
     _gauge(
         RELEASES,
         "rocm_container_release_matches_host",
-        "1 where a container's ROCm release is the host's. They need not match: only the kernel driver is shared.",
+        "1 when a container's ROCm release is the host's, else 0. They need not match: only the kernel driver is shared.",
         _rocm_matches,
         "container",
     ),
     _gauge(
         RELEASES,
         "amdgpu_driver_info",
-        "Version of the amdgpu kernel driver and where it comes from, dkms or in-tree; always 1.",
+        "Version of the amdgpu kernel driver, and its source, dkms or in-tree; always 1.",
         _driver,
         "version",
         "source",
     ),
     _gpu(
         "amdgpu_info",
-        "What the GPU is, by PCI address; always 1.",
+        "Facts about the GPU, by PCI address; always 1.",
         _gpu_info,
         *("name", "gfx_target", "compute_units", "unified_memory"),
     ),
     _gpu(
         "amdgpu_memory_bandwidth_bytes_per_second",
-        "Peak bandwidth of the memory that the GPU uses, and where that is known from.",
+        "Peak bandwidth of the memory that the GPU uses, and the source of that figure.",
         lambda gpu: [((gpu.bandwidth_source or "",), gpu.bandwidth_bytes_per_second)],
         "source",
     ),
     _sensor(
         "amdgpu_busy_ratio",
-        "Share of time in which the GPU was busy, 0 to 1, by the driver; may stick at 1 while an idle process holds it.",
+        "Share of time in which the GPU was busy, 0 to 1, by the driver; may stay at 1 while an idle process has the GPU open.",
         lambda gpu: _one(gpu.busy_ratio),
     ),
     _sensor(
@@ -933,13 +935,13 @@ ROCM_AND_GPU: Final = (
     ),
     _gpu(
         "amdgpu_memory_total_bytes",
-        "Memory that there is, by kind: vram, gtt. On an APU both are parts of the system's memory.",
+        "Size of the memory, by kind: vram, gtt. On an APU both are parts of the system's memory.",
         lambda gpu: [(("vram",), gpu.vram_total_bytes), (("gtt",), gpu.gtt_total_bytes)],
         "kind",
     ),
     _sensor(
         "amdgpu_power_watts",
-        "Power taken; scope gpu, socket (counts the CPU too), or unknown.",
+        "Power draw; scope gpu, socket (counts the CPU too), or unknown.",
         lambda gpu: [((gpu.power_scope or "unknown",), gpu.power_watts)],
         "scope",
     ),
@@ -957,14 +959,14 @@ ROCM_AND_GPU: Final = (
     ),
     _sensor(
         "amdgpu_throttled",
-        "Share of the time since the last reading in which this reason (thermal, power, current, other) held the clocks down,"
-        " where the firmware counts it, else 0 or 1. A power limit at full load is normal.",
+        "Share of the time since the last reading in which this reason (thermal, power, current, other) lowered the clocks; only 0"
+        " or 1 if the firmware does not count the time. A power limit at full load is normal.",
         lambda gpu: [((reason,), share) for reason, share in gpu.throttling],
         "reason",
     ),
     _sensor(
         "amdgpu_suspended",
-        "1 while the GPU sleeps, which is why its other series are absent, else 0.",
+        "1 while the GPU is suspended, else 0; its other series are absent meanwhile.",
         lambda gpu: _one(gpu.suspended),
     ),
     _sensor(
@@ -1001,7 +1003,7 @@ THE_MACHINE: Final = (
     ),
     _host(
         "host_power_profile_info",
-        "Who decides about clocks, and what that is set to; empty where it isn't there; always 1.",
+        "Settings that decide the clocks; a label is empty if the machine has no such setting; always 1.",
         _power_profile,
         *("platform_profile", "governor", "tuned", "gpu_performance_level"),
     ),
@@ -1032,7 +1034,7 @@ MODEL_CACHE: Final = (
     ),
     _cache(
         "llm_model_cache_model_complete",
-        "1 when every file that the model's own index calls for is there, else 0; absent where nothing says.",
+        "1 when every file that the model's own index names is there, else 0; absent when nothing says which files belong to it.",
         lambda cache: [((model.name,), model.complete) for model in cache.models],
         "model",
     ),
@@ -1044,7 +1046,7 @@ MODEL_CACHE: Final = (
     ),
     _cache(
         "llm_model_cache_incomplete_bytes",
-        "Bytes of downloads that have not ended.",
+        "Bytes of unfinished downloads.",
         lambda cache: _one(cache.incomplete_bytes),
     ),
     _gauge(
@@ -1069,7 +1071,7 @@ MODEL_CACHE: Final = (
     _gauge(
         CACHES,
         "llm_model_cache_scan_seconds",
-        "How long the last scan took.",
+        "Duration of the last scan.",
         lambda record: _one(record.facts.scan_seconds),
     ),
     _gauge(
@@ -1089,7 +1091,7 @@ MODEL_CACHE: Final = (
     _gauge(
         SHARING,
         "llm_model_cache_shared",
-        "1 where a container mounts a cache of the host, 0 where it keeps models in its own layer.",
+        "1 when a container mounts a cache of the host, 0 when it stores models in its own layer.",
         _shared,
         "cache",
         "container",
@@ -1108,7 +1110,7 @@ ITSELF: Final = (
     _gauge(
         DAEMON,
         "llm_probe_exporter_config_last_reload_successful",
-        "1 when the last reload of the configuration worked, 0 when it was refused and the old one is still used.",
+        "1 when the last reload of the configuration worked, 0 when it was refused and the previous one stays in use.",
         lambda s: _one(s.reload_successful),
     ),
     _gauge(
@@ -1135,25 +1137,25 @@ ITSELF: Final = (
     _gauge(
         COLLECTORS,
         "llm_probe_exporter_collector_success",
-        "1 when the last run of a collector of facts worked. The collector exposition is 0 while a metric can't be shown.",
+        "1 when the last run of a collector of facts worked, else 0. The collector exposition is 0 while a metric can't be shown.",
         lambda run: _one(run.success),
     ),
     _gauge(
         COLLECTORS,
         "llm_probe_exporter_collector_duration_seconds",
-        "How long the last run of a collector of facts took.",
+        "Duration of the last run of a collector of facts.",
         lambda run: _one(run.duration_seconds),
     ),
     _gauge(
         DAEMON,
         "llm_probe_exporter_schedule_delay_seconds",
-        "How late the last job started.",
+        "Time by which the last job started late.",
         lambda s: _one(s.schedule_delay_seconds),
     ),
     _gauge(
         DAEMON,
         "llm_probe_exporter_history_bytes",
-        "Size of the history of changes and speeds: of its file, or of what is kept in memory where there is none.",
+        "Size of the history of changes and speeds: of its file, or in memory if it has no file.",
         lambda s: _one(s.history_bytes),
     ),
 )

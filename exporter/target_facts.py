@@ -66,7 +66,7 @@ from exporter.tiers import (
 SERVER_COLLECTORS: Final = frozenset({"containers", "processes"})
 # Heat that holds the clocks down for less of the time than this explains no slow speed.
 THROTTLED_SHARE: Final = 0.1
-NOT_HERE: Final = "it doesn't run on this machine, so its GPU isn't known: set targets[].hardware"
+NOT_HERE: Final = "the server doesn't run on this machine, so its GPU isn't known: set targets[].hardware"
 
 
 @dataclass(frozen=True, slots=True)
@@ -391,7 +391,7 @@ def _with_gpu(known: TargetFacts, setup: Behind, served: Serving, machine: Machi
     first, alike = gpus[0], are_alike(gpus)
     whole = not any(gpu.partitions for gpu in gpus)
     bandwidth = first.bandwidth_bytes_per_second
-    words = "" if whole else f"{first.name} is divided, and which part serves isn't known"
+    words = "" if whole else f"{first.name} is partitioned, and it isn't known which partition serves"
     if len(gpus) > 1:
         split: Split = "layers" if splits_layers else "parallel"
         together = bandwidth_together([gpu.bandwidth_bytes_per_second for gpu in gpus], split)

@@ -22,11 +22,11 @@ _BLANK: Final = re.compile(
 )
 
 
-# What strangers' servers and files say
+# Text from servers and files, which may hold anything
 
 
 def printable(text: str, characters: int = LABEL_CHARACTERS) -> str:
-    """A stranger's text without what can't be seen, lone surrogates and line breaks, cut to a number of characters.
+    """Text from outside without what can't be seen, lone surrogates and line breaks, cut to a number of characters.
 
     What can't be seen are control, format and direction characters, and letters and marks that show nothing: they make a text
     look like another one.
@@ -66,7 +66,7 @@ def _escape(character: str) -> str:
 
 @lru_cache(maxsize=2048)
 def label(text: str) -> str:
-    """A stranger's text as a label: printable, and cut so that two long texts which differ anywhere stay two."""
+    """Text from outside as a label: printable, and cut so that two long texts which differ anywhere stay two."""
     # The same few names stand in each of a target's hundred lines.
     shown = printable(text)
     if len(text) <= LABEL_CHARACTERS or len(shown) < LABEL_CHARACTERS:
@@ -158,6 +158,8 @@ def number_text(number: float) -> str:
 
 # Sentences
 
+BUFFERED: Final = "the text came in one burst, so its speed can't be measured: a proxy in between may buffer it"
+
 
 def count_text(number: int, noun: str) -> str:
     """1 target, 2 targets."""
@@ -178,5 +180,5 @@ def no_speed_text(*, cold_start: bool, stream_buffered: bool | None) -> str:
     if cold_start:
         return "the probe waited for the model to load, which gives no speed"
     if stream_buffered:
-        return "the text came in one burst, so its speed can't be measured: does a proxy buffer it?"
+        return BUFFERED
     return "too few tokens came to measure a speed: raise max_tokens"

@@ -279,7 +279,7 @@ SAID_BY_THE_SERVER: Final = "the server says so"
 _DRAFTS: Final[Mapping[str | None, str]] = {
     "on": "",
     "draft": " with a draft model",
-    SAID_BY_THE_SERVER: ", as the server says",
+    SAID_BY_THE_SERVER: ", as it says itself",
 }
 
 
@@ -291,7 +291,7 @@ def ceiling_of(
         return None, f"{known.off_gpu}, so the GPU's memory isn't its limit"
     if known.drafts:
         how = _DRAFTS.get(known.speculative, f" ({known.speculative})")
-        return None, f"it drafts tokens{how}, so one read of the weights may give several tokens"
+        return None, f"the server drafts tokens{how}, so one read of the weights may give several tokens"
     if bandwidth is None:
         which = known.gpu_name or "the GPU that serves it"
         return None, known.gpu_words or f"the memory bandwidth of {which} isn't known: set targets[].hardware"
@@ -382,8 +382,8 @@ def judge(
     ceiling, no_ceiling = ceiling_of(known, context_tokens, bandwidth_of(known, profiles, hardware), profiles)
     if ceiling is not None and tokens_per_second is not None and tokens_per_second > ceiling:
         no_ceiling = (
-            f"its {number_text(tokens_per_second)} tokens/s are more than the {number_text(ceiling)} that the memory would allow by what is known: "
-            "one of these facts is wrong, or it drafts tokens"
+            f"the measured {number_text(tokens_per_second)} tokens/s are more than the {number_text(ceiling)} tokens/s that the memory allows by the known facts: "
+            "one of these facts is wrong, or the server drafts tokens"
         )
         ceiling = None
     expected = expected_of(

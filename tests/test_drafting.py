@@ -57,7 +57,7 @@ def test_drafted_tokens_in_an_answer_take_the_ceiling_away() -> None:
         assert state is not None
         assert (result.state.drafts, state.drafts) == (drafts, drafts)
         assert (judgement.ceiling_tokens_per_second is None) == drafts
-        assert ("it drafts tokens" in judgement.no_ceiling) == drafts
+        assert ("the server drafts tokens" in judgement.no_ceiling) == drafts
         assert (result.measurements.speculative_accepted_ratio == 0.5) == drafts
 
 

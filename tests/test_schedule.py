@@ -71,7 +71,7 @@ def test_without_a_thread_a_run_is_left_out_and_the_next_one_comes(
     eventually(lambda: len(ran) >= 2, "two runs")
     (record,) = caplog.records
     assert record.getMessage() == (
-        "a is left out this time: can't start new thread (is the number of processes limited?)"
+        "a was not started this time: can't start new thread (check the limit on processes and threads)"
     )
 
 

@@ -140,7 +140,7 @@ SECOND = replace(STRIX_HALO, address="0000:c2:00.0")
         ((STRIX_HALO, SECOND), None, None, "2 GPUs may serve"),
         ((STRIX_HALO, SECOND), 1, 256e9, ""),
         ((STRIX_HALO, replace(SECOND, gfx_target="gfx1100")), 1, None, "set targets[].gpu"),
-        ((replace(STRIX_HALO, partitions=(PartitionFacts(20, 1, 1.0),)),), None, None, "is divided"),
+        ((replace(STRIX_HALO, partitions=(PartitionFacts(20, 1, 1.0),)),), None, None, "is partitioned"),
         ((replace(STRIX_HALO, bandwidth_bytes_per_second=None),), None, None, "set targets[].hardware"),
     ],
 )

@@ -86,7 +86,7 @@ def test_users_of_a_vllm_beside_probes(tmp_path: Path) -> None:
         assert got == pytest.approx(measured, rel=0.1)
         assert got < 0.6 * alone
         assert tier_of_users(samples) == ["poor"]
-        can = re.search(r"Users get ([\d.]+) tokens/s, the machine can ([\d.]+)", shown)
+        can = re.search(r"Each user gets ([\d.]+) tokens/s; a probe alone got ([\d.]+)", shown)
         assert can is not None
         assert float(can[1]) == pytest.approx(got, abs=0.1)
         assert float(can[2]) == pytest.approx(alone, rel=0.2)

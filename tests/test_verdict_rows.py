@@ -578,5 +578,5 @@ def test_the_other_facts_of_a_machine(tmp_path: Path) -> None:
         assert profile["platform_profile"] == "low-power"
         shown = page(watched.port)
         assert "133 GB" in shown
-        assert "iommu=pt is the parameter for passthrough" in shown
+        assert "parameter for passthrough is iommu=pt" in shown
         assert "0x83" in shown

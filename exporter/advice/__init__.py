@@ -1,6 +1,6 @@
-"""One table of advice: conditions that hurt a machine or a server, each with its fact and what to do.
+"""One table of advice: conditions that slow down or break a server, each with its fact and what to do.
 
-The page, ``probe`` and ``machine`` at the prompt, the alerts and the runbook take their words from here.
+The page, ``probe`` and ``machine`` at the prompt, the alerts and the runbook use these texts.
 """
 
 from typing import Final
@@ -14,7 +14,7 @@ CONDITION_TITLES: Final[dict[str, str]] = {
     "unexplained": UNEXPLAINED,
     **TITLES,
 }
-"""Every condition of the table by its id, in a few words."""
+"""The title of every condition by its id."""
 
 __all__ = [
     "CONDITION_TITLES",

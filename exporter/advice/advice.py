@@ -1,11 +1,11 @@
-"""What one piece of advice is, wherever it comes from."""
+"""One piece of advice: the record that both tables of conditions give."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
 class Advice:
-    """One thing that hurts: the condition's id, what to know, and the GPU's address where it is about one.
+    """A condition that holds: its id, the sentence about it, and the address of the GPU if it is about one.
 
     The id is stable: alerts, the page and the runbook refer to it. ``remedy`` is what to do, where ``sentence`` does not end
     with it; ``title`` names the condition in a few words, by which a list of servers is grouped. ``since_seconds`` (Unix time)

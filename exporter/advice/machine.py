@@ -1,4 +1,4 @@
-"""What is known to hurt on a machine, and what to do: one table of conditions, each with a sentence and its fact. Pure.
+"""What is known to slow down or break servers on a machine, and what to do: one table of conditions, each with a sentence and its fact. Pure.
 
 A condition looks at facts that were read, and says nothing where they weren't. A sentence says what is so, why that matters,
 and what to do, in this order.
@@ -21,7 +21,7 @@ GFX1151_KERNEL: Final = (6, 18, 4)
 BROKEN_MES: Final = 0x83
 """Firmware of the scheduler (linux-firmware 20251125) with which gfx1150 and gfx1151 hang (ROCm/legacy-rocm-build#5724)."""
 LOWERED: Final = 0.8
-"""Share of the limit that a GPU came with, below which its power limit is worth a word."""
+"""A power limit below this share of the default one is reported."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ def model_on(gpus: Sequence[str], model_bytes: float | None) -> tuple[tuple[str,
 
 
 def advise(facts: AdviceFacts) -> tuple[Advice, ...]:
-    """Tell all that holds: what is about a GPU first, in the order of the tables."""
+    """Give the advice of every condition that holds: of each GPU first, in the order of the tables."""
     gpus = named_apart(facts.gpus)
     about_gpus = [
         Advice(condition, sentence, gpu.address, title=TITLES[condition])
@@ -81,8 +81,8 @@ def _broken_mes_firmware(facts: AdviceFacts, gpu: GpuFacts) -> str | None:
     if gpu.gfx_target not in {"gfx1150", "gfx1151"} or version is None or int(version, 16) & 0xFFF != BROKEN_MES:
         return None
     return (
-        f"The firmware of {gpu.name}'s scheduler (MES) is {version}, with which the GPU hangs or a server ends with a memory "
-        "access fault. Install a linux-firmware other than 20251125, rebuild the initramfs and restart."
+        f"The scheduler firmware (MES) of {gpu.name} is {version}. With this version the GPU hangs, or a server ends with a "
+        "memory access fault. Install a linux-firmware other than 20251125, rebuild the initramfs and restart."
     )
 
 
@@ -93,8 +93,8 @@ def _old_kernel(facts: AdviceFacts, gpu: GpuFacts) -> str | None:
         return None
     wanted = ".".join(map(str, GFX1151_KERNEL))
     return (
-        f"Kernel {release} is older than {wanted}, before which compute on {gpu.name} is known to be unstable. Update it, "
-        "unless your distribution says that its kernel has the corrections."
+        f"Kernel {release} is older than {wanted}. With older kernels compute on {gpu.name} is known to be unstable. Update "
+        "the kernel, unless your distribution says that its kernel has the corrections."
     )
 
 
@@ -103,9 +103,9 @@ def _pool_below_model(facts: AdviceFacts, gpu: GpuFacts) -> str | None:
     if not gpu.unified_memory or model is None or pool is None or pool >= model:
         return None
     return (
-        f"The model has {bytes_text(model)}, and {gpu.name} may use {bytes_text(pool)} of the system's memory: the rest is computed on the "
-        f"CPU, or loading fails. Set the kernel parameter ttm.pages_limit to more than {-(-int(model) // PAGE)} pages of "
-        f"{PAGE} bytes, if the machine has the memory."
+        f"The model has {bytes_text(model)}, but {gpu.name} may use only {bytes_text(pool)} of the system's memory: the rest "
+        "is computed on the CPU, or loading fails. If the machine has the memory, set the kernel parameter ttm.pages_limit "
+        f"to more than {-(-int(model) // PAGE)} pages of {PAGE} bytes."
     )
 
 
@@ -113,7 +113,7 @@ def _clocks_pinned_low(facts: AdviceFacts, gpu: GpuFacts) -> str | None:
     level = facts.settings(gpu).performance_level
     if level not in {"low", "profile_min_sclk", "profile_min_mclk"}:
         return None
-    return f"The performance level {level} pins clocks of {gpu.name} to their lowest. Set it to auto."
+    return f"The performance level {level} keeps the clocks of {gpu.name} at their lowest. Set the level to auto."
 
 
 def _power_cap_lowered(facts: AdviceFacts, gpu: GpuFacts) -> str | None:
@@ -121,7 +121,7 @@ def _power_cap_lowered(facts: AdviceFacts, gpu: GpuFacts) -> str | None:
     cap, default = settings.power_cap_watts, settings.power_cap_default_watts
     if cap is None or default is None or cap >= LOWERED * default:
         return None
-    return f"The power limit of {gpu.name} is set to {cap:g} W instead of its {default:g} W: its clocks are lower under load."
+    return f"The power limit of {gpu.name} is set to {cap:g} W instead of the default of {default:g} W: its clocks are lower under load."
 
 
 def _tuned_profile(facts: AdviceFacts, gpu: GpuFacts) -> str | None:
@@ -129,19 +129,17 @@ def _tuned_profile(facts: AdviceFacts, gpu: GpuFacts) -> str | None:
     if gpu.gfx_target != "gfx1151" or profile in {None, "accelerator-performance"}:
         return None
     return (
-        f"tuned's profile is {profile}: with accelerator-performance, prefill was 5 to 8 % faster on this hardware. "
-        "Set it with tuned-adm profile accelerator-performance."
+        f"The tuned profile is {profile}. With accelerator-performance, prefill was 5 to 8 % faster on this hardware. "
+        "Set it: `tuned-adm profile accelerator-performance`."
     )
 
 
 def _iommu_option_ignored(facts: AdviceFacts) -> str | None:
     value = facts.parameters.get("amd_iommu")
     if value == "pt":
-        return (
-            "The kernel ignores amd_iommu=pt, which is none of its options. iommu=pt is the parameter for passthrough."
-        )
+        return "The kernel ignores amd_iommu=pt, which is not one of its options. The parameter for passthrough is iommu=pt."
     if value == "on":
-        return "The kernel ignores amd_iommu=on, which is none of its options. The IOMMU is on without it."
+        return "The kernel ignores amd_iommu=on, which is not one of its options. The IOMMU is on without it."
     return None
 
 
@@ -150,8 +148,8 @@ def _gttsize_deprecated(facts: AdviceFacts) -> str | None:
     if size == "-1" or not any(gpu.unified_memory for gpu in facts.gpus):
         return None
     return (
-        f"amdgpu.gttsize={size} is deprecated and can disagree with ttm.pages_limit, which alone sets how much memory the GPU "
-        "may use. Remove it, and set ttm.pages_limit."
+        f"amdgpu.gttsize={size} is deprecated and can contradict ttm.pages_limit. Only ttm.pages_limit sets how much memory "
+        "the GPU may use. Remove amdgpu.gttsize, and set ttm.pages_limit."
     )
 
 
@@ -160,7 +158,8 @@ def _platform_profile(facts: AdviceFacts) -> str | None:
     if profile not in {"low-power", "quiet", "cool"} or not any(gpu.unified_memory for gpu in facts.gpus):
         return None
     return (
-        f"The firmware's platform profile is {profile}, which lowers the power that CPU and GPU share. Set performance."
+        f"The platform profile of the firmware is {profile}, which lowers the power that the CPU and the GPU share. "
+        "Set the profile to performance."
     )
 
 
@@ -169,7 +168,9 @@ def _governor(facts: AdviceFacts) -> str | None:
     # Under the active modes of amd-pstate and intel_pstate every machine has "powersave", and it means no such thing.
     if power.governor != "powersave" or power.driver not in {"acpi-cpufreq", "amd-pstate", "intel_cpufreq"}:
         return None
-    return f"The CPU's governor is powersave under {power.driver}, which keeps its clock at the lowest. Set schedutil."
+    return (
+        f"The CPU governor is powersave under {power.driver}, which keeps the clock at its lowest. Set it to schedutil."
+    )
 
 
 GPU_CONDITIONS: Final[dict[str, Callable[[AdviceFacts, GpuFacts], str | None]]] = {
@@ -190,9 +191,9 @@ TITLES: Final[dict[str, str]] = {
     "broken_mes_firmware": "old GPU firmware",
     "kernel_too_old_for_gfx1151": "old kernel",
     "memory_pool_below_model": "the GPU's memory is smaller than the model",
-    "gpu_clocks_pinned_low": "GPU clocks pinned low",
+    "gpu_clocks_pinned_low": "GPU clocks kept low",
     "power_cap_lowered": "lowered power limit",
-    "tuned_profile": "tuned's profile",
+    "tuned_profile": "tuned profile",
     "amd_iommu_option_ignored": "a kernel parameter without effect",
     "gttsize_deprecated": "a deprecated kernel parameter",
     "platform_profile_saves_power": "platform profile saves power",

@@ -13,9 +13,9 @@ from exporter.advice.machine import TITLES, AdviceFacts, advise
 from exporter.containers.facts import ContainerFacts
 from exporter.history.told import ChangeLine
 from exporter.host.gpu import GpuSample
-from exporter.probe.result import NOT_AN_ANSWER, SKIPPED, ProbeResult, Result, TargetState
+from exporter.probe.result import NOT_AN_ANSWER, SKIPPED, ProbeResult, TargetState
 from exporter.snapshot import TargetInfo
-from exporter.text import count_text, finite, rate_text, share_text
+from exporter.text import BUFFERED, count_text, finite, rate_text, share_text
 from exporter.tiers import NO_GPU_GIVEN, ON_CPU, UNQUANTIZED, Judgement, TargetFacts
 
 FOUR_BIT: Final = 4.5
@@ -23,7 +23,7 @@ FOUR_BIT: Final = 4.5
 BITS: Final[Mapping[str, float]] = {"q8": 8.5, "fp8": 8.0, "f8": 8.0, "int8": 8.0, "w8a": 8.0, "q6": 6.5625, "q5": 5.5}
 """Bits of a weight, by how a quantization's name begins; one of 4 bits or fewer has none, since nothing is to be won."""
 HOT_SHARE: Final = 0.1
-"""Heat that holds the clocks down for less of the time explains no slow speed."""
+"""Heat that lowers the clocks for a smaller share of the time does not explain a slow speed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,10 @@ class Condition:
 
 
 def advise_target(case: Case) -> tuple[Advice, ...]:
-    """Tell all that holds of one target, what decides most first; a slow one without any reason gets what to look at."""
+    """Give the advice of every condition that holds for one target, the most decisive first.
+
+    A slow target without a known reason gets what to check.
+    """
     if failed := _failed(case):
         return (failed,)
     told = [advice for name, row in TARGET_CONDITIONS.items() if (advice := _told(name, row, case))]
@@ -122,18 +125,20 @@ def _failed(case: Case) -> Advice | None:
 # Each returns its sentence where it holds, and None where it doesn't or nothing says whether it does. -----------------
 
 
-_FAULTS_OF_ANSWERS: Final[Mapping[Result, str]] = {
-    "degenerate": "is no text",
-    "foreign_answer": "belongs to another request",
-    "wrong_answer": "is wrong",
+FAULTS_OF_ANSWERS: Final[Mapping[str, str]] = {
+    "degenerate": "the answer is nonsense",
+    "foreign_answer": "the answer belongs to another request",
+    "wrong_answer": "the answer is wrong",
 }
+"""By result: what is wrong with an answer that came, in words."""
 
 
 def _no_answer(case: Case) -> str | None:
     found = next((each for each in (case.ran, case.checked) if each and each.result in NOT_AN_ANSWER), None)
     if found is None:
         return None
-    return f"The answer {_FAULTS_OF_ANSWERS[found.result]}, however fast it came{f': {found.error}' if found.error else ''}."
+    fault = FAULTS_OF_ANSWERS[found.result]
+    return f"{fault[:1].upper()}{fault[1:]}{f': {found.error}' if found.error else ''}."
 
 
 def _stuck(case: Case) -> str | None:
@@ -168,8 +173,8 @@ def _throttled(case: Case) -> str | None:
         share = max((share for reason, share in sample.throttling if reason == "thermal"), default=0.0)
         if share >= HOT_SHARE:
             hottest = max((degrees for _, degrees in sample.temperatures), default=None)
-            at = "" if hottest is None else f", at {hottest:.0f} °C now"
-            return f"Heat holds the GPU's clocks down for {share_text(share)} of the time{at}."
+            at = "" if hottest is None else f"; it is at {hottest:.0f} °C now"
+            return f"The GPU lowers its clocks because of heat for {share_text(share)} of the time{at}."
     return None
 
 
@@ -177,7 +182,7 @@ def _slow_for_users(case: Case) -> str | None:
     theirs, least = finite(case.user_tokens_per_second), case.least_for_users
     if theirs is None or least is None or theirs >= least:
         return None
-    return f"Each of its users gets {rate_text(theirs)} tokens/s, below {least:g}, the least that is acceptable."
+    return f"Each user gets {rate_text(theirs)} tokens/s, below the acceptable minimum of {least:g} tokens/s."
 
 
 def _users(case: Case) -> str | None:
@@ -191,8 +196,8 @@ def _users(case: Case) -> str | None:
     each = f", and each gets {rate_text(theirs)} tokens/s" if theirs is not None else ""
     together = case.state.generated_tokens_per_second if case.state and theirs is None else None
     whole = f", {rate_text(together)} tokens/s together" if together else ""
-    verb = "ran beside the probe" if beside else "runs now" if number == 1 else "run now"
-    return f"{requests} of its users {verb}{each}{whole}."
+    verb = "ran during the probe" if beside else "runs now" if number == 1 else "run now"
+    return f"{requests} of users {verb}{each}{whole}."
 
 
 def _off_gpu(case: Case) -> str:
@@ -206,8 +211,8 @@ def _off_gpu(case: Case) -> str:
 
 def _on_cpu(case: Case) -> str | None:
     sentences = {
-        ON_CPU: "It computes on the CPU, not on a GPU.",
-        NO_GPU_GIVEN: "Its container was given no GPU, so it computes on the CPU.",
+        ON_CPU: "The server computes on the CPU, not on a GPU.",
+        NO_GPU_GIVEN: "The container of the server was given no GPU, so the server computes on the CPU.",
     }
     return sentences.get(_off_gpu(case))
 
@@ -220,14 +225,14 @@ def _offload(case: Case) -> str | None:
 def _aiter(case: Case) -> str | None:
     if case.settings.get("aiter") != "no_effect":
         return None
-    return "AITER is switched on, but it is not built for this GPU: it has no effect, or ends the engine."
+    return "AITER is switched on, but it is not built for this GPU: it has no effect, or the engine ends with an error."
 
 
 def _buffered(case: Case) -> str | None:
     good = case.ran is not None and case.ran.result == "ok" and not case.ran.cold_start
     if not good or case.ran is None or not case.ran.measurements.stream_buffered:
         return None
-    return "The text came in one burst, so that its speed can't be measured: a proxy on the way may buffer it."
+    return f"{BUFFERED[:1].upper()}{BUFFERED[1:]}."
 
 
 def _at_memory_limit(case: Case) -> str | None:
@@ -240,8 +245,9 @@ def _at_memory_limit(case: Case) -> str | None:
     held = f"{rate_text(speed)} of at most {rate_text(ceiling)} tokens/s"
     bits, weights = weights_of(case.info.quantization)
     if bits is None:
-        return f"{held}: {weights} are the limit, each token reads them once."
-    return f"{held}: {weights} are the limit; a 4-bit copy could reach about {_rounded(speed * bits / FOUR_BIT)}."
+        return f"{held}: {weights} are the limit, since each token reads them once."
+    faster = f"{_rounded(speed * bits / FOUR_BIT)} tokens/s"
+    return f"{held}: {weights} are the limit; a 4-bit copy could reach about {faster}."
 
 
 def weights_of(quantization: str) -> tuple[float | None, str]:
@@ -268,26 +274,28 @@ def _own_downloads(case: Case) -> str | None:
     found = case.container
     if found is None or not found.running or found.cache_path is None or found.cache_source is not None:
         return None
-    return f"The container {found.name} downloads its own models: they lie in its own layer ({found.cache_path})."
+    return (
+        f"The container {found.name} downloads its own models: they are stored in its own layer ({found.cache_path})."
+    )
 
 
 def _unexplained(case: Case) -> str:
     judgement = case.judgement
     if judgement and judgement.efficiency is not None and judgement.ceiling_tokens_per_second is not None:
         reached = f"{share_text(judgement.efficiency)} of the {rate_text(judgement.ceiling_tokens_per_second)} tokens/s"
-        return f"Only {reached} that the memory allows, and nothing that is known explains it."
-    return f"{rate_text(case.speed)} tokens/s, and nothing that is known explains it."
+        return f"The speed is only {reached} that the memory allows, and no known fact explains it."
+    return f"The speed is {rate_text(case.speed)} tokens/s, and no known fact explains it."
 
 
 def _next_look(case: Case) -> str:
     """Where to look for a reason: first at what could not be read, since it hides one."""
     if case.info.unknown:
-        return f"Look next at what could not be read: {case.info.unknown[0]}."
+        return f"Check first what could not be read: {case.info.unknown[0]}."
     if case.judgement and case.judgement.no_ceiling:
-        return f"Look next at why its ceiling isn't known: {case.judgement.no_ceiling}."
+        return f"Check first why the ceiling isn't known: {case.judgement.no_ceiling}."
     if "compute" not in case.settings:
-        return "Look next at whether the GPU computes: its use during a probe is on the Machine dashboard."
-    return "Look next at flash attention, the runtime's version, and other processes on the GPU."
+        return "Check first whether the GPU computes: the Machine dashboard shows how busy it is during a probe."
+    return "Check first flash attention, the runtime's version, and other processes on the GPU."
 
 
 UNEXPLAINED: Final = "slow for no known reason"
@@ -296,48 +304,48 @@ EXPLAINS_NO_SPEED: Final = frozenset({"own_model_downloads"})
 TARGET_CONDITIONS: Final[dict[str, Condition]] = {
     "no_text": Condition(
         "the answer is nonsense or wrong",
-        "Restart the server; if it comes back, go to another version of the image or runtime, or another quantization. "
-        "Prompts beyond 512 tokens show it first.",
+        "Restart the server. If the fault comes back, use another version of the image or runtime, or another quantization. "
+        "Prompts longer than 512 tokens show the fault first.",
         _no_answer,
     ),
-    "stuck": Condition("stuck", "Restart the server; its log says what it waits for.", _stuck),
+    "stuck": Condition("stuck", "Restart the server. Its log says what it waits for.", _stuck),
     "slow_for_users": Condition(
         "too slow for its users",
-        "Let fewer requests run at once (--max-num-seqs, -np), or share them among servers.",
+        "Let fewer requests run at once (--max-num-seqs, -np), or distribute them over several servers.",
         _slow_for_users,
     ),
     "slower_since_change": Condition(
         "slower since a change",
-        "Undo the change, or accept the new speed as the usual one: llm-probe-exporter changes --accept.",
+        "Undo the change, or accept the new speed as the usual one: `llm-probe-exporter changes --accept`.",
         _slower_since_change,
         since=_since(explained=True),
     ),
     "slower_unexplained": Condition(
         "slower, and nothing changed",
-        "Look at heat, power, memory and other users at that time.",
+        "Check heat, power, memory and other users at that time.",
         _slower_unexplained,
         since=_since(explained=False),
     ),
     "throttled_by_heat": Condition(
         "throttled by heat",
-        "Clean or speed up the fans, or give it more air; a lower power limit is steadier.",
+        "Clean the fans, let them run faster, or improve the airflow. A lower power limit gives a steadier speed.",
         _throttled,
     ),
     "computes_on_cpu": Condition(
         "computes on the CPU",
-        "Give the server a GPU: a build with ROCm or Vulkan, and its devices in a container.",
+        "Use a build of the server with ROCm or Vulkan. A container needs the GPU's devices.",
         _on_cpu,
     ),
     "offload": Condition(
         "partly on the CPU",
-        "Put all layers on the GPU (-ngl 999), or take a model that fits its memory.",
+        "Put all layers on the GPU (-ngl 999), or use a model that fits into its memory.",
         _offload,
         only_slow=True,
     ),
     "memory_pool_below_model": Condition(TITLES["memory_pool_below_model"], "", _pool_below_model),
     "aiter_without_effect": Condition(
         "AITER without effect",
-        "Leave VLLM_ROCM_USE_AITER off on this GPU; a quantized model is the way to more.",
+        "Leave VLLM_ROCM_USE_AITER off on this GPU. A quantized model decodes faster.",
         _aiter,
     ),
     "stream_buffered": Condition(
@@ -350,20 +358,24 @@ TARGET_CONDITIONS: Final[dict[str, Condition]] = {
         "A quantized or smaller model, or a mixture of experts, reads fewer bytes for each token.",
         _at_memory_limit,
     ),
-    "users": Condition("shared with users", "Judge it by what its users get, or probe when it is idle.", _users),
+    "users": Condition(
+        "shared with users", "Judge the server by what its users get, or probe it when it is idle.", _users
+    ),
     "own_model_downloads": Condition(
         "downloads its own models",
-        "Mount the host's cache, so that a model downloads once: -v ~/.cache/huggingface:/root/.cache/huggingface.",
+        "Mount the host's cache, so that a model is downloaded once: `-v ~/.cache/huggingface:/root/.cache/huggingface`.",
         _own_downloads,
     ),
 }
-"""What decides most stands first."""
+"""The condition that decides most comes first."""
+
+CHECK_IT_LISTENS: Final = "Check that the server runs, and that it listens at this address and port."
 
 FAILURES: Final[Mapping[str, tuple[str, str]]] = {
-    "down": ("down", "Does the server run, and does it listen at this address and port? Its log says why it ended."),
+    "down": ("down", f"{CHECK_IT_LISTENS} If it ended, its log says why."),
     "resolve": ("the host name can't be resolved", "Check the name in the target's url, and the DNS of this machine."),
-    "connect": ("no connection", "Does the server run, and does it listen at this address and port?"),
-    "tls": ("the TLS handshake failed", "Check its certificate, or name its authority in targets[].tls.ca_file."),
+    "connect": ("no connection", CHECK_IT_LISTENS),
+    "tls": ("the TLS handshake failed", "Check its certificate, or set targets[].tls.ca_file to its CA."),
     "timeout_connect": ("no connection in time", "Check the route and the firewall between here and the server."),
     "timeout_first_token": (
         "no token in time",
@@ -375,20 +387,29 @@ FAILURES: Final[Mapping[str, tuple[str, str]]] = {
     ),
     "timeout_total": (
         "the answer took too long",
-        "A slow server needs a smaller max_tokens, or a longer timeouts.total.",
+        "Set a smaller max_tokens or a longer timeouts.total for a slow server.",
     ),
-    "auth": ("the server refused the key", "Give the key in targets[].api_key_file."),
-    "rate_limited": ("the server limits requests", "Lengthen the module's interval, or raise the limit for this key."),
-    "no_model": ("no such model", "Set targets[].model to a model that the server serves, or leave it out."),
+    "auth": ("the server refused the key", "Set targets[].api_key_file to a file with the key."),
+    "rate_limited": (
+        "the server limits the rate of requests",
+        "Lengthen the module's interval, or raise the limit for this key.",
+    ),
+    "no_model": (
+        "the server has no such model",
+        "Set targets[].model to a model that the server serves, or leave it out.",
+    ),
     "http_4xx": (
         "the server rejected the request",
-        "The error says what it does not take; targets[].modules can change it.",
+        "The error says what the server does not accept. Change the request in the module, or choose another in targets[].modules.",
     ),
     "http_5xx": ("the server failed", "Look at the server's own log at that time."),
-    "protocol": ("not the expected API", "Set targets[].backend to what runs there, and check the port."),
+    "protocol": (
+        "the answer is not of the expected API",
+        "Check the port, and set targets[].backend to the server that runs there.",
+    ),
     "truncated": ("the stream broke off", "Look at the server's log, and at the timeouts of a proxy on the way."),
-    "empty": ("an answer without text", "Send it a request by hand; a thinking model may need more max_tokens."),
-    "server_error": ("an error inside the stream", "Look at the server's own log at that time."),
-    "too_large": ("the answer was too large", "Is this an inference server? Check the address."),
+    "empty": ("the answer had no text", "Send a request by hand. A thinking model may need a larger max_tokens."),
+    "server_error": ("the server reported an error inside the stream", "Look at the server's own log at that time."),
+    "too_large": ("the answer was too large", "Check the address: it may not be an inference server."),
 }
-"""What to do after a probe that failed in this way, with a name by which such servers are grouped."""
+"""By result: the failure in words, by which such servers are grouped, and what to do."""

@@ -84,7 +84,7 @@ class Actions(Protocol):
         """Take the speeds of now for the usual ones, of one target or of all; the names of those."""
 
     def healthy(self) -> tuple[bool, str]:
-        """Whether the process and its scheduler live, in words too; at once."""
+        """Whether the scheduler runs, in words too; at once."""
 
     def ready(self) -> tuple[bool, str]:
         """Whether every target ran or was skipped once, in words too; at once."""
@@ -175,7 +175,9 @@ class _Site:
 
     async def _probed(self, target: str, module: str) -> ProbeResult:
         if self._probing >= PROBES_AT_ONCE:
-            raise HTTPException(503, f"{PROBES_AT_ONCE} probes are running already: try again", {"retry-after": "5"})
+            raise HTTPException(
+                503, f"{PROBES_AT_ONCE} probes are running already: try again later", {"retry-after": "5"}
+            )
         self._probing += 1
         try:
             outcome = await in_thread(self._actions.probe, target, module)
@@ -352,7 +354,7 @@ def _discovered(view: View, target: str, module: str) -> dict[str, Any]:
 def _name(request: Request, parameter: str, default: str = "") -> str:
     value = request.query_params.get(parameter, default)
     if not value:
-        raise HTTPException(400, f"say which {parameter}: {request.url.path}?{parameter}=…")
+        raise HTTPException(400, f"the parameter {parameter} is missing: {request.url.path}?{parameter}=…")
     if len(value) > MAX_ADDRESS:
         raise HTTPException(400, f"{parameter} is longer than {MAX_ADDRESS} characters")
     return value
@@ -405,18 +407,18 @@ async def _refusal(request: Request, refusal: Exception) -> Response:
     if refusal.status_code == 404 and message == "Not Found":
         message = "There is nothing at this path. Try / for people, /metrics for Prometheus."
     if refusal.status_code == 405:
-        allowed = ", ".join(sorted((refusal.headers or {}).get("Allow", "").split(", ")))
-        message = f"This path answers {allowed}, and no other method."
+        allowed = " and ".join(sorted((refusal.headers or {}).get("Allow", "").split(", ")))
+        message = f"This path answers only {allowed}."
     return _error(request, refusal.status_code, message, refusal.headers)
 
 
 async def _failure(request: Request, failure: Exception) -> Response:
     log.error("%s failed", printable(request.url.path), exc_info=failure)
-    return _error(request, 500, "This failed inside the exporter; its log says how.")
+    return _error(request, 500, "The exporter failed while it answered this; its log has the reason.")
 
 
 async def _runbook(_: Request) -> Response:
-    """What each alert means: the page to which the alerts link. It is the same for as long as the process lives."""
+    """What each alert means: the page to which the alerts link. It is the same for as long as the process runs."""
     html = await in_thread(_draw_runbook)
     return Response(html, media_type="text/html", headers={"cache-control": "no-store"})
 

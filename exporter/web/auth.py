@@ -69,7 +69,7 @@ Stamp = tuple[int, int, int] | None
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """Who may come in: by which TLS, with which password; and the files that say so, as they were."""
+    """Which clients get access: by which TLS, with which password; and the files that say so, as they were."""
 
     tls: ssl.SSLContext | None = None
     users: Mapping[str, str] = field(default_factory=dict)
@@ -79,17 +79,17 @@ class Rules:
 
     @property
     def closed(self) -> bool:
-        """Whether somebody without a password or a certificate is kept out."""
+        """Whether a client needs a password or a certificate."""
         return bool(self.users) or (self.tls is not None and self.tls.verify_mode is ssl.CERT_REQUIRED)
 
     @property
     def cost(self) -> int:
-        """The cost of the most expensive hash: so much work is done for every password."""
+        """The cost of the most expensive hash: every password is checked with that much work."""
         return max(map(_cost_of, self.users.values()), default=4)
 
 
 def read_rules(path: Path | None) -> Rules:
-    """The rules of a web configuration file, certificates loaded; SettingsError with what is wrong. None locks nothing."""
+    """The rules of a web configuration file, certificates loaded; SettingsError with what is wrong. None sets no authentication."""
     if path is None:
         return Rules()
     before = _stamp_of(path)
@@ -104,13 +104,13 @@ def read_rules(path: Path | None) -> Rules:
 
 
 def opening(now: Rules, new: Rules, path: Path | None) -> Problem | None:
-    """What is wrong with rules that would let in everyone where a password or a certificate is needed now; else None.
+    """What is wrong with rules that would remove the authentication that is in force; else None.
 
-    A file that was emptied or cut may be a valid one. Only a restart opens what was closed.
+    A file that was emptied or truncated may be valid. Only a restart removes authentication.
     """
     if not now.closed or new.closed:
         return None
-    message = "asks for no password and no client certificate any more. If that is meant, restart; a reload does not open what is closed"
+    message = "asks for no password and no client certificate any more. If that is intended, restart the exporter: a reload never removes authentication"
     return Problem("" if path else "web_config_file", message, str(path or ""))
 
 
@@ -171,7 +171,7 @@ class _Told:
 class Auth:
     """The rules in force. ``use`` and ``refresh`` are for one thread at a time; the rest is for the server's loop.
 
-    ``hosts`` are the names by which it may be called without authentication, besides those that are always meant.
+    ``hosts`` are the names by which it may be called without authentication, besides those that are always allowed.
     Raises SettingsError.
     """
 
@@ -203,7 +203,7 @@ class Auth:
         self.on_change()
 
     def refresh(self) -> tuple[str, ...]:
-        """Read the files anew if they have changed, and stayed so since the call before; gives ``problems``."""
+        """Read the files again if they have changed, and stayed so since the call before; gives ``problems``."""
         now = tuple(_stamp_of(path) for path, _ in self.rules.files)
         if not self.problems:
             if now == tuple(stamp for _, stamp in self.rules.files):
@@ -233,7 +233,7 @@ class Auth:
         return rules.tls
 
     def is_stale(self, context: ssl.SSLContext | None) -> bool:
-        """Whether a connection made with this context let in a client that might not come in any more."""
+        """Whether a connection made with this context accepted a client that would be refused now."""
         trusted = self._trusted.get(context, "") if context is not None else ""
         return trusted != self.rules.trust
 
@@ -256,7 +256,7 @@ class Auth:
         return guarded
 
     async def _refusal(self, scope: Message) -> PlainTextResponse | None:
-        """The answer to a request that may not come in; None where it may."""
+        """The answer to a request that is refused; None where it is allowed."""
         if scope["path"] == OPEN_PATH:
             return None
         rules, headers = self.rules, Headers(scope=scope)
@@ -266,12 +266,12 @@ class Auth:
             return None
         given = _password_of(headers.get("authorization", ""))
         if given is None:
-            return _refused(401, "This exporter wants a user name and a password.", _CHALLENGE)
+            return _refused(401, "This exporter requires a user name and a password.", _CHALLENGE)
         right = await self._is_right(rules, *given, _neighbourhood_of(scope))
         if right is False:
             self.note_failure(str(scope["client"][0]) if scope.get("client") else "an unknown address")
         if right is None:
-            return _refused(429, "Too many passwords wait to be checked: try again.", {"retry-after": "5"})
+            return _refused(429, "Too many passwords wait to be checked: try again later.", {"retry-after": "5"})
         return None if right else _refused(401, "The user name or the password is wrong.", _CHALLENGE)
 
     async def _is_right(self, rules: Rules, user: str, password: bytes, address: str) -> bool | None:
@@ -298,7 +298,7 @@ class Auth:
         return right
 
     async def _check(self, rules: Rules, user: str, password: bytes) -> bool:
-        """Compare with the hash, one at a time; a wrong password costs its sender, and who guesses with him, a pause."""
+        """Compare with the hash, one at a time; after a wrong password there is a pause before the next comparison."""
         async with self._turn:
             begun = time.monotonic()
             right = await in_thread(_is_password, password, rules.users.get(user), rules.cost)
@@ -374,9 +374,9 @@ def _names(hosts: Iterable[str]) -> frozenset[str]:
 
 
 def _is_meant(host: str, hosts: frozenset[str]) -> bool:
-    """Whether a request says by a name of this machine whom it wants, whatever address the connection came in by.
+    """Whether the Host header of a request is a name of this machine, whatever the address of the connection.
 
-    A page of a stranger can let its own name resolve to any address that its reader reaches, and is then of one site with what
+    A foreign web page can let its own name resolve to any address that its reader reaches, and is then of one site with what
     answers there: it could read all. Its requests still carry its name. A name without a dot is none of the public DNS.
     """
     if not host:

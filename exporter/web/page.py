@@ -158,7 +158,7 @@ SKIPPED_IN_WORDS: Final[Mapping[str, str]] = {
     "skipped_busy": "busy",
     "skipped_unloaded": "not loaded",
     "skipped_unable": "serves no text generation",
-    "yielded": "gave way to a user",
+    "yielded": "stopped for users",
 }
 
 _BAD: Final = (
@@ -235,14 +235,14 @@ LEAST_HELD: Final = 0.01
 def energy_text(joules_per_token: float, scope: EnergyScope | None = None) -> str:
     """What a token takes while it is decoded, and what a million of them do; ``scope`` says whose energy that is."""
     of = {"socket": " (CPU and GPU together)", "gpu": " (GPU)"}.get(scope or "", "")
-    return f"{joules_per_token:.3g} J a token, {joules_per_token / 3.6:.3g} kWh for a million{of}"
+    return f"{joules_per_token:.3g} J per token, {joules_per_token / 3.6:.3g} kWh per million tokens{of}"
 
 
 _HELD: Final[Mapping[Reason, str]] = {
     "thermal": "throttled by heat",
     "power": "at its power limit, which is normal at full load",
-    "current": "held down by its current limit",
-    "other": "held down for a reason that its firmware doesn't name",
+    "current": "throttled by its current limit",
+    "other": "throttled for a reason that its firmware doesn't name",
 }
 
 
@@ -257,7 +257,7 @@ def held_down(throttling: Throttling) -> list[tuple[str, bool]]:
 
 def day_text(watts: float) -> str:
     """What a day takes at this power."""
-    return f"{watts * 24 / 1000:.2g} kWh a day at this power"
+    return f"{watts * 24 / 1000:.2g} kWh per day at this power"
 
 
 @functools.cache

@@ -33,7 +33,7 @@ AsgiApp = Callable[[Message, Callable[[], Awaitable[Message]], Callable[[Message
 
 HEADER_BYTES: Final = 16 * 1024
 REQUEST_BYTES: Final = 64 * 1024
-"""Of a whole request. None that this exporter answers has a body; one that comes all the same is not read on."""
+"""Of a whole request. None that this exporter answers has a body; one that comes nevertheless is not read."""
 CONNECTIONS: Final = 512
 """Half of the file descriptors that a process usually may have: the other half is for probes."""
 REQUEST_SECONDS: Final = 10.0
@@ -42,9 +42,9 @@ IDLE_SECONDS: Final = 75.0
 """Between requests. Longer than any usual scrape interval: Prometheus keeps its connection."""
 WRITE_SECONDS: Final = 30.0
 WRITE_BYTES: Final = 16 * 1024
-"""So much of an answer that waits for it must a client take in that time."""
+"""Bytes of a waiting answer that a client must take in that time."""
 TLS_BUFFER_BYTES: Final = 16 * 1024
-"""Of each connection. A record of TLS has at most so many; asyncio's 256 KiB would be 130 MB for idle clients alone."""
+"""Of each connection. A record of TLS has at most that many; asyncio's 256 KiB would be 130 MB for idle clients alone."""
 sslproto.SSLProtocol.max_size = TLS_BUFFER_BYTES
 _NOT_ACCEPTED: Final = frozenset({"PEER_DID_NOT_RETURN_A_CERTIFICATE", "CERTIFICATE_VERIFY_FAILED"})
 _BLANK_LINE: Final = re.compile(rb"\n\r?\n")
@@ -65,7 +65,7 @@ def listen(host: str, port: int) -> socket.socket:
             host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
     except socket.gaierror as exc:
-        raise ListenError(f"cannot listen on {at}: {host} is not an address of this machine ({exc.strerror})") from exc
+        raise ListenError(f"can't listen on {at}: {host} is not an address of this machine ({exc.strerror})") from exc
     bound = socket.socket(family, kind | socket.SOCK_CLOEXEC, protocol)
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -73,7 +73,7 @@ def listen(host: str, port: int) -> socket.socket:
         bound.listen(128)
     except OSError as exc:
         bound.close()
-        raise ListenError(f"cannot listen on {at}: {_advice(exc, port)}") from exc
+        raise ListenError(f"can't listen on {at}: {_advice(exc, port)}") from exc
     bound.setblocking(False)
     return bound
 
@@ -178,7 +178,7 @@ class WebServer:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn with a door of its own: connections are counted from the moment that they are accepted."""
+    """uvicorn that accepts connections itself: they are counted from the moment that they are accepted."""
 
     def __init__(
         self,
@@ -193,29 +193,29 @@ class _Server(uvicorn.Server):
         self._tls = tls
         self._refused = refused
         self._shaking: dict[asyncio.Task[None], ssl.SSLContext | None] = {}
-        self._door: asyncio.Task[None] | None = None
+        self._accepting: asyncio.Task[None] | None = None
         self._arriving: dict[asyncio.Task[None], float] = {}
         """Connections that are not connections yet, TLS shaking hands, and since when."""
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self.loop = asyncio.get_running_loop()
-        self._door = asyncio.create_task(self._accept())
-        self._door.add_done_callback(self._close)
+        self._accepting = asyncio.create_task(self._accept())
+        self._accepting.add_done_callback(self._close)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        tasks = [task for task in (self._door, *self._arriving) if task is not None]
+        tasks = [task for task in (self._accepting, *self._arriving) if task is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         self._bound.close()
         await super().shutdown(sockets)
 
-    def _close(self, door: asyncio.Task[None]) -> None:
-        """End the server with its door, so that none seems to serve that lets nobody in."""
+    def _close(self, accepting: asyncio.Task[None]) -> None:
+        """End the server when its socket is closed, so that no server seems to run that accepts no connections."""
         self.should_exit = True
-        if not door.cancelled() and (fault := door.exception()):
-            log.error("no more connections are accepted", exc_info=fault)
+        if not accepting.cancelled() and (fault := accepting.exception()):
+            log.error("no new connections are accepted", exc_info=fault)
 
     async def _accept(self) -> None:
         loop = asyncio.get_running_loop()
@@ -257,7 +257,7 @@ class _Server(uvicorn.Server):
         self._shaking.pop(task, None)
 
     def drop(self, is_stale: Callable[[ssl.SSLContext | None], bool]) -> None:
-        """Close what was made with a stale context, and what shakes hands with one."""
+        """Close what was made with a stale context, and TLS handshakes with one."""
         for connection in [each for each in self.server_state.connections if isinstance(each, _Connection)]:
             if is_stale(connection.tls):
                 connection.drop()
@@ -380,7 +380,7 @@ class _Connection(H11Protocol):
             self._expect_to_write()
 
     def _wait_for(self, what: str) -> None:
-        """Give the client its time for what is waited for now; a clock that runs for the same is not set anew."""
+        """Give the client its time for what is waited for now; a clock that runs for the same is not set again."""
         if what == self._waits_for:
             return
         if self._clock is not None:

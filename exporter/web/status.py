@@ -1,6 +1,6 @@
 """A view in the terms of a person who asks how the servers are: one verdict for each target, and the reason for it.
 
-Pure: the time is handed in. What stands here is what ``/api/v1/status`` answers and what the status page shows.
+Pure: the time is an argument. ``/api/v1/status`` and the status page show these records.
 """
 
 import time
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from exporter.advice import Advice, AdviceFacts, Case, advise, advise_target, model_on
+from exporter.advice.target import FAILURES, FAULTS_OF_ANSWERS
 from exporter.cache.facts import CacheFacts
 from exporter.history.change import Ledger
 from exporter.history.record import Record
@@ -81,37 +82,19 @@ class Verdict(IntEnum):
 
 
 IN_WORDS: Final[Mapping[str, str]] = {
-    "skipped_busy": "the server was busy with its users, so no probe was sent",
+    "skipped_busy": "the server was busy with users, so no probe was sent",
     "skipped_unloaded": "a probe would have loaded the model or kept it from unloading, so none was sent",
     "skipped_unable": "the server serves no text generation, so no probe was sent",
-    "yielded": "the probe was given up for a user before there was enough to measure",
-    "resolve": "the host name can't be resolved",
-    "connect": "no connection",
-    "tls": "the TLS handshake failed",
-    "timeout_connect": "no connection in time",
-    "timeout_first_token": "no token in time",
-    "timeout_stalled": "the stream stalled",
-    "timeout_total": "the answer took too long",
+    "yielded": "the probe was stopped for requests of users before there was enough to measure",
     "loading": "the server is loading a model",
-    "auth": "the server refused the key",
-    "rate_limited": "the server limits the rate of requests",
-    "no_model": "the server has no such model",
-    "http_4xx": "the server rejected the request",
-    "http_5xx": "the server failed",
-    "protocol": "the answer is not that of the expected API",
-    "truncated": "the stream broke off",
-    "empty": "the answer had no text",
-    "server_error": "the server reported an error inside the stream",
-    "too_large": "the answer was too large",
-    "degenerate": "the answer is nonsense, however fast it came",
-    "wrong_answer": "the answer is wrong",
-    "foreign_answer": "the answer belongs to another request",
+    **{result: title for result, (title, _) in FAILURES.items()},
+    **FAULTS_OF_ANSWERS,
 }
 
 
 STUCK: Final = "requests have been running for four minutes, and the server has done no work on them"
 LIMIT_WORDS: Final[Mapping[str | None, str]] = {
-    "users": "others used it meanwhile",
+    "users": "users used the server during the probe",
     "throttling": "the GPU is too hot and lowers its clocks",
 }
 
@@ -284,7 +267,7 @@ def machine_facts(
 
 
 def machine_advice(view: View) -> tuple[Advice, ...]:
-    """What hurts on this machine, whichever server it runs; of a GPU's models the largest counts."""
+    """The advice about this machine, whichever server it runs; of a GPU's models the largest counts."""
     models = [model for info in view.of(INFO).values() for model in model_on(info.gpus, info.weight_bytes)]
     facts = machine_facts(view, tuple(models))
     return advise(facts) if facts else ()
@@ -346,7 +329,7 @@ def _too_slow_for_users(service: Service | None, state: TargetState | None) -> s
     speed = finite(state.user_tokens_per_second) if state else None
     if speed is None or service is None or service.tier != "poor":
         return ""
-    return f"users get {number_text(speed)} tokens/s, below {service.acceptable:g}, the least that is acceptable"
+    return f"users get {number_text(speed)} tokens/s, below the acceptable minimum of {service.acceptable:g} tokens/s"
 
 
 def _tiered(record: Record, judgement: Judgement) -> tuple[Verdict, str]:
@@ -385,7 +368,10 @@ def _checked(ran: ProbeResult) -> tuple[Verdict, str]:
     right = [check.depth for check in ran.checks if check.verdict == "right"]
     if right:
         return Verdict.right, f"the answer is right, asked {' and '.join(right)}"
-    return Verdict.undecided, "whether its answers are right is not known: it does not answer the short question"
+    return (
+        Verdict.undecided,
+        "it is not known whether its answers are right: the model does not answer the short question",
+    )
 
 
 def _not_run(record: Record) -> tuple[Verdict, str]:
@@ -412,18 +398,18 @@ def _why_no_speed(record: Record) -> str:
     cold_start = ran is not None and ran.cold_start
     if ran and ran.beside_users and not cold_start and not figures.stream_buffered:
         requests = count_text(round(ran.beside_users), "request")
-        return f"measured beside {requests} of users, so it says nothing of the set-up"
+        return f"measured during {requests} of users, so the speed says nothing about the set-up"
     if finite(figures.tokens_per_second) is not None and figures.token_count_exact is False:
         return "the server does not count its tokens: the speed is an estimate, and is not judged"
     if finite(figures.tokens_per_second) is not None:
-        return "the speed is measured, but nothing judges it yet"
+        return "the speed is measured, and not judged yet"
     return no_speed_text(cold_start=cold_start, stream_buffered=figures.stream_buffered)
 
 
 def _why(record: Record, judgement: Judgement, tier: str) -> str:
     speed = (record.figures and record.figures.tokens_per_second) or 0.0
     low, high = judgement.expected_min, judgement.expected_max
-    scenario = judgement.scenario if judgement.scenario and judgement.expected_source != "ceiling" else "this setup"
+    scenario = judgement.scenario if judgement.scenario and judgement.expected_source != "ceiling" else "this set-up"
     band = f"{band_text(low, high)} tokens/s"
     limit = judgement.off_gpu if judgement.limit == "offload" else LIMIT_WORDS.get(judgement.limit, "")
     held = f"; {limit}" if limit else ""
@@ -433,8 +419,8 @@ def _why(record: Record, judgement: Judgement, tier: str) -> str:
     if low is not None and speed < low:
         return f"slower than {scenario} should be: {band}{held}"
     if tier == "poor":
-        limit = f"below {judgement.thresholds.acceptable:g} tokens/s, the least that is acceptable{held}"
-        return f"{limit}, yet what {scenario} is known to reach: {band}" if low is not None else limit
+        limit = f"below the acceptable minimum of {judgement.thresholds.acceptable:g} tokens/s{held}"
+        return f"{limit}; {scenario} is known to reach {band}" if low is not None else limit
     if high is not None and speed > high:
         return f"faster than expected of {scenario}: {band}"
     return f"as expected of {scenario}: {band}" if low is not None or high is not None else ""
@@ -583,7 +569,7 @@ def _marks(timeline: Timeline) -> dict[str, float]:
 
 
 def as_json(value: Any) -> Any:
-    """Records as what JSON can hold: a number that isn't finite is null, a stranger's text is printable and bounded."""
+    """Records as what JSON can hold: a number that isn't finite is null, text from outside is printable and bounded."""
     simple: Any = None
     match value:
         case None | bool() | int():

@@ -13,7 +13,7 @@ from exporter.tiers import Tier, tier_of
 NEAR: Final = 0.02
 """A speed within this share of a bound may be noise."""
 IN_A_ROW: Final = 3
-"""So many probes in another tier are no noise, however near the bound they are."""
+"""This many probes in another tier are no noise, however near the bound they are."""
 
 
 def steady_tier(speeds: Iterable[float], bounds: Thresholds) -> Tier | None:

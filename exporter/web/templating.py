@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def _visible(value: object) -> object:
-    """What a template shows, without what can't be seen: markup is ours, any other text may be a stranger's."""
+    """What a template shows, without what can't be seen: markup is ours, any other text may come from a server or a file."""
     return printable(value, len(value)) if type(value) is str else value
 
 

@@ -69,7 +69,7 @@ def test_lowered_power_limit(tmp_path: Path) -> None:
     (advice,) = advise(facts_of("rx-9070-xt", tmp_path))
     assert advice == Advice(
         "power_cap_lowered",
-        "The power limit of Radeon RX 9070 XT is set to 120 W instead of its 304 W: its clocks are lower under load.",
+        "The power limit of Radeon RX 9070 XT is set to 120 W instead of the default of 304 W: its clocks are lower under load.",
         "0000:0f:00.0",
         title="lowered power limit",
     )

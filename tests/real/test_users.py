@@ -94,8 +94,8 @@ def test_users_of_a_real_llama_server(binary: Path, tmp_path: Path) -> None:
         ended = user.token_times[-1]
         paces = [speed_between(user, ended - back - 2, ended - back) for back in range(15)]
         assert min(*own, *paces) * 0.8 < after < max(*own, *paces) * 1.2
-        assert "Users get" not in alone
-        assert "Users get" in shown
+        assert "Each user gets" not in alone
+        assert "Each user gets" in shown
         eventually(lambda: of(port, SPEED) is None, "nobody is served any more", seconds=60)
 
 

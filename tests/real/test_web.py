@@ -247,7 +247,7 @@ def test_the_page_says_when_the_exporter_is_gone() -> None:
         with serving() as (_, port):
             page.goto(f"http://127.0.0.1:{port}/")
         page.evaluate("refresh()")
-        said = "The exporter does not answer: this is as of "
+        said = "The exporter has not answered since "
         assert page.locator("h1").inner_text().startswith(said)
         assert page.title().startswith(said)
         assert float(page.evaluate("getComputedStyle(document.querySelector('main')).opacity")) < 0.5
@@ -298,7 +298,7 @@ def test_typing_filters_the_rows_and_a_refresh_keeps_that() -> None:
         page.evaluate("refresh()")
         assert rows.count() == 10
         page.get_by_label("Find").fill("nobody")
-        assert page.get_by_text("No server fits.").is_visible()
+        assert page.get_by_text("No server matches.").is_visible()
         page.get_by_label("Find").fill("poor-013")
         page.get_by_role("link", name="poor-013").click()
         assert page.locator("article.target").count() == 1

@@ -128,8 +128,8 @@ def test_debug_shows_the_log(client: TestClient, daemon: StubActions) -> None:
 @pytest.mark.parametrize(
     ("query", "message"),
     [
-        ("", "say which target: /probe?target=…"),
-        ("?target=", "say which target: /probe?target=…"),
+        ("", "the parameter target is missing: /probe?target=…"),
+        ("?target=", "the parameter target is missing: /probe?target=…"),
         ("?target=http://evil", "http://evil is not allowed"),
         (f"?target={'a' * 301}", "target is longer than 300 characters"),
     ],
@@ -258,13 +258,13 @@ def test_another_sites_page_cannot_reload(
 @pytest.mark.parametrize(
     ("method", "path", "status_code", "message"),
     [
-        ("GET", "/-/reload", 405, "This path answers POST, and no other method."),
-        ("POST", "/metrics", 405, "This path answers GET, HEAD, and no other method."),
+        ("GET", "/-/reload", 405, "This path answers only POST."),
+        ("POST", "/metrics", 405, "This path answers only GET and HEAD."),
         ("GET", "/nothing", 404, "There is nothing at this path. Try / for people, /metrics for Prometheus."),
         ("GET", "/static/../app.py", 404, None),
         ("GET", "/static/status.html", 404, None),
         ("GET", "/api/v1/probes?target=nobody", 404, "this is not a target; /api/v1/targets lists them"),
-        ("GET", "/api/v1/probes", 400, "say which target: /api/v1/probes?target=…"),
+        ("GET", "/api/v1/probes", 400, "the parameter target is missing: /api/v1/probes?target=…"),
         ("GET", "/api/v2", 404, "There is nothing at this path. Try / for people, /metrics for Prometheus."),
     ],
 )
@@ -295,7 +295,7 @@ def test_a_failure_inside_is_a_500_without_details(path: str) -> None:
     answer = client.get(path)
     assert answer.status_code == 500
     assert "secret" not in answer.text
-    assert "its log says how" in answer.text
+    assert "its log has the reason" in answer.text
 
 
 def test_static_files(client: TestClient) -> None:

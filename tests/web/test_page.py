@@ -97,8 +97,8 @@ def test_the_headline_says_what_is_wrong(page: Page) -> None:
         "Slower since the image changed from rocm/vllm:rocm6.4_vllm_0.9.2 to rocm/vllm:rocm6.4.1_vllm_0.10.1",
         "6.4, before 12.1 tok/s (\N{MINUS SIGN}47 %)",
         "Slower, though nothing that is watched changed: 13.4, before 15.6 tok/s (\N{MINUS SIGN}14 %). (since 2026-",
-        "Does the server run, and does it listen at this address and port?",
-        "16.2 of at most 19.4 tokens/s: 16-bit weights are the limit; a 4-bit copy could reach about 58.",
+        "Check that the server runs, and that it listens at this address and port.",
+        "16.2 of at most 19.4 tokens/s: 16-bit weights are the limit; a 4-bit copy could reach about 58 tokens/s.",
     ],
 )
 def test_it_says(page: Page, said: str) -> None:
@@ -202,7 +202,7 @@ def test_of_many_targets_each_is_a_row_in_the_group_of_its_reason(many: View) ->
     ]
     places = [text.index(each) for each in order]
     assert places == sorted(places)
-    assert text.count("Does the server run, and does it listen at this address and port?") == 1
+    assert text.count("Check that the server runs, and that it listens at this address and port.") == 1
     assert "Kernel" not in text.partition("This machine")[0]
     assert len(html) < 200_000
 
@@ -226,7 +226,7 @@ def test_a_reader_finds_what_is_asked_for(many: View, asked: PageQuery, count: i
     cards = [1 for tag, attributes in page.elements if tag == "article" and "target" in (attributes["class"] or "")]
     assert len(links_of(page)) + len(cards) == count
     assert (count > CARDS) == (not cards) or count == 0
-    assert page.text.count("No server fits") == (2 if count == 0 else 1)
+    assert page.text.count("No server matches") == (2 if count == 0 else 1)
     assert page.title.startswith("Of 200 servers, 10 are down, 10 are failing, 20 are poor")
 
 

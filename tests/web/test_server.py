@@ -82,7 +82,7 @@ def test_a_port_in_use_is_an_error_that_says_what_to_do() -> None:
         with pytest.raises(ListenError) as refused:
             listen("127.0.0.1", port)
     message = str(refused.value)
-    assert message.startswith(f"cannot listen on 127.0.0.1:{port}: the port is in use")
+    assert message.startswith(f"can't listen on 127.0.0.1:{port}: the port is in use")
     assert f"sport = :{port}" in message
     assert "--listen" in message
 

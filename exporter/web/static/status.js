@@ -1,5 +1,5 @@
-// Keeps the page fresh: ages count up each second, and every 15 seconds the parts are fetched anew. Without it, the page
-// is complete and only stands still.
+// Keeps the page current: ages count up each second, and every 15 seconds the parts are fetched again. Without this script the
+// page is complete, but does not change.
 "use strict";
 
 const updated = document.getElementById("updated");
@@ -53,12 +53,12 @@ async function refresh() {
   }
 }
 
-// What is shown is no longer so: everything dims, and the headline says it.
+// The figures shown are no longer current: the page dims, and the headline says why.
 function gone() {
   if (document.body.classList.contains("gone")) return;
   document.body.classList.add("gone");
   const clock = document.querySelector("time[data-clock]").textContent;
-  const said = `The exporter does not answer: this is as of ${clock}`;
+  const said = `The exporter has not answered since ${clock}`;
   document.querySelector("h1").textContent = said;
   document.title = said;
 }
