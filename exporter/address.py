@@ -1,4 +1,4 @@
-"""Addresses: a server's, which is the host and port of its URL with all names of this machine made one, and the daemon's own."""
+"""Addresses: a server's, which is the host and port of its URL with one name for all names of this machine, and the daemon's own."""
 
 import ipaddress
 from typing import Final

@@ -16,7 +16,7 @@ LARGE_BYTES: Final = 128 * 1024
 
 
 def keep_small() -> bool:
-    """Set this for the process, before its threads start; whether the C library knows how."""
+    """Limit the arenas of this process, before its threads start. True if the C library supports it."""
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):

@@ -111,7 +111,7 @@ class Collectors:
         self._lock = threading.Lock()
 
     def use(self, settings: Settings) -> None:
-        """Make these the settings; what they ask for no longer takes its series with it."""
+        """Make these the settings; the series of what they no longer ask for are removed."""
         with self._lock:
             self._settings = settings
             self._follow_engine(settings.docker)
@@ -172,7 +172,7 @@ class Collectors:
     # Running ---------------------------------------------------------------------------------------------------------
 
     def _collect(self, collectors: Iterable[Collector]) -> None:
-        """Run collectors one after the other, then tell who judges by what they read."""
+        """Run collectors one after the other, then report what they read to ``changed``."""
         before = machine_of(self._snapshot.view())
         for each in collectors:
             self._run(each)
@@ -181,7 +181,7 @@ class Collectors:
             self._changed(before, after)
 
     def _run(self, collector: Collector) -> None:
-        """Run one collector, timed and classified; whatever it raises takes nothing else down."""
+        """Run one collector, timed and classified; an exception in it ends nothing else."""
         name, wall, begun = collector.name, time.time(), self._monotonic()
         with self._lock:
             self._running[name] = wall, begun
@@ -233,7 +233,7 @@ class Collectors:
         return Collected(((CONTAINERS, reading),), reading.available or docker.enabled is None, notes)
 
     def _scan_caches(self) -> None:
-        """Scan the model caches that are there now, one after the other; those that are gone take their series with them."""
+        """Scan the model caches that are there now, one after the other; the series of those that are gone are removed."""
         folders = folders_of(self._settings.cache)
         with self._lock:
             self._folders = folders

@@ -1,4 +1,4 @@
-"""The composition root: builds the rooms, starts them, reloads, drains. The only file that knows them all.
+"""The composition root: builds the parts, starts them, reloads, drains. The only file that knows them all.
 
 The main thread waits for signals and follows the clock. Probes, status checks and collectors run in the scheduler's threads, serving
 in uvicorn's thread, and one thread follows the container engine's events.
@@ -104,7 +104,7 @@ class Daemon:
     # Life ------------------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Begin to serve and to watch; returns when everything runs. Raises ListenError where the port can't be had."""
+        """Begin to serve and to watch; returns when everything runs. Raises ListenError where the port can't be bound."""
         allocator.keep_small()
         # A thread whose bytes have arrived gets the interpreter within this time, also beside a scrape of many targets:
         # packets that wait longer are merged by the kernel, and lose their own arrival times.
@@ -244,7 +244,7 @@ class Daemon:
         return accepted
 
     def healthy(self) -> tuple[bool, str]:
-        """Whether the scheduler beats."""
+        """Whether the scheduler runs."""
         if self._schedule.alive():
             return True, "The scheduler runs."
         return False, "The scheduler has not run for a while: nothing is probed."

@@ -82,14 +82,17 @@ def import_libraries() -> None:
     """Import the libraries, each without its parts where that is known to be safe."""
     for library in LIBRARIES:
         if not is_known(library):
-            log.debug("%s is imported whole: its version is newer than those that were tried", library.distribution)
+            log.debug(
+                "%s is imported with all its parts: its version is newer than those that were tried",
+                library.distribution,
+            )
             continue  # by those who use it
         before = set(sys.modules)
         try:
             with placeholders(library.left_out):
                 importlib.import_module(library.module)
         except Exception as exc:  # noqa: BLE001 - whatever a library makes of a placeholder
-            log.debug("%s is imported whole: %r", library.distribution, exc)
+            log.debug("%s is imported with all its parts: %r", library.distribution, exc)
             for name in set(sys.modules) - before:
                 del sys.modules[name]
             importlib.import_module(library.module)

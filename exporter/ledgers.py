@@ -1,4 +1,4 @@
-"""The ledgers of all targets: fed with facts and results, kept in the store, and there again after a restart."""
+"""The ledgers of all targets: facts and results go into them, and the store keeps them over restarts."""
 
 import logging
 import math
@@ -30,7 +30,7 @@ LONG_PROMPT: Final = 400
 class Ledgers:
     """What changed of each target, and what each change cost. Thread-safe; ``start`` before anything else.
 
-    Without a store nothing outlives the process. For one target the caller keeps the order of what it observes.
+    Without a store nothing is kept after the process. For one target the caller keeps the order of what it observes.
     """
 
     def __init__(self, store: Store | None = None) -> None:
@@ -175,7 +175,7 @@ def _caught_up(reader: Reader) -> Iterator[Ledger]:
 
 
 def _is_long(result: ProbeResult) -> bool:
-    """Whether the prompt that was measured is long enough for its prefill to be a figure of the first rank."""
+    """Whether the prompt that was measured is long enough for its prefill to be a figure of its own."""
     measured = result.measurements
     tokens = (measured.prompt_tokens or 0) - (measured.cached_tokens or 0)
     return tokens / max(result.concurrency, 1) >= LONG_PROMPT

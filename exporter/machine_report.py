@@ -191,7 +191,10 @@ def _unknown_of_gpu(gpu: GpuFacts, found: Findings) -> Iterator[tuple[str, str]]
     if settings.vbios_version is None:
         yield "vBIOS", "its vbios_version can't be read"
     if sample is None or sample.suspended:
-        yield "sensors", "the GPU is suspended, and reading them would wake it" if sample else "its device folder is hidden"
+        yield (
+            "sensors",
+            "the GPU is suspended, and reading them would wake it" if sample else "its device folder is hidden",
+        )
     elif settings.power_cap_watts is None:
         why = "its driver has no power1_cap"
         yield "power limit", f"{why}, as on every APU" if gpu.unified_memory else why

@@ -1,6 +1,6 @@
 """Reads of files that others may have replaced: bounded, never blocking, regular files only.
 
-A FIFO or a device in the place of a file would hold up the thread that opens it for ever.
+A FIFO or a device in the place of a file would block the thread that opens it without end.
 """
 
 import os

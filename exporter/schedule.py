@@ -29,9 +29,9 @@ CLOCK_STEP_SECONDS: Final = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """Something to run every so many seconds. ``run`` is expected not to raise; if it does, the traceback is logged.
+    """Something to run every that many seconds. ``run`` is expected not to raise; if it does, the traceback is logged.
 
-    ``at_once`` runs it first as soon as it is added instead of at its phase; ``after`` so many seconds later than that.
+    ``at_once`` runs it first as soon as it is added instead of at its phase; ``after`` that many seconds later than that.
     """
 
     name: str
@@ -60,7 +60,7 @@ class _Threads(BaseExecutor):  # type: ignore[misc]
         try:
             threading.Thread(target=run, name=job.id).start()
         except RuntimeError as exc:
-            log.warning("%s is left out this time: %s (is the number of processes limited?)", job.id, exc)
+            log.warning("%s was not started this time: %s (check the limit on processes and threads)", job.id, exc)
             raise MaxInstancesReachedError(job) from None
 
 
@@ -129,7 +129,7 @@ class Schedule:
             return True
 
     def alive(self) -> bool:
-        """True while the scheduler's own beat comes; a monotonic clock decides, so that a clock step can't fake it."""
+        """True while the scheduler runs its own heartbeat job; a monotonic clock decides, so that a clock step can't fake it."""
         return time.monotonic() - self._last_beat < ALIVE_SECONDS
 
     def follow_clock(self) -> bool:
@@ -143,7 +143,7 @@ class Schedule:
             # Slewing by NTP is followed without a word.
             self._wall_minus_monotonic = offset
             return False
-        log.warning("the clock stepped by %.0f s: all jobs start anew from here", step)
+        log.warning("the clock stepped by %.0f s: all jobs are scheduled again from now", step)
         with self._lock:
             self._wall_minus_monotonic = offset
             for job in (self._beat, *self._jobs.values()):

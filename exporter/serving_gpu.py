@@ -40,7 +40,7 @@ _DEVICE: Final = re.compile(r"(rocm|hip|vulkan|cuda)(\d{1,3})", re.IGNORECASE)
 class Candidate:
     """A GPU that may serve. ``None`` and empty where not known; only amdgpu's have figures.
 
-    ``integrated`` tells whether it is a part of the processor. ``memory_in_use`` is in bytes, by whomever. ``kfd_nodes``
+    ``integrated`` tells whether it is a part of the processor. ``memory_in_use`` is in bytes, of all processes. ``kfd_nodes``
     give ROCm's order, ``unique_ids`` are those by which ROCm names it.
     """
 
@@ -477,7 +477,7 @@ def _unknown(evidence: Evidence, left: Sequence[Candidate]) -> Serving:
     elif unmeasured:
         reasons.append(f"the memory in use is not known of {unmeasured}")
     else:
-        reasons.append("the model's size and the memory in use leave it open")
+        reasons.append("the model's size and the memory in use do not tell which")
     reasons.append("set targets[].gpu")
     return Serving(words="; ".join(reasons), in_question=in_question)
 

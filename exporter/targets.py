@@ -170,7 +170,7 @@ class Targets:
         return tuple((state, counts[state]) for state in TARGET_STATES)
 
     def judge(self) -> None:
-        """Judge every target anew: facts of the machine have changed."""
+        """Judge every target again: facts of the machine have changed."""
         for watched in tuple(self._watched.values()):
             self._publish(watched)
 
@@ -356,7 +356,7 @@ class Targets:
         return result
 
     def _judged(self, watched: Watched, result: ProbeResult | None, state: TargetState | None) -> Iterator[Observation]:
-        """What a target is and how good each of its modules is, by the newest facts of all rooms."""
+        """What a target is and how good each of its modules is, by the newest facts of all collectors."""
         target, view, profiles = watched.target, self._snapshot.view(), self._profiles
         state = state or view.get(target_key(target.name))
         identity, machine = state.identity if state else None, machine_of(view)

@@ -80,7 +80,7 @@ class Screen:
         self._error, self._answered_at = "", now
 
     def draw(self, now: float, height: int) -> RenderableType:
-        """The screen at ``now`` (Unix time), for so many lines."""
+        """The screen at ``now`` (Unix time), for that many lines."""
         if self._document is None:
             return Text(self._error or "asking the daemon …", style="bold red" if self._error else "")
         if self._error:

@@ -1,1 +1,1 @@
-"""Containers that run inference servers: what they are, where they answer, which ROCm and which switches they bring."""
+"""Containers that run inference servers: what they are, where they answer, which ROCm they contain, and with which options they were started."""

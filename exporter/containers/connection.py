@@ -1,4 +1,4 @@
-"""The door to a container engine: Docker or Podman, over a socket, TCP or a read-only proxy. GET only, never exec.
+"""The connection to a container engine: Docker or Podman, over a socket, TCP or a read-only proxy. GET only, never exec.
 
 The SDK gives the transport (sockets, TLS, addresses; ``sdk``). Its calls for files and events lift the socket's timeout and read
 without bound, so what is read goes through one bounded GET of our own.
@@ -48,10 +48,10 @@ class EngineConnection:
 
     def refused(self, call: str) -> None:
         """Remember that a proxy refuses a call."""
-        self.note(f"GET {call} is refused: what it would tell is missing or guessed")
+        self.note(f"GET {call} is refused: the facts that it gives are missing or guessed")
 
     def note(self, problem: str) -> None:
-        """Remember what this reading has to do without."""
+        """Remember what is missing from this reading."""
         self._problems[problem] = None
 
     def problem(self) -> str:

@@ -1,4 +1,4 @@
-"""One container engine: a look at all its containers, and a watch that says when to look again."""
+"""One container engine: a reading of all its containers, and its events, which say when to read again."""
 
 import logging
 import os
@@ -30,7 +30,7 @@ EVENTS: Final = {
 READINGS: Final = 3
 # A container is given a moment after its event: its process has to appear, and a reading that still runs to end.
 SETTLE_SECONDS: Final = 0.2
-# A stream of events that says nothing for so long is opened anew: a connection can die without a word.
+# A stream of events that is silent for so long is opened again: a connection can break without a notice.
 SILENT_SECONDS: Final = 60.0
 # Where a proxy refuses events, changes are looked for this often.
 POLL_SECONDS: Final = 5.0
@@ -63,7 +63,7 @@ class _Closable(Protocol):
 
 
 class Engine:
-    """One container engine. ``read`` looks at it once, ``watch`` says when to look again; neither ever raises.
+    """One container engine. ``read`` reads it once, ``watch`` says when to read again; neither ever raises.
 
     ``host`` is an address as in ``DOCKER_HOST``; empty for ``default_host``. ``timeout_seconds`` bounds every connect and
     every read. ``own_network`` is how the exporter is connected, found out by itself when None.
@@ -231,7 +231,7 @@ class Engine:
             except FAILURES as error:
                 if cancellation.is_set():
                     return  # ``close`` ended the stream
-                log.debug("events: %s", explain(error, self._host, self._timeout))
+                log.debug("events of containers: %s", explain(error, self._host, self._timeout))
                 if pause == FIRST_PAUSE_SECONDS:
                     _tell(on_change)
                 cancellation.wait(pause)
@@ -262,7 +262,7 @@ def _tell(on_change: Callable[[], None]) -> None:
     try:
         on_change()
     except Exception:
-        log.exception("a change of containers could not be passed on")
+        log.exception("a change of containers could not be handled")
 
 
 def _has_no_tag(inspect: Mapping[str, Any]) -> bool:

@@ -14,7 +14,7 @@ class NotFoundError(EngineError):
 
 
 class RefusedError(EngineError):
-    """A proxy does not let this call through."""
+    """A proxy refuses this call."""
 
 
 class AddressError(Exception):

@@ -1,4 +1,4 @@
-"""What the containers' room hands on: frozen records of one inference container, no behaviour.
+"""The facts about containers: frozen records of one inference container, no behaviour.
 
 None of them holds a value of the container's environment besides the switches, paths and types named here, a key, or a
 command line: what a field can hold is checked by its shape before it gets here.
@@ -63,7 +63,7 @@ class ImageRocm:
 
 @dataclass(frozen=True, slots=True)
 class OwnNetwork:
-    """Where the exporter itself stands: on the host's network, or in a container with networks of its own.
+    """How the exporter itself is connected: on the host's network, or in a container with networks of its own.
 
     ``gateway`` is the host's address as seen from that container. The default is a process on the host.
     """
@@ -120,21 +120,21 @@ class ContainerFacts:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a person should know of it, in sentences."""
-        useless = "AITER is switched on, but the one in this image is not built for this GPU: it has no effect or fails"
+        """What an operator should know about the container, in sentences."""
+        useless = "AITER is switched on, but the one in this image is not built for this GPU: it has no effect, or the engine ends with an error"
         unused = (useless,) if self.aiter and self.aiter_usable is False else ()
         return unused + ((self.unreachable,) if self.running and self.backend and self.unreachable else ())
 
 
 @dataclass(frozen=True, slots=True)
 class EngineReading:
-    """What one look at the engine gave. Not ``available``: nothing could be read, and ``problem`` says why.
+    """One reading of the engine. Not ``available``: nothing could be read, and ``problem`` says why.
 
-    ``problem`` may also name what is missing from an available reading (a proxy that refuses to hand out files).
+    ``problem`` may also name what is missing from an available reading (a proxy that refuses to give files).
     """
 
     available: bool
     containers: tuple[ContainerFacts, ...] = ()
     problem: str = ""
     last_known: tuple[ContainerFacts, ...] = ()
-    """Those of the newest available reading, this one included: while an engine restarts, servers may well go on."""
+    """Those of the newest available reading, this one included: servers may continue to run while an engine restarts."""

@@ -1,4 +1,4 @@
-"""Where the exporter itself stands: on the host, or in a container with networks of its own."""
+"""How the exporter itself is connected: on the host, or in a container with networks of its own."""
 
 import re
 from collections.abc import Mapping

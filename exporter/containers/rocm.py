@@ -1,4 +1,4 @@
-"""Which ROCm an image brings: out of its files' text, its environment, its labels or its tag. Pure.
+"""Which ROCm an image contains: out of its files' text, its environment, its labels or its tag. Pure.
 
 An image need not have ``/opt/rocm`` (wheels, distribution packages, Ollama's bundled libraries), and its
 ``org.opencontainers.image.version`` is mostly the base distribution's, so that only labels that name ROCm count.

@@ -1,6 +1,6 @@
 """What an image is made for, by its name, and which server an environment configures. Pure; tables and a few rules.
 
-Names lie in both directions: ``open-webui`` and exporters bear the name of what they talk to, and an image with
+Names mislead in both directions: ``open-webui`` and exporters have the name of the server that they use, and an image with
 ``/bin/bash`` as its command may have a server started in it by hand.
 """
 

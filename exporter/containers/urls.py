@@ -1,4 +1,4 @@
-"""Where a container's server can be reached from where the exporter stands. Pure; nothing is tried here."""
+"""At which addresses the exporter can reach a container's server. Pure; nothing is tried here."""
 
 from collections.abc import Iterator, Mapping
 from ipaddress import ip_address
@@ -35,7 +35,7 @@ def candidate_urls(
     where = "the exporter" if own_network.on_host_network else "the exporter's container"
     return (
         urls,
-        "" if urls else f"port {port} is not published to where {where} could reach it, and they share no network",
+        "" if urls else f"port {port} is not published at an address that {where} can reach, and they share no network",
     )
 
 

@@ -25,7 +25,7 @@ MOST_FACTS: Final = 256
 MOST_CHANGES: Final = 32
 MOST_SERIES: Final = 24
 ANSWERS: Final = "answers"
-"""The fact that is known by its effect: the fingerprint of the model, numbered anew when it has stepped."""
+"""The fact that is known by its effect: the fingerprint of the model, which gets a new number when it has stepped."""
 TOGETHER_SECONDS: Final = 600.0
 """Facts that change within this time and without a good probe between them are one change."""
 RESTLESS: Final = 4
@@ -84,7 +84,7 @@ class Seen:
 class Ledger:
     """All that is known of one target: its facts, its newest changes (oldest first), and each module's speed.
 
-    ``watches`` are by the name of their series. ``fingerprints`` are kept for whoever takes them, by the model's identity.
+    ``watches`` are by the name of their series. ``fingerprints`` are the states of the models' fingerprints, by the model's identity.
     ``open`` is how many of the newest changes no good probe has followed yet: they may still grow, or be undone.
     """
 
@@ -278,7 +278,7 @@ def entries_of(target: str, changes: Iterable[Change], shifts: Collection[Shift]
 
 
 def news(before: Ledger, after: Ledger) -> News:
-    """What the later of two successive ledgers says anew."""
+    """What is new in the later of two successive ledgers."""
     if before.changes == after.changes and before.watches == after.watches:
         return News()
     old, new = set(before.changes), {each.at_seconds for each in after.changes}

@@ -208,7 +208,7 @@ def _notes(moment: Moment, bounds: Sequence[float]) -> tuple[str, ...]:
 def _too_few(moment: Moment, found: int, whose: str) -> str:
     span = f"within 6 h of {moment.text}" if moment.since == moment.until else f"in {moment.text}"
     number = {0: "no good probe", 1: "only 1 good probe"}.get(found, f"only {found} good probes")
-    return f"there is {number} of {whose} {span}"
+    return f"the history has {number} of {whose} {span}"
 
 
 def _nearest_hour(history: History, target: str, module: str, at_seconds: float) -> float | None:

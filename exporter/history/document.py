@@ -1,6 +1,6 @@
 """A ledger as a JSON document and back, for the store. Pure.
 
-What can't be read raises ValueError: a ledger that starts anew is better than one that is half read.
+What can't be read raises ValueError: an empty ledger is better than one that is half read.
 """
 
 import base64
@@ -38,7 +38,7 @@ def ledger_of(document: LedgerDocument) -> Ledger:
     try:
         return _ledger_of(document)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"no ledger: {error!r}") from error
+        raise ValueError(f"not a ledger: {error!r}") from error
 
 
 def _ledger_of(document: LedgerDocument) -> Ledger:

@@ -1,4 +1,4 @@
-"""Probes of one hour as their medians, which stay when the single probes leave. Pure."""
+"""Probes of one hour as their medians, which are kept when the single probes are deleted. Pure."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass

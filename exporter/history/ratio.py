@@ -27,7 +27,7 @@ _MEDIAN: Final = math.pi / 2
 """Variance of the median ÷ that of the mean."""
 _USUAL_AUTOCORRELATION: Final = 0.5
 _USUAL_WEIGHT: Final = 20
-"""A short series says little of its autocorrelation: the usual one is mixed in, as if it came from so many samples."""
+"""A short series says little of its autocorrelation: the usual one is mixed in, as if it came from that many samples."""
 _MOST_AUTOCORRELATION: Final = 0.9
 _WIDER: Final = 10 / 3
 """How much wider for few samples, by simulation: below 1 false in 1,000 changes; see tests/bench/changes.py."""

@@ -130,7 +130,7 @@ class Record:
 
     ``last`` is the newest result, ``ran`` the newest of a probe that was not skipped; a skipped probe leaves everything
     that ``ran`` says as it was, a failed one leaves nothing of an older one behind. ``recent`` holds results newest first,
-    failures outliving successes.
+    failures for longer than successes.
     """
 
     target: str
@@ -257,7 +257,7 @@ def _amount(value: float) -> float:
 def observed(histograms: tuple[ModelHistograms, ...], result: ProbeResult) -> tuple[ModelHistograms, ...]:
     """The histograms after one more probe: one observation of TTFT, one of inter-token time for each token of a gap.
 
-    Only a good probe of a warm model counts, measured beside nobody: a wait is no TTFT, and users share the speed.
+    Only a good probe of a warm model counts, measured while nobody else used the server: a wait is not a TTFT, and users share the speed.
     """
     if result.result != "ok" or result.cold_start or result.beside_users:
         return histograms

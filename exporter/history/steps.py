@@ -30,7 +30,7 @@ class Reference:
     """The level in the long run: up to 240 speeds, one in ``stride``, packed as 32-bit floats, oldest first.
 
     It starts with every speed and thins itself out until it spans 32 hours of a probe a minute, and from then on the
-    oldest leaves. ``middle`` is the median of their logarithms, ``scatter`` the standard deviation by absolute deviations.
+    oldest is dropped. ``middle`` is the median of their logarithms, ``scatter`` the standard deviation by absolute deviations.
     """
 
     packed: bytes = b""

@@ -38,14 +38,14 @@ RAW_HOURS: Final = 48
 IN_MEMORY_RAW_HOURS: Final = 3
 IN_MEMORY_HOURS: Final = 7 * 24
 FLUSH_SECONDS: Final = 5.0
-"""How long a probe may wait for others to be committed with; so much is lost where the process is killed."""
+"""How long a probe may wait to be committed together with others; the probes of this time are lost if the process is killed."""
 RETRY_SECONDS: Final = 30.0
 OPEN_SECONDS: Final = 10.0
 MINUTE: Final = 60.0
 SAVE_SECONDS: Final = 3600.0
 """How old what is kept of a ledger may become that says nothing new."""
 MOST_WAITING: Final = 50_000
-"""Probes that wait while the disk takes none; beyond it the oldest leave."""
+"""Probes that wait while the disk takes none; beyond that number the oldest are dropped."""
 MOST_CHANGES: Final = 500
 """Changes kept of each target, and as many shifts."""
 JUMP_SECONDS: Final = 60.0
@@ -300,7 +300,9 @@ class Store:
                 self._fail(str(error))
         except Exception as error:
             # Not the disk's fault, so another attempt would fail as well.
-            log.exception("%d probes and what is new of %d targets can't be kept", len(probes), len(ledgers))
+            log.exception(
+                "%d probes and the changes of %d targets can't be stored, and are lost", len(probes), len(ledgers)
+            )
             probes, ledgers = deque(), {}
             self._fail(repr(error))
         else:
@@ -313,13 +315,13 @@ class Store:
 
     def _succeed(self) -> None:
         if self._retry_at is not None:
-            log.info("the history is written again")
+            log.info("the history can be written again")
             self._retry_at = None
             self._writer.note(problem="")
 
     def _fail(self, why: str) -> None:
         if self._retry_at is None:
-            log.warning("the history can't be written: %s; it is tried again every %d s", why, RETRY_SECONDS)
+            log.warning("the history can't be written: %s; the next attempt is in %d s", why, RETRY_SECONDS)
         self._retry_at = self._monotonic() + RETRY_SECONDS
         self._writer.note(problem=f"can't be written: {why}")
 
@@ -398,7 +400,7 @@ class _Writer:
     def _open_in_memory(self, problem: str = "") -> None:
         self.close()
         if problem:
-            log.warning("the history is kept in memory only and lost at the end: %s", problem)
+            log.warning("the history is kept in memory only, and is lost when the exporter stops: %s", problem)
         self.note(path=None, problem=problem)
         self._raw_hours, self._keep_hours = IN_MEMORY_RAW_HOURS, min(self._keep_hours, IN_MEMORY_HOURS)
         self._use(sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False))
@@ -426,7 +428,7 @@ class _Writer:
         try:
             fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise HistoryError("another process writes it") from None
+            raise HistoryError("another process writes this file") from None
         except OSError as error:
             log.info("%s can't be locked on this filesystem (%s): only one process may write it", path, error)
 
@@ -445,7 +447,7 @@ class _Writer:
         except (OSError, sqlite3.Error, HistoryError) as error:
             self._open_in_memory(f"{path} is damaged ({why}) and can't be replaced: {error}")
             return
-        log.warning("%s is damaged (%s): set aside as %s, and begun anew", path, why, aside.name)
+        log.warning("%s is damaged (%s): it was renamed to %s, and a new one was started", path, why, aside.name)
         self.note(set_aside=aside)
 
     def replace_damaged(self, error: Exception) -> bool:
@@ -656,7 +658,7 @@ def _text(document: Mapping[str, Any]) -> str:
 
 
 def _read(make: Callable[[Mapping[str, Any]], T], text: str) -> list[T]:
-    """What a document says; nothing where it can't be read: one that is lost takes no other with it."""
+    """What a document says; nothing where it can't be read, so that one damaged document does not affect the others."""
     try:
         return [make(json.loads(text))]
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:

@@ -30,7 +30,7 @@ ACCEPTED_SECONDS: Final = 30 * DAY_SECONDS
 EARLY: Final = 10
 """What a change did shows in the first samples since. What comes later was something else."""
 DELAY: Final = 15
-"""The newest samples may belong to a step that is not found yet, so they join the reference so many samples later."""
+"""The newest samples may belong to a step that is not found yet, so they join the reference that many samples later."""
 WINDOWS: Final = (10, 30, 60)
 NEWEST: Final = 5
 LEAST_STEP: Final = math.log(1.03)

@@ -56,7 +56,7 @@ class PowerMeter:
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Begin to sample; a second call begins anew."""
+        """Begin to sample; a second call starts again."""
         self.stop()
         # A thread that hangs in a read keeps the old ones, should it ever come back.
         self._stopped = threading.Event()

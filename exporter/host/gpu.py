@@ -102,10 +102,10 @@ class GpuReading:
 class GpuSample:
     """What a GPU does now; ``None`` or missing where it wasn't measured.
 
-    ``busy_ratio`` is the driver's own and may stick at 1 while an idle process holds a queue. ``power_scope`` is
+    ``busy_ratio`` is the driver's own and may stay at 1 while an idle process holds a queue. ``power_scope`` is
     ``socket`` where the sensor counts the CPU too. ``temperatures`` are (sensor, degrees Celsius), ``clocks`` (domain,
     Hz). ``throttling`` are the reasons that held the clocks down with their shares of the time since the sample before,
-    told from ``residency`` where the firmware counts. A suspended GPU is left asleep: all it gives is ``suspended``.
+    told from ``residency`` where the firmware counts. A suspended GPU is not woken: only ``suspended`` is known of it.
     """
 
     address: str
@@ -150,7 +150,7 @@ def sample_gpus(sysfs: Path, previous: Sequence[GpuSample] = ()) -> tuple[GpuSam
 
 
 def memory_in_use(gpu: GpuFacts, sample: GpuSample) -> int | None:
-    """Bytes of a GPU's memory in use, by whomever; ``None`` where that isn't measured. A sleeping GPU holds nothing."""
+    """Bytes of a GPU's memory in use by all processes; ``None`` where that isn't measured. A suspended GPU holds nothing."""
     if sample.suspended:
         return 0
     if sample.vram_used_bytes is None or gpu.unified_memory is None:

@@ -30,7 +30,7 @@ _WORD: Final = re.compile(r"[\w.,:+ -]{1,64}", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class PowerProfile:
-    """Who decides about clocks, as each calls what it is set to.
+    """The settings that decide the clocks, each as its owner names it.
 
     ``platform_profile`` is the firmware's, ``governor`` and ``driver`` are those of the CPU's frequency (with ``amd-pstate``
     in its active mode the governor ``powersave`` is normal, and ``energy_preference`` decides), ``tuned`` is tuned's profile.

@@ -1,4 +1,4 @@
-"""GPUs that amdgpu doesn't drive, seen without any library: another vendor's, or one that is handed to a virtual machine.
+"""GPUs that amdgpu doesn't drive, seen without any library: another vendor's, or one that is passed through to a virtual machine.
 
 They matter because a server may run on them: beside one, that a machine has a single AMD GPU decides nothing. What they
 do is not read. ``/sys/bus/pci/devices`` and ``/sys/class/drm`` say which there are, ``/proc/driver/nvidia`` what NVIDIA
@@ -83,7 +83,7 @@ class OtherGpu:
 
     @property
     def passed_through(self) -> bool:
-        """Whether it is handed to a virtual machine, so that no process of this machine can use it."""
+        """Whether it is passed through to a virtual machine, so that no process of this machine can use it."""
         return self.driver == "vfio-pci"
 
 

@@ -1,4 +1,4 @@
-"""One process as ``/proc/<pid>`` tells it: the files, read and taken apart, nothing judged.
+"""One process as ``/proc/<pid>`` tells it: its files, read and parsed, nothing judged.
 
 Most of it anyone may read; the environment, the memory map, open files and links only a process of the same user, or one
 with CAP_SYS_PTRACE. What can't be read is ``None``: the process has ended, or belongs to somebody else.

@@ -176,7 +176,7 @@ def _read_driver(system_root: Path, sysfs: Path, problems: list[str]) -> DriverF
     module = read_text(sysfs / "module/amdgpu/version", problems)
     if module:
         return DriverFacts(module, "dkms")
-    # A driver that is built into the kernel has no initstate; its folders are there all the same.
+    # A driver that is built into the kernel has no initstate; its folders still exist.
     if not ((sysfs / "module/amdgpu").is_dir() or (sysfs / "bus/pci/drivers/amdgpu").is_dir()):
         return None
     release = read_text(system_root / "proc/sys/kernel/osrelease", problems)

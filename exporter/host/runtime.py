@@ -112,7 +112,7 @@ def _mesa_version(paths: Iterable[str], root: Path) -> str | None:
 
 
 @lru_cache(maxsize=16)
-def _version_in_driver(path: str, identity: tuple[int, int, int]) -> str | None:  # noqa: ARG001 - a new file is read anew
+def _version_in_driver(path: str, identity: tuple[int, int, int]) -> str | None:  # noqa: ARG001 - a new file is read again
     """Mesa's version, as its drivers tell it to programs; they hold it as text. Raises OSError, ValueError."""
     handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:

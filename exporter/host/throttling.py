@@ -59,7 +59,7 @@ def by_counters(then: Residency | None, now: Residency) -> Throttling:
     """Tell for what share of the time between two readings each reason held the clocks down.
 
     Several limits of one reason may have done so at the same time: the share is that of the one that did for longest.
-    Nothing is told without two readings, or where the counters began anew in between.
+    Nothing is told without two readings, or where the counters were reset in between.
     """
     if then is None or now.total <= then.total:
         return ()
