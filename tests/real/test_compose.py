@@ -22,6 +22,7 @@ from tests.ports import free_port, is_free
 from tests.real import images
 from tests.real.conftest import need
 from tests.real.docker import DockerEngine, busybox_rootfs
+from tests.real.llama import make_model, wait_until_ready
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.real
@@ -202,6 +203,34 @@ def test_exporter_and_proxy(compose: Callable[..., Project], tmp_path: Path) -> 
     # Nothing of the host's homes but the cache is there, and nothing can be written.
     assert project.run("exec", "-T", "exporter", "sh", "-c", "touch /etc/mark || echo no") == "no\n"
     project.engine.remove_containers()
+
+
+@pytest.mark.parametrize(("pid", "told"), [("", "pid: host"), ("host", r'setting="context".*value="512"')])
+def test_a_server_that_is_a_plain_process(
+    compose: Callable[..., Project], binary: Path, tmp_path: Path, pid: str, told: str
+) -> None:
+    """How it was started is known with EXPORTER_PID=host; without it the page says what would show it."""
+    port, its_port = free_port(), free_port()
+    config = tmp_path / "config.yml"
+    tmp_path.chmod(0o755)
+    config.write_text(f"targets: [{{name: plain, url: 'http://127.0.0.1:{its_port}'}}]\n", encoding="utf-8")
+    model = make_model(tmp_path, "tiny")
+    command: list[str | Path] = [binary, "-m", model, "--port", str(its_port), "-c", "512"]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        wait_until_ready(its_port)
+        folder = {"CONFIG_FOLDER": str(tmp_path), "EXPORTER_PID": pid}
+        project = compose(COMPOSE_PROFILES="exporter", EXPORTER_PORT=str(port), **folder)
+        project.run("up", "--detach", "--wait", "--no-build", "--wait-timeout=120")
+
+        def known() -> object:
+            url = f"http://127.0.0.1:{port}"
+            return re.search(told, fetch(f"{url}/metrics") + fetch(f"{url}/api/v1/status"))
+
+        eventually(known, told)
+    finally:
+        server.kill()
+        server.wait()
 
 
 def test_reload_through_compose(compose: Callable[..., Project], tmp_path: Path) -> None:
