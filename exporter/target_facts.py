@@ -18,7 +18,7 @@ from exporter.containers.facts import ContainerFacts
 from exporter.host.connections import Connections, read_connections
 from exporter.host.gpu import GpuFacts, GpuSample
 from exporter.host.gpu_memory import ProcessMemory
-from exporter.host.process import ProcessFacts, awaited_at, process_of, settings_of_process, working
+from exporter.host.process import OTHERS_HIDDEN, ProcessFacts, awaited_at, process_of, settings_of_process, working
 from exporter.launch.settings import Compute, LaunchSettings, aiter_usable, settings_of
 from exporter.probe.result import Identity, Measurements, ProbeResult, TargetState
 from exporter.serving_gpu import (
@@ -297,7 +297,7 @@ def connections_to(url: str, machine: Machine, proc: Path) -> Callable[[], Conne
     """How to read who is connected to the server at a URL; it gives None where that server's table can't be read.
 
     A process in another network has a table of its own. In ours it is enough that something listens at the port, but for Docker's
-    proxy: what comes from another machine goes past it.
+    proxy: what comes from another machine goes past it. Where other users' processes are hidden, root's listener may be one.
     """
     setup, (host, port) = behind(url, machine), address_of(url)
     own, process, container = proc / "self", setup.process, setup.container
@@ -308,7 +308,8 @@ def connections_to(url: str, machine: Machine, proc: Path) -> Callable[[], Conne
         return _unseen
     if host != LOOPBACK or port in machine.processes.reading.forwarded:
         return _unseen
-    return partial(read_connections, own, port, own)
+    doubts_root = process is None and not shared and machine.processes.reading.hidden == OTHERS_HIDDEN
+    return partial(read_connections, own, port, own, doubts_root=doubts_root)
 
 
 def _unseen() -> None:

@@ -14,7 +14,7 @@ from exporter.host.gpu import GpuFacts, PartitionFacts, read_gpus, sample_gpus
 from exporter.host.gpu_links import read_links, read_render_nodes
 from exporter.host.gpu_memory import ProcessMemory
 from exporter.host.other_gpus import read_other_gpus
-from exporter.host.process import Network, ProcessFacts, ProcessReading
+from exporter.host.process import OTHERS_HIDDEN, OWN_CONTAINER, Network, ProcessFacts, ProcessReading
 from exporter.launch.settings import Compute, read_launch
 from exporter.probe.result import Identity, Measurements
 from exporter.settings import load_profiles, make_target
@@ -305,6 +305,19 @@ def test_where_no_table_tells_who_is_connected() -> None:
     assert table_of(HERE.url, Machine(containers=(VLLM,))) is None
     assert table_of(HERE.url, forwarded) is None
     assert connections_to("http://10.0.0.7:8000", Machine(), Path("/proc"))() is None
+
+
+@pytest.mark.parametrize(
+    ("hidden", "found", "doubts"),
+    [(OTHERS_HIDDEN, False, True), (OTHERS_HIDDEN, True, False), (OWN_CONTAINER, False, False), ("", False, False)],
+)
+def test_a_listener_of_root_is_doubted_where_processes_are_hidden(hidden: str, *, found: bool, doubts: bool) -> None:
+    """It may be Docker's proxy, unless the server's own process is seen; in a pod of its own there is no such proxy."""
+    processes = ran("--port 8000").reading.processes if found else ()
+    machine = Machine(processes=ServerProcesses(ProcessReading(processes, hidden)))
+    read = connections_to(HERE.url, machine, Path("/proc"))
+    assert isinstance(read, partial)
+    assert read.keywords == {"doubts_root": doubts}
 
 
 def test_the_file_that_a_server_runs_is_found_by_its_path() -> None:

@@ -40,13 +40,15 @@ class _Row:
     local: bytes
     remote: bytes
     state: bytes
+    user_id: int
     inode: int
 
 
-def read_connections(folder: Path, port: int, own: Path) -> Connections | None:
+def read_connections(folder: Path, port: int, own: Path, *, doubts_root: bool = False) -> Connections | None:
     """Who is connected to a port of the network namespace of a process; ``folder`` is the process's, ``own`` that of this one.
 
-    None where nothing listens at that port, or no table can be read whole.
+    None where nothing listens at that port, or no table can be read whole. With ``doubts_root`` a listener of root's counts as none: it
+    may be Docker's proxy, past which other machines reach the container.
     """
     tables = [_read(folder / "net" / name) for name in ("tcp", "tcp6")]
     read = [table for table in tables if table is not None]
@@ -54,7 +56,8 @@ def read_connections(folder: Path, port: int, own: Path) -> Connections | None:
         return None
     at = b":%04X" % port
     rows = [row for table in read for row in _rows(table, at)]
-    if not any(row.state == _LISTEN and row.local.endswith(at) for row in rows):
+    listeners = [row for row in rows if row.state == _LISTEN and row.local.endswith(at)]
+    if all(doubts_root and row.user_id == 0 for row in listeners):
         return None
     sockets = read_sockets(own) or frozenset()
     mine = {row.local for row in rows if row.inode in sockets}
@@ -78,7 +81,7 @@ def _rows(table: bytes, at: bytes) -> Iterator[_Row]:
         end = len(table) if end < 0 else end
         fields = table[start:end].split()
         try:
-            yield _Row(_plain(fields[1]), _plain(fields[2]), fields[3], int(fields[9]))
+            yield _Row(_plain(fields[1]), _plain(fields[2]), fields[3], int(fields[7]), int(fields[9]))
         except (IndexError, ValueError):
             continue
 

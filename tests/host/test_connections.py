@@ -97,6 +97,14 @@ def test_a_table_in_which_nothing_listens_tells_nothing(tmp_path: Path) -> None:
     assert in_tables(tmp_path / "nothing", 0x1F90) is None
 
 
+@pytest.mark.parametrize(("user", "seen"), [(0, False), (1000, True)])
+def test_a_listener_of_root_may_be_dockers_proxy(user: int, *, seen: bool, tmp_path: Path) -> None:
+    """Where other users' processes are hidden nothing tells it from a server."""
+    there = tables(tmp_path, LISTENS.replace("1000        0", f"{user}        0"))
+    assert (read_connections(there, 0x1F90, NOBODY, doubts_root=True) is not None) == seen
+    assert read_connections(there, 0x1F90, NOBODY) == Connections()
+
+
 def test_a_table_that_is_not_read_whole_tells_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A part of it could leave out the user."""
     there = tables(tmp_path, LISTENS, row("0100007F:1F90", "0100007F:C001", "01"))
