@@ -29,6 +29,7 @@ NOT_LOADED: Final = {
     "jinja2": "for the status page, when somebody opens it",
     "exporter.web.page": "for the status page, too",
     "exporter.web.status": "for the status page and the documents about targets",
+    "exporter.web.documents": "for those documents",
     "exporter.advice": "for the status page, too",
     "anyio._backends": "threads for clients are our own",
     "bcrypt": "for the first password",

@@ -12,7 +12,8 @@ from exporter.ledger_access import AccessError
 from exporter.snapshot import Snapshot
 from exporter.status_report import any_bad, check, headline, rows_of, trend_text
 from exporter.terminal import Screen, watch
-from exporter.web.status import counted, target_json, targets_of
+from exporter.web.documents import target_json
+from exporter.web.status import counted, targets_of
 from tests.scenes import NOW, publish_all
 
 

@@ -23,14 +23,12 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-import exporter
 from exporter.exposition import TEXT, render_probe
 from exporter.history.change import Entry
 from exporter.history.record import Plan, Point
-from exporter.history.told import entry_json
 from exporter.probe.result import ProbeResult
 from exporter.settings import MAX_ADDRESS, MAX_KEEP_SECONDS, parse_duration
-from exporter.snapshot import EXPORTER, Snapshot, View, info_key, plan_key, probe_key
+from exporter.snapshot import Snapshot, View, info_key, plan_key, probe_key
 from exporter.text import escaped, finite, printable
 from exporter.web.negotiate import accepts_gzip, choose_format, compress
 from exporter.web.server import AsgiApp, Message
@@ -318,29 +316,21 @@ def _draw_badge(view: View, target: str, modules: list[str], now: float) -> str:
 
 
 def _recent_json(view: View, target: str) -> dict[str, Any] | None:
-    from exporter.web import status
+    from exporter.web import documents
 
-    return status.recent_json(view, target)
+    return documents.recent_json(view, target)
 
 
 def _changes_json(entries: Iterable[Entry]) -> dict[str, Any]:
-    from exporter.web import status
+    from exporter.web import documents
 
-    return {"changes": [status.as_json(entry_json(each)) for each in entries]}
+    return documents.changes_json(entries)
 
 
 def _status_json(view: View, now: float) -> dict[str, Any]:
-    from exporter.web import status
+    from exporter.web import documents
 
-    targets = status.targets_of(view, now)
-    return {
-        "timestamp_seconds": now,
-        "version": exporter.__version__,
-        "exporter": status.as_json(view.get(EXPORTER)),
-        "verdicts": status.counted(targets),
-        "targets": [status.target_json(target) for target in targets],
-        "host": status.host_json(view),
-    }
+    return documents.status_json(view, now)
 
 
 def _discovered(view: View, target: str, module: str) -> dict[str, Any]:

@@ -9,7 +9,8 @@ from exporter.history.record import Plan
 from exporter.probe.result import RESULTS, Measurements, ProbeResult, Result
 from exporter.snapshot import CollectorRun, Snapshot, judgement_key, plan_key, probe_key, target_key
 from exporter.tiers import Judgement
-from exporter.web.status import IN_WORDS, TargetStatus, Verdict, as_json, counted, target_json, targets_of
+from exporter.web.documents import as_json, target_json
+from exporter.web.status import IN_WORDS, TargetStatus, Verdict, counted, targets_of
 from tests.scenes import NOW, judged, probe, publish_all, up
 
 BURST = dataclasses.replace(probe("a", 10), measurements=Measurements(stream_buffered=True, ttft_seconds=1.0))
