@@ -400,7 +400,13 @@ def runbook(settings: RuleSettings, board_titles: Mapping[str, str]) -> str:
             alert["expression"],
             "```",
         ]
-    lines += ["", "## What silences what", "", "| while this fires | these stay quiet | of the same |", "|---|---|---|"]
+    lines += [
+        "",
+        "## Alerts that silence others",
+        "",
+        "| while this alert fires | these alerts are silent | for the same |",
+        "|---|---|---|",
+    ]
     lines += [
         f"| {rule['source']} | {', '.join(f'`{name}`' for name in rule['targets'])} | {', '.join(rule['equal'])} |"
         for rule in data["inhibitions"]

@@ -133,7 +133,7 @@ def false_rows(pool: Pool, changes: int, years: int) -> Iterable[ChangesRow]:
     wrong = sum(pool.map(partial(false_changes, 0, CHUNK), seeds))
     share = 1000 * wrong / (len(seeds) * CHUNK)
     yield ChangesRow(
-        "changes without an effect that are told as slower or faster, within 30 probes",
+        "changes without an effect that are reported as slower or faster within 30 probes",
         "at most 1 in 1,000",
         f"{share:.2f} in 1,000 of {len(seeds) * CHUNK:,}",
         share <= 1,
@@ -152,10 +152,15 @@ def false_rows(pool: Pool, changes: int, years: int) -> Iterable[ChangesRow]:
         rate = sum(each) / count
         wanted = "at most 1 a year" if goal else ""
         yield ChangesRow(
-            f"steps told where nothing happens: {text}", wanted, f"{rate:.2f} a year, of {count}", rate <= 1 or not goal
+            f"steps reported where nothing happens: {text}",
+            wanted,
+            f"{rate:.2f} a year, of {count}",
+            rate <= 1 or not goal,
         )
     starts = pool.map(partial(_starting, 600), range(3 * 10**6, 3 * 10**6 + changes // 10), chunksize=10)
-    yield ChangesRow("starts of which a step is told in the first ten hours", "", f"{sum(starts)} of {len(starts)}")
+    yield ChangesRow(
+        "starts after which a step is reported in the first ten hours", "", f"{sum(starts)} of {len(starts)}"
+    )
 
 
 def _starting(minutes: int, seed: int) -> bool:
@@ -170,9 +175,9 @@ def recorded_rows() -> Iterable[ChangesRow]:
     noise_of = 1.4826 * median(abs(speed / median(quiet) - 1) for speed in quiet)
     name = f"recorded, {noise_of:.0%} noise"
     found = probes_until_blamed(quiet, after)
-    said = "not told" if found is None else f"after {found} probes"
+    said = "not reported" if found is None else f"after {found} probes"
     yield ChangesRow(
-        f"{name}: weights exchanged ({true - 1:+.0%}), told within 30 probes", "told", said, found is not None
+        f"{name}: weights exchanged ({true - 1:+.0%}), reported within 30 probes", "reported", said, found is not None
     )
     # Each cut of the series at another probe, of which the later part is made slower, or is left as it was.
     cuts = range(BEFORE, len(quiet) - 30)
@@ -182,7 +187,9 @@ def recorded_rows() -> Iterable[ChangesRow]:
         ]
         told_of = sum(probes_until_blamed(*each) is not None for each in series)
         text = (
-            f"-{drop:.0%} put in, told within {most} probes" if drop else f"nothing put in, told within {most} probes"
+            f"-{drop:.0%} added, reported within {most} probes"
+            if drop
+            else f"nothing added, reported within {most} probes"
         )
         goal = "" if 0 < drop < 0.47 else "all" if drop else "none"
         holds = told_of == (len(cuts) if drop else 0)
@@ -213,9 +220,11 @@ def oracle_rows() -> Iterable[ChangesRow]:
             ours.append(bool(mine) if not drop else any(abs(each) <= 2 for each in mine))
             theirs.append(bool(found) if not drop else any(abs(each) <= 2 for each in found))
             both += ours[-1] and theirs[-1]
-        text = f"-{drop:.0%}, at the right time to 2 min" if drop else "nothing happens, told all the same"
+        text = f"-{drop:.0%}, at the right time to 2 min" if drop else "nothing happens, reported all the same"
         yield ChangesRow(
-            f"beside the oracle: {text}", "", f"here {sum(ours)}, oracle {sum(theirs)}, both {both} of {ORACLE_SERIES}"
+            f"compared with the oracle: {text}",
+            "",
+            f"here {sum(ours)}, oracle {sum(theirs)}, both {both} of {ORACLE_SERIES}",
         )
 
 
