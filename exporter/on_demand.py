@@ -16,7 +16,16 @@ from typing import Final
 
 from exporter.address import address_of
 from exporter.probe.result import ProbeResult
-from exporter.settings import AddressPattern, Module, Place, Target, is_covered, matches, parse_allowed, place_of
+from exporter.settings import (
+    AddressPattern,
+    Module,
+    ProbeAddress,
+    Target,
+    is_covered,
+    matches,
+    parse_allowed,
+    probe_address_of,
+)
 from exporter.text import label
 
 # Addresses that were asked for are remembered, so that their probes keep their pace.
@@ -66,17 +75,17 @@ def refusal_of(address: str, allow: Sequence[str]) -> str | None:
     address. A name that only a wildcard allows must mean a public address, or one that a pattern of addresses allows as such.
     """
     try:
-        place = place_of(address)
+        wanted = probe_address_of(address)
     except ValueError as exc:
         return f"the address {exc}"
     patterns = [parse_allowed(each) for each in allow]
-    matching = [each for each in patterns if matches(place, each)]
+    matching = [each for each in patterns if matches(wanted, each)]
     if not matching:
         return (
             "this address is neither a configured target nor allowed by probe_endpoint.allow; "
             "/api/v1/targets lists the targets"
         )
-    return None if any(each.literal for each in matching) else _danger_of(place, patterns)
+    return None if any(each.literal for each in matching) else _danger_of(wanted, patterns)
 
 
 def permit_of(url: str, allow: Sequence[str]) -> Callable[[str], bool] | None:
@@ -84,24 +93,24 @@ def permit_of(url: str, allow: Sequence[str]) -> Callable[[str], bool] | None:
 
     None permits all: the host is named literally.
     """
-    place, patterns = place_of(url), [parse_allowed(each) for each in allow]
-    if any(each.literal and matches(place, each) for each in patterns):
+    wanted, patterns = probe_address_of(url), [parse_allowed(each) for each in allow]
+    if any(each.literal and matches(wanted, each) for each in patterns):
         return None
-    return lambda address: _wrong_with(place, address, patterns) is None
+    return lambda address: _wrong_with(wanted, address, patterns) is None
 
 
-def _danger_of(place: Place, patterns: Sequence[AddressPattern]) -> str | None:
+def _danger_of(wanted: ProbeAddress, patterns: Sequence[AddressPattern]) -> str | None:
     """Why a host that a wildcard allows is refused nevertheless."""
-    if place.host in METADATA_HOSTS:
-        return f"{place.host} is a metadata service; to probe it anyway, name it literally in probe_endpoint.allow"
-    for address in _addresses_of(place):
-        if (wrong := _wrong_with(place, address, patterns)) is not None:
-            return f"{place.host} is {address}, {wrong}"
+    if wanted.host in METADATA_HOSTS:
+        return f"{wanted.host} is a metadata service; to probe it anyway, name it literally in probe_endpoint.allow"
+    for address in _addresses_of(wanted):
+        if (wrong := _wrong_with(wanted, address, patterns)) is not None:
+            return f"{wanted.host} is {address}, {wrong}"
     return None
 
 
-def _wrong_with(place: Place, address: str, patterns: Sequence[AddressPattern]) -> str | None:
-    """Why an address may not be connected to for a place that only wildcards allow."""
+def _wrong_with(wanted: ProbeAddress, address: str, patterns: Sequence[AddressPattern]) -> str | None:
+    """Why an IP address may not be connected to for an address that only wildcards allow."""
     if _is_dangerous(address):
         return (
             "which is link-local, a metadata service, a translated address or no single host; "
@@ -109,7 +118,7 @@ def _wrong_with(place: Place, address: str, patterns: Sequence[AddressPattern]) 
         )
     found: ipaddress.IPv4Address | ipaddress.IPv6Address = ipaddress.ip_address(address.partition("%")[0])
     public = found.is_global and (found.version == 4 or found in _UNICAST)
-    if not public and not is_covered(place, address, patterns):
+    if not public and not is_covered(wanted, address, patterns):
         return (
             "which is not public; to probe it anyway, name the host without a wildcard in probe_endpoint.allow, "
             "or allow the address itself there"
@@ -117,12 +126,12 @@ def _wrong_with(place: Place, address: str, patterns: Sequence[AddressPattern]) 
     return None
 
 
-def _addresses_of(place: Place) -> list[str]:
+def _addresses_of(wanted: ProbeAddress) -> list[str]:
     """What a host means now; nothing where it can't be resolved: then the probe will say so."""
-    if place.ip is not None:
-        return [str(place.ip)]
+    if wanted.ip is not None:
+        return [str(wanted.ip)]
     try:
-        return [str(sockaddr[0]) for *_, sockaddr in socket.getaddrinfo(place.host, None, type=socket.SOCK_STREAM)]
+        return [str(sockaddr[0]) for *_, sockaddr in socket.getaddrinfo(wanted.host, None, type=socket.SOCK_STREAM)]
     except (OSError, UnicodeError):
         return []
 
@@ -162,14 +171,14 @@ class OnDemand:
 
         All spellings of an address share it. Raises CrowdedError where too many others were probed within their intervals.
         """
-        place = place_of(address)
-        shown = label(place.url if "://" in address else place.url.partition("://")[2])
-        shared = self._of((*address_of(place.url), place.scheme, place.path, name))
+        wanted = probe_address_of(address)
+        shown = label(wanted.url if "://" in address else wanted.url.partition("://")[2])
+        shared = self._of((*address_of(wanted.url), wanted.scheme, wanted.path, name))
         with shared.lock:
             if shared.result is None or time.monotonic() >= shared.until:
                 shared.until = float("inf")
                 try:
-                    target = Target(url=place.url, name=shown, modules=(name,))
+                    target = Target(url=wanted.url, name=shown, modules=(name,))
                     shared.result = self._run(target, name, module, shared.measured)
                 finally:
                     shared.until = time.monotonic() + module.interval

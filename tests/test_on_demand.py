@@ -10,7 +10,7 @@ import pytest
 from exporter.on_demand import MOST_ADDRESSES, CrowdedError, OnDemand, permit_of, refusal_of
 from exporter.probe.prober import Prober
 from exporter.probe.result import Measurements, ProbeResult
-from exporter.settings import Module, Target, place_of
+from exporter.settings import Module, Target, probe_address_of
 from tests.servers.exact import ExactServer, plain
 
 MODULE = Module(interval=60)
@@ -237,7 +237,7 @@ def test_what_is_remembered_of_addresses_is_bounded(monkeypatch: pytest.MonkeyPa
         "http://[0:0:0:0:0:0:0:1]:8000",
     ],
 )
-def test_a_place_is_probed_once_however_it_is_spelled(spelling: str) -> None:
+def test_an_address_is_probed_once_however_it_is_spelled(spelling: str) -> None:
     """Other spellings of an address get the same probe, so they buy no second one within the interval."""
     runs: list[str] = []
 
@@ -263,7 +263,7 @@ def test_a_place_is_probed_once_however_it_is_spelled(spelling: str) -> None:
         ("http://10.0.0.7:8000//a/", "http://10.0.0.7:8000/a"),
     ],
 )
-def test_a_place_is_the_same_when_it_is_read_again(address: str, url: str) -> None:
-    """However an address is spelt, its place has one URL, and a folder whose name begins with a dot keeps it."""
-    assert place_of(address).url == url
-    assert place_of(url) == place_of(address)
+def test_an_address_is_the_same_when_it_is_read_again(address: str, url: str) -> None:
+    """However an address is spelt, it has one URL, and a folder whose name begins with a dot keeps it."""
+    assert probe_address_of(address).url == url
+    assert probe_address_of(url) == probe_address_of(address)

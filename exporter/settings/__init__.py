@@ -34,7 +34,15 @@ from exporter.settings.model import (
     WebConfig,
     WebTls,
 )
-from exporter.settings.pattern import MAX_ADDRESS, AddressPattern, Place, is_covered, matches, parse_allowed, place_of
+from exporter.settings.pattern import (
+    MAX_ADDRESS,
+    AddressPattern,
+    ProbeAddress,
+    is_covered,
+    matches,
+    parse_allowed,
+    probe_address_of,
+)
 from exporter.settings.risks import risks_of, risks_of_target
 from exporter.settings.values import (
     MAX_KEEP_SECONDS,
@@ -65,7 +73,7 @@ __all__ = [
     "Host",
     "Mixture",
     "Module",
-    "Place",
+    "ProbeAddress",
     "ProbeEndpoint",
     "Problem",
     "Profiles",
@@ -91,7 +99,7 @@ __all__ = [
     "name_from_url",
     "parse_allowed",
     "parse_duration",
-    "place_of",
+    "probe_address_of",
     "prompt_url",
     "risks_of",
     "risks_of_target",

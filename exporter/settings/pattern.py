@@ -34,7 +34,7 @@ _LIKE_IPV4: Final = re.compile(r"(?:0x[0-9a-f]*|[0-9]+)(?:\.(?:0x[0-9a-f]*|[0-9]
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class ProbeAddress:
     """One address, in the one form that all spellings of it have: ``host`` is lower case, an IP address in its usual form."""
 
     scheme: str
@@ -77,15 +77,15 @@ class AddressPattern:
         return self.network is not None or _ip_of(self.host) is not None or _is_address_with_wildcard(self.host)
 
 
-def place_of(address: str) -> Place:
-    """The place that a person or a scraper means with an address; ValueError with what is wrong, which does not repeat it."""
-    place = _read_place(address)
-    while (again := _read_place(place.url)) != place:  # /./v1, /v1/v1: what is taken off may leave more of it
-        place = again
-    return place
+def probe_address_of(address: str) -> ProbeAddress:
+    """The address that the text of a person or a scraper names; ValueError with what is wrong, which does not repeat it."""
+    wanted = _read_address(address)
+    while (again := _read_address(wanted.url)) != wanted:  # /./v1, /v1/v1: what is taken off may leave more of it
+        wanted = again
+    return wanted
 
 
-def _read_place(address: str) -> Place:
+def _read_address(address: str) -> ProbeAddress:
     if len(address) > MAX_ADDRESS:
         raise ValueError(f"is longer than {MAX_ADDRESS} characters")
     parts = urlsplit(check_url(address if "://" in address else f"http://{address}"))
@@ -93,7 +93,7 @@ def _read_place(address: str) -> Place:
         raise ValueError("has an escaped character in its path")
     host = canonical_host(parts.hostname or "")
     path = posixpath.normpath(f"/{parts.path}").strip("/")
-    return Place(parts.scheme, host, parts.port or _OWN_PORTS[parts.scheme], f"/{path}" if path else "")
+    return ProbeAddress(parts.scheme, host, parts.port or _OWN_PORTS[parts.scheme], f"/{path}" if path else "")
 
 
 def canonical_host(host: str) -> str:
@@ -153,23 +153,23 @@ def _network_of(host: str) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Networ
         raise ValueError("has an invalid network: write it like 10.0.0.0/24:8000 or [fd00::]/8:8000") from None
 
 
-def matches(place: Place, pattern: AddressPattern) -> bool:
-    """Whether a pattern allows a place: by its scheme, its host, its port and its path."""
+def matches(wanted: ProbeAddress, pattern: AddressPattern) -> bool:
+    """Whether a pattern allows an address: by its scheme, its host, its port and its path."""
     return (
-        pattern.scheme in {None, place.scheme}
-        and (place.port == _OWN_PORTS[place.scheme] if pattern.ports_own else pattern.port in {None, place.port})
-        and _matches_host(place, pattern)
-        and glob_matches(place.path, pattern.path)
+        pattern.scheme in {None, wanted.scheme}
+        and (wanted.port == _OWN_PORTS[wanted.scheme] if pattern.ports_own else pattern.port in {None, wanted.port})
+        and _matches_host(wanted, pattern)
+        and glob_matches(wanted.path, pattern.path)
     )
 
 
-def _matches_host(place: Place, pattern: AddressPattern) -> bool:
-    ip = place.ip
+def _matches_host(wanted: ProbeAddress, pattern: AddressPattern) -> bool:
+    ip = wanted.ip
     if pattern.network is not None:
         return ip is not None and ip in pattern.network
     if pattern.host.strip("*") == "":
         return True
-    return (ip is not None) == pattern.of_addresses and glob_matches(place.host, pattern.host)
+    return (ip is not None) == pattern.of_addresses and glob_matches(wanted.host, pattern.host)
 
 
 def glob_matches(text: str, pattern: str) -> bool:
@@ -190,9 +190,9 @@ def glob_matches(text: str, pattern: str) -> bool:
     return not pattern[index:].strip("*")
 
 
-def is_covered(place: Place, address: str, patterns: Sequence[AddressPattern]) -> bool:
+def is_covered(wanted: ProbeAddress, address: str, patterns: Sequence[AddressPattern]) -> bool:
     """Whether the address that a name turned out to be is allowed as such: by a pattern of addresses, or by ``*``."""
-    found = Place(place.scheme, canonical_host(address), place.port, place.path)
+    found = ProbeAddress(wanted.scheme, canonical_host(address), wanted.port, wanted.path)
     return any((each.of_addresses or not each.host.strip("*")) and matches(found, each) for each in patterns)
 
 

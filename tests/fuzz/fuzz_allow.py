@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from tests.fuzz import engine
 
 with engine.instrumented():
-    from exporter.settings import matches, parse_allowed, place_of
+    from exporter.settings import matches, parse_allowed, probe_address_of
 
 NAMES = ("http://evil.example:8000", "https://10.0.0.evil.example", "http://gpu.lan:8000", "http://localhost:11434/x")
 ADDRESSES = ("http://10.0.0.7:8000", "https://192.168.1.1", "http://127.0.0.1:8000", "http://[fd00::1]:8000/x")
-PLACES = tuple(map(place_of, (*NAMES, *ADDRESSES)))
+WANTED = tuple(map(probe_address_of, (*NAMES, *ADDRESSES)))
 
 
 def refusal_of(text: str) -> str | None:
@@ -34,13 +34,13 @@ def one_input(data: bytes) -> None:
         assert len(text) < 40 or text not in refusal
         return
     pattern = parse_allowed(text)
-    for place in PLACES:
-        if not matches(place, pattern):
+    for wanted in WANTED:
+        if not matches(wanted, pattern):
             continue
-        assert not pattern.host.strip("*") or (place.ip is not None) == pattern.of_addresses, (text, place)
-        assert not pattern.literal or place.host == pattern.host, (text, place)
-        assert pattern.scheme in {None, place.scheme}, (text, place)
-        assert not pattern.ports_own or place.port == {"http": 80, "https": 443}[place.scheme], (text, place)
+        assert not pattern.host.strip("*") or (wanted.ip is not None) == pattern.of_addresses, (text, wanted)
+        assert not pattern.literal or wanted.host == pattern.host, (text, wanted)
+        assert pattern.scheme in {None, wanted.scheme}, (text, wanted)
+        assert not pattern.ports_own or wanted.port == {"http": 80, "https": 443}[wanted.scheme], (text, wanted)
 
 
 def seeds() -> Iterator[bytes]:

@@ -1,6 +1,6 @@
 """Fuzzing of the addresses that ``/probe`` is asked for (``make fuzz``).
 
-An address is a place or refused; a place is the same when its own URL is read again, and the client that connects reads the same
+A text is an address or refused; an address is the same when its own URL is read again, and the client that connects reads the same
 host and port in it. What is allowed lies in the scheme, the host and the port of a pattern. No name is looked up.
 """
 
@@ -15,7 +15,7 @@ from tests.fuzz import engine
 
 with engine.instrumented():
     from exporter.on_demand import permit_of, refusal_of
-    from exporter.settings import place_of
+    from exporter.settings import probe_address_of
 
 ALLOW = ("http://10.0.0.0/24:8000", "*.lan:8000", "https://api.example", "http://fd00*")
 
@@ -33,26 +33,26 @@ def one_input(data: bytes) -> None:
     if refusal is not None:
         assert refusal.isprintable(), refusal
     try:
-        place = place_of(text)
+        wanted = probe_address_of(text)
     except ValueError:
         assert refusal is not None, text
         return
-    assert place_of(place.url) == place, (text, place.url)
-    read = httpx.URL(place.url)
+    assert probe_address_of(wanted.url) == wanted, (text, wanted.url)
+    read = httpx.URL(wanted.url)
     port = read.port or {"http": 80, "https": 443}[read.scheme]
-    assert (read.scheme, read.raw_host.decode().strip("[]"), port) == (place.scheme, place.host, place.port), (
+    assert (read.scheme, read.raw_host.decode().strip("[]"), port) == (wanted.scheme, wanted.host, wanted.port), (
         text,
         read,
     )
     if refusal is not None:
         return
-    in_network = place.ip is not None and place.ip in ipaddress.ip_network("10.0.0.0/24")
+    in_network = wanted.ip is not None and wanted.ip in ipaddress.ip_network("10.0.0.0/24")
     assert (
-        (in_network and (place.scheme, place.port) == ("http", 8000))
-        or (place.ip is None and place.host.endswith(".lan") and place.port == 8000)
-        or (place.scheme, place.host, place.port) == ("https", "api.example", 443)
-    ), (text, place)
-    permit = permit_of(place.url, ALLOW)
+        (in_network and (wanted.scheme, wanted.port) == ("http", 8000))
+        or (wanted.ip is None and wanted.host.endswith(".lan") and wanted.port == 8000)
+        or (wanted.scheme, wanted.host, wanted.port) == ("https", "api.example", 443)
+    ), (text, wanted)
+    permit = permit_of(wanted.url, ALLOW)
     assert permit is None or not permit("169.254.169.254"), text
 
 
