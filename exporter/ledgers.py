@@ -108,7 +108,7 @@ class Ledgers:
         """Forget the speeds of a target by modules that no longer probe it."""
         with self._lock:
             before = self._ledgers.get(target)
-            if before is not None and not {each.module for each in before.watches.values()} <= set(modules):
+            if before is not None and not {each.module for each in before.trackers.values()} <= set(modules):
                 self._keep(before, change.retain(before, modules))
 
     def accept(self, target: str, at_seconds: float) -> Ledger:
@@ -166,8 +166,8 @@ def _caught_up(reader: Reader) -> Iterator[Ledger]:
         ledger = ledgers.get(target)
         if ledger is None:
             continue
-        watch = ledger.watches.get(module)
-        last = watch.last_at_seconds if watch and watch.last_at_seconds is not None else -math.inf
+        tracker = ledger.trackers.get(module)
+        last = tracker.last_at_seconds if tracker and tracker.last_at_seconds is not None else -math.inf
         for sample in reader.samples(target, module, max(0.0, math.nextafter(last, math.inf)), math.inf):
             ledger = change.observe(ledger, module, sample)
         ledgers[target] = ledger

@@ -436,10 +436,10 @@ def _tell(prober: Prober, machine: Machine, proc: Path) -> None:
 def _speeds_of(ledger: Ledger) -> Speeds:
     """The newest speeds that are known of a target, and of which model they are."""
     facts, known = ledger.facts, dict[str, float]()
-    for watch in ledger.watches.values():
-        speeds = watch.since.speeds() or watch.before.speeds()
-        if watch.phase == DECODE and speeds:
-            known[watch.module] = speeds[-1]
+    for tracker in ledger.trackers.values():
+        speeds = tracker.since.speeds() or tracker.before.speeds()
+        if tracker.phase == DECODE and speeds:
+            known[tracker.module] = speeds[-1]
     model = Identity(facts.get(BACKEND, ""), model=facts.get(MODEL), quantization=facts.get(QUANTIZATION))
     return Speeds(known, model)
 

@@ -81,7 +81,7 @@ PURE = (
     "history/shift.py",
     "history/steps.py",
     "history/told.py",
-    "history/watch.py",
+    "history/speed_tracker.py",
     "history/change_text.py",
     "host/gpu_metrics.py",
     "host/products.py",

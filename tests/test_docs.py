@@ -9,7 +9,7 @@ import yaml
 from docs import build
 from exporter import cli
 from exporter.cache import memory, models
-from exporter.history import change, ratio, store, watch
+from exporter.history import change, ratio, speed_tracker, store
 from exporter.metrics import FAMILIES
 from exporter.probe import answer, canary, canary_run, fingerprint, interruption, measure, politeness, production, run
 from exporter.settings import Settings, load
@@ -170,8 +170,11 @@ FIGURES = [
         f"decode in {politeness.DECODE_SECONDS:g} s at the last speed, at least {politeness.LEAST_TOKENS}",
     ),
     ("docs/what-users-get.md", f"takes the second reading {production.AGAIN_SECONDS:.0f} s later"),
-    ("docs/changes.md", f"After {', '.join(map(str, watch.JUDGED_AT[:-1]))} and {watch.JUDGED_AT[-1]} of them"),
-    ("docs/changes.md", f"the median of up to {watch.MOST_BEFORE} probes before it"),
+    (
+        "docs/changes.md",
+        f"After {', '.join(map(str, speed_tracker.JUDGED_AT[:-1]))} and {speed_tracker.JUDGED_AT[-1]} of them",
+    ),
+    ("docs/changes.md", f"the median of up to {speed_tracker.MOST_BEFORE} probes before it"),
     ("docs/changes.md", f"more than {ratio.LEAST_CHANGE:.0%} and more than".replace("%", " %")),
     ("docs/changes.md", "A fact that changes four times within an hour"),
     ("docs/status-page.md", f"up to {status_page.CARDS} servers as cards"),

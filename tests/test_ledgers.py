@@ -64,13 +64,13 @@ def test_a_killed_process_loses_no_probe_that_was_kept(path: Path) -> None:
     feed(first, {**BEFORE}, 12.0, 39, NOW + 60)
     expected = first.of("vllm")
     assert first._store.flush()
-    assert len(open_reader(path).ledgers()["vllm"].watches["default"].since) < 40
+    assert len(open_reader(path).ledgers()["vllm"].trackers["default"].since) < 40
     aside = path.with_name("killed.sqlite")
     for end in ("", "-wal"):  # as the process leaves it that ends here
         shutil.copy(f"{path}{end}", f"{aside}{end}")
     first.close()
     second = opened(aside)
-    assert second.of("vllm").watches["default"].since.speeds() == expected.watches["default"].since.speeds()
+    assert second.of("vllm").trackers["default"].since.speeds() == expected.trackers["default"].since.speeds()
     feed(second, {**AFTER}, 6.4, 3, NOW + 7200)
     assert second.of("vllm").standing
     second.close()
@@ -124,7 +124,7 @@ def test_a_module_that_is_gone_leaves_its_speeds() -> None:
     ledgers = Ledgers()
     feed(ledgers, {**BEFORE}, 12.0, 10, NOW)
     ledgers.retain("vllm", ("prefill",))
-    assert ledgers.of("vllm").watches == {}
+    assert ledgers.of("vllm").trackers == {}
     ledgers.retain("unknown", ())
 
 

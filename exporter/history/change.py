@@ -12,11 +12,11 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Final
 
-from exporter.history import watch as module_watch
+from exporter.history import speed_tracker
 from exporter.history.noted_figures import NotedFigures
 from exporter.history.sample import Sample
 from exporter.history.shift import DECODE, PREFILL, Phase, Shift, series_name
-from exporter.history.watch import Watch
+from exporter.history.speed_tracker import SpeedTracker
 from exporter.text import printable
 
 CHARACTERS: Final = 128
@@ -84,7 +84,7 @@ class Seen:
 class Ledger:
     """All that is known of one target: its facts, its newest changes (oldest first), and each module's speed.
 
-    ``watches`` are by the name of their series. ``fingerprints`` are the states of the models' fingerprints, by the model's identity.
+    ``trackers`` are by the name of their series. ``fingerprints`` are the states of the models' fingerprints, by the model's identity.
     ``open`` is how many of the newest changes no good probe has followed yet: they may still grow, or be undone.
     """
 
@@ -93,7 +93,7 @@ class Ledger:
     recent: Mapping[str, Seen] = field(default_factory=dict)
     changes: tuple[Change, ...] = ()
     open: int = 0
-    watches: Mapping[str, Watch] = field(default_factory=dict)
+    trackers: Mapping[str, SpeedTracker] = field(default_factory=dict)
     fingerprints: Mapping[str, bytes] = field(default_factory=dict)
 
     @property
@@ -104,7 +104,7 @@ class Ledger:
     @property
     def shifts(self) -> tuple[Shift, ...]:
         """What the speeds did since changes and steps, of all modules, oldest first."""
-        found = (shift for each in self.watches.values() for shift in each.shifts)
+        found = (shift for each in self.trackers.values() for shift in each.shifts)
         return tuple(sorted(found, key=lambda shift: shift.since_seconds))
 
     @property
@@ -210,24 +210,24 @@ def observe(ledger: Ledger, module: str, sample: Sample, *, prefill: bool = Fals
     ``prefill`` says that the prompt was long enough for the speed of prefill to be a figure of its own; once it was, it is.
     """
     ledger = _observe(ledger, module, DECODE, sample)
-    if not prefill and series_name(module, PREFILL) not in ledger.watches:
+    if not prefill and series_name(module, PREFILL) not in ledger.trackers:
         return ledger
     own = replace(sample, tokens_per_second=sample.prefill_tokens_per_second, prefill_tokens_per_second=None)
     return _observe(ledger, module, PREFILL, own)
 
 
 def _observe(ledger: Ledger, module: str, phase: Phase, sample: Sample) -> Ledger:
-    watches, series = dict(ledger.watches), series_name(module, phase)
-    if series not in watches and len(watches) >= MOST_SERIES:
+    trackers, series = dict(ledger.trackers), series_name(module, phase)
+    if series not in trackers and len(trackers) >= MOST_SERIES:
         return ledger
-    watches.setdefault(series, Watch(module, phase=phase))
+    trackers.setdefault(series, SpeedTracker(module, phase=phase))
     open_changes = ledger.open
     if open_changes and sample.counts:
         for change in ledger.changes[-open_changes:]:
-            watches = {name: module_watch.begin(each, change.at_seconds) for name, each in watches.items()}
+            trackers = {name: speed_tracker.begin(each, change.at_seconds) for name, each in trackers.items()}
         open_changes = 0
-    watches[series] = module_watch.observe(watches[series], sample)
-    return replace(ledger, watches=watches, open=open_changes)
+    trackers[series] = speed_tracker.observe(trackers[series], sample)
+    return replace(ledger, trackers=trackers, open=open_changes)
 
 
 def observe_fingerprint(
@@ -243,24 +243,26 @@ def observe_fingerprint(
 
 def note_what_stood_out(before: Ledger, after: Ledger, noted: NotedFigures) -> Ledger:
     """The later of two successive ledgers, in which an unexplained step that is new says what else was different since."""
-    known, watches = {(each.series, each.since_seconds) for each in before.shifts}, dict(after.watches)
+    known, trackers = {(each.series, each.since_seconds) for each in before.shifts}, dict(after.trackers)
     for shift in after.shifts:
         if shift.explained or (shift.series, shift.since_seconds) in known:
             continue
         if meanwhile := noted.stood_out(shift.since_seconds):
-            watches[shift.series] = module_watch.note_meanwhile(watches[shift.series], shift.since_seconds, meanwhile)
-    return replace(after, watches=watches) if watches != after.watches else after
+            trackers[shift.series] = speed_tracker.note_meanwhile(
+                trackers[shift.series], shift.since_seconds, meanwhile
+            )
+    return replace(after, trackers=trackers) if trackers != after.trackers else after
 
 
 def accept(ledger: Ledger, at_seconds: float) -> Ledger:
     """The speeds of now are the usual ones: no drop stands any more."""
-    watches = {name: module_watch.accept(each, at_seconds) for name, each in ledger.watches.items()}
-    return replace(ledger, watches=watches)
+    trackers = {name: speed_tracker.accept(each, at_seconds) for name, each in ledger.trackers.items()}
+    return replace(ledger, trackers=trackers)
 
 
 def retain(ledger: Ledger, modules: Collection[str]) -> Ledger:
     """Without what is known of modules that no longer probe this target."""
-    return replace(ledger, watches={name: each for name, each in ledger.watches.items() if each.module in modules})
+    return replace(ledger, trackers={name: each for name, each in ledger.trackers.items() if each.module in modules})
 
 
 def entries_of(target: str, changes: Iterable[Change], shifts: Collection[Shift]) -> tuple[Entry, ...]:
@@ -279,11 +281,13 @@ def entries_of(target: str, changes: Iterable[Change], shifts: Collection[Shift]
 
 def news(before: Ledger, after: Ledger) -> News:
     """What is new in the later of two successive ledgers."""
-    if before.changes == after.changes and before.watches == after.watches:
+    if before.changes == after.changes and before.trackers == after.trackers:
         return News()
     old, new = set(before.changes), {each.at_seconds for each in after.changes}
     gone = before.changes[len(before.changes) - before.open :]
-    shifts = [_news_of(before.watches.get(name, Watch(each.module)), each) for name, each in after.watches.items()]
+    shifts = [
+        _news_of(before.trackers.get(name, SpeedTracker(each.module)), each) for name, each in after.trackers.items()
+    ]
     return News(
         tuple(each for each in after.changes if each not in old),
         tuple(shift for fresh, _ in shifts for shift in fresh),
@@ -292,7 +296,7 @@ def news(before: Ledger, after: Ledger) -> News:
     )
 
 
-def _news_of(before: Watch, after: Watch) -> tuple[list[Shift], list[Shift]]:
+def _news_of(before: SpeedTracker, after: SpeedTracker) -> tuple[list[Shift], list[Shift]]:
     if before.shifts is after.shifts:
         return [], []
     old, kept = set(before.shifts), {each.since_seconds for each in after.shifts}

@@ -12,8 +12,8 @@ from exporter.history.change import Change, Difference, Known, Ledger, Seen
 from exporter.history.ratio import Ratio
 from exporter.history.sample import Samples, is_whole
 from exporter.history.shift import Shift
+from exporter.history.speed_tracker import SpeedTracker
 from exporter.history.steps import Cusum, Reference
-from exporter.history.watch import Watch
 
 VERSION: Final = 1
 LedgerDocument = Mapping[str, Any]
@@ -29,7 +29,7 @@ def document_of(ledger: Ledger) -> dict[str, Any]:
         "changes": [asdict(each) for each in ledger.changes],
         "open": ledger.open,
         "fingerprints": {name: _text(packed) for name, packed in ledger.fingerprints.items()},
-        "watches": [_watch_document(each) for each in ledger.watches.values()],
+        "watches": [_tracker_document(each) for each in ledger.trackers.values()],
     }
 
 
@@ -44,7 +44,7 @@ def ledger_of(document: LedgerDocument) -> Ledger:
 def _ledger_of(document: LedgerDocument) -> Ledger:
     if document["version"] != VERSION:
         raise ValueError(f"version {document['version']}, not {VERSION}")
-    watches = [_watch_of(each) for each in document["watches"]]
+    trackers = [_tracker_of(each) for each in document["watches"]]
     return Ledger(
         target=document["target"],
         known={name: Known(value, float(since)) for name, (value, since) in document["known"].items()},
@@ -52,7 +52,7 @@ def _ledger_of(document: LedgerDocument) -> Ledger:
         changes=tuple(change_of(each) for each in document["changes"]),
         open=min(int(document["open"]), len(document["changes"])),
         fingerprints={name: _bytes(text) for name, text in document.get("fingerprints", {}).items()},
-        watches={each.series: each for each in watches},
+        trackers={each.series: each for each in trackers},
     )
 
 
@@ -72,28 +72,28 @@ def _meanwhile(document: LedgerDocument) -> tuple[tuple[str, str, str], ...]:
     return tuple((str(name), str(before), str(after)) for name, before, after in document.get("meanwhile", ()))
 
 
-def _watch_document(watch: Watch) -> dict[str, Any]:
-    reference = watch.reference
+def _tracker_document(tracker: SpeedTracker) -> dict[str, Any]:
+    reference = tracker.reference
     return {
-        "module": watch.module,
-        "phase": watch.phase,
-        "since": _text(watch.since.packed),
-        "before": _text(watch.before.packed),
-        "judged": watch.judged,
-        "changes": list(watch.changes),
-        "count": watch.count,
-        "early": watch.early,
+        "module": tracker.module,
+        "phase": tracker.phase,
+        "since": _text(tracker.since.packed),
+        "before": _text(tracker.before.packed),
+        "judged": tracker.judged,
+        "changes": list(tracker.changes),
+        "count": tracker.count,
+        "early": tracker.early,
         "reference": {**asdict(reference), "packed": _text(reference.packed)},
-        "down": asdict(watch.down),
-        "up": asdict(watch.up),
-        "shifts": [asdict(each) for each in watch.shifts],
-        "last_at_seconds": watch.last_at_seconds,
-        "watched_seconds": watch.watched_seconds,
-        "judged_after_seconds": watch.judged_after_seconds,
+        "down": asdict(tracker.down),
+        "up": asdict(tracker.up),
+        "shifts": [asdict(each) for each in tracker.shifts],
+        "last_at_seconds": tracker.last_at_seconds,
+        "watched_seconds": tracker.watched_seconds,
+        "judged_after_seconds": tracker.judged_after_seconds,
     }
 
 
-def _watch_of(document: LedgerDocument) -> Watch:
+def _tracker_of(document: LedgerDocument) -> SpeedTracker:
     reference = document["reference"]
     read = {
         "since": _samples(document["since"]),
@@ -104,7 +104,7 @@ def _watch_of(document: LedgerDocument) -> Watch:
         "up": Cusum(**document["up"]),
         "shifts": tuple(shift_of(each) for each in document["shifts"]),
     }
-    return Watch(**{**document, **read})
+    return SpeedTracker(**{**document, **read})
 
 
 def _samples(text: str) -> Samples:

@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from exporter.history.sample import Sample
 from exporter.history.shift import Shift
-from exporter.history.watch import Watch, begin, observe
+from exporter.history.speed_tracker import SpeedTracker, begin, observe
 from tests.history.oracle import level_changes
 from tests.history.recorded import read_recording
 from tests.history.series import MINUTE, SPEED, START, noise
@@ -44,25 +44,25 @@ class ChangesRow:
     holds: bool | None = None
 
 
-def fed(watch: Watch, speeds: Iterable[float], start: int) -> Watch:
+def fed(tracker: SpeedTracker, speeds: Iterable[float], start: int) -> SpeedTracker:
     for number, speed in enumerate(speeds, start):
-        watch = observe(watch, Sample(START + number * MINUTE, speed))
-    return watch
+        tracker = observe(tracker, Sample(START + number * MINUTE, speed))
+    return tracker
 
 
-def told(watch: Watch) -> list[Shift]:
-    return [shift for shift in watch.shifts if shift.told_at_seconds is not None]
+def told(tracker: SpeedTracker) -> list[Shift]:
+    return [shift for shift in tracker.shifts if shift.told_at_seconds is not None]
 
 
 def probes_until_told(drop: float, *, change: bool, warm: int, most: int, seed: int) -> tuple[int, float] | None:
     """Probes from a drop until it is told as one, and by how many minutes its time is off; None where it was not told."""
     factors = noise(seed)
-    watch = fed(Watch("default"), (SPEED * factor for factor in islice(factors, warm)), 0)
+    tracker = fed(SpeedTracker("default"), (SPEED * factor for factor in islice(factors, warm)), 0)
     if change:
-        watch = begin(watch, START + warm * MINUTE - 1)
+        tracker = begin(tracker, START + warm * MINUTE - 1)
     for number in range(warm, warm + most):
-        watch = fed(watch, [SPEED * (1 - drop) * next(factors)], number)
-        for shift in watch.shifts:
+        tracker = fed(tracker, [SPEED * (1 - drop) * next(factors)], number)
+        for shift in tracker.shifts:
             if shift.standing and shift.explained == change:
                 return number - warm + 1, (shift.since_seconds - START) / MINUTE - warm
     return None
@@ -73,11 +73,11 @@ def false_changes(days: float, count: int, seed: int) -> int:
     wrong = 0
     for number in range(count):
         factors = noise(seed + number)
-        watch = fed(Watch("default"), (SPEED * factor for factor in islice(factors, BEFORE)), 0)
-        watch = begin(watch, START + BEFORE * MINUTE - 1)
+        tracker = fed(SpeedTracker("default"), (SPEED * factor for factor in islice(factors, BEFORE)), 0)
+        tracker = begin(tracker, START + BEFORE * MINUTE - 1)
         for minute in range(BEFORE, BEFORE + max(30, round(days * 1440))):
-            watch = fed(watch, [SPEED * next(factors)], minute)
-            if any(shift.explained for shift in told(watch)):
+            tracker = fed(tracker, [SPEED * next(factors)], minute)
+            if any(shift.explained for shift in told(tracker)):
                 wrong += 1
                 break
     return wrong
@@ -85,13 +85,13 @@ def false_changes(days: float, count: int, seed: int) -> int:
 
 def false_steps(minutes: int, seed: int, scatter: float = 0.01, correlation: float = 0.5) -> int:
     """Steps that are told of a target on which nothing happens."""
-    watch, times = Watch("default"), set()
+    tracker, times = SpeedTracker("default"), set()
     factors = noise(seed, scatter=scatter, correlation=correlation)
     for number, factor in enumerate(islice(factors, minutes)):
-        before = watch.shifts
-        watch = observe(watch, Sample(START + number * MINUTE, SPEED * factor))
-        if watch.shifts is not before:
-            times |= {shift.since_seconds for shift in told(watch)}
+        before = tracker.shifts
+        tracker = observe(tracker, Sample(START + number * MINUTE, SPEED * factor))
+        if tracker.shifts is not before:
+            times |= {shift.since_seconds for shift in told(tracker)}
     return len(times)
 
 
@@ -198,10 +198,10 @@ def recorded_rows() -> Iterable[ChangesRow]:
 
 def probes_until_blamed(before: Sequence[float], after: Sequence[float]) -> int | None:
     """Probes until a change between two series is told as one; None where it is not."""
-    watch = begin(fed(Watch("default"), before, 0), START + len(before) * MINUTE - 1)
+    tracker = begin(fed(SpeedTracker("default"), before, 0), START + len(before) * MINUTE - 1)
     for number, speed in enumerate(after):
-        watch = fed(watch, [speed], len(before) + number)
-        if watch.shift is not None and watch.shift.told:
+        tracker = fed(tracker, [speed], len(before) + number)
+        if tracker.shift is not None and tracker.shift.told:
             return number + 1
     return None
 
@@ -214,7 +214,7 @@ def oracle_rows() -> Iterable[ChangesRow]:
             factors = noise(seed)
             level = [1.0] * WATCHED + [1 - drop] * 60
             series = [SPEED * share * next(factors) for share in level]
-            shifts = told(fed(Watch("default"), series, 0))
+            shifts = told(fed(SpeedTracker("default"), series, 0))
             mine = [(shift.since_seconds - START) / MINUTE - WATCHED for shift in shifts]
             found = [each - WATCHED for each in level_changes(series)]
             ours.append(bool(mine) if not drop else any(abs(each) <= 2 for each in mine))

@@ -68,7 +68,7 @@ def hand_over(store: Store, names: Sequence[str], second: int, ledgers: Sequence
     if second % 600 < 60:
         for name in names:
             like = ledgers[int(name[-4:]) % len(ledgers)]
-            store.save(Ledger(name, like.known, like.recent, like.changes, 0, like.watches))
+            store.save(Ledger(name, like.known, like.recent, like.changes, 0, like.trackers))
 
 
 def live(store: Store, targets: int, hours: range, lived: Lived) -> None:

@@ -159,7 +159,7 @@ def test_what_is_known_of_a_target_is_bounded() -> None:
         ledger = observe(ledger, f"module {number}", Sample(at + 60, SPEED))
     assert len(ledger.known) == MOST_FACTS
     assert len(ledger.changes) == MOST_CHANGES
-    assert len(ledger.watches) == MOST_SERIES
+    assert len(ledger.trackers) == MOST_SERIES
 
 
 # What a change cost
@@ -321,7 +321,7 @@ def test_each_module_is_judged_by_its_own_probes() -> None:
         ledger = fed(ledger, [20.0], START + 3631 + number * MINUTE, module="parallel")
     assert [shift.module for shift in ledger.standing] == ["parallel"]
     assert {shift.module for shift in ledger.shifts} == {"default", "parallel"}
-    assert set(retain(ledger, {"default"}).watches) == {"default"}
+    assert set(retain(ledger, {"default"}).trackers) == {"default"}
     assert accept(ledger, START + 9000).standing == ()
 
 
@@ -405,10 +405,10 @@ def test_a_loss_of_prefill_that_nothing_explains_is_a_step() -> None:
 def test_prefill_of_short_prompts_is_no_series() -> None:
     """It is compared beside the decode speed, and is no figure of its own; a module that goes takes both of its own."""
     ledger = fed(known(), speeds(3, 10), START)
-    assert list(ledger.watches) == ["default"]
+    assert list(ledger.trackers) == ["default"]
     ledger = deep(ledger, 3, START + 3600)
-    assert list(ledger.watches) == ["default", "canary", "canary/prefill"]
-    assert list(retain(ledger, ("default",)).watches) == ["default"]
+    assert list(ledger.trackers) == ["default", "canary", "canary/prefill"]
+    assert list(retain(ledger, ("default",)).trackers) == ["default"]
 
 
 def test_a_step_of_the_fingerprint_is_a_change() -> None:

@@ -66,7 +66,7 @@ def test_parts_of_samples() -> None:
 
 def damaged() -> list[Any]:
     whole = document_of(busy())
-    watch = whole["watches"][0]
+    tracker = whole["watches"][0]
     return [
         None,
         [],
@@ -74,11 +74,11 @@ def damaged() -> list[Any]:
         {**whole, "version": 2},
         {**whole, "known": {"image": "a"}},
         {**whole, "changes": [{"target": "vllm"}]},
-        {**whole, "watches": [{**watch, "since": "AAAA"}]},
-        {**whole, "watches": [{**watch, "since": "no base 64"}]},
-        {**whole, "watches": [{**watch, "surprise": 1}]},
-        {**whole, "watches": [{**watch, "reference": {}}]},
-        {**whole, "watches": [{**watch, "shifts": [{"module": "default"}]}]},
+        {**whole, "watches": [{**tracker, "since": "AAAA"}]},
+        {**whole, "watches": [{**tracker, "since": "no base 64"}]},
+        {**whole, "watches": [{**tracker, "surprise": 1}]},
+        {**whole, "watches": [{**tracker, "reference": {}}]},
+        {**whole, "watches": [{**tracker, "shifts": [{"module": "default"}]}]},
         {name: value for name, value in whole.items() if name != "open"},
     ]
 
@@ -93,4 +93,4 @@ def test_what_is_no_ledger_is_not_read(document: Any) -> None:
 def test_an_unknown_sample_is_harmless() -> None:
     """A ledger read back takes the next probe like any other."""
     again = ledger_of(document_of(busy()))
-    assert observe(again, "default", Sample(START + 40_000)).watches["default"].last_at_seconds == START + 40_000
+    assert observe(again, "default", Sample(START + 40_000)).trackers["default"].last_at_seconds == START + 40_000

@@ -5,7 +5,7 @@ from itertools import islice
 import pytest
 
 from exporter.history.shift import Shift
-from exporter.history.watch import Watch, begin, observe
+from exporter.history.speed_tracker import SpeedTracker, begin, observe
 from tests.history.oracle import level_changes
 from tests.history.series import MINUTE, SPEED, START, noise, probe
 
@@ -23,12 +23,12 @@ def series(seed: int, *levels: tuple[float, int]) -> list[float]:
 
 def watched(speeds: list[float], changed: int | None = None) -> tuple[Shift, ...]:
     """What is told of a series; at ``changed`` a watched fact changes."""
-    watch = Watch("default")
+    tracker = SpeedTracker("default")
     for number, speed in enumerate(speeds):
         if number == changed:
-            watch = begin(watch, START + number * MINUTE - 1)
-        watch = observe(watch, probe(number, speed))
-    return tuple(shift for shift in watch.shifts if shift.told_at_seconds is not None)
+            tracker = begin(tracker, START + number * MINUTE - 1)
+        tracker = observe(tracker, probe(number, speed))
+    return tuple(shift for shift in tracker.shifts if shift.told_at_seconds is not None)
 
 
 def number_of(at_seconds: float | None) -> float:

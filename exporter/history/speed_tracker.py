@@ -2,7 +2,7 @@
 
 After a change or a step, the samples since are compared with those before when there are 3, 5, 10 and 30, and then
 daily. Samples are told apart by their order, so that a clock that is set moves none to the other side. From 30 on the CUSUM
-watches for steps; what it finds counts only if the two-sample test confirms it.
+looks for steps; what it finds counts only if the two-sample test confirms it.
 """
 
 import math
@@ -42,7 +42,7 @@ ZERO: Final = Cusum()
 
 
 @dataclass(frozen=True, slots=True)
-class Watch:
+class SpeedTracker:
     """What is known of one module's speed.
 
     ``since`` are the newest good samples at the present level, ``before`` those before the change or step that is judged,
@@ -78,20 +78,20 @@ class Watch:
         return next((each for each in self.shifts if each.since_seconds == self.judged), None)
 
 
-def begin(watch: Watch, at_seconds: float) -> Watch:
+def begin(tracker: SpeedTracker, at_seconds: float) -> SpeedTracker:
     """Facts have changed: from here on it is judged what that did."""
-    if watch.judged is not None and watch.count < APART:
-        return _together(watch, at_seconds)
-    before = watch.since
-    reference = watch.reference
-    if watch.judged is not None and watch.count < SETTLED:
-        watch = _judge(watch, at_seconds)
-        if _moved(watch):
-            reference = Reference.of(watch.since.speeds())
+    if tracker.judged is not None and tracker.count < APART:
+        return _together(tracker, at_seconds)
+    before = tracker.since
+    reference = tracker.reference
+    if tracker.judged is not None and tracker.count < SETTLED:
+        tracker = _judge(tracker, at_seconds)
+        if _moved(tracker):
+            reference = Reference.of(tracker.since.speeds())
         else:
-            before = watch.before.joined(watch.since, MOST_BEFORE)
+            before = tracker.before.joined(tracker.since, MOST_BEFORE)
     return replace(
-        watch,
+        tracker,
         before=before.newest(MOST_BEFORE),
         since=NOTHING,
         judged=at_seconds,
@@ -104,89 +104,93 @@ def begin(watch: Watch, at_seconds: float) -> Watch:
     )
 
 
-def _together(watch: Watch, at_seconds: float) -> Watch:
+def _together(tracker: SpeedTracker, at_seconds: float) -> SpeedTracker:
     """One more change before the last could be judged. A step that a change follows so soon is explained by it."""
-    shifts, judged = watch.shifts, watch.judged
-    if not watch.changes:
+    shifts, judged = tracker.shifts, tracker.judged
+    if not tracker.changes:
         shifts, judged = tuple(each for each in shifts if each.since_seconds != judged), at_seconds
-    changes = (*watch.changes[:1], *watch.changes[1:][-MOST_TOGETHER + 2 :], at_seconds)
-    return replace(watch, since=NOTHING, judged=judged, changes=changes, count=0, early=None, shifts=shifts)
+    changes = (*tracker.changes[:1], *tracker.changes[1:][-MOST_TOGETHER + 2 :], at_seconds)
+    return replace(tracker, since=NOTHING, judged=judged, changes=changes, count=0, early=None, shifts=shifts)
 
 
-def observe(watch: Watch, sample: Sample) -> Watch:
+def observe(tracker: SpeedTracker, sample: Sample) -> SpeedTracker:
     """After one more probe; one that doesn't count only lets time pass."""
-    watch = _accept_old(_later(watch, sample.at_seconds), sample.at_seconds)
+    tracker = _accept_old(_later(tracker, sample.at_seconds), sample.at_seconds)
     if not sample.counts or sample.tokens_per_second is None:
-        return watch
-    watch = replace(watch, since=watch.since.followed_by(sample, MOST_SINCE), count=watch.count + 1)
-    if watch.count < SETTLED:
-        return _judge(watch, sample.at_seconds) if watch.count in JUDGED_AT else watch
-    if watch.count == SETTLED:
-        return _settle(_judge(watch, sample.at_seconds), sample.at_seconds)
-    watch = _learn(_sum_up(watch, sample.tokens_per_second))
-    if watch.down.alarmed or watch.up.alarmed:
-        watch = _find_step(watch, sample.at_seconds)
-    if watch.watched_seconds - watch.judged_after_seconds >= DAY_SECONDS:
-        level = median(watch.since.newest(MOST_BEFORE).speeds())
-        watch = _drift_back(_judge(watch, sample.at_seconds), level, sample.at_seconds)
-    return watch
+        return tracker
+    tracker = replace(tracker, since=tracker.since.followed_by(sample, MOST_SINCE), count=tracker.count + 1)
+    if tracker.count < SETTLED:
+        return _judge(tracker, sample.at_seconds) if tracker.count in JUDGED_AT else tracker
+    if tracker.count == SETTLED:
+        return _settle(_judge(tracker, sample.at_seconds), sample.at_seconds)
+    tracker = _learn(_sum_up(tracker, sample.tokens_per_second))
+    if tracker.down.alarmed or tracker.up.alarmed:
+        tracker = _find_step(tracker, sample.at_seconds)
+    if tracker.watched_seconds - tracker.judged_after_seconds >= DAY_SECONDS:
+        level = median(tracker.since.newest(MOST_BEFORE).speeds())
+        tracker = _drift_back(_judge(tracker, sample.at_seconds), level, sample.at_seconds)
+    return tracker
 
 
-def accept(watch: Watch, at_seconds: float) -> Watch:
+def accept(tracker: SpeedTracker, at_seconds: float) -> SpeedTracker:
     """The present level is the usual one from now on: nothing stands any more."""
-    return replace(watch, shifts=tuple(_accepted(each, at_seconds) for each in watch.shifts))
+    return replace(tracker, shifts=tuple(_accepted(each, at_seconds) for each in tracker.shifts))
 
 
-def note_meanwhile(watch: Watch, since_seconds: float, meanwhile: tuple[tuple[str, str, str], ...]) -> Watch:
+def note_meanwhile(
+    tracker: SpeedTracker, since_seconds: float, meanwhile: tuple[tuple[str, str, str], ...]
+) -> SpeedTracker:
     """What else was different since an unexplained step."""
     shifts = (
         replace(each, meanwhile=meanwhile) if each.since_seconds == since_seconds and not each.explained else each
-        for each in watch.shifts
+        for each in tracker.shifts
     )
-    return replace(watch, shifts=tuple(shifts))
+    return replace(tracker, shifts=tuple(shifts))
 
 
 def _accepted(shift: Shift, at_seconds: float) -> Shift:
     return replace(shift, accepted_at_seconds=at_seconds) if shift.standing else shift
 
 
-def _later(watch: Watch, at_seconds: float) -> Watch:
+def _later(tracker: SpeedTracker, at_seconds: float) -> SpeedTracker:
     # A clock that was set forward makes no more than a day pass, one that was set back none.
-    passed = 0.0 if watch.last_at_seconds is None else at_seconds - watch.last_at_seconds
-    watched = watch.watched_seconds + min(max(passed, 0.0), DAY_SECONDS)
-    return replace(watch, last_at_seconds=at_seconds, watched_seconds=watched)
+    passed = 0.0 if tracker.last_at_seconds is None else at_seconds - tracker.last_at_seconds
+    watched = tracker.watched_seconds + min(max(passed, 0.0), DAY_SECONDS)
+    return replace(tracker, last_at_seconds=at_seconds, watched_seconds=watched)
 
 
-def _accept_old(watch: Watch, at_seconds: float) -> Watch:
-    old = watch.watched_seconds - ACCEPTED_SECONDS
-    if old <= 0 or not any(each.standing and each.told_after_seconds < old for each in watch.shifts):
-        return watch
-    shifts = (_accepted(each, at_seconds) if each.told_after_seconds < old else each for each in watch.shifts)
-    return replace(watch, shifts=tuple(shifts))
+def _accept_old(tracker: SpeedTracker, at_seconds: float) -> SpeedTracker:
+    old = tracker.watched_seconds - ACCEPTED_SECONDS
+    if old <= 0 or not any(each.standing and each.told_after_seconds < old for each in tracker.shifts):
+        return tracker
+    shifts = (_accepted(each, at_seconds) if each.told_after_seconds < old else each for each in tracker.shifts)
+    return replace(tracker, shifts=tuple(shifts))
 
 
-def _judge(watch: Watch, at_seconds: float) -> Watch:
+def _judge(tracker: SpeedTracker, at_seconds: float) -> SpeedTracker:
     """Compare the newest samples since with those before."""
-    watch = replace(watch, judged_after_seconds=watch.watched_seconds)
-    after = watch.since.newest(min(watch.count, MOST_BEFORE))
-    speed = ratio_of(watch.before.speeds(), after.speeds())
-    if watch.judged is None or speed is None:
-        return watch
-    early = watch.early
-    if early is None and watch.count >= EARLY:
-        first = watch.since.without_newest(len(watch.since) - EARLY) if len(watch.since) > EARLY else watch.since
+    tracker = replace(tracker, judged_after_seconds=tracker.watched_seconds)
+    after = tracker.since.newest(min(tracker.count, MOST_BEFORE))
+    speed = ratio_of(tracker.before.speeds(), after.speeds())
+    if tracker.judged is None or speed is None:
+        return tracker
+    early = tracker.early
+    if early is None and tracker.count >= EARLY:
+        first = (
+            tracker.since.without_newest(len(tracker.since) - EARLY) if len(tracker.since) > EARLY else tracker.since
+        )
         early = math.log(median(first.speeds()) / speed.before)
-        watch = replace(watch, early=early)
+        tracker = replace(tracker, early=early)
     if speed.beyond_noise and early is not None and early / math.log(speed.ratio) < 1 / 2:
-        return watch
-    watch, shift = _told(watch, after, speed, at_seconds)
-    return _return_to(watch, speed, at_seconds, but=shift.since_seconds)
+        return tracker
+    tracker, shift = _told(tracker, after, speed, at_seconds)
+    return _return_to(tracker, speed, at_seconds, but=shift.since_seconds)
 
 
-def _told(watch: Watch, after: Samples, speed: Ratio, at_seconds: float) -> tuple[Watch, Shift]:
+def _told(tracker: SpeedTracker, after: Samples, speed: Ratio, at_seconds: float) -> tuple[SpeedTracker, Shift]:
     """Note how the change or step that is judged compares now."""
-    old = watch.shift
-    told_at, told_after, back_at, accepted_at = None, watch.watched_seconds, None, None
+    old = tracker.shift
+    told_at, told_after, back_at, accepted_at = None, tracker.watched_seconds, None, None
     if old is not None and (old.told or not speed.beyond_noise):
         told_at, told_after = old.told_at_seconds, old.told_after_seconds
         back_at, accepted_at = old.back_at_seconds, old.accepted_at_seconds
@@ -195,75 +199,75 @@ def _told(watch: Watch, after: Samples, speed: Ratio, at_seconds: float) -> tupl
     elif told_at is not None and back_at is None:
         back_at = at_seconds
     shift = Shift(
-        module=watch.module,
-        since_seconds=at_seconds if watch.judged is None else watch.judged,
-        changes=watch.changes,
+        module=tracker.module,
+        since_seconds=at_seconds if tracker.judged is None else tracker.judged,
+        changes=tracker.changes,
         judged_at_seconds=at_seconds,
         speed=speed,
-        ttft=_compared("ttft_seconds", watch.before, after),
-        prefill=_compared("prefill_tokens_per_second", watch.before, after),
+        ttft=_compared("ttft_seconds", tracker.before, after),
+        prefill=_compared("prefill_tokens_per_second", tracker.before, after),
         told_at_seconds=told_at,
         back_at_seconds=back_at,
         accepted_at_seconds=accepted_at,
         told_after_seconds=told_after,
-        phase=watch.phase,
+        phase=tracker.phase,
         meanwhile=old.meanwhile if old is not None else (),
     )
-    others = tuple(each for each in watch.shifts if each.since_seconds != shift.since_seconds)
-    return replace(watch, shifts=(*others, shift)[-MOST_SHIFTS:]), shift
+    others = tuple(each for each in tracker.shifts if each.since_seconds != shift.since_seconds)
+    return replace(tracker, shifts=(*others, shift)[-MOST_SHIFTS:]), shift
 
 
 def _compared(figure: str, before: Samples, after: Samples) -> Ratio | None:
     return ratio_of(before.column(figure), after.column(figure))
 
 
-def _moved(watch: Watch) -> bool:
-    shift = watch.shift
+def _moved(tracker: SpeedTracker) -> bool:
+    shift = tracker.shift
     return shift is not None and shift.told
 
 
-def _settle(watch: Watch, at_seconds: float) -> Watch:
+def _settle(tracker: SpeedTracker, at_seconds: float) -> SpeedTracker:
     """Enough samples since: the level is known, and the CUSUM begins, also over the samples that were waited for."""
-    recent = watch.since.speeds()
-    if not len(watch.before):
-        return replace(watch, reference=Reference.of(recent), down=ZERO, up=ZERO)
-    if _moved(watch):
-        watch = replace(watch, reference=Reference.of(recent), down=ZERO, up=ZERO)
+    recent = tracker.since.speeds()
+    if not len(tracker.before):
+        return replace(tracker, reference=Reference.of(recent), down=ZERO, up=ZERO)
+    if _moved(tracker):
+        tracker = replace(tracker, reference=Reference.of(recent), down=ZERO, up=ZERO)
     else:
-        since = watch.before.joined(watch.since, MOST_SINCE)
-        enough = len(watch.reference) >= SETTLED
-        reference = watch.reference if enough else Reference.of(since.without_newest(DELAY).speeds())
-        watch = replace(watch, since=since, reference=reference, down=ZERO, up=ZERO)
+        since = tracker.before.joined(tracker.since, MOST_SINCE)
+        enough = len(tracker.reference) >= SETTLED
+        reference = tracker.reference if enough else Reference.of(since.without_newest(DELAY).speeds())
+        tracker = replace(tracker, since=since, reference=reference, down=ZERO, up=ZERO)
     for speed in recent:
-        watch = _sum_up(watch, speed)
-    return _find_step(watch, at_seconds) if watch.down.alarmed or watch.up.alarmed else watch
+        tracker = _sum_up(tracker, speed)
+    return _find_step(tracker, at_seconds) if tracker.down.alarmed or tracker.up.alarmed else tracker
 
 
-def _sum_up(watch: Watch, speed: float) -> Watch:
-    residual = watch.reference.residual(speed)
-    return replace(watch, down=watch.down.followed_by(-residual), up=watch.up.followed_by(residual))
+def _sum_up(tracker: SpeedTracker, speed: float) -> SpeedTracker:
+    residual = tracker.reference.residual(speed)
+    return replace(tracker, down=tracker.down.followed_by(-residual), up=tracker.up.followed_by(residual))
 
 
-def _learn(watch: Watch) -> Watch:
-    if len(watch.since) <= DELAY:
-        return watch
-    delayed = watch.since.newest(DELAY + 1).without_newest(DELAY)
-    return replace(watch, reference=watch.reference.followed_by(*delayed.speeds()))
+def _learn(tracker: SpeedTracker) -> SpeedTracker:
+    if len(tracker.since) <= DELAY:
+        return tracker
+    delayed = tracker.since.newest(DELAY + 1).without_newest(DELAY)
+    return replace(tracker, reference=tracker.reference.followed_by(*delayed.speeds()))
 
 
-def _find_step(watch: Watch, at_seconds: float) -> Watch:
+def _find_step(tracker: SpeedTracker, at_seconds: float) -> SpeedTracker:
     """The step that a sum is alarmed by, if the test confirms it; else nothing has happened."""
-    for size in _windows(watch.down if watch.down.alarmed else watch.up):
-        if len(watch.since) < size + APART:
+    for size in _windows(tracker.down if tracker.down.alarmed else tracker.up):
+        if len(tracker.since) < size + APART:
             continue
-        count = _since_onset(watch.since.newest(size + APART).speeds(), watch.reference.middle)
-        before, after = watch.since.without_newest(count).newest(MOST_BEFORE), watch.since.newest(count)
+        count = _since_onset(tracker.since.newest(size + APART).speeds(), tracker.reference.middle)
+        before, after = tracker.since.without_newest(count).newest(MOST_BEFORE), tracker.since.newest(count)
         speed = ratio_of(before.speeds(), after.speeds())
         if speed is None or abs(math.log(speed.ratio)) < LEAST_STEP:
             continue
-        if speed.below if watch.down.alarmed else speed.above:
-            return _take_step(watch, before, after, speed, at_seconds)
-    return watch
+        if speed.below if tracker.down.alarmed else speed.above:
+            return _take_step(tracker, before, after, speed, at_seconds)
+    return tracker
 
 
 def _since_onset(speeds: Sequence[float], level: float) -> int:
@@ -288,21 +292,21 @@ def _windows(cusum: Cusum) -> Iterator[int]:
     yield from WINDOWS
 
 
-def _take_step(watch: Watch, before: Samples, after: Samples, speed: Ratio, at_seconds: float) -> Watch:
+def _take_step(tracker: SpeedTracker, before: Samples, after: Samples, speed: Ratio, at_seconds: float) -> SpeedTracker:
     """The level has moved: back to what it was, or to a new one."""
     since = next(iter(after)).at_seconds
-    returned = _return_to(watch, speed, since)
-    if returned is not watch:
+    returned = _return_to(tracker, speed, since)
+    if returned is not tracker:
         # The samples of both times at this level belong together.
-        known = watch.before if _moved(watch) and not _moved(returned) else NOTHING
+        known = tracker.before if _moved(tracker) and not _moved(returned) else NOTHING
         return replace(_at_level(returned, known.joined(after, MOST_SINCE)), before=NOTHING, judged=None)
-    moved = replace(_at_level(watch, after), before=before, judged=since)
+    moved = replace(_at_level(tracker, after), before=before, judged=since)
     return _told(moved, after, speed, at_seconds)[0]
 
 
-def _at_level(watch: Watch, since: Samples) -> Watch:
+def _at_level(tracker: SpeedTracker, since: Samples) -> SpeedTracker:
     return replace(
-        watch,
+        tracker,
         since=since,
         changes=(),
         count=min(len(since), SETTLED),
@@ -310,40 +314,40 @@ def _at_level(watch: Watch, since: Samples) -> Watch:
         reference=Reference.of(since.speeds()),
         down=ZERO,
         up=ZERO,
-        judged_after_seconds=watch.watched_seconds,
+        judged_after_seconds=tracker.watched_seconds,
     )
 
 
-def _return_to(watch: Watch, speed: Ratio, at_seconds: float, but: float | None = None) -> Watch:
+def _return_to(tracker: SpeedTracker, speed: Ratio, at_seconds: float, but: float | None = None) -> SpeedTracker:
     """What is over now that the speed has moved: drops that it made up for, and short unexplained rises that it ended."""
     return _over(
-        watch,
+        tracker,
         at_seconds,
         lambda shift: (
             shift.since_seconds != but
-            and (speed.above if shift.speed.below else speed.below and _is_passing(watch, shift))
+            and (speed.above if shift.speed.below else speed.below and _is_passing(tracker, shift))
             and _is_as_before(shift, speed.after)
         ),
     )
 
 
-def _drift_back(watch: Watch, level: float, at_seconds: float) -> Watch:
+def _drift_back(tracker: SpeedTracker, level: float, at_seconds: float) -> SpeedTracker:
     """Drops that are over although the speed never moved at once."""
-    return _over(watch, at_seconds, lambda shift: shift.speed.below and _is_as_before(shift, level))
+    return _over(tracker, at_seconds, lambda shift: shift.speed.below and _is_as_before(shift, level))
 
 
-def _over(watch: Watch, at_seconds: float, is_over: Callable[[Shift], bool]) -> Watch:
-    if not any(each.told and is_over(each) for each in watch.shifts):
-        return watch
+def _over(tracker: SpeedTracker, at_seconds: float, is_over: Callable[[Shift], bool]) -> SpeedTracker:
+    if not any(each.told and is_over(each) for each in tracker.shifts):
+        return tracker
     shifts = (
-        replace(each, back_at_seconds=at_seconds) if each.told and is_over(each) else each for each in watch.shifts
+        replace(each, back_at_seconds=at_seconds) if each.told and is_over(each) else each for each in tracker.shifts
     )
-    return replace(watch, shifts=tuple(shifts))
+    return replace(tracker, shifts=tuple(shifts))
 
 
-def _is_passing(watch: Watch, shift: Shift) -> bool:
+def _is_passing(tracker: SpeedTracker, shift: Shift) -> bool:
     """A rise that nothing explains is the usual level after a day."""
-    return not shift.explained and watch.watched_seconds - shift.told_after_seconds < DAY_SECONDS
+    return not shift.explained and tracker.watched_seconds - shift.told_after_seconds < DAY_SECONDS
 
 
 def _is_as_before(shift: Shift, level: float) -> bool:

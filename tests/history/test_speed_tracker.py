@@ -8,28 +8,37 @@ import pytest
 
 from exporter.history.sample import Sample
 from exporter.history.shift import Shift
-from exporter.history.watch import DAY_SECONDS, MOST_BEFORE, MOST_SHIFTS, MOST_SINCE, Watch, accept, begin, observe
+from exporter.history.speed_tracker import (
+    DAY_SECONDS,
+    MOST_BEFORE,
+    MOST_SHIFTS,
+    MOST_SINCE,
+    SpeedTracker,
+    accept,
+    begin,
+    observe,
+)
 from tests.history.series import MINUTE, SPEED, START, noise, probe, speeds
 
 
-def watched(values: Iterable[float | None], watch: Watch | None = None, start: int = 0) -> Watch:
+def watched(values: Iterable[float | None], tracker: SpeedTracker | None = None, start: int = 0) -> SpeedTracker:
     """After a probe a minute with these speeds; None is a probe that was skipped, so nothing comes in."""
-    watch = watch or Watch("default")
+    tracker = tracker or SpeedTracker("default")
     for number, speed in enumerate(values, start):
         if speed is not None:
-            watch = observe(watch, probe(number, speed))
-    return watch
+            tracker = observe(tracker, probe(number, speed))
+    return tracker
 
 
-def told(watch: Watch) -> tuple[Shift, ...]:
-    return tuple(shift for shift in watch.shifts if shift.told_at_seconds is not None)
+def told(tracker: SpeedTracker) -> tuple[Shift, ...]:
+    return tuple(shift for shift in tracker.shifts if shift.told_at_seconds is not None)
 
 
-def minutes_until_told(watch: Watch, values: Sequence[float], start: int) -> int | None:
-    before = len(told(watch))
+def minutes_until_told(tracker: SpeedTracker, values: Sequence[float], start: int) -> int | None:
+    before = len(told(tracker))
     for number, speed in enumerate(values):
-        watch = watched([speed], watch, start + number)
-        if len(told(watch)) > before:
+        tracker = watched([speed], tracker, start + number)
+        if len(told(tracker)) > before:
             return number + 1
     return None
 
@@ -39,12 +48,12 @@ def test_a_step_that_nothing_explains_is_told_within_fifteen_minutes(drop: float
     """In every one of 20 series, with the minute of the step, or one that is two off."""
     for seed in range(20):
         values = speeds(seed, 260)
-        watch = watched(values[:200])
+        tracker = watched(values[:200])
         after = [value * (1 - drop) for value in values[200:]]
-        minutes = minutes_until_told(watch, after, 200)
+        minutes = minutes_until_told(tracker, after, 200)
         assert minutes is not None
         assert minutes <= 15
-        (shift,) = told(watched(after[:minutes], watch, 200))
+        (shift,) = told(watched(after[:minutes], tracker, 200))
         assert not shift.explained
         assert shift.standing
         assert abs(shift.since_seconds - (START + 200 * MINUTE)) <= 2 * MINUTE
@@ -96,8 +105,8 @@ def test_the_end_of_a_short_rise_is_no_loss() -> None:
 def test_a_new_level_can_be_accepted() -> None:
     """After it is accepted a drop stands no more, stays told, and a further one is told anew."""
     values = speeds(7, 400)
-    watch = watched(value * (0.9 if number >= 200 else 1) for number, value in enumerate(values))
-    accepted = accept(watch, START + 400 * MINUTE)
+    tracker = watched(value * (0.9 if number >= 200 else 1) for number, value in enumerate(values))
+    accepted = accept(tracker, START + 400 * MINUTE)
     (shift,) = accepted.shifts
     assert shift.told
     assert not shift.standing
@@ -109,33 +118,33 @@ def test_a_new_level_can_be_accepted() -> None:
 def test_a_level_counts_as_accepted_after_thirty_days() -> None:
     """By the time under watch: nights without probes count, a clock that is set by years counts as a day."""
     values = speeds(8, 260)
-    watch = watched(value * (0.9 if number >= 200 else 1) for number, value in enumerate(values))
-    assert watch.shifts[0].standing
+    tracker = watched(value * (0.9 if number >= 200 else 1) for number, value in enumerate(values))
+    assert tracker.shifts[0].standing
     at = START + 260 * MINUTE
     for _ in range(28):
         at += DAY_SECONDS - 1
-        watch = observe(watch, Sample(at, 0.9 * SPEED))
-    assert watch.shifts[0].standing
-    jumped = observe(watch, Sample(at + 20 * 365 * DAY_SECONDS, 0.9 * SPEED))
+        tracker = observe(tracker, Sample(at, 0.9 * SPEED))
+    assert tracker.shifts[0].standing
+    jumped = observe(tracker, Sample(at + 20 * 365 * DAY_SECONDS, 0.9 * SPEED))
     assert jumped.shifts[0].standing
     for _ in range(2):
         at += DAY_SECONDS
-        watch = observe(watch, Sample(at, 0.9 * SPEED))
-    assert not watch.shifts[0].standing
-    assert watch.shifts[0].accepted_at_seconds == at
+        tracker = observe(tracker, Sample(at, 0.9 * SPEED))
+    assert not tracker.shifts[0].standing
+    assert tracker.shifts[0].accepted_at_seconds == at
 
 
 @pytest.mark.parametrize("jump", [-1e9, -3600, 3600, 1e9])
 def test_a_clock_that_is_set_moves_no_probe(jump: float) -> None:
     """The order tells before from after: a step is found as well, and nothing is told of a clock step alone."""
     values = speeds(9, 300)
-    watch = watched(values[:100])
+    tracker = watched(values[:100])
     for number, value in enumerate(values[100:200], 100):
-        watch = observe(watch, replace(probe(number, value), at_seconds=START + jump + number * MINUTE))
-    assert told(watch) == ()
+        tracker = observe(tracker, replace(probe(number, value), at_seconds=START + jump + number * MINUTE))
+    assert told(tracker) == ()
     for number, value in enumerate(values[200:230], 200):
-        watch = observe(watch, replace(probe(number, 0.9 * value), at_seconds=START + jump + number * MINUTE))
-    assert len(told(watch)) == 1
+        tracker = observe(tracker, replace(probe(number, 0.9 * value), at_seconds=START + jump + number * MINUTE))
+    assert len(told(tracker)) == 1
 
 
 def test_gaps_and_skipped_probes_change_nothing() -> None:
@@ -143,10 +152,10 @@ def test_gaps_and_skipped_probes_change_nothing() -> None:
     values: list[float | None] = list(speeds(10, 1500))
     values[300:800] = [None] * 500
     values[::3] = [None] * len(values[::3])
-    watch = watched(values)
-    assert told(watch) == ()
+    tracker = watched(values)
+    assert told(tracker) == ()
     after = [0.9 * value for value in speeds(11, 15)]
-    assert minutes_until_told(watch, after, 1500) is not None
+    assert minutes_until_told(tracker, after, 1500) is not None
 
 
 @pytest.mark.parametrize(
@@ -163,11 +172,11 @@ def test_gaps_and_skipped_probes_change_nothing() -> None:
 )
 def test_what_says_nothing_of_the_speed_does_not_count(sample: Sample) -> None:
     """A cold start, a failure, a probe beside users and one without a speed leave no trace but the time that passed."""
-    watch = begin(watched(speeds(12, 100)), START + 100 * MINUTE)
-    after = watch
+    tracker = begin(watched(speeds(12, 100)), START + 100 * MINUTE)
+    after = tracker
     for _ in range(50):
         after = observe(after, sample)
-    assert replace(after, last_at_seconds=watch.last_at_seconds, watched_seconds=watch.watched_seconds) == watch
+    assert replace(after, last_at_seconds=tracker.last_at_seconds, watched_seconds=tracker.watched_seconds) == tracker
 
 
 def test_a_slow_drift_is_no_step_and_blames_no_change() -> None:
@@ -175,20 +184,20 @@ def test_a_slow_drift_is_no_step_and_blames_no_change() -> None:
     count = 3 * 1440
     factors = noise(13)
     values = [SPEED * (1 - 0.05 * number / count) * next(factors) for number in range(count)]
-    watch = begin(watched(values[:1440]), START + 1440 * MINUTE)
-    assert told(watched(values[1440:], watch, 1440)) == ()
+    tracker = begin(watched(values[:1440]), START + 1440 * MINUTE)
+    assert told(watched(values[1440:], tracker, 1440)) == ()
 
 
 def test_memory_is_bounded() -> None:
-    """Whatever happens for weeks, a watch keeps so many samples and shifts and no more."""
+    """Whatever happens for weeks, a tracker keeps a bounded number of samples and shifts."""
     factors = noise(14)
-    watch = Watch("default")
+    tracker = SpeedTracker("default")
     for number in range(6000):
         level = 1.0 if number // 60 % 2 else 0.7
         if number % 97 == 0:
-            watch = begin(watch, START + number * MINUTE)
-        watch = watched([SPEED * level * next(factors)], watch, number)
-    assert len(watch.since) <= MOST_SINCE
-    assert len(watch.before) <= MOST_BEFORE
-    assert 0 < len(watch.shifts) <= MOST_SHIFTS
-    assert all(one.since_seconds != other.since_seconds for one, other in itertools.pairwise(watch.shifts))
+            tracker = begin(tracker, START + number * MINUTE)
+        tracker = watched([SPEED * level * next(factors)], tracker, number)
+    assert len(tracker.since) <= MOST_SINCE
+    assert len(tracker.before) <= MOST_BEFORE
+    assert 0 < len(tracker.shifts) <= MOST_SHIFTS
+    assert all(one.since_seconds != other.since_seconds for one, other in itertools.pairwise(tracker.shifts))
