@@ -38,6 +38,9 @@ demo: $(VENV)/.runtime ## run the daemon against simulated inference servers: ht
 run: $(VENV)/.runtime ## run the daemon: it finds the inference servers of this machine
 	$(BIN)/llm-probe-exporter serve
 
+# Some machines set this. Without compiled files each worker and each process of a test compiles all that it imports.
+test coverage: export PYTHONDONTWRITEBYTECODE =
+
 test: $(VENV)/.dev ## run the tests that need no service
 	$(BIN)/python -m pytest -q -m "not real and not servers" -n auto --dist worksteal $(HANGS)=300
 

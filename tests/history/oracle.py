@@ -3,9 +3,6 @@
 from collections.abc import Sequence
 from typing import Final
 
-import numpy as np
-import ruptures
-
 LEAST: Final = 5
 """Probes between two changes of level."""
 GAMMA: Final = 0.05
@@ -17,6 +14,9 @@ FARTHEST: Final = 60.0
 
 def level_changes(speeds: Sequence[float]) -> list[int]:
     """The numbers of the first probes at a new level, by an exact search with a Gaussian kernel, which outliers do not bend."""
+    import numpy as np  # here, since with scipy it takes a second, and each worker reads this file
+    import ruptures
+
     logarithms = np.log(np.array(speeds))
     steps = np.diff(logarithms)  # of which a change of level is one: their scatter is that of the noise
     scatter = 1.4826 * np.median(np.abs(steps - np.median(steps)))
