@@ -12,6 +12,8 @@ StatusDocument = Mapping[str, Any]
 
 HEADINGS: Final = ("TARGET", "VERDICT", "SPEED", "TTFT", "AGE", "MODEL", "WHY")
 BAD: Final = frozenset({"down", "stuck", "failing", "wrong"})
+SILENT: Final = frozenset({"down", "stuck", "loading"})
+"""Verdicts of a server that answers nobody."""
 """Verdicts of a server that does not do what it is for; ``poor`` is slow, and not one of them."""
 TREND_POINTS: Final = 24
 _BARS: Final = "▁▂▃▄▅▆▇█"
@@ -41,11 +43,13 @@ def rows_of(document: StatusDocument, now: float) -> list[tuple[str, ...]]:
 def _row(target: StatusDocument, now: float) -> tuple[str, ...]:
     probe = _first_probe(target)
     age = probe.get("last_success_timestamp_seconds")
+    # What the last probe measured of a server that answers nobody now is past.
+    current = {} if target.get("verdict") in SILENT else probe
     return (
         printable(str(target.get("target"))),
         printable(str(target.get("verdict"))),
-        speed_text(speed) if (speed := probe.get("tokens_per_second")) is not None else NONE,
-        seconds_text(probe.get("ttft_seconds")),
+        speed_text(speed) if (speed := current.get("tokens_per_second")) is not None else NONE,
+        seconds_text(current.get("ttft_seconds")),
         age_text(now - age) if age is not None else NONE,
         printable(str((target.get("info") or {}).get("model") or probe.get("model") or NONE)),
         printable(str(target.get("reason") or ""), 500),

@@ -1,6 +1,7 @@
 """Builders of classic dashboard JSON: panels as plain dicts, and a page that places them."""
 
 import re
+import string
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, Literal
 
@@ -21,8 +22,8 @@ STATE_COLORS: Final = frozenset(
     {*TIER_COLORS.values(), "red", "dark-red", "blue", "purple", "#8e8e8e", "semi-dark-orange"}
 )
 """Colours that say how something is: identities never have them."""
-IDENTITY_COLORS: Final = ("#3aa6b9", "#c65c9b", "#a9805b", "#7c83b3")
-"""Cyan, magenta, brown and slate: colours of what has no state, such as a server, a sensor or a percentile."""
+IDENTITY_COLORS: Final = ("#22b3bd", "#d63fa8", "#8a5a2b", "#4d4dcb", "#17757f", "#93a8d8", "#c9a582", "#8f2a70")
+"""Cyan, magenta, brown, indigo, teal, steel, sand and plum: colours of what has no state, such as a server, a sensor or a percentile."""
 
 
 def query(
@@ -85,13 +86,25 @@ def shades(place: int) -> dict[str, str]:
 
 
 def identities() -> list[dict[str, Any]]:
-    """Overrides that give servers and hosts colours that no state has: one of four by the length of the name, in shades.
+    """Overrides that give servers and hosts colours that no state has: one of eight by the name, in shades.
 
-    Grafana's palettes contain the states' colours, and its overrides can't count; a length doesn't change with the other series.
+    Grafana's palettes contain the states' colours, and its overrides can't count. What a name's letters and digits are does not
+    change with the other series, and names that differ in one digit differ in colour.
     """
-    return [
-        override("byRegexp", f"^(.{{4}})*.{{{place}}}$", color=shades(place)) for place in range(len(IDENTITY_COLORS))
-    ]
+    return [override("byRegexp", _named_like(place), color=shades(place)) for place in range(len(IDENTITY_COLORS))]
+
+
+def _named_like(place: int) -> str:
+    """A pattern of the names whose letters and digits, each a number of three bits, give this one (0 to 7) by exclusive or."""
+    return "^" + "".join(f"(?={_parity(bit, odd=bool(place >> bit & 1))}$)" for bit in range(3)) + ".*"
+
+
+def _parity(bit: int, *, odd: bool) -> str:
+    """A pattern of the texts in which an odd number of small letters and digits, or an even one, has this bit."""
+    # Of the ways to make three bits of a code, this one tells the usual names of servers and hosts apart best.
+    those = "".join(each for each in string.digits + string.ascii_lowercase if ord(each) * 15 >> 4 + bit & 1)
+    even = f"([^{those}]|[{those}][^{those}]*[{those}])*"
+    return f"[^{those}]*[{those}]{even}" if odd else even
 
 
 def named(*names: str) -> list[dict[str, Any]]:

@@ -15,6 +15,7 @@ from exporter.terminal import Screen, watch
 from exporter.web.documents import target_json
 from exporter.web.status import counted, targets_of
 from tests.scenes import NOW, publish_all
+from tests.states import publish_states
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +44,13 @@ def test_a_line_for_each_target_the_worst_first(document: dict[str, Any]) -> Non
     assert all(row[6] for row in rows if row[1] in {"down", "failing", "poor"})
     assert headline(document).startswith(f"{len(rows)} targets: ")
     assert any_bad(document)
+
+
+def test_a_server_that_answers_nobody_has_no_speed() -> None:
+    """What its last probe measured is past."""
+    targets = targets_of(publish_states(Snapshot(), ["loading"]).view(), NOW)
+    (row,) = rows_of({"targets": [target_json(each) for each in targets]}, NOW)
+    assert row[:5] == ("loading", "loading", "–", "–", "72 s")
 
 
 def test_no_target_is_said() -> None:

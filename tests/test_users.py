@@ -70,7 +70,7 @@ def speed_of(user: User) -> float:
 def test_users_of_a_vllm_beside_probes(tmp_path: Path) -> None:
     """Three users on a vLLM that slows down with each: speed and TTFT are theirs, though every other probe runs beside them.
 
-    An idle probe before has what the machine can; the page shows both, and judges the server by its users.
+    An idle probe before has what the machine can reach; the page shows both, and judges the server by its users.
     """
     with SimulatedVllm(tokens_per_second=22, prefill_seconds=0.1, slowdown=0.8) as server, ExitStack() as stack:
         with watching(tmp_path, server.url, module=", max_skips: 2, timeouts: {total: 30s}") as port:

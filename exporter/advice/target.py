@@ -15,7 +15,7 @@ from exporter.history.told import ChangeLine
 from exporter.host.gpu import GpuSample
 from exporter.probe.result import NOT_AN_ANSWER, SKIPPED, ProbeResult, TargetState
 from exporter.snapshot import TargetInfo
-from exporter.text import BUFFERED, count_text, finite, rate_text, share_text
+from exporter.text import BUFFERED, band_text, count_text, finite, rate_text, share_text
 from exporter.tiers import NO_GPU_GIVEN, ON_CPU, UNQUANTIZED, Judgement, TargetFacts
 
 FOUR_BIT: Final = 4.5
@@ -259,6 +259,16 @@ def weights_of(quantization: str) -> tuple[float | None, str]:
     return bits, f"{quantization} weights" if quantization else "the weights"
 
 
+def _band_is_poor(case: Case) -> str | None:
+    judgement, speed = case.judgement, case.speed
+    if judgement is None or speed is None or judgement.tier != "poor" or judgement.expected_min is None:
+        return None
+    if speed < judgement.expected_min:
+        return None
+    band = band_text(judgement.expected_min, judgement.expected_max)
+    return f"{rate_text(speed)} tokens/s is what this set-up is known to reach: {band}."
+
+
 def _rounded(speed: float) -> str:
     """Two digits: the estimate is no better."""
     return f"{float(f'{speed:.2g}'):g}"
@@ -308,7 +318,7 @@ TARGET_CONDITIONS: Final[dict[str, Condition]] = {
         "Prompts longer than 512 tokens show the fault first.",
         _no_answer,
     ),
-    "stuck": Condition("stuck", "Restart the server. Its log says what it waits for.", _stuck),
+    "stuck": Condition("requests without progress", "Restart the server. Its log says what it waits for.", _stuck),
     "slow_for_users": Condition(
         "too slow for its users",
         "Let fewer requests run at once (--max-num-seqs, -np), or distribute them over several servers.",
@@ -358,6 +368,11 @@ TARGET_CONDITIONS: Final[dict[str, Condition]] = {
         "A quantized or smaller model, or a mixture of experts, reads fewer bytes for each token.",
         _at_memory_limit,
     ),
+    "band_is_poor": Condition(
+        "a slow set-up",
+        "A quantized or smaller model, or another runtime, is faster on this hardware.",
+        _band_is_poor,
+    ),
     "users": Condition(
         "shared with users", "Judge the server by what its users get, or probe it when it is idle.", _users
     ),
@@ -372,7 +387,7 @@ TARGET_CONDITIONS: Final[dict[str, Condition]] = {
 CHECK_IT_LISTENS: Final = "Check that the server runs, and that it listens at this address and port."
 
 FAILURES: Final[Mapping[str, tuple[str, str]]] = {
-    "down": ("down", f"{CHECK_IT_LISTENS} If it ended, its log says why."),
+    "down": ("no answer", f"{CHECK_IT_LISTENS} If it ended, its log says why."),
     "resolve": ("the host name can't be resolved", "Check the name in the target's url, and the DNS of this machine."),
     "connect": ("no connection", CHECK_IT_LISTENS),
     "tls": ("the TLS handshake failed", "Check its certificate, or set targets[].tls.ca_file to its CA."),

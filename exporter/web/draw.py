@@ -10,6 +10,8 @@ from exporter.history.gaps import Gaps
 from exporter.history.record import Point
 from exporter.tiers import TIERS, Judgement
 
+LEAST_APART: Final = 8.0
+"""Percent of the width between two labels of ticks."""
 GAP_INTERVALS: Final = 3
 """Probes further apart than this many intervals are not joined by a line."""
 
@@ -66,11 +68,20 @@ def bar_of(speed: float | None, judgement: Judgement) -> Bar:
     least, most = judgement.expected_min, judgement.expected_max
     return Bar(
         zones=zones,
-        ticks=tuple((f"{bound:g}", at(bound)) for bound in bounds[1:-1]),
+        ticks=_apart((f"{bound:g}", at(bound)) for bound in bounds[1:-1]),
         speed=None if speed is None else at(speed),
         band=None if least is None and most is None else _span("expected", at(least or 0.0), at(most or top)),
         ceiling=None if ceiling is None else at(ceiling),
     )
+
+
+def _apart(ticks: Iterable[tuple[str, float]]) -> tuple[tuple[str, float], ...]:
+    """Those whose labels have room, the rightmost always: on the scale of a very fast server the tiers lie close together."""
+    kept: list[tuple[str, float]] = []
+    for each in reversed(list(ticks)):
+        if not kept or kept[-1][1] - each[1] >= LEAST_APART:
+            kept.append(each)
+    return tuple(reversed(kept))
 
 
 def _span(name: str, begin: float, end: float) -> Span:

@@ -189,19 +189,28 @@ def _headline(targets: tuple[status.TargetStatus, ...]) -> str:
     fine, whole = sum(counts[verdict] for verdict in _FINE), count_text(len(targets), "server")
     if not targets:
         return "No inference server yet"
+    if len(targets) == 1:
+        (only,) = targets
+        return f"{only.target} is {'fine' if fine else _predicate(only.verdict)}"
+    if fine == len(targets):
+        return f"All {whole} are fine"
+    if len(counts) == 1:
+        return f"All {whole} are {_predicate(targets[0].verdict)}"
     if bad := _said(counts, _BAD):
         return f"Of {whole}, {bad}"
-    if fine == len(targets):
-        return "The server is fine" if fine == 1 else f"All {whole} are fine"
     others = _said(counts, [verdict for verdict in status.Verdict if verdict not in (*_BAD, *_FINE)])
     return (
         f"{fine} of {whole} {'is' if fine == 1 else 'are'} fine, {others}" if fine else f"No server measured: {others}"
     )
 
 
+def _predicate(verdict: status.Verdict) -> str:
+    return _PREDICATES.get(verdict, verdict.name)
+
+
 def _said(counts: Counter[status.Verdict], verdicts: Iterable[status.Verdict]) -> str:
     return ", ".join(
-        f"{counts[verdict]} {'is' if counts[verdict] == 1 else 'are'} {_PREDICATES.get(verdict, verdict.name)}"
+        f"{counts[verdict]} {'is' if counts[verdict] == 1 else 'are'} {_predicate(verdict)}"
         for verdict in verdicts
         if counts[verdict]
     )

@@ -71,6 +71,9 @@ class Verdict(IntEnum):
     waiting = 16
 
 
+SILENT: Final = frozenset({Verdict.down, Verdict.stuck, Verdict.loading})
+"""Verdicts of a server that answers nobody."""
+
 IN_WORDS: Final[Mapping[str, str]] = {
     "skipped_busy": "the server was busy with users, so no probe was sent",
     "skipped_unloaded": "a probe would have loaded the model or kept it from unloading, so none was sent",
@@ -109,8 +112,18 @@ class ProbeStatus:
         return self.record.figures or Measurements()
 
     @property
+    def silent(self) -> bool:
+        """Whether the server answers nobody now, so that what its last probe measured is past."""
+        return self.verdict in SILENT
+
+    @property
     def speed(self) -> float | None:
-        """Tokens per second to show: of one stream, or of all streams of a module that runs several."""
+        """Tokens per second that it has now; None while it answers nobody."""
+        return None if self.silent else self.measured_speed
+
+    @property
+    def measured_speed(self) -> float | None:
+        """Tokens per second of the last probe: of one stream, or of all streams of a module that runs several."""
         return finite(
             self.figures.aggregate_tokens_per_second
             if self.record.plan.concurrency > 1
@@ -164,6 +177,13 @@ class TargetStatus:
     def cause(self) -> str:
         """A few words by which servers are grouped that are as they are for the same reason; empty where none is known."""
         return self.why.title if self.why else ""
+
+    @property
+    def summary(self) -> str:
+        """The reason as a sentence, or what opens where the advice says the same."""
+        said = self.reason[:1].upper() + self.reason[1:]
+        repeats = self.why is not None and (f"{said}." == self.why.sentence or self.why.condition == "stream_buffered")
+        return "Details" if repeats else said or self.verdict.name.capitalize()
 
     @property
     def other_changes(self) -> tuple[ChangeLine, ...]:

@@ -211,6 +211,14 @@ def test_poor_far_from_a_known_ceiling_names_the_distance() -> None:
     assert why.sentence.startswith("The speed is only 24 % of the 27.0 tokens/s that the memory allows")
 
 
+def test_poor_within_its_band_is_explained_by_its_set_up() -> None:
+    """What a set-up is known to reach is no riddle, even where that is too slow to use."""
+    (why,) = advise_target(case(replace(POOR, expected_min=5, expected_max=8)))
+    assert why.condition == "band_is_poor"
+    assert why.sentence == "6.4 tokens/s is what this set-up is known to reach: 5–8."
+    assert conditions(case(POOR)) == ["unexplained"]
+
+
 @pytest.mark.parametrize(
     "result", [each for each in RESULTS if each not in {"ok", "loading", *SKIPPED, *NOT_AN_ANSWER}]
 )

@@ -1,17 +1,21 @@
 """The dashboards, by the rules of Grafana's dashboard linter and some that it lacks."""
 
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Iterator
+from itertools import combinations
 from typing import Any
 
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
 
 from exporter.tiers import TIERS
 from grafana.boards import BOARDS, VERDICTS
 from grafana.build import ROOT
-from grafana.panels import IDENTITY_COLORS, SCHEMA_VERSION, STATE_COLORS, TAG, TIER_COLORS, walk_panels
+from grafana.panels import IDENTITY_COLORS, SCHEMA_VERSION, STATE_COLORS, TAG, TIER_COLORS, identities, walk_panels
 from grafana.promql import selectors
 
 Board = dict[str, Any]
@@ -204,7 +208,7 @@ def test_no_text_for_emptiness_asserts_a_fact(board: Board) -> None:
 
 @each_board
 def test_identities_never_have_the_colour_of_a_state(board: Board) -> None:
-    """A line that is a server, a sensor or a percentile is cyan, magenta, brown or slate; red, orange and green say how something is."""
+    """A line that is a server, a sensor or a percentile has a colour of its own; red, orange and green say how something is."""
     assert not set(IDENTITY_COLORS) & STATE_COLORS
     assert "palette-classic" not in json.dumps(board)
     states = re.compile(
@@ -218,6 +222,60 @@ def test_identities_never_have_the_colour_of_a_state(board: Board) -> None:
             for each in override["properties"]:
                 if each["id"] == "color" and each["value"]["fixedColor"] in STATE_COLORS:
                     assert states.match(override["matcher"]["options"]), (panel["title"], override)
+
+
+STATE_HEX = (
+    *("#37872d", "#73bf69", "#56a64b", "#fade2a", "#f2cc0c", "#ff9830", "#ff780a", "#f2495c", "#e02f44", "#c4162a"),
+    *("#5794f2", "#3274d9", "#b877d9", "#a352cc", "#8e8e8e"),
+)
+"""What Grafana draws for the states' colours, in its dark and its light theme."""
+
+
+def difference(one: str, other: str) -> float:
+    """How far apart two colours look: their distance in Oklab, in which black and white are 1 apart."""
+    return math.dist(oklab(one), oklab(other))
+
+
+def oklab(colour: str) -> tuple[float, float, float]:
+    parts = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+    red, green, blue = (each / 12.92 if each <= 0.04045 else ((each + 0.055) / 1.055) ** 2.4 for each in parts)
+    long = (0.4122214708 * red + 0.5363325363 * green + 0.0514459929 * blue) ** (1 / 3)
+    medium = (0.2119034982 * red + 0.6806995451 * green + 0.1073969566 * blue) ** (1 / 3)
+    short = (0.0883024619 * red + 0.2817188376 * green + 0.6299787005 * blue) ** (1 / 3)
+    return (
+        0.2104542553 * long + 0.7936177850 * medium - 0.0040720468 * short,
+        1.9779984951 * long - 2.4285922050 * medium + 0.4505937099 * short,
+        0.0259040371 * long + 0.7827717662 * medium - 0.8086757660 * short,
+    )
+
+
+def test_identities_differ_from_one_another_and_from_states() -> None:
+    """No two look alike, and none looks like a state in either theme; an Oklab distance of 0.02 can just be seen."""
+    assert min(difference(one, other) for one, other in combinations(IDENTITY_COLORS, 2)) >= 0.1
+    assert min(difference(one, state) for one in IDENTITY_COLORS for state in STATE_HEX) >= 0.09
+
+
+def color_of(name: str) -> str:
+    """The colour that a line of this name gets."""
+    fits = [each for each in identities() if re.fullmatch(each["matcher"]["options"], name)]
+    assert len(fits) == 1, name
+    color: str = fits[0]["properties"][0]["value"]["fixedColor"]
+    return color
+
+
+@pytest.mark.parametrize(
+    "form", ["gpu-{}", "gpu-{} default · box:9937", "node1{}.example:9937", "vllm · framework{}:9937"]
+)
+def test_names_that_differ_in_a_digit_differ_in_colour(form: str) -> None:
+    """Eight hosts of one rack have eight colours, whatever stands beside their number."""
+    assert {color_of(form.format(number)) for number in range(1, 9)} == set(IDENTITY_COLORS)
+
+
+@given(st.text())
+def test_every_name_has_one_colour(name: str) -> None:
+    """Each line has a colour of an identity, and only one rule gives it."""
+    assume("\n" not in name)
+    assert color_of(name) in IDENTITY_COLORS
 
 
 @each_board

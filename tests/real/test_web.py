@@ -5,8 +5,6 @@ import shutil
 import subprocess
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,40 +12,15 @@ import pytest
 
 from exporter.exposition import Exposition
 from exporter.snapshot import Snapshot, judgement_key, probe_key
-from exporter.web.app import build_app
-from exporter.web.server import WebServer, listen
+from exporter.web.page import said_of
+from exporter.web.status import targets_of
 from tests.ports import free_port
 from tests.real.conftest import need
-from tests.scenes import NOW, judged, nine, one, probe, publish_all, publish_many
+from tests.real.pages import SCENES, browser, serving
+from tests.scenes import NOW, judged, probe, publish_all
 from tests.waiting import eventually
-from tests.web.actions import StubActions
 
 pytestmark = pytest.mark.real
-
-CHROMIUM = "/usr/bin/chromium"
-ARGUMENTS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-
-
-@contextmanager
-def serving(publish: Callable[[Snapshot], Snapshot] = publish_all) -> Iterator[tuple[Snapshot, int]]:
-    """The made-up machine, served on loopback."""
-    exposition = Exposition()
-    snapshot = publish(Snapshot())
-    bound = listen("127.0.0.1", 0)
-    server = WebServer(build_app(snapshot, exposition.render, StubActions(), clock=lambda: NOW), bound)
-    server.start()
-    try:
-        yield snapshot, bound.getsockname()[1]
-    finally:
-        server.stop()
 
 
 def test_promtool_finds_nothing() -> None:
@@ -120,19 +93,6 @@ def test_prometheus_scrapes_everything_and_discovers_the_targets(tmp_path: Path)
                 eventually(lambda: ask(own, discovered) == ask(own, speeds % "exporter"), what="both jobs say the same")
             finally:
                 prometheus.terminate()
-
-
-@contextmanager
-def browser() -> Iterator[Any]:
-    """A real Chromium."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is missing (pip install playwright)")
-    need(Path(CHROMIUM).exists(), "chromium (apt-get install chromium)")
-    with playwright.sync_playwright() as driver:
-        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        try:
-            yield chromium
-        finally:
-            chromium.close()
 
 
 def test_the_page_in_a_browser(tmp_path: Path) -> None:
@@ -254,15 +214,6 @@ def test_the_page_says_when_the_exporter_is_gone() -> None:
         assert page.locator("article.target").count() == 12
 
 
-SCENES: dict[str, Callable[[Snapshot], Snapshot]] = {
-    "none": lambda snapshot: snapshot,
-    "1": one,
-    "9": nine,
-    "12": publish_all,
-    "200": lambda snapshot: publish_many(snapshot, 200),
-}
-
-
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [360, 1280])
 @pytest.mark.parametrize("name", SCENES)
@@ -283,6 +234,78 @@ def test_axe_finds_nothing_in_any_state(tmp_path: Path, name: str, width: int, s
             assert [(each["id"], [node["html"][:200] for node in each["nodes"]]) for each in violations] == []
             assert page.evaluate("document.documentElement.scrollWidth") == width
         assert said == []
+
+
+LAYOUT = """
+() => {
+  const found = [];
+  const said = (each) => each.text.trim().slice(0, 40);
+  const boxes = ".target, .rows li, .dense li, .large li, header, .grid .card, .group-name, .card.empty";
+  for (const box of document.querySelectorAll(boxes)) {
+    const texts = [];
+    const walker = document.createTreeWalker(box, NodeFilter.SHOW_TEXT);
+    while (walker.nextNode()) {
+      const node = walker.currentNode, parent = node.parentElement;
+      if (!node.data.trim() || !parent.checkVisibility() || parent.closest(".hidden, .scroll")) continue;
+      const range = document.createRange();
+      range.selectNodeContents(node);
+      for (const each of range.getClientRects()) {
+        // Letters are lower than the line that the font gives them.
+        const less = each.height / 5;
+        texts.push({ text: node.data, left: each.left, right: each.right, top: each.top + less, bottom: each.bottom - less });
+      }
+    }
+    const frame = box.getBoundingClientRect();
+    for (const each of texts) {
+      const sides = [each.left - frame.left, frame.right - each.right, each.top - frame.top, frame.bottom - each.bottom];
+      if (Math.min(...sides, each.left, innerWidth - each.right) < -1) found.push(`sticks out: ${said(each)}`);
+    }
+    texts.forEach((one, place) => {
+      for (const other of texts.slice(place + 1)) {
+        const wide = Math.min(one.right, other.right) - Math.max(one.left, other.left);
+        const high = Math.min(one.bottom, other.bottom) - Math.max(one.top, other.top);
+        if (wide > 1 && high > 1) found.push(`over each other: ${said(one)} | ${said(other)}`);
+      }
+    });
+  }
+  return [...new Set(found)];
+}
+"""
+
+
+@pytest.mark.parametrize("width", [360, 800, 1280])
+@pytest.mark.parametrize("name", SCENES)
+def test_no_text_is_cut_or_covered(name: str, width: int) -> None:
+    """On page and board, details open, each text lies within its card and over no other text."""
+    with serving(SCENES[name]) as (_, port), browser() as chromium:
+        page = chromium.new_context(viewport={"width": width, "height": 800}).new_page()
+        for path in ("", "?board"):
+            page.goto(f"http://127.0.0.1:{port}/{path}")
+            page.evaluate("for (const each of document.querySelectorAll('details')) each.open = true")
+            assert page.evaluate(LAYOUT) == []
+            assert page.evaluate("document.documentElement.scrollWidth") == width
+
+
+@pytest.mark.parametrize("viewport", [(360, 640), (1280, 720)], ids=["phone", "laptop"])
+@pytest.mark.parametrize("name", ["9", "200"])
+def test_the_worst_server_and_its_reason_are_seen_without_scrolling(name: str, viewport: tuple[int, int]) -> None:
+    """The headline, the name of the worst server, its verdict and why it is so all lie in the first viewport."""
+    with serving(SCENES[name]) as (snapshot, port), browser() as chromium:
+        worst = targets_of(snapshot.view(), NOW)[0]
+        page = chromium.new_context(viewport=dict(zip(("width", "height"), viewport, strict=True))).new_page()
+        page.goto(f"http://127.0.0.1:{port}/")
+        first = page.locator("article.target, .group").first
+        why = worst.why.sentence if name == "9" and worst.why else said_of(worst)
+        for seen in (
+            page.locator("h1").filter(has_text=f" {worst.verdict.name}"),
+            first.get_by_text(worst.target, exact=True).first,
+            first.locator(".badge"),
+            first.get_by_text(why).first,
+        ):
+            box = seen.bounding_box()
+            assert box is not None
+            assert box["y"] >= 0
+            assert box["y"] + box["height"] <= viewport[1], seen
 
 
 def test_typing_filters_the_rows_and_a_refresh_keeps_that() -> None:

@@ -8,6 +8,7 @@ from exporter.snapshot import Snapshot
 from exporter.web.badge import COLOURS, GREY, badge_of
 from exporter.web.status import TargetStatus, targets_of
 from tests.scenes import NOW, publish_all
+from tests.states import publish_states
 
 STATUSES = {status.target: status for status in targets_of(publish_all(Snapshot()).view(), NOW)}
 
@@ -33,6 +34,8 @@ def test_speed_and_verdict() -> None:
     assert text_of(STATUSES["transformers"]).endswith("down")
     assert "tok/s" not in text_of(STATUSES["garbled"])
     assert "stale" in text_of(STATUSES["behind-nginx"])
+    (down,) = targets_of(publish_states(Snapshot(), ["down-since-a-moment"]).view(), NOW)
+    assert text_of(down).endswith("momentdown")
 
 
 def test_a_name_is_text_and_never_markup() -> None:

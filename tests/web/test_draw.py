@@ -1,5 +1,7 @@
 """The drawings stay inside their box and show what they are given."""
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -8,7 +10,7 @@ from exporter.history.gaps import gaps_of
 from exporter.history.record import Point
 from exporter.settings import Thresholds
 from exporter.tiers import Judgement
-from exporter.web.draw import bar_of, sparkline_of, strip_of, waterfall_of
+from exporter.web.draw import LEAST_APART, bar_of, sparkline_of, strip_of, waterfall_of
 
 LIMITS = Thresholds(excellent=20, good=15, acceptable=10)
 speeds = st.none() | st.floats(0, 1000)
@@ -34,6 +36,14 @@ def test_a_speed_on_a_bound_reaches_its_tick() -> None:
     """A speed of exactly 15 ends where the tick of 15 stands."""
     bar = bar_of(15.0, Judgement("good", LIMITS))
     assert bar.speed == dict(bar.ticks)["15"]
+
+
+@given(speeds, speeds)
+def test_labels_of_ticks_have_room(speed: float | None, high: float | None) -> None:
+    """On the scale of a very fast server the tiers lie close together: the highest bound keeps its label."""
+    ticks = bar_of(speed, Judgement(None, LIMITS, expected_max=high)).ticks
+    assert ticks[-1][0] == "20"
+    assert all(right - left >= LEAST_APART for (_, left), (_, right) in pairwise(ticks))
 
 
 def test_a_far_ceiling_does_not_crush_the_scale() -> None:

@@ -20,6 +20,7 @@ from exporter.snapshot import (
 )
 from exporter.web.page import CARDS, PageQuery, render_page
 from tests.scenes import NOW, judged, probe, publish_all, publish_many, steady
+from tests.states import publish_states
 
 VOID = {"meta", "link", "br", "img", "input", "hr"}
 
@@ -157,13 +158,16 @@ def test_nothing_found_says_what_to_do() -> None:
 @pytest.mark.parametrize(
     ("states", "headline"),
     [
-        ((25,), "The server is fine"),
+        ((25,), "t0 is fine"),
         ((25, 16), "All 2 servers are fine"),
         ((25, 3), "Of 2 servers, 1 is poor"),
         ((3, "skipped_busy", 3), "Of 3 servers, 2 are poor"),
         ((25, "skipped_busy"), "1 of 2 servers is fine, 1 is busy"),
         ((25, 16, None), "2 of 3 servers are fine, 1 is without a speed"),
-        (("skipped_busy",), "No server measured: 1 is busy"),
+        (("skipped_busy",), "t0 is busy"),
+        ((3,), "t0 is poor"),
+        ((None,), "t0 is without a speed"),
+        ((3, 4), "All 2 servers are poor"),
         (("skipped_unloaded", "loading", "loading"), "No server measured: 2 are loading, 1 is not loaded"),
     ],
 )
@@ -178,6 +182,29 @@ def test_headlines(states: tuple[float | Result | None, ...], headline: str) -> 
         snapshot.publish(probe_key(name, "default"), result)
         snapshot.publish(judgement_key(name, "default"), judged(speed, "x", None, None))
     assert Page(render_page(snapshot.view(), NOW, {})).title == f"{headline} · llm-probe-exporter"
+
+
+@pytest.mark.parametrize("name", ["down-since-a-moment", "stuck", "loading", "starting"])
+@pytest.mark.parametrize("board", [False, True])
+def test_a_server_that_answers_nobody_has_no_speed(name: str, board: bool) -> None:  # noqa: FBT001
+    """What its last probe measured is past: neither card nor board shows it as the speed of now."""
+    html = render_page(publish_states(Snapshot(), [name]).view(), NOW, {}, PageQuery(board=board))
+    main = html.partition("<main")[2].partition('class="more"')[0]
+    assert ">16.7" not in main
+    assert ">410 ms" not in main
+
+
+@pytest.mark.parametrize(("name", "summary"), [("stuck", "Details"), ("buffered", "Details"), ("heat", "Slower than")])
+def test_the_reason_is_not_said_twice(name: str, summary: str) -> None:
+    """Where the advice says the same as the reason, the line below it only says what opens."""
+    html = render_page(publish_states(Snapshot(), [name]).view(), NOW, {})
+    assert f'<span class="reason">{summary}' in html
+
+
+def test_the_board_says_why_nothing_is_probed() -> None:
+    """A pause stands on the board in place of what the last probe found."""
+    html = render_page(publish_states(Snapshot(), ["paused"]).view(), NOW, {}, PageQuery(board=True))
+    assert "Paused: nobody used Qwen/Qwen2.5-14B-Instruct since 09:41" in html
 
 
 def links_of(page: Page) -> list[str]:
