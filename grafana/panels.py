@@ -22,8 +22,11 @@ STATE_COLORS: Final = frozenset(
     {*TIER_COLORS.values(), "red", "dark-red", "blue", "purple", "#8e8e8e", "semi-dark-orange"}
 )
 """Colours that say how something is: identities never have them."""
-IDENTITY_COLORS: Final = ("#22b3bd", "#d63fa8", "#8a5a2b", "#4d4dcb", "#17757f", "#93a8d8", "#c9a582", "#8f2a70")
-"""Cyan, magenta, brown, indigo, teal, steel, sand and plum: colours of what has no state, such as a server, a sensor or a percentile."""
+IDENTITY_COLORS: Final = ("#35b4cc", "#dd3fb4", "#9a6235", "#5650d6", "#66788f", "#c08fae", "#a3955a", "#a8286e")
+"""Cyan, magenta, brown, indigo, slate, mauve, khaki and raspberry: colours of what has no state, such as a server, a sensor or a percentile.
+
+None is very dark or very light, so that its shades are seen in both themes.
+"""
 
 
 def query(

@@ -1,7 +1,7 @@
 """The stretches of time that the page can show, and a history thinned to what a line of some hundred pixels shows. Pure."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import Final
 
@@ -58,7 +58,12 @@ class Stretch:
         older = self.points(record.target, record.module, since, begins) if self.points and begins > since else ()
         step = HOUR_SECONDS if seconds > SINGLE_SECONDS else seconds / MOST_POINTS
         points = thinned((*older, *recent), since, now + 1)
-        return sparkline_of(points, max(record.interval_seconds, step), now, _change_times(ledger))
+        line = sparkline_of(points, max(record.interval_seconds, step), now, _change_times(ledger))
+        newest = recent[-1].tokens_per_second if recent else None
+        if line is None or line.low is None or line.high is None or newest is None:
+            return line
+        # The newest speed stands beside the line, and a median of several probes can leave it out.
+        return replace(line, low=min(line.low, newest), high=max(line.high, newest))
 
 
 USUALLY: Final = Stretch()

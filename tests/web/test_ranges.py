@@ -3,12 +3,12 @@
 import pytest
 
 from exporter.history.change import Ledger, observe, observe_facts
-from exporter.history.record import Point
+from exporter.history.record import Plan, Point
 from exporter.history.sample import Sample
-from exporter.snapshot import Snapshot
+from exporter.snapshot import Snapshot, plan_key, probe_key
 from exporter.web.page import render_page
 from exporter.web.ranges import MOST_POINTS, RANGES, Stretch, thinned
-from tests.scenes import NOW, publish_all
+from tests.scenes import NOW, probe, publish_all
 
 DAY = 86400.0
 
@@ -54,6 +54,19 @@ def test_the_history_is_asked_for_what_memory_does_not_hold() -> None:
     assert all(since >= NOW - RANGES["3h"] for _, _, since, _ in asked)
     unread = Stretch("3h").line(record, None, NOW)
     assert unread is not None
+
+
+def test_the_newest_speed_lies_in_what_the_line_says() -> None:
+    """Where probes are so frequent that medians are drawn, the speed that is shown beside the line is not outside of its range."""
+    snapshot = Snapshot()
+    snapshot.publish(plan_key("a", "default"), Plan(15))
+    for number in range(40):
+        snapshot.publish(
+            probe_key("a", "default"), probe("a", 15.0 * (40 - number), speed=14.9 if number == 39 else 16.0)
+        )
+    line = Stretch().line(snapshot.view().records["a", "default"], None, NOW)
+    assert line is not None
+    assert (line.low, line.high) == (14.9, 16.0)
 
 
 @pytest.mark.parametrize(("name", "current"), [("2d", "2d"), ("30d", "30d"), ("nonsense<b>", "3h")])
