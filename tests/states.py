@@ -368,5 +368,5 @@ def publish_sick_machine(snapshot: Snapshot) -> Snapshot:
         ),
     )
     snapshot.publish(MACHINE, machine)
-    fast(6.4, gpus=(HALO, card), weight_bytes=29.54e9)(snapshot, "vllm")
+    fast(6.4, gpus=(HALO,), weight_bytes=29.54e9)(snapshot, "vllm")
     return snapshot
