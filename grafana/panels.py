@@ -105,7 +105,7 @@ def _named_like(place: int) -> str:
 def _parity(bit: int, *, odd: bool) -> str:
     """A pattern of the texts in which an odd number of small letters and digits, or an even one, has this bit."""
     # Of the ways to make three bits of a code, this one tells the usual names of servers and hosts apart best.
-    those = "".join(each for each in string.digits + string.ascii_lowercase if ord(each) * 15 >> 4 + bit & 1)
+    those = "".join(each for each in string.digits + string.ascii_lowercase if ord(each) * 117 >> 6 + bit & 1)
     even = f"([^{those}]|[{those}][^{those}]*[{those}])*"
     return f"[^{those}]*[{those}]{even}" if odd else even
 
