@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import pytest
 
-from exporter.metrics import Exposition
+from exporter.exposition import Exposition
 from exporter.snapshot import Snapshot
 from exporter.web.app import build_app
 from exporter.web.page import CARDS
