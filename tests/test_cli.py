@@ -393,7 +393,8 @@ def test_compare_probes_two_urls_in_turns(url: str, monkeypatch: pytest.MonkeyPa
         session = Session(None, "default")
         session.measure([session.target(url), session.target(other)], 3, lambda _, what: probed.append(what))
         assert probed == [url, other] * 3
-        result = run("compare", url, other, "--count", "3")
+        # Two more than are needed: on a machine that is busy an answer may come in one burst, and then has no speed.
+        result = run("compare", url, other, "--count", "5")
         assert result.exit_code == 1, result.stderr
         assert "no change: the difference is within the noise" in result.stdout
 
