@@ -358,7 +358,7 @@ FAULTS: dict[str, tuple[ScriptedAnswer, Result, str]] = {
         "in the middle",
     ),
     "ended in an event": (streamed([(0, TEXT), (0, TEXT[:20])]), "truncated", "after 1 chunks"),
-    "ended without a finish": (streamed([(0, TEXT), (0, TEXT)]), "truncated", "after 2 chunks without saying"),
+    "ended without a finish": (streamed([(0, TEXT), (0, TEXT)]), "truncated", "after 2 chunks without a mark"),
     "an error in the stream": (
         streamed([(0, TEXT), (0, event({"error": {"message": "CUDA\nout of memory"}}))]),
         "server_error",
