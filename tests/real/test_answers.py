@@ -247,11 +247,12 @@ def test_a_proxy_that_spoils_the_answers_is_named(
         def good() -> bool:
             return all(seen("llm_probe_success", module=each) == 1 for each in ("default", "canary"))
 
-        eventually(lambda: seen("llm_answer_correct", module="canary", depth="deep") == 1 and good(), "right answers")
+        deep = {"module": "canary", "depth": "deep"}
+        eventually(lambda: seen("llm_answer_correct", **deep) == 1 and good(), "right answers", seconds=300)
         eventually(lambda: seen("llm_probe_tokens_per_second", module="default"), "a speed")
         proxy.use(FAULT[fault])
         changed = time.time()
-        eventually(lambda: seen("llm_probes_total", module=module, result=result), result, seconds=30)
+        eventually(lambda: seen("llm_probes_total", module=module, result=result), result)
         eventually(lambda: seen("llm_probe_success", module=module) == 0, "the failure")
         assert seen("llm_probe_tokens_per_second", module=module) is None
         eventually(lambda: seen("llm_answer_fault_info", module=module, fault=kind) == 1, "the fault by its name")
