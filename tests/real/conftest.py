@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.real.docker import DockerEngine, engine, missing_parts
-from tests.real.llama import llama_server
+from tests.real.llama import LLAMA_SERVER, llama_server
 
 
 def need(found: object, part: str) -> None:
@@ -23,7 +23,7 @@ def need(found: object, part: str) -> None:
 def binary() -> Path:
     """The llama-server binary."""
     found = llama_server()
-    need(found, "llama-server (tests/real/build-llama-server: needs python3 with pip, cmake, c++)")
+    need(found, LLAMA_SERVER)
     assert found is not None
     return found
 

@@ -14,6 +14,10 @@ from tests.waiting import eventually
 
 HERE: Final = Path(__file__).parent
 BUILD: Final = HERE / "build-llama-server"
+LLAMA_SERVER: Final = (
+    "llama-server (tests/real/build-llama-server: needs python3 with pip, cmake, c++, OpenSSL's headers)"
+)
+"""The part that a skip names."""
 MAKE_MODEL: Final = HERE.parent / "servers" / "make_tiny_gguf.py"
 
 

@@ -17,7 +17,7 @@ from tests.ports import free_port
 from tests.real.conftest import need
 from tests.real.daemon import labels_of, running_daemon, scrape, value
 from tests.real.docker import DockerEngine, busybox_rootfs
-from tests.real.llama import MAKE_MODEL, llama_server, running_llama
+from tests.real.llama import LLAMA_SERVER, MAKE_MODEL, llama_server, running_llama
 from tests.real.prometheus import Webhook, missing_tools, running_alertmanager, running_prometheus
 from tests.test_changes import WITHIN, changes, get, good
 from tests.waiting import eventually
@@ -138,7 +138,7 @@ def test_a_container_of_a_slower_image_is_named_everywhere(docker_engine: Docker
 def test_another_quantization_under_the_same_name_is_a_change_of_weights(tmp_path: Path) -> None:
     """A real llama-server is restarted with another file at the same path: its weights have changed, its name has not."""
     binary = llama_server()
-    need(binary, "llama-server (tests/real/build-llama-server: needs python3 with pip, cmake, c++)")
+    need(binary, LLAMA_SERVER)
     assert binary is not None
     path, port, exporter = tmp_path / "model.gguf", free_port(), free_port()
 

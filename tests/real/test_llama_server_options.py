@@ -1,17 +1,23 @@
-"""A real llama-server as people start it: behind a prefix, with a draft model, with a template that thinks, for embeddings."""
+"""A real llama-server as people start it: behind a prefix, over TLS, with a draft model, with a template that thinks, for embeddings."""
 
+import json
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 import pytest
 
 from tests.ports import free_port
-from tests.real.daemon import Samples, running_daemon, scrape, value
+from tests.real.daemon import Samples, labels_of, running_daemon, scrape, value
 from tests.real.llama import make_model, running_llama
+from tests.servers.certificates import make_home_authority
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.real
+
+SPEED: Final = "llm_probe_tokens_per_second"
 
 # ChatML in which the assistant's turn begins with a thought, as the templates of models that think have it.
 THINKS = """\
@@ -76,6 +82,48 @@ def test_behind_a_prefix(binary: Path, models: Path, tmp_path: Path) -> None:
     with measured(binary, models, tmp_path, "--api-prefix", "/llm", path="/llm") as samples:
         assert agrees(samples)
         assert value(samples, "llm_target_up", target="it") == 1
+
+
+def test_over_tls(binary: Path, models: Path, tmp_path: Path) -> None:
+    """With a certificate of an authority made at home: measured where that is named, refused with a sentence where it isn't."""
+    authority, certificate, key = make_home_authority(tmp_path / "tls")
+    server, own, config = free_port(), free_port(), tmp_path / "config.yml"
+    config.write_text(f"""
+discovery: {{local: false, docker: false}}
+docker: {{enabled: false}}
+cache: {{paths: []}}
+history: {{path: none}}
+modules: {{default: {{interval: 1s, max_tokens: 32}}}}
+targets:
+  - {{name: it, url: 'https://127.0.0.1:{server}', modules: [default], budget: {{share: 100%}}, tls: {{ca_file: '{authority}'}}}}
+  - {{name: other, url: 'https://localhost:{server}', modules: [default]}}
+""")
+    options = ("--ssl-key-file", str(key), "--ssl-cert-file", str(certificate))
+    with (
+        running_llama(binary, models / "slow.gguf", server, *options, wait=False),
+        running_daemon("--config", config, port=own, log=tmp_path / "log"),
+    ):
+
+        def good() -> Samples | None:
+            samples = scrape(own)
+            probes = value(samples, "llm_probes_total", target="it", result="ok") or 0
+            refused = value(samples, "llm_probes_total", target="other", result="tls")
+            return samples if probes >= 3 and refused and value(samples, SPEED, target="it") else None
+
+        samples = eventually(good, f"three good probes and a refused one; the log is {tmp_path / 'log'}")
+        with urllib.request.urlopen(f"http://127.0.0.1:{own}/api/v1/probes?target=other", timeout=10) as answer:
+            refused = json.load(answer)["probes"][0]
+    assert agrees(samples)
+    assert value(samples, "llm_target_up", target="it") == 1
+    assert (value(samples, "llm_probe_phase_seconds", target="it", phase="tls") or 0) > 0
+    assert labels_of(samples, "llm_target_info", target="it")["backend"] == "llama_cpp"
+    assert value(samples, "llm_target_up", target="other") == 0
+    assert value(samples, SPEED, target="other") is None
+    assert refused["result"] == "tls"
+    assert refused["error"] == (
+        "the server's certificate is not accepted: unable to get local issuer certificate. Set url to the host that the certificate "
+        "names, or tls.ca_file to its CA"
+    )
 
 
 def test_with_a_draft_model(binary: Path, models: Path, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from tests.real.daemon import Samples, labels_of, running_daemon, scrape, value
 from tests.real.docker import PARTS as DOCKER_PARTS
 from tests.real.docker import busybox_rootfs, missing_parts
 from tests.real.docker import engine as docker
-from tests.real.llama import llama_server, make_model, wait_until_ready
+from tests.real.llama import LLAMA_SERVER, llama_server, make_model, wait_until_ready
 from tests.real.podman import PARTS as PODMAN_PARTS
 from tests.real.podman import podman
 from tests.waiting import eventually
@@ -44,7 +44,7 @@ class Toolbox:
 def toolbox(kind: str, folder: Path) -> Iterator[Toolbox]:
     """A toolbox-like container of an engine, and a llama-server that was started in it by hand."""
     binary = llama_server()
-    need(binary, "llama-server (tests/real/build-llama-server: needs python3 with pip, cmake, c++)")
+    need(binary, LLAMA_SERVER)
     assert binary is not None
     run_engine, parts, ulimit = ENGINES[kind]
     missing = missing_parts(parts)

@@ -12,7 +12,7 @@ from exporter.probe.status import identify
 from tests.ports import free_port
 from tests.real.conftest import need
 from tests.real.daemon import labels_of, running_daemon, scrape, value
-from tests.real.llama import llama_server, running_llama
+from tests.real.llama import LLAMA_SERVER, llama_server, running_llama
 from tests.real.llama import make_model as make_gguf
 from tests.servers_real.running import KEY, litellm, probe, prober
 from tests.waiting import eventually
@@ -40,7 +40,7 @@ class Gateway:
 def gateway(litellm_commands: Path, models: Path) -> Iterator[Gateway]:
     """A model that is free, one with a price, and one for embeddings, all by the same server."""
     binary = llama_server()
-    need(binary, "llama-server (tests/real/build-llama-server: needs python3 with pip, cmake, c++)")
+    need(binary, LLAMA_SERVER)
     assert binary is not None
     upstream, key, config = free_port(), models / "key", models / "litellm.yml"
     key.write_text(KEY)
