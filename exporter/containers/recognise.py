@@ -97,7 +97,7 @@ def recognise(
     )
     return ContainerFacts(
         id=identifier[:12],
-        name=text(inspect, "ProgramName").lstrip("/") or identifier[:12],
+        name=text(inspect, "Name").lstrip("/") or identifier[:12],
         image=reference,
         image_id=text(inspect, "Image"),
         backend=started.backend if started else None,
