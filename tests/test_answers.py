@@ -95,7 +95,7 @@ def test_a_fault_is_seen_and_ends(
             eventually(lambda: seen("llm_answer_fault_info", module=module, fault=fault) == 1, "the fault by its name")
             status = json.loads(read(f"{url}/api/v1/status"))
             assert status["targets"][0]["verdict"] == "wrong"
-            assert "1 is wrong" in read(f"{url}/")
+            assert "t is wrong" in read(f"{url}/")
             recent = json.loads(read(f"{url}/api/v1/probes?target=t"))["probes"]
             errors = [each["error"] for each in recent if each["result"] == result]
             assert errors

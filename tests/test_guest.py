@@ -114,7 +114,7 @@ def test_a_probe_beside_users_has_a_mark_and_no_tier(tmp_path: Path) -> None:
     assert not value(samples, "llm_probe_ttft_seconds_count", **marked)
     tiers = {own for (name, own), there in samples.items() if name == "llm_performance_tier" and there}
     assert not any(("target", "shared") in own for own in tiers)
-    assert "Measured beside 1 request of users" in shown
+    assert "Measured during 1 request of users" in shown
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the table of connections is Linux's")

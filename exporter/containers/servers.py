@@ -34,7 +34,7 @@ def is_idle(words: Sequence[str]) -> bool:
 
 
 def repository_of(reference: str) -> str:
-    """``registry:5000/Org/ProgramName:tag@sha256:…`` without registry, tag and digest: ``org/name``."""
+    """``registry:5000/Org/Name:tag@sha256:…`` without registry, tag and digest: ``org/name``."""
     path = reference.partition("@")[0].lower()
     first, slash, rest = path.partition("/")
     if slash and ("." in first or ":" in first or first == "localhost"):

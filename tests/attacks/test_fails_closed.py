@@ -262,7 +262,7 @@ def _failed(status: str) -> bool:
 
 RISKY = {
     "others can read it": ("http://127.0.0.1:1", "", 0o644, "other users can read the key file"),
-    "over plain http": ("http://gpu.example:8000", "", 0o600, "sent over plain http"),
+    "over plain http": ("http://gpu.example:8000", "", 0o600, "sent over plain HTTP"),
     "past a certificate": ("https://gpu.example", "tls: {insecure_skip_verify: true}", 0o600, "is not checked"),
     "fine on loopback": ("http://127.0.0.1:1", "", 0o600, None),
     "fine over TLS": ("https://gpu.example", "", 0o600, None),
