@@ -196,7 +196,7 @@ def test_a_user_for_whom_a_probe_ended_gets_his_full_time() -> None:
     """The probe's short keep-alive is in force while he is served; the next probe gives back what he lost."""
     clock = Clock()
     long = Module(max_tokens=200, prompt_tokens=48)
-    with SimulatedOllama(clock, tokens_per_second=8) as server:
+    with SimulatedOllama(clock, tokens_per_second=4) as server:
         server.use("small")
         port = int(server.url.rpartition(":")[2])
         one, found = prober(server, clock), list[ProbeResult]()

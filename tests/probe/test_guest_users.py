@@ -82,7 +82,7 @@ def one_slot(kind: str, tokens_per_second: float) -> Any:
 
 
 @pytest.mark.parametrize("kind", ["vllm", "llama_cpp", "koboldcpp"])
-@pytest.mark.parametrize(("speed", "result"), [(20.0, "ok"), (8.0, "yielded")])
+@pytest.mark.parametrize(("speed", "result"), [(20.0, "ok"), (5.0, "yielded")])
 def test_a_probe_gives_way_to_a_user(kind: str, speed: float, result: str) -> None:
     """A user sent into a probe waited 6 to 11 s for its end. Now the probe ends about a second after he came.
 
@@ -97,7 +97,7 @@ def test_a_probe_gives_way_to_a_user(kind: str, speed: float, result: str) -> No
         time.sleep(1.7 if result == "ok" else 0.5)
         with User(server.url, tokens=4) as user:
             found = running.result()
-        assert user.ttft_seconds < 2.5
+        assert user.ttft_seconds < LONG.max_tokens / speed / 2, "half of the probe, had it not given way"
         assert found.result == result
         assert found.interval_seconds >= 60
         if result == "ok":
@@ -144,7 +144,7 @@ CANT_TELL_WHO_WAITS: dict[str, Callable[[float], Any]] = {
 
 @linux
 @pytest.mark.parametrize("kind", CANT_TELL_WHO_WAITS)
-@pytest.mark.parametrize(("speed", "result"), [(20.0, "ok"), (8.0, "yielded")])
+@pytest.mark.parametrize(("speed", "result"), [(20.0, "ok"), (5.0, "yielded")])
 def test_a_probe_gives_way_to_whoever_connects(kind: str, speed: float, result: str) -> None:
     """Servers that can't say that somebody waits: the kernel's table of connections does, and no read is sent for it."""
     with CANT_TELL_WHO_WAITS[kind](speed) as server:
@@ -162,7 +162,7 @@ def test_a_probe_gives_way_to_whoever_connects(kind: str, speed: float, result: 
         with User(server.url, tokens=4, model="small" if kind == "ollama" else None) as user:
             reads = [each for each in server.asked[sent:] if each.at < user.sent and each.method == "GET"]
             found = running.result()
-        assert user.ttft_seconds < 2.5
+        assert user.ttft_seconds < LONG.max_tokens / speed / 2, "half of the probe, had it not given way"
         assert (found.result, found.beside_users) in {(result, None), (result, 0.0)}
         assert "/metrics" not in server.paths() or kind.startswith("vLLM")
         assert before <= sent
