@@ -23,8 +23,8 @@ from exporter.cache.weights import (
     read_json,
     read_safetensors_header,
     read_safetensors_index,
-    weigh_gguf,
-    weigh_safetensors,
+    weights_of_gguf,
+    weights_of_safetensors,
 )
 
 _WEIGHTS = tuple(".safetensors .gguf .bin .pt .pth .onnx .h5 .msgpack .ckpt .npz .tflite".split())
@@ -417,7 +417,7 @@ class _Judgement:
         for stem, shards in sorted(sets.items()):
             headers = [header for name in shards if (header := self._header(name)) is not None]
             if headers and "mmproj" not in stem:
-                found.append((printable(stem), weigh_gguf(headers, sum(self.weights[name] for name in shards))))
+                found.append((printable(stem), weights_of_gguf(headers, sum(self.weights[name] for name in shards))))
         return tuple(found)
 
     def _safetensors(self, by_itself: list[str]) -> WeightFacts | None:
@@ -431,14 +431,14 @@ class _Judgement:
             weight_map, total = self.whole[prefix]
             shards = {prefix + shard for shard in weight_map.values()}
             weight_bytes = total or sum(self.weights[shard] for shard in shards)
-            return weigh_safetensors(config, weight_bytes, weight_map, self._sizes(weight_map, prefix, config))
+            return weights_of_safetensors(config, weight_bytes, weight_map, self._sizes(weight_map, prefix, config))
         sizes: dict[str, int] = {}
         for name, header in headers.items():
             if header is not None and _folder(name) == prefix:
                 sizes.update(header.tensors)
         if not sizes or len(by_itself) > MAX_SINGLE:
             return None
-        return weigh_safetensors(config, sum(sizes.values()), sizes, sizes)
+        return weights_of_safetensors(config, sum(sizes.values()), sizes, sizes)
 
     def _config(self, prefix: str) -> Mapping[str, Any]:
         name = f"{prefix}config.json"

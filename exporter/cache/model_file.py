@@ -15,7 +15,7 @@ from exporter.cache.facts import WeightFacts, printable
 from exporter.cache.files import MAX_HEADERS, judge
 from exporter.cache.links import LinkBounds
 from exporter.cache.tree import ScanErrors, described, folder
-from exporter.cache.weights import Header, WeightsError, read_gguf_header, weigh_gguf
+from exporter.cache.weights import Header, WeightsError, read_gguf_header, weights_of_gguf
 
 _SHARD = re.compile(r"(?P<stem>.+)-\d{5}-of-(?P<count>\d{5})\.gguf", re.DOTALL)
 _MAX_FILES = 4096
@@ -65,13 +65,13 @@ class ReadJob:
 def _read_gguf(path: str, tick: Callable[[], None]) -> WeightFacts:
     shard = _SHARD.fullmatch(path)
     if shard is None:
-        return weigh_gguf([read_gguf_header(path)], os.stat(path).st_size)
+        return weights_of_gguf([read_gguf_header(path)], os.stat(path).st_size)
     count = int(shard["count"])
     if not 0 < count <= MAX_HEADERS:
         raise WeightsError(f"belongs to a set of {count} shards; from 1 to {MAX_HEADERS} are possible")
     shards = [f"{shard['stem']}-{number:05d}-of-{count:05d}.gguf" for number in range(1, count + 1)]
     headers = _each(shards, tick)
-    return weigh_gguf(headers, sum(os.stat(each).st_size for each in shards))
+    return weights_of_gguf(headers, sum(os.stat(each).st_size for each in shards))
 
 
 def _each(shards: Iterable[str], tick: Callable[[], None]) -> Iterator[Header]:

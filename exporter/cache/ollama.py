@@ -12,7 +12,7 @@ from typing import Any
 
 from exporter.cache.facts import ModelFacts, Unfinished, WeightFacts, printable
 from exporter.cache.tree import ScanErrors, described, folder, mark, measure_partial, unchanged, usable_marks
-from exporter.cache.weights import END_OF_OFFSETS, WeightsError, read_gguf_header, read_json, weigh_gguf
+from exporter.cache.weights import END_OF_OFFSETS, WeightsError, read_gguf_header, read_json, weights_of_gguf
 
 MODEL_LAYER = "application/vnd.ollama.image.model"
 MAX_MANIFEST_DEPTH = 6
@@ -211,7 +211,7 @@ def _weights(
         return None
     try:
         headers = (read_gguf_header(name, store) for name in model.watched)
-        return weigh_gguf(headers, sum(size or 0 for _, size, kind in layers if kind == MODEL_LAYER))
+        return weights_of_gguf(headers, sum(size or 0 for _, size, kind in layers if kind == MODEL_LAYER))
     except WeightsError:
         return None  # a layer of another format
     except OSError as error:

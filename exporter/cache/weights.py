@@ -318,7 +318,7 @@ def _fill_gaps(tensors: dict[str, int], offsets: Mapping[str, int], data_bytes: 
             tensors[tensor] = ends[following] - offset
 
 
-def weigh_gguf(headers: Iterable[Header], data_bytes: int) -> WeightFacts:
+def weights_of_gguf(headers: Iterable[Header], data_bytes: int) -> WeightFacts:
     """The shards of one GGUF → its weights. ``data_bytes``: the sum of the files' sizes, headers included.
 
     Raises ``WeightsError`` for more tensors than a model has.
@@ -469,7 +469,7 @@ def expert_counts(config: Mapping[str, Any]) -> tuple[int | None, int | None]:
     return experts, _first(text, "num_experts_per_tok", "num_experts_per_token", "moe_top_k", "moe_topk")
 
 
-def weigh_safetensors(
+def weights_of_safetensors(
     config: Mapping[str, Any], weight_bytes: int, names: Iterable[str], sizes: Mapping[str, int]
 ) -> WeightFacts:
     """config.json, bytes of all tensors, their names, and the sizes of those whose headers were read → the weights."""

@@ -170,7 +170,7 @@ def test_strange_manifests(tmp_path: Path, attempt: str) -> None:
 def test_whatever_judging_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, raised: Exception) -> None:
     """It is that model's problem, with its reason in words; the others are complete."""
     strange = gguf({"general.architecture": "strange"}, {"token_embd.weight": ((32, 32), 8)})
-    weigh = weights.weigh_gguf
+    weigh = weights.weights_of_gguf
 
     def judge(headers: object, data_bytes: int) -> WeightFacts:
         found = weigh(headers, data_bytes)  # type: ignore[arg-type]  # what the caller gave
@@ -178,8 +178,8 @@ def test_whatever_judging_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             raise raised
         return found
 
-    monkeypatch.setattr(files, "weigh_gguf", judge)
-    monkeypatch.setattr("exporter.cache.ollama.weigh_gguf", judge)
+    monkeypatch.setattr(files, "weights_of_gguf", judge)
+    monkeypatch.setattr("exporter.cache.ollama.weights_of_gguf", judge)
     contents = {"strange": strange, "good": SMALL_GGUF}
     for name, content in contents.items():
         if kind == "huggingface":
@@ -202,7 +202,7 @@ def test_a_model_by_its_path_that_raises(tmp_path: Path, monkeypatch: pytest.Mon
     def judge(_headers: object, _bytes: int) -> WeightFacts:
         raise MemoryError
 
-    monkeypatch.setattr("exporter.cache.model_file.weigh_gguf", judge)
+    monkeypatch.setattr("exporter.cache.model_file.weights_of_gguf", judge)
     (tmp_path / "m.gguf").write_bytes(SMALL_GGUF)
     assert read_model(str(tmp_path / "m.gguf")) == Unreadable(f"{tmp_path}/m.gguf: can't be read: MemoryError")
 

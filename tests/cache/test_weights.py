@@ -13,8 +13,8 @@ from exporter.cache.weights import (
     WeightsError,
     read_gguf_header,
     read_safetensors_header,
-    weigh_gguf,
-    weigh_safetensors,
+    weights_of_gguf,
+    weights_of_safetensors,
 )
 from tests.cache.build import SMALL_GGUF, gguf, safetensors
 
@@ -22,7 +22,7 @@ from tests.cache.build import SMALL_GGUF, gguf, safetensors
 def of_gguf(path: Path, content: bytes) -> WeightFacts:
     """The weights of a GGUF with that content."""
     (path / "m.gguf").write_bytes(content)
-    return weigh_gguf([read_gguf_header(str(path / "m.gguf"))], len(content))
+    return weights_of_gguf([read_gguf_header(str(path / "m.gguf"))], len(content))
 
 
 def test_qwen_14b_by_its_config() -> None:
@@ -38,7 +38,9 @@ def test_qwen_14b_by_its_config() -> None:
         "use_sliding_window": False,
     }
     embedding = 152064 * 5120 * 2
-    weights = weigh_safetensors(config, 29_540_067_328, ["lm_head.weight"], {"model.embed_tokens.weight": embedding})
+    weights = weights_of_safetensors(
+        config, 29_540_067_328, ["lm_head.weight"], {"model.embed_tokens.weight": embedding}
+    )
     assert weights.kv_elements_per_token is not None
     assert weights.kv_elements_per_token * 2 == 196_608
     assert weights.read_bytes_per_token == 29_540_067_328 - embedding
@@ -47,7 +49,7 @@ def test_qwen_14b_by_its_config() -> None:
 
 def test_a_tied_embedding_is_read() -> None:
     """Without a head of its own the embedding serves as one, and is read whole."""
-    weights = weigh_safetensors({}, 1000, ["model.embed_tokens.weight"], {"model.embed_tokens.weight": 300})
+    weights = weights_of_safetensors({}, 1000, ["model.embed_tokens.weight"], {"model.embed_tokens.weight": 300})
     assert (weights.tied, weights.read_bytes_per_token) == (True, 1000)
 
 
@@ -59,9 +61,9 @@ def test_a_mixture_of_experts() -> None:
         "layers.0.mlp.experts.1.up.weight": 400,
     }
     config = {"num_local_experts": 2, "num_experts_per_tok": 1}
-    weights = weigh_safetensors(config, 1000, ["lm_head.weight"], sizes)
+    weights = weights_of_safetensors(config, 1000, ["lm_head.weight"], sizes)
     assert (weights.moe, weights.active_bytes, weights.read_bytes_per_token) == (True, 600, 500)
-    unknown = weigh_safetensors({"num_experts": 2}, 1000, ["lm_head.weight"], sizes)
+    unknown = weights_of_safetensors({"num_experts": 2}, 1000, ["lm_head.weight"], sizes)
     assert (unknown.moe, unknown.active_bytes, unknown.read_bytes_per_token) == (True, None, None)
 
 
@@ -91,7 +93,7 @@ def test_a_mixture_of_experts() -> None:
 )
 def test_the_cache_of_a_token(config: dict[str, Any], elements: int | None) -> None:
     """Plain, grouped, latent, hybrid, nested and nonsensical configurations."""
-    assert weigh_safetensors(config, 1, [], {}).kv_elements_per_token == elements
+    assert weights_of_safetensors(config, 1, [], {}).kv_elements_per_token == elements
 
 
 def test_a_gguf(tmp_path: Path) -> None:

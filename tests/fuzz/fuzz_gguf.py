@@ -10,7 +10,7 @@ from tests.fuzz import engine
 
 with engine.instrumented():
     from exporter.cache.model_file import Unreadable, read_model
-    from exporter.cache.weights import WeightsError, read_gguf_header, weigh_gguf
+    from exporter.cache.weights import WeightsError, read_gguf_header, weights_of_gguf
     from tests.cache.build import SMALL_GGUF, gguf
     from tests.cache.strange import GGUF, LAYERS_WITHOUT_END
     from tests.fuzz.figures import check
@@ -23,7 +23,7 @@ def one_input(data: bytes) -> None:
     FILE.write_bytes(data)
     name = os.fspath(FILE)
     try:
-        facts = weigh_gguf([read_gguf_header(name)], len(data))
+        facts = weights_of_gguf([read_gguf_header(name)], len(data))
     except WeightsError:
         assert isinstance(read_model(name), Unreadable)
         return
