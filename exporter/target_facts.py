@@ -5,7 +5,7 @@ files the weights. Where two know the same thing, the one that runs it wins over
 wins over both.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -15,11 +15,12 @@ from exporter.address import LOOPBACK, address_of
 from exporter.cache.facts import CacheFacts, WeightFacts
 from exporter.cache.find import find_weights
 from exporter.containers.facts import ContainerFacts
-from exporter.host.connections import Connections, read_connections
+from exporter.host.connections import read_connections
 from exporter.host.gpu import GpuFacts, GpuSample
 from exporter.host.gpu_memory import ProcessMemory
 from exporter.host.process import OTHERS_HIDDEN, ProcessFacts, awaited_at, process_of, settings_of_process, working
 from exporter.launch.settings import Compute, LaunchSettings, aiter_usable, settings_of
+from exporter.probe.newcomers import ReadConnected, unseen
 from exporter.probe.result import Identity, Measurements, ProbeResult, TargetState
 from exporter.serving_gpu import (
     Candidate,
@@ -293,7 +294,7 @@ def hints_of(target: Target, machine: Machine) -> dict[str, bool]:
     return found
 
 
-def connections_to(url: str, machine: Machine, proc: Path) -> Callable[[], Connections | None]:
+def connections_to(url: str, machine: Machine, proc: Path) -> ReadConnected:
     """How to read who is connected to the server at a URL; it gives None where that server's table can't be read.
 
     A process in another network has a table of its own. In ours it is enough that something listens at the port, but for Docker's
@@ -302,18 +303,14 @@ def connections_to(url: str, machine: Machine, proc: Path) -> Callable[[], Conne
     setup, (host, port) = behind(url, machine), address_of(url)
     own, process, container = proc / "self", setup.process, setup.container
     if process is not None and process.network in {"host", "other"}:
-        return partial(read_connections, proc / str(process.pid), process.port, own) if process.port else _unseen
+        return partial(read_connections, proc / str(process.pid), process.port, own) if process.port else unseen
     shared = container is not None and any(each.found_by == "host_network" for each in container.urls)
     if process is None and container is not None and not shared:
-        return _unseen
+        return unseen
     if host != LOOPBACK or port in machine.processes.reading.forwarded:
-        return _unseen
+        return unseen
     doubts_root = process is None and not shared and machine.processes.reading.hidden == OTHERS_HIDDEN
     return partial(read_connections, own, port, own, doubts_root=doubts_root)
-
-
-def _unseen() -> None:
-    return None
 
 
 # The GPU ------------------------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from typing import Final
 
 import pytest
 
+from tests.attacks.running import QUIET
 from tests.ports import free_port
 from tests.real.daemon import Samples, labels_of, running_daemon, scrape, value
 from tests.real.llama import make_model, running_llama
@@ -48,11 +49,7 @@ def measured(binary: Path, models: Path, tmp_path: Path, *options: str, path: st
     """What a daemon exports of a llama-server with these options, once it has the speed of three probes."""
     server, own, config = free_port(), free_port(), tmp_path / "config.yml"
     config.write_text(f"""
-discovery: {{local: false, docker: false}}
-docker: {{enabled: false}}
-cache: {{paths: []}}
-history: {{path: none}}
-host: {{interval: 1s}}
+{QUIET}host: {{interval: 1s}}
 modules: {{default: {{interval: 1s, max_tokens: 32}}}}
 targets: [{{name: it, url: 'http://127.0.0.1:{server}{path}', modules: [default], budget: {{share: 100%}}}}]
 """)
@@ -89,11 +86,7 @@ def test_over_tls(binary: Path, models: Path, tmp_path: Path) -> None:
     authority, certificate, key = make_home_authority(tmp_path / "tls")
     server, own, config = free_port(), free_port(), tmp_path / "config.yml"
     config.write_text(f"""
-discovery: {{local: false, docker: false}}
-docker: {{enabled: false}}
-cache: {{paths: []}}
-history: {{path: none}}
-modules: {{default: {{interval: 1s, max_tokens: 32}}}}
+{QUIET}modules: {{default: {{interval: 1s, max_tokens: 32}}}}
 targets:
   - {{name: it, url: 'https://127.0.0.1:{server}', modules: [default], budget: {{share: 100%}}, tls: {{ca_file: '{authority}'}}}}
   - {{name: other, url: 'https://localhost:{server}', modules: [default]}}
