@@ -128,8 +128,12 @@ def _count(*names: str) -> str:
 
 
 def _worst_first() -> str:
-    """The verdict over time of those whose verdict is worst at the end of the shown time, as many as ``$worst`` says."""
-    return expand(f"{verdict()} and on (@module) bottomk($worst, last_over_time(({verdict()})[2m:1m] @ end()))")
+    """The verdict over time of those whose verdict is worst at the end of the shown time, as many as ``$worst`` says.
+
+    Prometheus computes a subquery at whole multiples of its step. So with a long step a new exporter would not be shown for
+    as long.
+    """
+    return expand(f"{verdict()} and on (@module) bottomk($worst, last_over_time(({verdict()})[1m:10s] @ end()))")
 
 
 # The first colour is also that of no data.

@@ -126,6 +126,14 @@ def test_counters_are_only_read_as_rates(board: Board) -> None:
 
 
 @each_board
+def test_a_subquery_has_a_short_step(board: Board) -> None:
+    """Prometheus computes it at whole multiples of the step, so a new exporter is not shown before the next one."""
+    for title, target in targets(board):
+        for step in re.findall(r"\[\w+:(\w*)\]", target["expr"]):
+            assert step == "10s", f"{title}: {step}"
+
+
+@each_board
 def test_panels_do_not_overlap(board: Board) -> None:
     """Within 24 columns, no cell twice, ids unique."""
     taken: set[tuple[int, int]] = set()
