@@ -1,7 +1,7 @@
 """Who came into a probe, by the connections to its server: for servers that can't say themselves that somebody waits.
 
 A connection counts that came after the probe was sent and stands at two looks: a scrape or a health check is over by then. One that
-stood before the probe does not count, since whether it carries a request can't be seen.
+stood before the probe counts if a request came over it since then, and waits for its answer at two looks.
 """
 
 from collections.abc import Callable
@@ -15,6 +15,10 @@ class Connected(Protocol):
     @property
     def others(self) -> frozenset[bytes]:
         """The far ends of connections that aren't known to be ours."""
+
+    @property
+    def unanswered(self) -> frozenset[bytes]:
+        """Those of them over which the last bytes came from the client, as far as that can be seen."""
 
     @property
     def ours(self) -> int:
@@ -32,14 +36,14 @@ def unseen() -> Connected | None:
 
 @dataclass(frozen=True, slots=True)
 class Came:
-    """How many connections of others came since a probe was sent, and how many of them stood at the look before, too."""
+    """How many connections of others came, or brought a request, since a probe was sent; how many of them did at the look before."""
 
     seen: int
     standing: int
 
 
 class Newcomers:
-    """The connections to a server that come while a probe of so many streams runs. Made before these are sent."""
+    """The requests to a server that come while a probe of so many streams runs. Made before these are sent."""
 
     def __init__(self, read: ReadConnected, streams: int) -> None:
         self._read = read
@@ -52,10 +56,11 @@ class Newcomers:
         now = self._read() if self._before is not None else None
         if now is None or self._before is None:
             return None
-        came = now.others - self._before.others
+        # What the client said last before the probe may wait for ever: a WebSocket over which only it speaks.
+        came = (now.others - self._before.others) | (now.unanswered - self._before.unanswered)
         standing, self._last = came & self._last, came
         # Where ours are not known by their address, so many of those that came are ours. Where they aren't there at all, the
-        # server's connections are in another table.
+        # server's connections are in another list.
         hidden = 0 if now.ours else self._streams
         if len(came) < hidden:
             return None

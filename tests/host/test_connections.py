@@ -1,8 +1,10 @@
 """Who is connected to a server, by tables that were captured and by the machine's own."""
 
 import socket
+import struct
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -12,6 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter.host.connections import Connections, read_connections
+from exporter.host.sock_diag import ask_kernel
+from exporter.host.tcp_socket import TcpSocket
 from tests.ports import free_port
 from tests.processes import running_process
 from tests.waiting import eventually
@@ -108,7 +112,7 @@ def test_a_listener_of_root_may_be_dockers_proxy(user: int, *, seen: bool, tmp_p
 def test_a_table_that_is_not_read_whole_tells_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A part of it could leave out the user."""
     there = tables(tmp_path, LISTENS, row("0100007F:1F90", "0100007F:C001", "01"))
-    monkeypatch.setattr("exporter.host.connections.TABLE_BYTES", 300)
+    monkeypatch.setattr("exporter.host.tcp_table.TABLE_BYTES", 300)
     assert in_tables(there, 0x1F90) is None
 
 
@@ -151,8 +155,13 @@ def listening() -> Iterator[int]:
 
 @linux
 @pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
-def test_the_table_of_this_machine(address: str) -> None:
-    """Of two connections that this process makes both are ours to it, and others' to a process that has no such sockets."""
+@pytest.mark.parametrize("diagnosed", [True, False])
+def test_the_sockets_of_this_machine(address: str, monkeypatch: pytest.MonkeyPatch, *, diagnosed: bool) -> None:
+    """Of two connections that this process makes both are ours to it, and others' to a process that has no such sockets; by
+    sock_diag, and by the table where that isn't allowed.
+    """
+    if not diagnosed:
+        monkeypatch.setattr("exporter.host.connections.ask_kernel", lambda _: None)
     with listening() as port:
         ends = [closing(socket.create_connection((address, port))) for _ in range(2)]
         with ends[0], ends[1]:
@@ -164,7 +173,107 @@ def test_the_table_of_this_machine(address: str) -> None:
 
 
 @linux
-def test_the_table_of_another_process() -> None:
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
+def test_a_request_that_waits_is_told_from_an_idle_connection(family: socket.AddressFamily) -> None:
+    """From its first byte until the server answers; whether the server has read it or not, and once more at the next request."""
+
+    def unanswered() -> int:
+        found = read_connections(SELF, port, NOBODY)
+        assert found is not None
+        assert found.unanswered <= found.others
+        assert len(found.others) == 1
+        return len(found.unanswered)
+
+    with socket.create_server(("", 0), family=family) as server:
+        port = server.getsockname()[1]
+        with socket.create_connection(server.getsockname()[:2]) as client, server.accept()[0] as served:
+            assert unanswered() == 0
+            for _ in range(2):
+                client.sendall(b"GET / HTTP/1.1\r\n\r\n")
+                eventually(lambda: unanswered() == 1, "it is there, and not read")
+                assert served.recv(100)
+                assert unanswered() == 1
+                time.sleep(0.02)  # two steps of the clock by which the kernel tells who spoke last
+                served.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+                eventually(lambda: unanswered() == 0, "it is answered")
+                assert client.recv(100)
+                time.sleep(0.02)
+
+
+@linux
+def test_closed_connections_cost_nothing() -> None:
+    """The kernel keeps them for a minute, and thousands of them make the table too long to be read."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        for _ in range(20):
+            with socket.create_connection(("127.0.0.1", port)), server.accept()[0]:
+                pass
+        eventually(
+            lambda: ask_kernel(port) is not None and len(ask_kernel(port) or ()) == 1, "only the listener is left"
+        )
+        assert (SELF / "net/tcp").read_text().count(f":{port:04X} ") > 1
+
+
+class Netlink:
+    """A netlink socket whose kernel answers each request with the same."""
+
+    def __init__(self, answer: bytes | OSError) -> None:
+        self.answer = answer
+
+    def settimeout(self, _: float) -> None:
+        """It has an answer at once."""
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+    def send(self, request: bytes) -> int:
+        """What the kernel accepts."""
+        return len(request)
+
+    def recv(self, _: int) -> bytes:
+        """The answer, again and again."""
+        if isinstance(self.answer, OSError):
+            raise self.answer
+        return self.answer
+
+
+def netlink(kind: int, body: bytes = b"") -> bytes:
+    """One message of the kernel."""
+    return struct.pack("=IHHII", 16 + len(body), kind, 0, 0, 0) + body
+
+
+@pytest.mark.parametrize(
+    ("answer", "found"),
+    [
+        pytest.param(netlink(3), [], id="no socket"),
+        pytest.param(netlink(2, struct.pack("=i", -1)), None, id="refused"),
+        pytest.param(OSError(97, "Address family not supported by protocol"), None, id="not allowed"),
+        pytest.param(TimeoutError(), None, id="no answer"),
+        pytest.param(netlink(20, bytes(20)), None, id="too short"),
+        pytest.param(netlink(20, b"\x02\x01" + bytes(398)), None, id="more than is read"),
+        pytest.param(b"", None, id="nothing"),
+        pytest.param(bytes(16), None, id="no length"),
+    ],
+)
+def test_a_kernel_that_lists_no_sockets(
+    answer: bytes | OSError, found: list[TcpSocket] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where it refuses, or a part could be missing, the table is read instead."""
+    monkeypatch.setattr("socket.socket", lambda *_: Netlink(answer))
+    assert ask_kernel(8000) == found
+
+
+@given(body=st.binary(max_size=400))
+def test_no_answer_makes_it_raise(body: bytes) -> None:
+    """Whatever the kernel sends."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("socket.socket", lambda *_: Netlink(netlink(20, body) + netlink(3)))
+        found = ask_kernel(8000)
+    assert found is None or len(found) == 4
+
+
+@linux
+def test_the_sockets_of_another_process() -> None:
     """The one of a process that runs elsewhere is read by its number."""
     with listening() as port, subprocess.Popen(["sleep", "30"]) as other:
         try:

@@ -14,11 +14,13 @@ class Ends:
 
     others: frozenset[bytes]
     ours: int = 1
+    unanswered: frozenset[bytes] = frozenset()
 
 
 def at(names: str, ours: int = 1) -> Ends:
-    """A reading with these far ends, a letter each."""
-    return Ends(frozenset(each.encode() for each in names), ours)
+    """A reading with these far ends, a letter each: a capital one where a request waits for its answer."""
+    waiting = frozenset(each.lower().encode() for each in names if each.isupper())
+    return Ends(frozenset(each.encode() for each in names.lower()), ours, waiting)
 
 
 def looks(readings: Iterable[Connected | None], streams: int = 1) -> Iterator[Came | None]:
@@ -43,6 +45,10 @@ def looks(readings: Iterable[Connected | None], streams: int = 1) -> Iterator[Ca
         pytest.param("k|ka|ka", [(1, 0), (1, 1)], id="one beside a kept one"),
         pytest.param("k||", [(0, 0), (0, 0)], id="a kept one that leaves"),
         pytest.param("|ab|abc|bc", [(2, 0), (3, 2), (2, 2)], id="several"),
+        pytest.param("k|K|K|k", [(1, 0), (1, 1), (0, 0)], id="a request over a kept one"),
+        pytest.param("kl|K|L|kl", [(1, 0), (1, 0), (0, 0)], id="a scrape over a kept one at each look"),
+        pytest.param("K|K|K", [(0, 0), (0, 0)], id="a kept one whose client spoke last before"),
+        pytest.param("|A|A|A", [(1, 0), (1, 1), (1, 1)], id="one who came and waits is one"),
     ],
 )
 def test_who_stands_at_two_looks_came(readings: str, came: list[tuple[int, int]]) -> None:

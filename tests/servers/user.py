@@ -89,10 +89,16 @@ class User:
         """What came, as JSON."""
         return list(_json_of(line for _, line in self.lines))
 
+    def connect(self) -> Self:
+        """Connect, as a client does that keeps its connections; the request follows with ``send``."""
+        self._connection.connect()
+        return self
+
     def send(self) -> Self:
         """Send the request, and don't wait."""
         self.sent = time.monotonic()
-        self._connection.connect()
+        if self._connection.sock is None:
+            self._connection.connect()
         # The connection forgets its socket as soon as the headers are there.
         self._socket = self._connection.sock
         self._thread.start()
