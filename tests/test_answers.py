@@ -23,7 +23,8 @@ from grafana.advice import remedy_of
 from grafana.alerts import ALERTS
 from tests.ports import free_port
 from tests.probe import faults
-from tests.real.daemon import Samples, scrape, value
+from tests.real.daemon import scrape, value
+from tests.samples import Samples
 from tests.servers.answering import AnsweringServer
 from tests.waiting import eventually
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.ports import free_port
-from tests.real.daemon import Samples, forked_daemon, scrape, value
+from tests.real.daemon import forked_daemon, scrape, value
+from tests.samples import Samples
 from tests.servers.vllm import SimulatedVllm
 from tests.waiting import eventually
 

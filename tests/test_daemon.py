@@ -8,17 +8,16 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
 from exporter.daemon import Daemon
 from exporter.settings import Host, Module, ProbeEndpoint, Settings, SettingsError, Target
 from exporter.settings.errors import Problem
 from tests.daemon_settings import settings_of
+from tests.samples import Samples, samples_of
 from tests.servers.exact import ExactServer, chat, plain
 from tests.waiting import eventually
 
 MODELS = plain({"object": "list", "data": [{"id": "exact", "object": "model", "owned_by": "exact"}]})
-SAMPLES = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 
 @contextmanager
@@ -39,16 +38,12 @@ def get(url: str) -> str:
         return body.decode()
 
 
-def scrape(url: str) -> SAMPLES:
+def scrape(url: str) -> Samples:
     """All samples that a scrape gives, by name and labels."""
-    return {
-        (sample.name, frozenset(sample.labels.items())): sample.value
-        for family in text_string_to_metric_families(get(f"{url}/metrics"))
-        for sample in family.samples
-    }
+    return samples_of(get(f"{url}/metrics"))
 
 
-def value(samples: SAMPLES, name: str, **labels: str) -> float | None:
+def value(samples: Samples, name: str, **labels: str) -> float | None:
     """The sample of a name that has these labels among its own; None without one."""
     wanted = set(labels.items())
     found = [each for (sample, own), each in samples.items() if sample == name and wanted <= own]

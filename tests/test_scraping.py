@@ -16,7 +16,8 @@ from exporter.daemon import Daemon
 from exporter.probe.result import RESULTS
 from exporter.settings import Settings, Target
 from tests.daemon_settings import settings_of
-from tests.real.daemon import Samples, value
+from tests.real.daemon import value
+from tests.samples import Samples
 from tests.servers.exact import ExactServer, ScriptedAnswer, chat, plain
 from tests.waiting import eventually
 

@@ -13,7 +13,8 @@ from subprocess import Popen
 import pytest
 
 from tests.ports import free_port
-from tests.real.daemon import Samples, forked_daemon, page, scrape, value
+from tests.real.daemon import forked_daemon, page, scrape, value
+from tests.samples import Samples
 from tests.servers.llama_cpp import SimulatedLlamaServer
 from tests.servers.sglang import SimulatedSGLang
 from tests.servers.user import User

@@ -22,7 +22,8 @@ from tests.cache.shapes import Q8_0, Tensors, qwen3_30b_a3b, qwen25_14b, qwen25_
 from tests.host.machines import build
 from tests.host.proc_tree import ProcTree
 from tests.ports import free_port
-from tests.real.daemon import Samples, forked_daemon, labels_of, page, scrape, value
+from tests.real.daemon import forked_daemon, labels_of, page, scrape, value
+from tests.samples import Samples
 from tests.servers.llama_cpp import SimulatedLlamaServer
 from tests.servers.ollama import SimulatedOllama, stored
 from tests.servers.simulated import Simulated

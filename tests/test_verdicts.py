@@ -20,7 +20,8 @@ import yaml
 from tests.cache.build import Hub, gguf_header, sparse_gguf
 from tests.cache.shapes import Q8_0, Tensors, qwen3_30b_a3b, qwen25_14b
 from tests.ports import free_port
-from tests.real.daemon import Samples, forked_daemon, labels_of, scrape, value
+from tests.real.daemon import forked_daemon, labels_of, scrape, value
+from tests.samples import Samples
 from tests.servers.llama_cpp import SimulatedLlamaServer
 from tests.servers.ollama import SimulatedOllama, stored
 from tests.servers.simulated import Simulated

@@ -30,7 +30,8 @@ from exporter.probe.status import identify
 from exporter.settings import Module, Target
 from tests.daemon_settings import settings_of
 from tests.ports import free_port
-from tests.real.daemon import Samples, forked_daemon, scrape, value
+from tests.real.daemon import forked_daemon, scrape, value
+from tests.samples import Samples
 from tests.servers.certificates import make_certificate
 from tests.servers.exact import (
     WORDS,

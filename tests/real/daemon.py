@@ -9,13 +9,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from prometheus_client.parser import text_string_to_metric_families
-
 from tests.forked import fork
 from tests.processes import SECONDS, Process
+from tests.samples import Samples, samples_of
 from tests.waiting import eventually
-
-Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 
 @contextmanager
@@ -64,12 +61,7 @@ def _answers(port: int) -> bool:
 def scrape(port: int) -> Samples:
     """All samples that a scrape gives, by name and labels."""
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
-        text = answer.read().decode()
-    return {
-        (sample.name, frozenset(sample.labels.items())): sample.value
-        for family in text_string_to_metric_families(text)
-        for sample in family.samples
-    }
+        return samples_of(answer.read().decode())
 
 
 def page(port: int) -> str:

@@ -11,8 +11,9 @@ import pytest
 
 from tests.attacks.running import QUIET
 from tests.ports import free_port
-from tests.real.daemon import Samples, labels_of, running_daemon, scrape, value
+from tests.real.daemon import labels_of, running_daemon, scrape, value
 from tests.real.llama import make_model, running_llama
+from tests.samples import Samples
 from tests.servers.certificates import make_home_authority
 from tests.waiting import eventually
 

@@ -20,8 +20,9 @@ from exporter.probe.result import ProbeResult
 from exporter.settings import Discovery, Docker, Host, Settings, Target
 from exporter.snapshot import probe_key
 from tests.ports import free_port
-from tests.real.daemon import Samples, value
+from tests.real.daemon import value
 from tests.real.nginx import running_nginx
+from tests.samples import Samples
 from tests.servers.exact import ExactServer, Played, ScriptedAnswer, chat, head, plain
 
 pytestmark = pytest.mark.real

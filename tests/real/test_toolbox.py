@@ -15,13 +15,14 @@ import pytest
 
 from tests.ports import free_port
 from tests.real.conftest import need
-from tests.real.daemon import Samples, labels_of, running_daemon, scrape, value
+from tests.real.daemon import labels_of, running_daemon, scrape, value
 from tests.real.docker import PARTS as DOCKER_PARTS
 from tests.real.docker import busybox_rootfs, missing_parts
 from tests.real.docker import engine as docker
 from tests.real.llama import LLAMA_SERVER, llama_server, make_model, wait_until_ready
 from tests.real.podman import PARTS as PODMAN_PARTS
 from tests.real.podman import podman
+from tests.samples import Samples
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.real
