@@ -14,6 +14,8 @@ from exporter.text import number_text
 
 Tier = Literal["excellent", "good", "acceptable", "poor"]
 TIERS: Final[tuple[Tier, ...]] = ("excellent", "good", "acceptable", "poor")
+NEAR: Final = 0.02
+"""A speed within this share of a bound may be noise: what people read does not call it slow or fast."""
 
 BandSource = Literal["faq", "ceiling"]
 PowerScope = Literal["gpu", "socket"]
@@ -128,6 +130,11 @@ class Judgement:
     limit: Limit | None = None
     energy_scope: EnergyScope | None = None
     off_gpu: str = ""
+
+
+def is_below(tokens_per_second: float, low: float | None) -> bool:
+    """Whether a speed is below the lower end of a band, by more than may be noise."""
+    return low is not None and tokens_per_second < low * (1 - NEAR)
 
 
 def tier_of(tokens_per_second: float, bounds: Thresholds) -> Tier:

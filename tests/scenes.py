@@ -125,18 +125,18 @@ def probe(
 def judged(
     speed: float | None, scenario: str, low: float | None, high: float | None, ceiling: float | None = None
 ) -> Judgement:
-    """A judgement as the tiers' room gives it."""
+    """A judgement as the tiers' room gives it: no band reaches above the ceiling."""
     return Judgement(
         None if speed is None else tier_of(speed, LIMITS),
         LIMITS,
         scenario or None,
         low,
-        high,
+        min((each for each in (high, ceiling) if each is not None), default=None) if high is not None else None,
         ceiling,
         speed / ceiling if speed and ceiling else None,
         None if speed is None else 95 / speed,
         "faq" if scenario and (low or high) else None,
-        "" if ceiling else "nothing says whether it is dense or a mixture of experts",
+        "" if ceiling else "nothing says whether the model is dense or a mixture of experts",
         None if speed is None else "memory_bandwidth" if ceiling and speed / ceiling >= 0.75 else "unknown",
         None if speed is None else "socket",
     )

@@ -300,7 +300,7 @@ STATES: Final[dict[str, Publish]] = {
     ),
     "estimated": without_speed(measurements=replace(probe("t", 0, speed=16.0).measurements, token_count_exact=False)),
     "right-beside": canaries(AnswerCheck("short", "right"), AnswerCheck("deep", "right")),
-    "right-alone": canaries(AnswerCheck("short", "right"), alone=True),
+    "right-alone": canaries(AnswerCheck("short", "right"), AnswerCheck("deep", "right"), alone=True),
     "undecided": canaries(AnswerCheck("short", "undecided", "it says neither"), alone=True),
     "parallel-beside": together(alone=False),
     "measured": together(alone=True),

@@ -92,7 +92,7 @@ def test_users_of_a_vllm_beside_probes(tmp_path: Path) -> None:
         assert float(can[1]) == pytest.approx(got, abs=0.1)
         assert float(can[2]) == pytest.approx(alone, rel=0.2)
         assert told["verdict"] == "poor"
-        assert "users get" in str(told["reason"])
+        assert "each user gets" in str(told["reason"])
 
 
 def test_the_ttft_of_users_is_theirs(tmp_path: Path) -> None:

@@ -103,7 +103,7 @@ def _pool_below_model(facts: AdviceFacts, gpu: GpuFacts) -> str | None:
     if not gpu.unified_memory or model is None or pool is None or pool >= model:
         return None
     return (
-        f"The model has {bytes_text(model)}, but {gpu.name} may use only {bytes_text(pool)} of the system's memory: the rest "
+        f"The model takes {bytes_text(model)}, but {gpu.name} may use only {bytes_text(pool)} of the system's memory: the rest "
         "is computed on the CPU, or loading fails. If the machine has the memory, set the kernel parameter ttm.pages_limit "
         f"to more than {-(-int(model) // PAGE)} pages of {PAGE} bytes."
     )

@@ -16,7 +16,7 @@ from exporter.host.gpu import GpuSample
 from exporter.probe.result import NOT_AN_ANSWER, SKIPPED, ProbeResult, TargetState
 from exporter.snapshot import TargetInfo
 from exporter.text import BUFFERED, band_text, count_text, finite, rate_text, share_text
-from exporter.tiers import NO_GPU_GIVEN, ON_CPU, UNQUANTIZED, Judgement, TargetFacts
+from exporter.tiers import NO_GPU_GIVEN, ON_CPU, UNQUANTIZED, Judgement, TargetFacts, is_below
 
 FOUR_BIT: Final = 4.5
 """Bits of a weight with its share of the scales in a 4-bit copy: llama.cpp's Q4_0 has 18 bytes for 32 weights."""
@@ -68,7 +68,7 @@ class Case:
     def is_slow(self) -> bool:
         """Whether the speed is poor, or below what the set-up should reach."""
         expected = self.judgement.expected_min if self.judgement else None
-        short = expected is not None and self.speed is not None and self.speed < expected
+        short = self.speed is not None and is_below(self.speed, expected)
         return self.speed is not None and self.tier is not None and (self.tier == "poor" or short)
 
 
@@ -119,7 +119,9 @@ def _failed(case: Case) -> Advice | None:
     if remedy is None:
         return None
     title, what_to_do = remedy
-    return Advice(f"failed_{result}", f"{title[:1].upper()}{title[1:]}.", remedy=what_to_do, title=title)
+    error = case.state.error if result == "down" and case.state else case.ran.error if case.ran else ""
+    sentence = f"{title}: {error.rstrip('.')}." if error else f"{title}."
+    return Advice(f"failed_{result}", f"{sentence[:1].upper()}{sentence[1:]}", remedy=what_to_do, title=title)
 
 
 # Each returns its sentence where it holds, and None where it doesn't or nothing says whether it does. -----------------
@@ -263,7 +265,7 @@ def _band_is_poor(case: Case) -> str | None:
     judgement, speed = case.judgement, case.speed
     if judgement is None or speed is None or judgement.tier != "poor" or judgement.expected_min is None:
         return None
-    if speed < judgement.expected_min:
+    if is_below(speed, judgement.expected_min):
         return None
     band = band_text(judgement.expected_min, judgement.expected_max)
     return f"{rate_text(speed)} tokens/s is what this set-up is known to reach: {band}."

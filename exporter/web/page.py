@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 import exporter
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
 CARDS: Final = 12
 """Targets that are drawn as cards; more are rows, grouped by reason."""
 MODELS_SHOWN: Final = 8
+LONGEST_NAMED: Final = 32
+"""Characters of a server's name that the headline says; a longer one is only counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +199,7 @@ def _headline(targets: tuple[status.TargetStatus, ...]) -> str:
         return f"All {whole} are fine"
     if len(counts) == 1:
         return f"All {whole} are {_predicate(targets[0].verdict)}"
-    if bad := _said(counts, _BAD):
+    if bad := _said(counts, _BAD, _named(targets)):
         return f"Of {whole}, {bad}"
     others = _said(counts, [verdict for verdict in status.Verdict if verdict not in (*_BAD, *_FINE)])
     return (
@@ -208,9 +211,21 @@ def _predicate(verdict: status.Verdict) -> str:
     return _PREDICATES.get(verdict, verdict.name)
 
 
-def _said(counts: Counter[status.Verdict], verdicts: Iterable[status.Verdict]) -> str:
+def _named(targets: Iterable[status.TargetStatus]) -> dict[status.Verdict, str]:
+    """By verdict the name of the one server that has it, where that is short enough for a headline."""
+    found: dict[status.Verdict, str] = {}
+    for each in targets:
+        found[each.verdict] = "" if each.verdict in found else each.target
+    return {verdict: name for verdict, name in found.items() if 0 < len(name) <= LONGEST_NAMED}
+
+
+def _said(
+    counts: Counter[status.Verdict],
+    verdicts: Iterable[status.Verdict],
+    named: Mapping[status.Verdict, str] = MappingProxyType({}),
+) -> str:
     return ", ".join(
-        f"{counts[verdict]} {'is' if counts[verdict] == 1 else 'are'} {_predicate(verdict)}"
+        f"{named.get(verdict, counts[verdict])} {'is' if counts[verdict] == 1 else 'are'} {_predicate(verdict)}"
         for verdict in verdicts
         if counts[verdict]
     )

@@ -37,12 +37,11 @@ from exporter.text import (
     count_text,
     finite,
     no_speed_text,
-    number_text,
     rate_text,
     share_text,
 )
-from exporter.tiers import Judgement, tier_of
-from exporter.web.steady import NEAR, near_bound, speed_shown, steady_tier
+from exporter.tiers import NEAR, Judgement, is_below, tier_of
+from exporter.web.steady import near_bound, speed_shown, steady_tier
 
 STALE_AFTER_INTERVALS: Final = 3
 LOOK_BACK: Final = 30
@@ -181,9 +180,26 @@ class TargetStatus:
     @property
     def summary(self) -> str:
         """The reason as a sentence, or what opens where the advice says the same."""
-        said = self.reason[:1].upper() + self.reason[1:]
-        repeats = self.why is not None and (f"{said}." == self.why.sentence or self.why.condition == "stream_buffered")
-        return "Details" if repeats else said or self.verdict.name.capitalize()
+        reason = self.reason
+        for probe in self.probes:
+            reason = reason.removeprefix(f"{probe.record.module}: ")
+        repeats = self.why is not None and (
+            reason.lower() in self.why.sentence.lower() or self.why.condition == "stream_buffered"
+        )
+        return "Details" if repeats or not reason else self.reason[:1].upper() + self.reason[1:]
+
+    @property
+    def users_decide(self) -> bool:
+        """Whether it is poor because of what its users get, though its speed for a probe alone is better."""
+        return self.verdict is Verdict.poor and self.probes[0].verdict > Verdict.poor
+
+    @property
+    def speed_words(self) -> str:
+        """The speed that the verdict is about; empty where there is none, and where the answers are wrong."""
+        if self.users_decide:
+            return rate_text(self.state.user_tokens_per_second if self.state else None)
+        first = self.probes[0]
+        return "" if first.speed is None or self.verdict is Verdict.wrong else first.speed_words
 
     @property
     def other_changes(self) -> tuple[ChangeLine, ...]:
@@ -339,7 +355,9 @@ def _too_slow_for_users(service: Service | None, state: TargetState | None) -> s
     speed = finite(state.user_tokens_per_second) if state else None
     if speed is None or service is None or service.tier != "poor":
         return ""
-    return f"users get {number_text(speed)} tokens/s, below the acceptable minimum of {service.acceptable:g} tokens/s"
+    return (
+        f"each user gets {rate_text(speed)} tokens/s, below the acceptable minimum of {service.acceptable:g} tokens/s"
+    )
 
 
 def _tiered(record: Record, judgement: Judgement) -> tuple[Verdict, str]:
@@ -373,11 +391,18 @@ def _failure(ran: ProbeResult, state: TargetState | None) -> Verdict:
     return Verdict.down if state is not None and not state.up else Verdict.failing
 
 
+_PROMPTS: Final[Mapping[str, str]] = {"short": "short", "deep": "long"}
+
+
 def _checked(ran: ProbeResult) -> tuple[Verdict, str]:
     """What a canary found that is fine."""
-    right = [check.depth for check in ran.checks if check.verdict == "right"]
+    right = [_PROMPTS.get(check.depth, check.depth) for check in ran.checks if check.verdict == "right"]
     if right:
-        return Verdict.right, f"the answer is right, asked {' and '.join(right)}"
+        answers = "answer to the" if len(right) == 1 else "answers to the"
+        return (
+            Verdict.right,
+            f"the {answers} {' and the '.join(right)} prompt {'is' if len(right) == 1 else 'are'} right",
+        )
     return (
         Verdict.undecided,
         "it is not known whether its answers are right: the model does not answer the short question",
@@ -426,12 +451,14 @@ def _why(record: Record, judgement: Judgement, tier: str) -> str:
     ceiling = judgement.ceiling_tokens_per_second
     if tier == "poor" and judgement.limit == "memory_bandwidth" and ceiling is not None:
         return f"below {judgement.thresholds.acceptable:g} tokens/s, and as fast as the memory allows"
-    if low is not None and speed < low:
+    if is_below(speed, low):
         return f"slower than {scenario} should be: {band}{held}"
     if tier == "poor":
         limit = f"below the acceptable minimum of {judgement.thresholds.acceptable:g} tokens/s{held}"
         return f"{limit}; {scenario} is known to reach {band}" if low is not None else limit
-    if high is not None and speed > high:
+    if low is not None and speed < low:
+        return f"just below what {scenario} should reach: {band}"
+    if high is not None and speed > high * (1 + NEAR):
         return f"faster than expected of {scenario}: {band}"
     return f"as expected of {scenario}: {band}" if low is not None or high is not None else ""
 

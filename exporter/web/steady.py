@@ -8,10 +8,8 @@ from typing import Final
 
 from exporter.settings import Thresholds
 from exporter.text import finite, rate_text
-from exporter.tiers import Tier, tier_of
+from exporter.tiers import NEAR, Tier, tier_of
 
-NEAR: Final = 0.02
-"""A speed within this share of a bound may be noise."""
 IN_A_ROW: Final = 3
 """This many probes in another tier are no noise, however near the bound they are."""
 

@@ -226,13 +226,24 @@ def test_each_way_to_fail_says_what_to_look_at(result: Result) -> None:
     """A failed probe has one advice, by the way in which it failed."""
     (why,) = advise_target(case(None, probe(None, result, "it failed")))
     assert (why.condition, why.title) == (f"failed_{result}", FAILURES[result][0])
+    assert why.sentence.endswith(f"{why.title[1:]}: it failed.")
     assert why.remedy.endswith((".", "?"))
 
 
 def test_a_server_that_went_down_since_its_last_good_probe() -> None:
     """A status check that fails says what to look at before the next probe does."""
     down = TargetState("t", URL, 1.0, up=False, error="connection refused")
-    assert conditions(case(Judgement("good", LIMITS), probe(16.0), state=down)) == ["failed_down"]
+    (why,) = advise_target(case(Judgement("good", LIMITS), probe(16.0), state=down))
+    assert (why.condition, why.sentence) == ("failed_down", "No answer: connection refused.")
+
+
+def test_a_speed_within_the_noise_of_its_band_is_not_slow() -> None:
+    """11.96 is shown as 12.0, which lies within a band from 12: it needs no explanation. 11.7 does."""
+    near, below = (
+        case(Judgement("acceptable", LIMITS, expected_min=12, expected_max=20), probe(speed)) for speed in (11.96, 11.7)
+    )
+    assert conditions(near) == []
+    assert conditions(below) == ["unexplained"]
 
 
 def test_nothing_known_says_nothing() -> None:

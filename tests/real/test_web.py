@@ -177,7 +177,10 @@ def test_the_page_without_a_script_is_complete() -> None:
     with serving() as (_, port), browser() as chromium:
         page = chromium.new_context(java_script_enabled=False).new_page()
         page.goto(f"http://127.0.0.1:{port}/")
-        assert page.locator("h1").inner_text() == "Of 12 servers, 1 is down, 1 is failing, 1 is wrong, 1 is poor"
+        assert (
+            page.locator("h1").inner_text()
+            == "Of 12 servers, transformers is down, webui is failing, garbled is wrong, vllm is poor"
+        )
         assert "probed 12 s ago" in page.locator("article", has_text="llamacpp-q4").first.inner_text()
 
 

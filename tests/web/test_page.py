@@ -1,6 +1,7 @@
 """The page as HTML: it says what is so, lets no stranger's text in as markup, and asks nobody else for anything."""
 
 import dataclasses
+import re
 from html.parser import HTMLParser
 
 import pytest
@@ -20,7 +21,7 @@ from exporter.snapshot import (
 )
 from exporter.web.page import CARDS, PageQuery, render_page
 from tests.scenes import NOW, judged, probe, publish_all, publish_many, steady
-from tests.states import publish_states
+from tests.states import LONG_NAME, publish_sick_machine, publish_states
 
 VOID = {"meta", "link", "br", "img", "input", "hr"}
 
@@ -68,22 +69,22 @@ def page() -> Page:
 
 
 def test_the_headline_says_what_is_wrong(page: Page) -> None:
-    """The first line alone says how many servers are bad."""
-    assert "Of 12 servers, 1 is down, 1 is failing, 1 is wrong, 1 is poor" in page.text
+    """The first line alone names the bad servers; of several with one verdict it says how many there are."""
+    assert "Of 12 servers, transformers is down, webui is failing, garbled is wrong, vllm is poor" in page.text
 
 
 @pytest.mark.parametrize(
     "said",
     [
-        "Slower than vllm-fp16 should be: 8–12 tokens/s",
+        "Slower than vllm-fp16 should be: 8–8.6 tokens/s",
         "The server failed: 500: CUDA error: HIP out of memory",
-        "Connection refused",
+        "No connection: connection refused.",
         "16.2",
         "Long prompt: prefill 661 tokens/s, decode 11.9 tokens/s",
         "short right deep degenerate",
         'the answer repeats one character to its end: "/"',
         "290 ms",
-        "expected 12–20",
+        "expected 12–19.4",
         "ceiling 19.4, 84 % reached",
         "stale:",
         "Qwen/Qwen2.5-14B-Instruct",
@@ -160,7 +161,7 @@ def test_nothing_found_says_what_to_do() -> None:
     [
         ((25,), "t0 is fine"),
         ((25, 16), "All 2 servers are fine"),
-        ((25, 3), "Of 2 servers, 1 is poor"),
+        ((25, 3), "Of 2 servers, t1 is poor"),
         ((3, "skipped_busy", 3), "Of 3 servers, 2 are poor"),
         ((25, "skipped_busy"), "1 of 2 servers is fine, 1 is busy"),
         ((25, 16, None), "2 of 3 servers are fine, 1 is without a speed"),
@@ -194,7 +195,19 @@ def test_a_server_that_answers_nobody_has_no_speed(name: str, board: bool) -> No
     assert ">410 ms" not in main
 
 
-@pytest.mark.parametrize(("name", "summary"), [("stuck", "Details"), ("buffered", "Details"), ("heat", "Slower than")])
+@pytest.mark.parametrize(
+    ("name", "summary"),
+    [
+        ("stuck", "Details"),
+        ("buffered", "Details"),
+        ("slow-for-users", "Details"),
+        ("degenerate", "Details"),
+        ("fails-http-5xx", "Details"),
+        ("down-since-a-moment", "Details"),
+        ("only-an-address", "Details"),
+        ("heat", "Slower than"),
+    ],
+)
 def test_the_reason_is_not_said_twice(name: str, summary: str) -> None:
     """Where the advice says the same as the reason, the line below it only says what opens."""
     html = render_page(publish_states(Snapshot(), [name]).view(), NOW, {})
@@ -205,6 +218,50 @@ def test_the_board_says_why_nothing_is_probed() -> None:
     """A pause stands on the board in place of what the last probe found."""
     html = render_page(publish_states(Snapshot(), ["paused"]).view(), NOW, {}, PageQuery(board=True))
     assert "Paused: nobody used Qwen/Qwen2.5-14B-Instruct since 09:41" in html
+
+
+def test_a_long_name_is_counted_in_the_headline() -> None:
+    """A name of 64 characters would fill it."""
+    html = render_page(publish_states(Snapshot(), [LONG_NAME, "good"]).view(), NOW, {})
+    assert Page(html).title.startswith("Of 2 servers, 1 is failing")
+
+
+@pytest.mark.parametrize("name", ["unloaded", "fails-auth", "waiting", "loading", "cold-start"])
+def test_a_scale_without_a_speed_is_not_drawn(name: str) -> None:
+    """Zones that nothing stands in say nothing."""
+    assert '<rect class="zone' not in render_page(publish_states(Snapshot(), [name]).view(), NOW, {})
+
+
+def test_a_server_that_is_slow_for_its_users_shows_what_they_get() -> None:
+    """The large figure is the speed that the verdict is about; the scale says that it is a probe's."""
+    page = page_of(publish_states(Snapshot(), ["slow-for-users"]).view())
+    text = " ".join(page.text.split())
+    assert re.search(r"4.2 ?tokens/s for each user 3.1 s ?to first token .*20 a probe alone", text)
+
+
+def test_a_command_in_advice_is_code() -> None:
+    """Backticks are markup for the prompt and for the runbook; the page shows none."""
+    page = page_of(publish_states(Snapshot(), ["slower-since-a-change", "own-layer"]).view())
+    assert "`" not in page.text
+    assert "llm-probe-exporter changes --accept" in page.text
+    assert [tag for tag, _ in page.elements].count("code") >= 2
+
+
+def test_what_is_set_for_a_gpu_stands_on_its_card() -> None:
+    """With two GPUs, a power limit and a level say whose they are."""
+    text = page_of(publish_sick_machine(Snapshot()).view()).text.partition("This machine")[2]
+    cards = " ".join(text.partition("Set-up")[0].split())
+    assert re.search(
+        r"Radeon 8060S .*Firmware mes ?0x83 GPU level ?low Radeon RX 9070 XT .*auto Power limit ?120 W", cards
+    )
+    assert "GPU level" not in text.partition("Set-up")[2]
+
+
+def test_an_empty_board_says_what_to_do() -> None:
+    """A screen across the room is not just empty."""
+    assert "Start an inference server here" in page_of(View(), PageQuery(board=True)).text
+    nobody = page_of(publish_states(Snapshot(), ["good"]).view(), PageQuery(board=True, target="nobody"))
+    assert "No server matches. Show all 1" in " ".join(nobody.text.split())
 
 
 def links_of(page: Page) -> list[str]:

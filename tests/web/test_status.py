@@ -12,6 +12,7 @@ from exporter.tiers import Judgement
 from exporter.web.documents import as_json, target_json
 from exporter.web.status import IN_WORDS, TargetStatus, Verdict, counted, targets_of
 from tests.scenes import NOW, judged, probe, publish_all, up
+from tests.states import publish_states
 
 BURST = dataclasses.replace(probe("a", 10), measurements=Measurements(stream_buffered=True, ttft_seconds=1.0))
 FEW = dataclasses.replace(probe("a", 10), measurements=Measurements(ttft_seconds=1.0))
@@ -55,6 +56,8 @@ def status_of(
         ((probe("a", 9, speed=16),), judged(16, "x", *BAND), None, "good", "as expected of x: 12–20 tokens/s"),
         ((probe("a", 9, speed=22),), judged(22, "x", *BAND), None, "excellent", "faster than expected of x: 12–20 tokens/s"),
         ((probe("a", 9, speed=11),), judged(11, "x", *BAND), None, "acceptable", "slower than x should be: 12–20 tokens/s"),
+        ((probe("a", 9, speed=11.96),), judged(11.96, "x", *BAND), None, "acceptable", "just below what x should reach: 12–20 "),
+        ((probe("a", 9, speed=20.04),), judged(20.04, "x", *BAND), None, "excellent", "as expected of x: 12–20 tokens/s"),
         ((probe("a", 9, speed=9),), judged(9, "y", 8, 12), None, "poor", "below the acceptable minimum of 10 tokens/s; y is known"),
         ((probe("a", 9, speed=9),), judged(9, "", None, None), None, "poor", "below the acceptable minimum of 10 tokens/s"),
         ((probe("a", 9, speed=16),), judged(16, "x", *BAND), up("a", "", 5, up=False), "down", "the server does not answer"),
@@ -144,6 +147,22 @@ def test_a_speed_below_a_bound_is_not_shown_as_the_bound() -> None:
     """19.96 would be read as 20.0, which is another tier."""
     status = status_of(probe("a", 9, speed=19.96), judgement=judged(19.96, "x", *BAND))
     assert (status.verdict.name, status.probes[0].speed_words) == ("good", "19.96")
+
+
+def test_the_speed_beside_a_verdict_is_the_one_that_it_is_about() -> None:
+    """Poor for its users: what they get, and not the better speed of a probe alone. Wrong answers have no speed."""
+    found = {each.target: each for each in targets_of(publish_states(Snapshot()).view(), NOW)}
+    users = found["slow-for-users"]
+    assert (users.verdict.name, users.users_decide, users.speed_words) == ("poor", True, "4.2")
+    assert (users.probes[0].verdict.name, users.probes[0].speed_words) == ("good", "16.2")
+    assert [found[name].speed_words for name in ("wrong", "stuck", "measured", "poor")] == ["", "", "44.6", "6.4"]
+    assert not found["poor"].users_decide
+
+
+def test_a_canary_names_the_prompts_that_were_answered() -> None:
+    """One prompt or both, as a sentence."""
+    found = {each.target: each for each in targets_of(publish_states(Snapshot()).view(), NOW)}
+    assert found["right-alone"].reason == "the answers to the short and the long prompt are right"
 
 
 def test_the_reason_of_a_status_comes_with_its_fact() -> None:

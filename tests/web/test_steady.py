@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter.settings import Thresholds
-from exporter.tiers import tier_of
-from exporter.web.steady import IN_A_ROW, NEAR, near_bound, speed_shown, steady_tier
+from exporter.tiers import NEAR, tier_of
+from exporter.web.steady import IN_A_ROW, near_bound, speed_shown, steady_tier
 
 LIMITS = Thresholds(excellent=20, good=15, acceptable=10)
 SPEEDS = st.floats(0.01, 5000)
