@@ -9,7 +9,7 @@ from typing import Any, Final
 from exporter.backends import name_of
 from exporter.machine_report import Findings, ServerReport, machine_json, public, public_image
 from exporter.report import Report, expected_text, why_no_speed
-from exporter.text import bytes_text, printable, seconds_text, share_text, speed_text
+from exporter.text import bytes_text, count_text, printable, seconds_text, share_text, speed_text
 from exporter.web.status import IN_WORDS
 
 UNKNOWN: Final = "unknown"
@@ -45,7 +45,7 @@ def _machine_rows(findings: Findings | None) -> Iterator[Row]:
         for block, version in sorted({**gpu["firmware"], **({"vbios": gpu["vbios"]} if gpu["vbios"] else {})}.items())
     ]
     yield "firmware", ", ".join(firmware) or UNKNOWN
-    power = ", ".join(f"{name} {value}" for name, value in found["power_profile"].items() if value)
+    power = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in found["power_profile"].items() if value)
     yield "power profile", power or UNKNOWN
     driver = found["amdgpu_driver"]
     yield "amdgpu driver", f"{driver['version']} ({driver['source']})" if driver else UNKNOWN
@@ -67,7 +67,7 @@ def _gpu_text(gpu: dict[str, Any]) -> str:
 def _server_rows(report: Report, findings: Findings | None, server: ServerReport | None) -> Iterator[Row]:
     backend = report.get("backend")
     name = " ".join(filter(None, (name_of(backend), report.get("backend_version")))) if backend else UNKNOWN
-    yield "server", name if report.get("backend_version") else f"{name}, version {UNKNOWN}"
+    yield "server", name if report.get("backend_version") or not backend else f"{name}, version {UNKNOWN}"
     image = public_image(server.image) if server and server.image else ""
     yield "image", image or ("none: no container" if server else UNKNOWN)
     if image and findings:
@@ -88,7 +88,7 @@ def _speed_rows(report: Report, version: str) -> Iterator[Row]:
     runs = report.get("runs") or [report]
     good = sum(1 for run in runs if run["success"])
     answer = "fine" if report["success"] else f"{report['result']}: {IN_WORDS.get(report['result'], 'failed')}"
-    yield "answer", f"{answer} ({good} of {len(runs)} runs)"
+    yield "answer", f"{answer} ({good} of {count_text(len(runs), 'run')})"
     speed = report.get("tokens_per_second")
     yield "decode speed", _spread_text(report, "tokens_per_second") if speed is not None else _no_speed(report)
     streams = report.get("concurrency") or 1

@@ -6,15 +6,21 @@ A document is what ``/api/v1/status`` answered.
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from exporter.text import NONE, age_text, count_text, printable, rate_text, seconds_text, speed_text
+from exporter.settings import Thresholds
+from exporter.text import ERROR_CHARACTERS, NONE, age_text, count_text, printable, rate_text, seconds_text, speed_text
+from exporter.web.steady import speed_shown
 
 StatusDocument = Mapping[str, Any]
 
 HEADINGS: Final = ("TARGET", "VERDICT", "SPEED", "TTFT", "AGE", "MODEL", "WHY")
+LEAVE_OUT: Final = ("MODEL", "TTFT", "AGE")
+"""The columns that a narrow terminal leaves out, in this order."""
 BAD: Final = frozenset({"down", "stuck", "failing", "wrong"})
+"""Verdicts of a server that does not do what it is for; ``poor`` is slow, and not one of them."""
 SILENT: Final = frozenset({"down", "stuck", "loading"})
 """Verdicts of a server that answers nobody."""
-"""Verdicts of a server that does not do what it is for; ``poor`` is slow, and not one of them."""
+SAYS_ITS_ERROR: Final = frozenset({"down", "stuck", "failing"})
+"""Verdicts of which the error says more than the advice."""
 TREND_POINTS: Final = 24
 _BARS: Final = "▁▂▃▄▅▆▇█"
 
@@ -48,12 +54,36 @@ def _row(target: StatusDocument, now: float) -> tuple[str, ...]:
     return (
         printable(str(target.get("target"))),
         printable(str(target.get("verdict"))),
-        speed_text(speed) if (speed := current.get("tokens_per_second")) is not None else NONE,
+        _speed_text(current),
         seconds_text(current.get("ttft_seconds")),
         age_text(now - age) if age is not None else NONE,
         printable(str((target.get("info") or {}).get("model") or probe.get("model") or NONE)),
-        printable(str(target.get("reason") or ""), 500),
+        printable(_why(target), ERROR_CHARACTERS),
     )
+
+
+def _speed_text(probe: StatusDocument) -> str:
+    """The speed as the page shows it: with digits that agree with the tier, of several streams their speed together."""
+    streams = probe.get("concurrency") or 1
+    if streams > 1:
+        together = probe.get("aggregate_tokens_per_second")
+        return NONE if together is None else f"{speed_text(together)} of {streams}"
+    speed = probe.get("tokens_per_second")
+    if speed is None:
+        return NONE
+    try:
+        bounds = Thresholds(**((probe.get("judgement") or {}).get("thresholds") or {}))
+    except (TypeError, ValueError):  # a daemon of another version
+        return speed_text(speed)
+    return f"{speed_shown(speed, bounds)} tok/s" if probe.get("tier") else speed_text(speed)
+
+
+def _why(target: StatusDocument) -> str:
+    """The sentence that the page says: the error of a server that does not answer, else the advice with its fact."""
+    advice: StatusDocument = next(iter(target.get("advice") or ()), {})
+    sentence = "" if target.get("verdict") in SAYS_ITS_ERROR else advice.get("sentence")
+    said = str(sentence or target.get("reason") or "")
+    return said[:1].upper() + said[1:]
 
 
 def _first_probe(target: StatusDocument) -> StatusDocument:
@@ -63,9 +93,9 @@ def _first_probe(target: StatusDocument) -> StatusDocument:
 
 
 def next_text(target: StatusDocument, now: float) -> str:
-    """How long until the target's next probe: ``next in 12 s``; empty where it isn't known."""
+    """How long until the target's next probe: ``12 s``, or ``due``; empty where it isn't known."""
     at = _first_probe(target).get("next_run_timestamp_seconds")
-    return "" if at is None else "now" if at <= now else age_text(at - now)
+    return "" if at is None else "due" if at <= now else age_text(at - now)
 
 
 def any_bad(document: StatusDocument) -> bool:

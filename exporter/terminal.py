@@ -1,5 +1,6 @@
 """The status page in a terminal: what ``top`` draws, again and again, until it is interrupted."""
 
+import textwrap
 import threading
 import time
 from collections import deque
@@ -27,7 +28,14 @@ from exporter.text import ERROR_CHARACTERS, printable
 ASK_SECONDS: Final = 2.0
 DRAW_SECONDS: Final = 1.0
 LINES_AROUND: Final = 6
-"""Lines of a screen that are no targets: headline, headings, how many are left out, footer, and the empty ones between."""
+"""Lines of a screen that are no targets: a headline of one line, headings, how many are left out, footer, and the empty ones between."""
+HEADINGS: Final = ("TARGET", "VERDICT", "SPEED", "LAST SPEEDS", "TTFT", "AGE", "NEXT", "WHY")
+LEAVE: Final = ("NEXT", "TTFT", "LAST SPEEDS", "AGE")
+"""The columns that a narrow terminal leaves out, in this order, so that names, verdicts and reasons can be read."""
+WIDE: Final = 140
+"""Columns of a terminal in which a trend has all its points and its range beside it; a narrower one shows half of the points."""
+LEAST_WHY: Final = 36
+LEAST_TARGET: Final = 16
 
 STYLES: Final[Mapping[str, str]] = {
     "down": "bold white on red",
@@ -79,8 +87,8 @@ class Screen:
             return
         self._error, self._answered_at = "", now
 
-    def draw(self, now: float, height: int) -> RenderableType:
-        """The screen at ``now`` (Unix time), for that many lines."""
+    def draw(self, now: float, height: int, width: int) -> RenderableType:
+        """The screen at ``now`` (Unix time), for that many lines and columns."""
         if self._document is None:
             return Text(self._error or "asking the daemon …", style="bold red" if self._error else "")
         if self._error:
@@ -88,30 +96,57 @@ class Screen:
             top = Text(f"The exporter has not answered since {at}: {self._error}", style="bold white on red")
         else:
             top = Text(headline(self._document), style="bold")
-        room = max(height - LINES_AROUND, 1)
+        room = max(height - LINES_AROUND + 1 - len(textwrap.wrap(top.plain, width)), 1)
         rows = rows_of(self._document, now)
-        table = self._table(rows[:room], now)
+        table = self._table(rows[:room], now, width)
         left = len(rows) - room
         below = Text(f"and {left} more, as good or better" if left > 0 else "", style="dim")
         foot = Text("Ctrl-C ends this", style="dim")
         return Group(top, Text(""), table, below, foot)
 
-    def _table(self, rows: Sequence[tuple[str, ...]], now: float) -> Table:
-        headings = ("TARGET", "VERDICT", "SPEED", "LAST SPEEDS", "TTFT", "AGE", "NEXT", "WHY")
-        table = Table(*headings, box=None, pad_edge=False, expand=True, style="dim" if self._error else "")
-        for column in table.columns:
-            column.no_wrap, column.overflow = True, "ellipsis"
-        table.columns[-1].ratio = 1
+    def _table(self, rows: Sequence[tuple[str, ...]], now: float, width: int) -> Table:
         targets = self._document["targets"] if self._document else ()
-        for (target, verdict, speed, ttft, age, _, why), told in zip(rows, targets, strict=False):
-            speeds = [each for _, each in self._trends.get(str(told.get("target")), ())]
-            trend = f"{trend_text(speeds)} {trend_range(speeds)}".strip()
-            words = (target, verdict, speed, trend, ttft, age, next_text(told, now), why)
-            styles = ("", STYLES.get(verdict, "dim"), "", "cyan", "", "", "dim", "")
-            table.add_row(
-                *(Text(word, style="" if self._error else style) for word, style in zip(words, styles, strict=True))
+        lines = [self._line(row, told, now, width) for row, told in zip(rows, targets, strict=False)]
+        widths = {name: max(len(name), *(len(line[name]) for line in lines)) for name in HEADINGS} if lines else {}
+        table = Table(box=None, pad_edge=False, expand=True, style="dim" if self._error else "")
+        shown = columns_for(widths, width)
+        for name in shown:
+            limit = _target_width(widths, shown, width) if name == "TARGET" and lines else None
+            table.add_column(
+                name, no_wrap=True, overflow="ellipsis", ratio=1 if name == "WHY" else None, max_width=limit
             )
+        for line in lines:
+            styles = {"VERDICT": STYLES.get(line["VERDICT"], "dim"), "LAST SPEEDS": "cyan", "NEXT": "dim"}
+            table.add_row(*(Text(line[name], style="" if self._error else styles.get(name, "")) for name in shown))
         return table
+
+    def _line(self, row: tuple[str, ...], told: StatusDocument, now: float, width: int) -> dict[str, str]:
+        """The cells of one target by their headings."""
+        target, verdict, speed, ttft, age, _, why = row
+        speeds = [each for _, each in self._trends.get(str(told.get("target")), ())]
+        short = trend_text(speeds[-TREND_POINTS // 2 :])
+        trend = f"{trend_text(speeds)} {trend_range(speeds)}".strip() if width >= WIDE else short
+        return dict(zip(HEADINGS, (target, verdict, speed, trend, ttft, age, next_text(told, now), why), strict=True))
+
+
+def columns_for(widths: Mapping[str, int], width: int) -> tuple[str, ...]:
+    """The columns that fit into a terminal of this width; ``widths`` are those of their longest cells, empty without a row."""
+    left = list(HEADINGS)
+    for name in LEAVE:
+        if _taken(widths, left) + min(widths.get("TARGET", 0), LEAST_TARGET) <= width - LEAST_WHY:
+            break
+        left.remove(name)
+    return tuple(left)
+
+
+def _taken(widths: Mapping[str, int], names: Sequence[str]) -> int:
+    """What these columns take with the spaces between all, without the names of targets and the reasons."""
+    return sum(widths.get(name, len(name)) for name in names if name not in {"TARGET", "WHY"}) + 2 * (len(names) - 1)
+
+
+def _target_width(widths: Mapping[str, int], names: Sequence[str], width: int) -> int:
+    """What the names of targets may take, so that the reasons have room."""
+    return max(min(widths["TARGET"], width - LEAST_WHY - _taken(widths, names)), LEAST_TARGET)
 
 
 def watch(screen: Screen, console: Console, stop: threading.Event) -> None:
@@ -126,5 +161,5 @@ def watch(screen: Screen, console: Console, stop: threading.Event) -> None:
     thread.start()
     with Live(console=console, screen=True, auto_refresh=False) as live:
         while not stop.is_set():
-            live.update(screen.draw(time.time(), console.size.height), refresh=True)
+            live.update(screen.draw(time.time(), console.size.height, console.size.width), refresh=True)
             stop.wait(DRAW_SECONDS)

@@ -359,7 +359,7 @@ def status(*, asked: AskedDaemon, config: Path | None, as_json: bool) -> None:
     else:
         click.echo(status_report.headline(document))
         if rows := status_report.rows_of(document, time.time()):
-            print_rows(rows, status_report.HEADINGS)
+            print_rows(rows, status_report.HEADINGS, status_report.LEAVE_OUT)
     sys.exit(1 if status_report.any_bad(document) else 0)
 
 

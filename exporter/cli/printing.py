@@ -57,8 +57,15 @@ def print_json(document: Any) -> None:
     click.echo(escaped(json.dumps(document, ensure_ascii=False, indent=2, allow_nan=False), keep="\n"))
 
 
-def print_rows(rows: Sequence[tuple[str, ...]], headings: tuple[str, ...] = ()) -> None:
-    """Columns: in colour and fitted on a terminal, plain and never cut elsewhere."""
+LEAST_LAST: Final = 40
+"""Characters that the last column of a table needs on a terminal, so that its sentences can be read."""
+
+
+def print_rows(rows: Sequence[tuple[str, ...]], headings: tuple[str, ...] = (), leave_out: Sequence[str] = ()) -> None:
+    """Columns: in colour and fitted on a terminal, plain and never cut elsewhere.
+
+    ``leave_out`` are the headings of the columns that a narrow terminal doesn't show, in this order.
+    """
     rows = [tuple(escaped(words) for words in row) for row in rows]
     if not sys.stdout.isatty():
         lines = [headings, *rows] if headings else list(rows)
@@ -70,11 +77,28 @@ def print_rows(rows: Sequence[tuple[str, ...]], headings: tuple[str, ...] = ()) 
     from rich.table import Table
     from rich.text import Text
 
+    console = Console(highlight=False)
+    headings, rows = fitted(rows, headings, leave_out, console.width)
     table = Table(*headings, box=None, pad_edge=False, show_header=bool(headings))
+    for column in table.columns:
+        column.overflow = "fold"
     for first, *others in rows:
         words = [Text(each, style=STYLES.get(each.partition(":")[0], "")) for each in others]
         table.add_row(Text(first, style="dim"), *words)
-    Console(highlight=False).print(table)
+    console.print(table)
+
+
+def fitted(
+    rows: Sequence[tuple[str, ...]], headings: tuple[str, ...], leave_out: Sequence[str], width: int
+) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """The headings and rows without those columns that would leave too little of a terminal's width for the last one."""
+    kept = list(range(len(headings) or max(map(len, rows), default=0)))
+    for name in leave_out:
+        taken = sum(max(len(line[column]) for line in (headings, *rows)) + 2 for column in kept[:-1])
+        if taken + LEAST_LAST <= width:
+            break
+        kept.remove(headings.index(name))
+    return tuple(headings[column] for column in kept if headings), [tuple(row[i] for i in kept) for row in rows]
 
 
 @contextlib.contextmanager
