@@ -7,6 +7,7 @@ from typing import Any, Final
 from exporter.settings import load_profiles
 from grafana.alerts import BOUND, COUNTS
 from grafana.panels import (
+    DURATION,
     IDENTITY_COLORS,
     TIER_COLORS,
     TOKENS_PER_SECOND,
@@ -15,12 +16,12 @@ from grafana.panels import (
     custom_variable,
     dashboard,
     dashed,
+    fixed,
     heatmap,
     named,
     override,
     query,
     row,
-    shades,
     stat,
     state_timeline,
     table,
@@ -136,6 +137,13 @@ def _worst_first() -> str:
     return expand(f"{verdict()} and on (@module) bottomk($worst, last_over_time(({verdict()})[1m:10s] @ end()))")
 
 
+def _alerts(number: str, severity: str) -> str:
+    """The firing alerts of a severity, as ``number``: with names as short as they can be, and with "about", their target if they have one."""
+    firing = host("ALERTS", alertstate="firing", service="llm-probe", severity=severity)
+    named = f'label_replace({number} * max by (alertname, instance, target) ({firing}), "alertname", "$1", "alertname", "LLM(.*)")'
+    return _without_port(f'label_replace({named}, "about", "$1 · ", "target", "(.+)")')
+
+
 # The first colour is also that of no data.
 _FAULTS: Final = (("#8e8e8e", None), ("green", 0), ("red", 1))
 _WARN: Final = (("#8e8e8e", None), ("green", 0), ("orange", 1))
@@ -176,10 +184,14 @@ def _in_words(series: str, name: str) -> str:
     return f'label_replace({series}, "{name}", "$1 $2", "{name}", "(.*)_(.*)")'
 
 
+def _without_port(series: str) -> str:
+    """A series whose host has no port: a name for an axis or a screen."""
+    return f'label_replace({series}, "instance", "$1", "instance", "(.*):[0-9]+")'
+
+
 def _short(series: str) -> str:
-    """A series of a GPU whose host has no port, and whose address no domain of 0: a name for an axis."""
-    without = f'label_replace({series}, "gpu", "$1", "gpu", "0000:(.*)")'
-    return f'label_replace({without}, "instance", "$1", "instance", "(.*):[0-9]+")'
+    """A series of a GPU whose host has no port, and whose address no domain of 0."""
+    return _without_port(f'label_replace({series}, "gpu", "$1", "gpu", "0000:(.*)")')
 
 
 def _link(title: str, uid: str, *labels: str) -> dict[str, Any]:
@@ -284,14 +296,14 @@ def _overview() -> dict[str, Any]:
         "(the highest ones, where targets differ). A server below the lowest line is too slow to use. Each line of the grid is twice the "
         "line below it. In a gap nothing was measured. Metric: llm_probe_tokens_per_second.",
         [query(measured("llm_probe_tokens_per_second"), _WHO), *_tier_queries()],
-        unit=TOKENS_PER_SECOND, logarithmic=True, overrides=tier_lines(), links=[_TO_TARGET], size=(12, 10),
+        unit=TOKENS_PER_SECOND, logarithmic=True, identified=True, overrides=tier_lines(), links=[_TO_TARGET], size=(12, 10),
     )  # fmt: skip
     ttft = timeseries(
         "Time to first token",
         "From the request to the first generated text. If it jumps while the speed stays, prefill is slower, or requests wait in a queue. "
         "Metric: llm_probe_ttft_seconds.",
         [query(measured("llm_probe_ttft_seconds"), _WHO)],
-        unit="s", links=[_TO_TARGET], size=(12, 10),
+        unit="s", identified=True, links=[_TO_TARGET], size=(12, 10),
     )  # fmt: skip
     panels = [
         row("Is it good?"),
@@ -316,7 +328,7 @@ def _overview() -> dict[str, Any]:
         stat(
             "Oldest", "How long ago the last success was, of the target whose last success is oldest. "
             "Metric: llm_probe_last_success_timestamp_seconds.",
-            [query(f"time() - min({probe('llm_probe_last_success_timestamp_seconds')})", instant=True)], unit="s", decimals=0, no_value="not known",
+            [query(f"time() - min({probe('llm_probe_last_success_timestamp_seconds')})", instant=True)], unit=DURATION, decimals=0, no_value="not known",
         ),
         stat(
             "Alerts", "Alerts of the shipped rules that fire, except those of severity info. No data: Prometheus has not loaded the rules. "
@@ -357,9 +369,9 @@ def _overview() -> dict[str, Any]:
                 override("byName", "Share", unit="percentunit", decimals=0, custom__width=65,
                          color={"mode": "thresholds"}, custom__cellOptions={"type": "color-text"},
                          thresholds={"mode": "absolute", "steps": [
-                             {"color": "orange", "value": None}, {"color": "text", "value": 1}]}),
+                             {"color": "text", "value": None}, {"color": "orange", "value": 0}, {"color": "text", "value": 1}]}),
                 override("byName", "TTFT", unit="s", custom__width=85),
-                override("byName", "Age", unit="s", decimals=0, custom__width=75, noValue="not known"),
+                override("byName", "Age", unit=DURATION, decimals=0, custom__width=95, noValue="not known"),
                 override("byName", "Model", custom__minWidth=230),
                 override("byName", "Module", custom__width=70),
                 override("byName", "Instance", custom__width=135),
@@ -371,7 +383,7 @@ def _overview() -> dict[str, Any]:
             "The colour of the tier while a speed is known. Red: probes fail. Purple: users keep the server so busy that probes are "
             "skipped. Blue: the server loads a model. Grey: its model is unloaded, or nothing is known. Metrics: "
             "llm_performance_tier, llm_probe_success, llm_target_up.",
-            [query(verdict(), "{{target}} {{module}}")], (24, 8), values(VERDICTS),
+            [query(verdict(), _WHO)], (24, 8), values(VERDICTS),
         ),
         row("How fast, and what changed (blue: a change; red: slower; purple: ROCm)"),
         speed,
@@ -384,11 +396,11 @@ def _overview() -> dict[str, Any]:
             [
                 query(
                     # The age just before each success: between two steps it goes up and down once a probe.
-                    f"max_over_time((time() - {probe('llm_probe_last_success_timestamp_seconds')})[$__rate_interval:]) / 60",
+                    f"max_over_time((time() - {probe('llm_probe_last_success_timestamp_seconds')})[$__rate_interval:10s]) / 60",
                     _WHO,
                 )
             ],
-            (8, 8), unit="suffix:min",
+            (8, 8), unit="suffix:min", identified=True,
             links=[_TO_TARGET],
         ),
         timeseries(
@@ -403,7 +415,7 @@ def _overview() -> dict[str, Any]:
                     _WHO,
                 )
             ],
-            (8, 8), unit="percentunit", maximum=1, links=[_TO_TARGET],
+            (8, 8), unit="percentunit", maximum=1, identified=True, links=[_TO_TARGET],
         ),
         timeseries(
             "Failed and skipped",
@@ -445,7 +457,7 @@ def _target() -> dict[str, Any]:
         stat("First token", "Metric: llm_probe_ttft_seconds.", [query(measured("llm_probe_ttft_seconds"), instant=True)], (6, 4),
              unit="s", no_value="not measured"),
         stat("Age", "Time since the last success. Metric: llm_probe_last_success_timestamp_seconds.",
-             [query(f"time() - {probe('llm_probe_last_success_timestamp_seconds')}", instant=True)], (6, 4), unit="s", decimals=0,
+             [query(f"time() - {probe('llm_probe_last_success_timestamp_seconds')}", instant=True)], (6, 4), unit=DURATION, decimals=0,
              no_value="not known"),
         stat("At depth", "Decode and prefill speed with the canary's long prompt. Metrics: llm_probe_tokens_per_second, "
              "llm_probe_prefill_tokens_per_second.",
@@ -478,8 +490,8 @@ def _target() -> dict[str, Any]:
             (12, 10), unit=TOKENS_PER_SECOND, legend="right",
             overrides=[
                 *tier_lines(), dashed("^expected.*", IDENTITY_COLORS[0]), dashed("^ceiling$", IDENTITY_COLORS[1]),
-                override("byName", "client", color={"mode": "fixed", "fixedColor": "text"}),
-                override("byName", "server says", color=shades(3), custom__lineWidth=1),
+                override("byName", "client", color=fixed("text")),
+                override("byName", "server says", color=fixed(IDENTITY_COLORS[2]), custom__lineWidth=1),
             ],
         ),
         timeseries(
@@ -542,22 +554,20 @@ def _target() -> dict[str, Any]:
                 query(server("llm_unexplained_change_speed_ratio"), "unexplained {{module}}"),
                 query(server("llm_slowdown_speed_ratio"), "slower {{module}} {{phase}}: {{cause}} {{what}}"),
             ],
-            (10, 9), unit="percentunit", no_value="No data",
-            overrides=[*(override("byRegexp", f"^{name} .*$", color=shades(place))
-                         for place, name in enumerate(("speed", "TTFT", "unexplained"))),
-                       dashed("^speed (min|max) .*$", IDENTITY_COLORS[0]), override("byRegexp", "^slower .*", color=_SLOWER)],
+            (10, 9), unit="percentunit", no_value="No data", identified=True,
+            overrides=[dashed("^speed (min|max) .*$", "text"), override("byRegexp", "^slower .*", color=_SLOWER)],
         ),
         stat("Since", "Time since the last change, and since the last step that no fact explains. Metrics: "
              "llm_last_change_timestamp_seconds, llm_unexplained_change_timestamp_seconds.",
              [query(f"time() - {server('llm_last_change_timestamp_seconds')}", "change", instant=True),
               query(f"time() - {server('llm_unexplained_change_timestamp_seconds')}", "unexplained, {{module}}", instant=True)],
-             (4, 9), unit="s", decimals=0, names=True, rows=True, no_value=_NO_DATA),
+             (4, 9), unit=DURATION, decimals=0, names=True, rows=True, no_value=_NO_DATA),
         row("Where the time goes"),
         timeseries(
             "Phases of the last probe",
             "Stacked: resolve, connect, TLS, the wait for its own turn (queue), first token, decode. Metric: llm_probe_phase_seconds.",
             [query(f"max by (phase) ({probe('llm_probe_phase_seconds', phase__not='total')})", "{{phase}}")],
-            (8, 9), unit="s", stacked=True, fill=60, overrides=named("decode", "first_token", "queue", "connect", "tls"),
+            (8, 9), unit="s", stacked=True, fill=60, overrides=named("decode", "first_token", "queue", "connect", "tls", "resolve"),
         ),
         timeseries(
             "Seconds per token",
@@ -574,7 +584,7 @@ def _target() -> dict[str, Any]:
             "Prefill speed",
             "Uncached prompt tokens per second, by module. The longer the prompt, the more precise: the canary's is long. Metric: "
             "llm_probe_prefill_tokens_per_second.",
-            [query(server("llm_probe_prefill_tokens_per_second"), "{{module}}")], (8, 8), unit=TOKENS_PER_SECOND,
+            [query(server("llm_probe_prefill_tokens_per_second"), "{{module}}")], (8, 8), unit=TOKENS_PER_SECOND, identified=True,
         ),
         timeseries(
             "End to end, all streams",
@@ -614,7 +624,7 @@ def _target() -> dict[str, Any]:
             "Fingerprint of the model",
             "Distance of the first-token log-probabilities from the earlier ones, in units of their own noise. Above 6, another model, "
             "quantization or kernel answers. Metric: llm_answer_fingerprint_distance.",
-            [query(server("llm_answer_fingerprint_distance"), "{{module}}")], (8, 8), no_value="No data: it needs log-probabilities",
+            [query(server("llm_answer_fingerprint_distance"), "{{module}}")], (8, 8), no_value="No data: it needs log-probabilities", identified=True,
         ),
         row("What users get meanwhile"),
         timeseries(
@@ -664,7 +674,8 @@ def _target() -> dict[str, Any]:
                 *_tier_queries(),
             ],
             (12, 8), unit=TOKENS_PER_SECOND, no_value="No data: nobody is served, or this server doesn't tell",
-            overrides=[*tier_lines(), override("byName", "first token", unit="s", custom__axisPlacement="right")],
+            overrides=[*named("users get", "the machine can", "first token"), *tier_lines(),
+                       override("byName", "first token", unit="s", custom__axisPlacement="right")],
         ),
         state_timeline(
             "Tier of what users get", "The tier of the speed that one user gets, while somebody is served. Metric: llm_server_user_tier.",
@@ -686,7 +697,7 @@ def _target() -> dict[str, Any]:
         timeseries(
             "Share of time", "Share of the server's time that probes took within 1h, by module. Metric: llm_probe_busy_seconds_total.",
             [query(f"sum by (module) (rate({probe('llm_probe_busy_seconds_total')}[1h]))", "{{module}}")],
-            (6, 8), unit="percentunit", stacked=True, fill=30,
+            (6, 8), unit="percentunit", stacked=True, fill=30, identified=True,
         ),
         table(
             "How it was measured",
@@ -713,7 +724,7 @@ def _target() -> dict[str, Any]:
                   (("Module", 85), ("Prompt", 65), ("Cached", 70), ("Reasoning", 90), ("Output", 65), ("Queue", 60), ("Users", 60))),
                 override("byName", "Counted", mappings=values({"0": ("estimated", "yellow"), "1": ("exact", "green")})),
                 override("byName", "Burst", mappings=_FLAG), override("byName", "Error", unit="s"),
-                override("byName", "Load", unit="s", decimals=0), override("byName", "Queue", unit="s"),
+                override("byName", "Load", unit="s", decimals=1), override("byName", "Queue", unit="s"),
             ],
         ),
     ]  # fmt: skip
@@ -907,17 +918,17 @@ def _machine() -> dict[str, Any]:
                 query(f"max by (job, instance, version) ({host('amdgpu_driver_info')})", table=True),
             ],
             (12, 8),
-            columns={"instance": "Instance", "name": "GPU", "gfx_target": "Target", "compute_units": "CUs", "unified_memory": "Unified",
+            columns={"instance": "Instance", "name": "GPU", "gfx_target": "GFX", "compute_units": "CUs", "unified_memory": "Unified",
                      "gpu": "PCI address", "Value #B": "Bandwidth", "version": "Driver"},
             overrides=[override("byName", "Bandwidth", unit="Bps", custom__width=95), override("byName", "Instance", custom__width=140), override("byName", "GPU", custom__width=155), override("byName", "PCI address", custom__width=115), override("byName", "CUs", custom__width=55),
-                       override("byName", "Unified", custom__width=65), override("byName", "Target", custom__width=80)],
+                       override("byName", "Unified", custom__width=65), override("byName", "GFX", custom__width=80)],
             no_value=_NO_DATA,
         ),
         row("Does the machine explain the speed?"),
         timeseries(
             "Decode speed of its servers", "Speed by the module default. The time axis is that of the panels below: look for figures that change together. "
             "Metric: llm_probe_tokens_per_second.",
-            [query(host("llm_probe_tokens_per_second", module="default"), "{{target}} · {{instance}}")], (12, 8), unit=TOKENS_PER_SECOND, logarithmic=True,
+            [query(host("llm_probe_tokens_per_second", module="default"), "{{target}} · {{instance}}")], (12, 8), unit=TOKENS_PER_SECOND, logarithmic=True, identified=True,
             links=[_series_link("Open this target", "llm-target", "job", "instance", "target")],
         ),
         state_timeline(
@@ -928,17 +939,17 @@ def _machine() -> dict[str, Any]:
             no_value=_NO_DATA,
         ),
         timeseries("Temperature", "Metric: amdgpu_temperature_celsius.",
-                   [query(host("amdgpu_temperature_celsius"), "{{instance}} {{sensor}}")], (12, 8), unit="celsius"),
-        timeseries("Clock", "Metric: amdgpu_clock_hertz.", [query(host("amdgpu_clock_hertz"), "{{instance}} {{domain}}")], (12, 8), unit="hertz"),
+                   [query(host("amdgpu_temperature_celsius"), "{{instance}} {{sensor}}")], (12, 8), unit="celsius", identified=True),
+        timeseries("Clock", "Metric: amdgpu_clock_hertz.", [query(host("amdgpu_clock_hertz"), "{{instance}} {{domain}}")], (12, 8), unit="hertz", identified=True),
         timeseries("Power", "Power of the GPU, or of the whole socket where they share a sensor. Dashed: the limit that is set. Metrics: "
                    "amdgpu_power_watts, amdgpu_power_cap_watts.",
-                   [query(host("amdgpu_power_watts"), "{{instance}} {{scope}}"), query(host("amdgpu_power_cap_watts"), "{{instance}} limit")], (8, 8), unit="watt",
+                   [query(host("amdgpu_power_watts"), "{{instance}} {{scope}}"), query(host("amdgpu_power_cap_watts"), "{{instance}} limit")], (8, 8), unit="watt", identified=True,
                    overrides=[override("byRegexp", "^.* limit$", custom__lineStyle={"fill": "dash", "dash": [6, 6]}, custom__lineWidth=1)]),
-        timeseries("GPU busy", "Metric: amdgpu_busy_ratio.", [query(_short(host("amdgpu_busy_ratio")), gpu)], (8, 8), unit="percentunit", maximum=1),
+        timeseries("GPU busy", "Metric: amdgpu_busy_ratio.", [query(_short(host("amdgpu_busy_ratio")), gpu)], (8, 8), unit="percentunit", maximum=1, identified=True),
         timeseries("Memory in use", "VRAM, and system memory that the GPU uses (gtt), of their totals. Metrics: amdgpu_memory_used_bytes, "
                    "amdgpu_memory_total_bytes.",
                    [query(f"{host('amdgpu_memory_used_bytes')} / on (job, instance, gpu, kind) {host('amdgpu_memory_total_bytes')}", "{{instance}} {{kind}}")],
-                   (8, 8), unit="percentunit", maximum=1),
+                   (8, 8), unit="percentunit", maximum=1, identified=True),
         row("What else decides how fast it is"),
         table(
             "Kernel, BIOS and power profile", "Metrics: host_kernel_info, host_bios_info, host_power_profile_info.",
@@ -1005,7 +1016,7 @@ def _cache() -> dict[str, Any]:
             maximum=1, thresholds=(("red", None), ("orange", 0.03), ("green", 0.15)), no_value=_NO_DATA,
         ),
         timeseries("Free bytes", "A step is a download or a deletion; a slope that goes on ends in a full disk. "
-                   "Metric: llm_model_cache_filesystem_free_bytes.", [query(free, "{{instance}} {{mountpoint}}")], (8, 9), unit="decbytes"),
+                   "Metric: llm_model_cache_filesystem_free_bytes.", [query(free, "{{instance}} {{mountpoint}}")], (8, 9), unit="decbytes", identified=True),
         bar_gauge("Size of the caches", "Metric: llm_model_cache_bytes.",
                   [query(host("llm_model_cache_bytes"), "{{instance}} {{cache}}", instant=True)], (8, 9), unit="decbytes", no_value=_NO_DATA),
         row("Which models are stored?"),
@@ -1021,14 +1032,14 @@ def _cache() -> dict[str, Any]:
             (14, 11),
             columns={"model": "Model", "Value #A": "Size", "Value #B": "Complete", "Value #C": "Unused for", "cache": "Cache", "instance": "Instance"},
             sort=("Size", True),
-            overrides=[override("byName", "Model", custom__minWidth=250), override("byName", "Cache", custom__width=105), override("byName", "Instance", custom__width=140), override("byName", "Size", unit="decbytes", custom__width=80), override("byName", "Unused for", unit="s", decimals=0, custom__width=95),
+            overrides=[override("byName", "Model", custom__minWidth=250), override("byName", "Cache", custom__width=105), override("byName", "Instance", custom__width=140), override("byName", "Size", unit="decbytes", custom__width=80), override("byName", "Unused for", unit=DURATION, decimals=0, custom__width=105),
                        override("byName", "Complete", mappings=_YES_NO, custom__cellOptions={"type": "color-text"}, custom__width=90)],
             no_value=_NO_DATA,
         ),
-        timeseries("Size over time", "Metric: llm_model_cache_bytes.", [query(host("llm_model_cache_bytes"), "{{instance}} {{cache}}")], (10, 11), unit="decbytes"),
+        timeseries("Size over time", "Metric: llm_model_cache_bytes.", [query(host("llm_model_cache_bytes"), "{{instance}} {{cache}}")], (10, 11), unit="decbytes", identified=True),
         row("Downloads, containers and the scan"),
         timeseries("Incomplete downloads", "It grows while a model is downloaded. It stays the same where a download hangs or was interrupted. "
-                   "Metric: llm_model_cache_incomplete_bytes.", [query(host("llm_model_cache_incomplete_bytes"), "{{instance}} {{cache}}")], (7, 9), unit="decbytes"),
+                   "Metric: llm_model_cache_incomplete_bytes.", [query(host("llm_model_cache_incomplete_bytes"), "{{instance}} {{cache}}")], (7, 9), unit="decbytes", identified=True),
         table(
             "Shares the cache", "A container that does not mount the host's cache downloads its models again. "
             "Metric: llm_model_cache_shared.",
@@ -1053,7 +1064,7 @@ def _cache() -> dict[str, Any]:
             (10, 9),
             columns={"instance": "Instance", "cache": "Cache", "Value #A": "Models", "Value #B": "Unread", "Value #C": "Took",
                      "Value #D": "Ago", "Value #E": "Errors"},
-            overrides=[override("byName", "Instance", custom__width=135), override("byName", "Cache", custom__width=95), override("byName", "Models", custom__width=75), override("byName", "Unread", custom__width=75), override("byName", "Took", unit="s", decimals=1, custom__width=80), override("byName", "Ago", unit="s", decimals=0), override("byName", "Errors", decimals=0),
+            overrides=[override("byName", "Instance", custom__width=135), override("byName", "Cache", custom__width=95), override("byName", "Models", custom__width=75), override("byName", "Unread", custom__width=75), override("byName", "Took", unit="s", decimals=1, custom__width=80), override("byName", "Ago", unit=DURATION, decimals=0, custom__width=95), override("byName", "Errors", decimals=0),
                        override("byName", "Unread", custom__cellOptions={"type": "color-text"},
                                 thresholds={"mode": "absolute", "steps": [{"color": "text", "value": None}, {"color": "orange", "value": 1}]})],
             no_value=_NO_DATA,
@@ -1110,7 +1121,7 @@ def _fleet() -> dict[str, Any]:
                 override("byName", "Speed", unit=TOKENS_PER_SECOND, decimals=1, custom__width=100),
                 override("byName", "Share", unit="percentunit", decimals=0, custom__width=75),
                 override("byName", "Failures", unit="short", decimals=0, custom__width=80),
-                override("byName", "Age", unit="s", decimals=0, noValue="not known", custom__width=80),
+                override("byName", "Age", unit=DURATION, decimals=0, noValue="not known", custom__width=95),
                 override("byName", "Model", custom__minWidth=230),
                 override("byName", "Module", custom__width=75),
             ],
@@ -1121,8 +1132,7 @@ def _fleet() -> dict[str, Any]:
                        "llm_performance_tier, llm_probe_success, llm_target_up.",
                        [query(_worst_first(), "{{target}} · {{instance}}")], (24, 10), values(VERDICTS)),
         state_timeline("Alerts that fire", "A band for each alert, with the target and host that it is about. Metric: ALERTS.",
-                       [query(f"{number} * max by (alertname, instance, target) ({host('ALERTS', alertstate='firing', service='llm-probe', severity=severity)})",
-                              "{{alertname}} {{target}} · {{instance}}") for number, (severity, _) in _SEVERITIES.items()],
+                       [query(_alerts(number, severity), "{{alertname}} · {{about}}{{instance}}") for number, (severity, _) in _SEVERITIES.items()],
                        (24, 9), values(_SEVERITIES)),
         bar_gauge(
             "Speed, in multiples of acceptable", "Speed ÷ lower bound of acceptable: a server below 1 is poor. So servers with different tiers can be "
@@ -1134,7 +1144,7 @@ def _fleet() -> dict[str, Any]:
         timeseries("Production throughput by host", "Tokens per second that users get, without the probes' own. "
                    "Metric: llm_server_generated_tokens_per_second.",
                    [query(f"sum by (instance) ({server('llm_server_generated_tokens_per_second')})", "{{instance}}")], (12, 10),
-                   unit=TOKENS_PER_SECOND, stacked=True, fill=30),
+                   unit=TOKENS_PER_SECOND, stacked=True, fill=30, identified=True),
     ]  # fmt: skip
     chosen = [
         *_variables(module="default"),
@@ -1145,13 +1155,14 @@ def _fleet() -> dict[str, Any]:
 
 def _wall() -> dict[str, Any]:
     """For a screen that people read from across the room: few things, and large."""
+    fastest = expand(f"max by (@module) ({measured('llm_probe_tokens_per_second')})")
     panels = [
         stat("Verdicts", "The tier of each server's last speed, or why there is none. It shows the worst servers; the variable worst says how many. Metrics: "
              "llm_performance_tier, llm_probe_success, llm_target_up.",
-             [query(f"sort(bottomk($worst, {verdict()}))", "{{target}}", instant=True)], (24, 11),
+             [query(f"sort({_without_port(f'bottomk($worst, {verdict()})')})", "{{target}} · {{instance}}", instant=True)], (24, 11),
              mappings=values(VERDICTS), background=True, names=True),
         stat("Speeds", "Decode speed of the last success, slowest first. Metric: llm_probe_tokens_per_second.",
-             [query(expand(f"sort(bottomk($worst, max by (@module) ({measured('llm_probe_tokens_per_second')})))"), "{{target}}", instant=True)],
+             [query(f"sort({_without_port(f'bottomk($worst, {fastest})')})", "{{target}} · {{instance}}", instant=True)],
              (24, 8), unit=TOKENS_PER_SECOND, decimals=1, names=True, no_value="not measured"),
         *(
             stat(title, description, [query(_count(*names), instant=True)], (6, 5), thresholds=colors, background=True, value_size=72)
@@ -1183,59 +1194,59 @@ def _exporter() -> dict[str, Any]:
     )
     panels = [
         row("Is the exporter itself working?"),
-        stat("Exporters up", "Metric: up.", [query(host("up"), "{{instance}}", instant=True)], (8, 5),
+        stat("Exporters up", "Metric: up.", [query(host("up"), "{{instance}}", instant=True)], (7, 7),
              mappings=values({"0": ("down", "red"), "1": ("up", "green")}), names=True, background=True, no_value=_NO_DATA),
         stat("Configuration reload", "Whether the last reload was accepted. Metric: llm_probe_exporter_config_last_reload_successful.",
-             [query(host("llm_probe_exporter_config_last_reload_successful"), "{{instance}}", instant=True)], (8, 5),
+             [query(host("llm_probe_exporter_config_last_reload_successful"), "{{instance}}", instant=True)], (7, 7),
              mappings=values({"0": ("rejected", "red"), "1": ("accepted", "green")}), names=True, background=True, no_value=_NO_DATA),
         table("Versions", "Metrics: llm_probe_exporter_build_info, llm_probe_exporter_config_last_reload_success_timestamp_seconds, "
               "process_start_time_seconds.",
               [query(f"max by (job, instance, version, python) ({host('llm_probe_exporter_build_info')})", table=True),
                query(f"time() - max by (job, instance) ({host('llm_probe_exporter_config_last_reload_success_timestamp_seconds')})", table=True),
                query(f"time() - max by (job, instance) ({host('process_start_time_seconds')})", table=True)],
-              (8, 5),
+              (10, 7),
               columns={"instance": "Instance", "version": "Version", "python": "Python", "Value #B": "Configured", "Value #C": "Running for"},
               overrides=[override("byName", "Instance", custom__width=140), override("byName", "Version", custom__width=75),
-                         override("byName", "Python", custom__width=75), override("byName", "Configured", unit="s", decimals=0, custom__minWidth=95),
-                         override("byName", "Running for", unit="s", decimals=0, custom__minWidth=100)]),
+                         override("byName", "Python", custom__width=75), override("byName", "Configured", unit=DURATION, decimals=0, custom__minWidth=95),
+                         override("byName", "Running for", unit=DURATION, decimals=0, custom__minWidth=100)]),
         state_timeline("Collectors", "The worst state among the chosen exporters. The metrics of a collector that fails are absent; the others go on. "
                        "Metric: llm_probe_exporter_collector_success.",
                        [query(f"min by (collector) ({host('llm_probe_exporter_collector_success')})", "{{collector}}")], (12, 9),
                        values({"0": ("failing", "red"), "1": ("works", "green")})),
         timeseries("Collector times", "How long each took. Metric: llm_probe_exporter_collector_duration_seconds.",
-                   [query(f"max by (collector) ({host('llm_probe_exporter_collector_duration_seconds')})", "{{collector}}")], (6, 9), unit="s"),
+                   [query(f"max by (collector) ({host('llm_probe_exporter_collector_duration_seconds')})", "{{collector}}")], (6, 9), unit="s", identified=True),
         timeseries("Targets", "By state. Metric: llm_probe_exporter_targets.",
                    [query(f"sum by (state) ({host('llm_probe_exporter_targets')})", "{{state}}")], (6, 9),
-                   overrides=[override("byName", state, color={"mode": "fixed", "fixedColor": color})
+                   overrides=[override("byName", state, color=fixed(color))
                               for state, color in (("up", "green"), ("loading", "blue"), ("down", "red"), ("unknown", "#8e8e8e"))]),
         row("Is it on time and accurate?"),
         timeseries("Lateness of the last job", "Metric: llm_probe_exporter_schedule_delay_seconds.",
-                   [query(host("llm_probe_exporter_schedule_delay_seconds"), "{{instance}}")], (8, 8), unit="s"),
+                   [query(host("llm_probe_exporter_schedule_delay_seconds"), "{{instance}}")], (8, 8), unit="s", identified=True),
         timeseries("Age in intervals", "Age of the last run ÷ interval. Above 3 the results are stale, unless probes are skipped because the server is busy. "
                    "Metrics: llm_probe_last_run_timestamp_seconds, llm_probe_interval_seconds.",
-                   [query(f"max_over_time(({age})[$__rate_interval:])", _WHO)], (8, 8)),
+                   [query(f"max_over_time(({age})[$__rate_interval:10s])", _WHO)], (8, 8), identified=True),
         timeseries("Measurement error", "How far the measured speed may be off at most, as a share of the decode time. Above 10 %, alerts about speed are silent. "
                    "Metrics: llm_probe_clock_error_seconds, llm_probe_phase_seconds.",
-                   [query(error, _WHO)], (8, 8), unit="percentunit"),
+                   [query(error, _WHO)], (8, 8), unit="percentunit", identified=True),
         row("What it costs"),
         timeseries("CPU", "Seconds of CPU per second. Metric: process_cpu_seconds_total.",
-                   [query(f"rate({host('process_cpu_seconds_total')}[$__rate_interval])", "{{instance}}")], (8, 8), unit="percentunit"),
+                   [query(f"rate({host('process_cpu_seconds_total')}[$__rate_interval])", "{{instance}}")], (8, 8), unit="percentunit", identified=True),
         timeseries("Memory, and the history", "Memory of the process, and the size of the history of changes and speeds. Metrics: "
                    "process_resident_memory_bytes, llm_probe_exporter_history_bytes.",
                    [query(host("process_resident_memory_bytes"), "{{instance}}"),
-                    query(host("llm_probe_exporter_history_bytes"), "history {{instance}}")], (8, 8), unit="decbytes"),
+                    query(host("llm_probe_exporter_history_bytes"), "history {{instance}}")], (8, 8), unit="decbytes", identified=True),
         timeseries("Open files", "Open files ÷ the most that the process may open. Metrics: process_open_fds, process_max_fds.",
                    [query(f"{host('process_open_fds')} / on (job, instance) {host('process_max_fds')}", "{{instance}}")], (8, 8),
-                   unit="percentunit", maximum=1, no_value=_NO_DATA),
+                   unit="percentunit", maximum=1, no_value=_NO_DATA, identified=True),
         timeseries("Time that probing takes", "Share of each server's time within 1h. Metric: llm_probe_busy_seconds_total.",
                    [query(expand(f"sum by (@target) (rate({probe('llm_probe_busy_seconds_total')}[1h]))"), "{{target}} · {{instance}}")],
-                   (8, 8), unit="percentunit"),
+                   (8, 8), unit="percentunit", identified=True),
         timeseries("Tokens per hour", "Tokens that probing cost within 1h. Metric: llm_probe_consumed_tokens_total.",
                    [query(expand(f"sum by (@target) (increase({probe('llm_probe_consumed_tokens_total')}[1h]))"), "{{target}} · {{instance}}")],
-                   (8, 8)),
+                   (8, 8), identified=True),
         timeseries("Failed logins per hour", "Wrong passwords and client certificates that were not accepted within 1h. Metric: "
                    "llm_probe_exporter_auth_failures_total.",
-                   [query(f"increase({host('llm_probe_exporter_auth_failures_total')}[1h])", "{{instance}}")], (8, 8),
+                   [query(f"increase({host('llm_probe_exporter_auth_failures_total')}[1h])", "{{instance}}")], (8, 8), identified=True,
                    overrides=[override("byRegexp", ".*", custom__axisSoftMax=5)]),
     ]  # fmt: skip
     return dashboard(

@@ -1,7 +1,6 @@
 """Builders of classic dashboard JSON: panels as plain dicts, and a page that places them."""
 
 import re
-import string
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, Literal
 
@@ -10,6 +9,8 @@ Target = dict[str, Any]
 
 DATASOURCE: Final = {"type": "prometheus", "uid": "${datasource}"}
 TOKENS_PER_SECOND: Final = "suffix:tok/s"
+DURATION: Final = "dtdurations"
+"""Of Grafana's units of time the one that counts right: "1 minute", where "s" says "1 mins"."""
 SCHEMA_VERSION: Final = 39
 TAG: Final = "llm-probe"
 PROBES_SHOW: Final = "5m"
@@ -22,11 +23,10 @@ STATE_COLORS: Final = frozenset(
     {*TIER_COLORS.values(), "red", "dark-red", "blue", "purple", "#8e8e8e", "semi-dark-orange"}
 )
 """Colours that say how something is: identities never have them."""
-IDENTITY_COLORS: Final = ("#35b4cc", "#dd3fb4", "#9a6235", "#5650d6", "#66788f", "#c08fae", "#a3955a", "#a8286e")
-"""Cyan, magenta, brown, indigo, slate, mauve, khaki and raspberry: colours of what has no state, such as a server, a sensor or a percentile.
-
-None is very dark or very light, so that its shades are seen in both themes.
-"""
+IDENTITY_COLORS: Final = ("#29b5bf", "#e02fa8", "#8a5a2b", "#5b45f0", "#c79e76", "#2e7b9c", "#932d78", "#a3a3fa")
+"""Cyan, magenta, brown, indigo, sand, petrol, plum and lavender: colours of what has no state, such as a server, a sensor or a percentile."""
+_SETS: Final = ("13579e-l", "2367a-q", "4567j-s")
+"""Digits by the bits of their value, so that 1 to 8 differ, and letters so that the usual names of servers and hosts do."""
 
 
 def query(
@@ -55,7 +55,7 @@ def _panel(
     defaults: dict[str, Any] = {
         "unit": unit,
         "noValue": no_value,
-        "color": dict(color or shades(0)),
+        "color": dict(color or fixed(IDENTITY_COLORS[0])),
         "custom": dict(custom or {}),
         "mappings": list(mappings),
         "thresholds": {
@@ -83,37 +83,30 @@ def _panel(
     return made
 
 
-def shades(place: int) -> dict[str, str]:
-    """A colour mode: shades of one of the identities' colours, in the order of the series."""
-    return {"mode": "shades", "fixedColor": IDENTITY_COLORS[place]}
+def fixed(color: str) -> dict[str, str]:
+    """A colour mode: this colour, whatever the value."""
+    return {"mode": "fixed", "fixedColor": color}
 
 
 def identities() -> list[dict[str, Any]]:
-    """Overrides that give servers and hosts colours that no state has: one of eight by the name, in shades.
+    """Overrides that give each line one of the eight colours of identities, which its name decides.
 
-    Grafana's palettes contain the states' colours, and its overrides can't count. What a name's letters and digits are does not
-    change with the other series, and names that differ in one digit differ in colour.
+    Grafana's palettes contain the states' colours, and its overrides can't count. So three sets of letters and digits decide:
+    whether a name has an odd number of characters of each. Names that differ in one digit differ in colour.
     """
-    return [override("byRegexp", _named_like(place), color=shades(place)) for place in range(len(IDENTITY_COLORS))]
+    return [override("byRegexp", _pattern(place), color=fixed(color)) for place, color in enumerate(IDENTITY_COLORS)]
 
 
-def _named_like(place: int) -> str:
-    """A pattern of the names whose letters and digits, each a number of three bits, give this one (0 to 7) by exclusive or."""
-    return "^" + "".join(f"(?={_parity(bit, odd=bool(place >> bit & 1))}$)" for bit in range(3)) + ".*"
-
-
-def _parity(bit: int, *, odd: bool) -> str:
-    """A pattern of the texts in which an odd number of small letters and digits, or an even one, has this bit."""
-    # Of the ways to make three bits of a code, this one tells the usual names of servers and hosts apart best.
-    those = "".join(each for each in string.digits + string.ascii_lowercase if ord(each) * 117 >> 6 + bit & 1)
-    even = f"([^{those}]|[{those}][^{those}]*[{those}])*"
-    return f"[^{those}]*[{those}]{even}" if odd else even
+def _pattern(place: int) -> str:
+    """A pattern of the names of which this colour is: its place (0 to 7) has a bit for each set, 1 for an odd number."""
+    even = (f"([^{those}]*[{those}][^{those}]*[{those}])*[^{those}]*$" for those in _SETS)
+    return "^" + "".join(f"(?{'!' if place >> bit & 1 else '='}{each})" for bit, each in enumerate(even)) + ".*"
 
 
 def named(*names: str) -> list[dict[str, Any]]:
     """Overrides for the lines of a panel that are known by name: a colour for each, in order."""
     return [
-        override("byName", name, color={"mode": "fixed", "fixedColor": color})
+        override("byName", name, color=fixed(color))
         for name, color in zip(names, (*IDENTITY_COLORS, "text"), strict=False)
     ]
 
@@ -140,7 +133,7 @@ def dashed(pattern: str, color: str) -> dict[str, Any]:
     return override(
         "byRegexp",
         pattern,
-        color={"mode": "fixed", "fixedColor": color},
+        color=fixed(color),
         custom__lineStyle={"fill": "dash", "dash": [6, 6]},
         custom__lineWidth=1,
         custom__fillOpacity=0,
@@ -156,9 +149,12 @@ def tier_lines() -> list[dict[str, Any]]:
 def timeseries(
     title: str, description: str, targets: Sequence[Target], size: tuple[int, int] = (12, 8), *,
     unit: str = "short", stacked: bool = False, fill: int = 0, bars: bool = False, legend: Literal["bottom", "right"] = "bottom",
-    logarithmic: bool = False, **more: Any,
+    logarithmic: bool = False, identified: bool = False, **more: Any,
 ) -> Panel:  # fmt: skip
-    """Lines over time. Series that stop leave a gap: nothing was measured then."""
+    """Lines over time. Series that stop leave a gap: nothing was measured then.
+
+    ``identified``: the lines are servers, hosts or the like, each with the colour of its name.
+    """
     custom: dict[str, Any] = {
         "drawStyle": "bars" if bars else "line",
         "lineInterpolation": "stepAfter",
@@ -184,7 +180,8 @@ def timeseries(
     }
     if not logarithmic:
         more.setdefault("minimum", 0)
-    more["overrides"] = [*identities(), *more.get("overrides", ())]
+    if identified:
+        more["overrides"] = [*identities(), *more.get("overrides", ())]
     return _panel("timeseries", title, description, targets, size, unit=unit, options=options, custom=custom, **more)
 
 
@@ -227,7 +224,7 @@ def state_timeline(
         "legend": {"displayMode": "list", "placement": "bottom", "showLegend": True},
         "tooltip": {"mode": "single", "sort": "none"},
     }
-    more.setdefault("color", {"mode": "fixed", "fixedColor": "text"})
+    more.setdefault("color", fixed("text"))
     return _panel(
         "state-timeline", title, description, targets, size, unit="short", options=options,
         custom={"lineWidth": 0, "fillOpacity": 85}, mappings=mappings, **more,

@@ -5,13 +5,15 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterator
-from itertools import combinations
+from itertools import combinations, product
+from operator import mul
 from typing import Any
 
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from exporter.targets import TARGET_STATES
 from exporter.tiers import TIERS
 from grafana.boards import BOARDS, VERDICTS
 from grafana.build import ROOT
@@ -19,7 +21,7 @@ from grafana.panels import IDENTITY_COLORS, SCHEMA_VERSION, STATE_COLORS, TAG, T
 from grafana.promql import selectors
 
 Board = dict[str, Any]
-UNITS = {"short", "s", "percentunit", "decbytes", "Bps", "hertz", "celsius", "watt"}
+UNITS = {"short", "s", "dtdurations", "percentunit", "decbytes", "Bps", "hertz", "celsius", "watt"}
 """Units of Grafana's own list that stand here; others are suffixes."""
 FIXED_WINDOWS = {
     "15m": "skips of a quarter of an hour",
@@ -129,7 +131,7 @@ def test_counters_are_only_read_as_rates(board: Board) -> None:
 def test_a_subquery_has_a_short_step(board: Board) -> None:
     """Prometheus computes it at whole multiples of the step, so a new exporter is not shown before the next one."""
     for title, target in targets(board):
-        for step in re.findall(r"\[\w+:(\w*)\]", target["expr"]):
+        for step in re.findall(r"\[[$\w]+:(\w*)\]", target["expr"]):
             assert step == "10s", f"{title}: {step}"
 
 
@@ -225,11 +227,52 @@ def test_identities_never_have_the_colour_of_a_state(board: Board) -> None:
     for panel in walk_panels(board):
         if panel["type"] not in {"timeseries", "heatmap"}:
             continue
-        assert panel["fieldConfig"]["defaults"]["color"]["fixedColor"] in IDENTITY_COLORS, panel["title"]
-        for override in panel["fieldConfig"]["overrides"]:
-            for each in override["properties"]:
-                if each["id"] == "color" and each["value"]["fixedColor"] in STATE_COLORS:
-                    assert states.match(override["matcher"]["options"]), (panel["title"], override)
+        assert panel["fieldConfig"]["defaults"]["color"] == {"mode": "fixed", "fixedColor": IDENTITY_COLORS[0]}
+        for where, color in colors(panel):
+            if color["fixedColor"] in STATE_COLORS:
+                assert states.match(where), (panel["title"], where)
+            else:
+                assert color["mode"] == "fixed"
+                assert color["fixedColor"] in {*IDENTITY_COLORS, "text"}, (panel["title"], where)
+
+
+def colors(panel: Board) -> Iterator[tuple[str, Board]]:
+    """The colours of a panel's overrides: what they match, and the colour mode."""
+    for override in panel["fieldConfig"]["overrides"]:
+        for each in override["properties"]:
+            if each["id"] == "color":
+                yield override["matcher"]["options"], each["value"]
+
+
+LABELS = {
+    "phase": ("resolve", "connect", "tls", "queue", "first_token", "decode"),
+    "state": TARGET_STATES,
+    "kind": ("prompt", "output"),
+    "depth": ("short", "deep"),
+    "verdict": ("right", "wrong", "degenerate", "foreign", "undecided"),
+}
+"""Labels of legends that have few values."""
+
+
+def legends(target: Board) -> Iterator[str]:
+    """The names that the lines of a query may have; a label of many values is ``1``."""
+    labels = re.findall(r"{{(\w+)}}", target["legendFormat"])
+    for values in product(*(LABELS.get(label, ("1",)) for label in labels)):
+        name = target["legendFormat"]
+        for label, value in zip(labels, values, strict=True):
+            name = name.replace(f"{{{{{label}}}}}", value)
+        yield name
+
+
+@each_board
+def test_every_line_has_a_colour_of_its_name(board: Board) -> None:
+    """A panel's default colour is for a panel of one line: two lines would share it."""
+    for panel in walk_panels(board):
+        if panel["type"] == "timeseries":
+            names = [name for target in panel["targets"] for name in legends(target)]
+            without = [name for name in names if not any(re.fullmatch(of, name) for of, _ in colors(panel))]
+            alone = len(names) == 1 and "{{" not in panel["targets"][0]["legendFormat"]
+            assert alone or not without, (panel["title"], without)
 
 
 STATE_HEX = (
@@ -239,14 +282,37 @@ STATE_HEX = (
 """What Grafana draws for the states' colours, in its dark and its light theme."""
 
 
-def difference(one: str, other: str) -> float:
-    """How far apart two colours look: their distance in Oklab, in which black and white are 1 apart."""
-    return math.dist(oklab(one), oklab(other))
+BACKGROUNDS = ("#181b1f", "#ffffff")
+"""Of a panel, in the dark and in the light theme."""
+Sight = tuple[tuple[float, float, float], ...]
+EVERYONE: Sight = ((1, 0, 0), (0, 1, 0), (0, 0, 1))
+RED_GREEN_BLIND: tuple[Sight, ...] = (
+    ((0.152286, 1.052583, -0.204868), (0.114503, 0.786281, 0.099216), (-0.003882, -0.048116, 1.051998)),
+    ((0.367322, 0.860646, -0.227968), (0.280085, 0.672501, 0.047413), (-0.011820, 0.042940, 0.968881)),
+)
+"""Without the red cones and without the green ones, on linear light (Machado, Oliveira and Fernandes 2009)."""
 
 
-def oklab(colour: str) -> tuple[float, float, float]:
+def linear(colour: str) -> list[float]:
+    """Red, green and blue light, 0 to 1."""
     parts = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
-    red, green, blue = (each / 12.92 if each <= 0.04045 else ((each + 0.055) / 1.055) ** 2.4 for each in parts)
+    return [each / 12.92 if each <= 0.04045 else ((each + 0.055) / 1.055) ** 2.4 for each in parts]
+
+
+def contrast(one: str, other: str) -> float:
+    """Of two colours as WCAG has it: 1 is none, 21 that of black on white."""
+    light = sorted(sum(map(mul, (0.2126, 0.7152, 0.0722), linear(each)), 0.05) for each in (one, other))
+    return light[1] / light[0]
+
+
+def difference(one: str, other: str, sight: Sight = EVERYONE) -> float:
+    """How far apart two colours look: their distance in Oklab, in which black and white are 1 apart."""
+    return math.dist(oklab(one, sight), oklab(other, sight))
+
+
+def oklab(colour: str, sight: Sight) -> tuple[float, float, float]:
+    light = linear(colour)
+    red, green, blue = (min(1.0, max(0.0, sum(map(mul, row, light)))) for row in sight)
     long = (0.4122214708 * red + 0.5363325363 * green + 0.0514459929 * blue) ** (1 / 3)
     medium = (0.2119034982 * red + 0.6806995451 * green + 0.1073969566 * blue) ** (1 / 3)
     short = (0.0883024619 * red + 0.2817188376 * green + 0.6299787005 * blue) ** (1 / 3)
@@ -258,9 +324,12 @@ def oklab(colour: str) -> tuple[float, float, float]:
 
 
 def test_identities_differ_from_one_another_and_from_states() -> None:
-    """No two look alike, and none looks like a state in either theme; an Oklab distance of 0.02 can just be seen."""
-    assert min(difference(one, other) for one, other in combinations(IDENTITY_COLORS, 2)) >= 0.13
-    assert min(difference(one, state) for one in IDENTITY_COLORS for state in STATE_HEX) >= 0.08
+    """No two look alike, to red-green blind people either, and none looks like a state; a distance of 0.02 can just be seen."""
+    pairs = list(combinations(IDENTITY_COLORS, 2))
+    assert min(difference(one, other) for one, other in pairs) >= 0.15
+    assert min(difference(one, other, sight) for one, other in pairs for sight in RED_GREEN_BLIND) >= 0.069
+    assert min(difference(one, state) for one in IDENTITY_COLORS for state in STATE_HEX) >= 0.09
+    assert min(contrast(one, background) for one in IDENTITY_COLORS for background in BACKGROUNDS) >= 2.2
 
 
 def color_of(name: str) -> str:
