@@ -57,7 +57,7 @@ def report_of(
         "backend": identity.backend if identity else None,
         "backend_version": printable_text(identity.backend_version) if identity else None,
         "model": printable_text(result.model) or (printable_text(identity.model) if identity else None),
-        "quantization": printable_text(identity.quantization) if identity else None,
+        "quantization": printable_text((identity and identity.quantization) or (info and info.quantization)) or None,
         "module": result.module,
         "concurrency": result.concurrency,
         **{name: finite(getattr(measured, name)) for name in (*SPEEDS, *TIMES)},

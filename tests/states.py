@@ -279,6 +279,7 @@ STATES: Final[dict[str, Publish]] = {
     "faster-than-expected": fast(36.4),
     "of-a-large-card": fast(412.0, low=300, high=560, ceiling=589.0),
     "far-below-the-tiers": fast(0.35, low=None, high=None),
+    "poor-even-at-its-ceiling": fast(6.4, low=8, high=9.2, ceiling=9.2, settings=(("aiter", "no_effect"),)),
     "at-the-memory-limit": fast(8.3, low=8, high=12, ceiling=9.2),
     "excellent-at-the-limit": fast(41.0, low=20, high=40, ceiling=46.0, quantization="Q4_K_M"),
     "only-an-address": unnamed_band,

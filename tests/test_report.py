@@ -20,6 +20,7 @@ from exporter.report import (
     why_no_speed,
 )
 from exporter.settings import Thresholds, load_profiles
+from exporter.snapshot import TargetInfo
 from exporter.tiers import Judgement
 
 BOUNDS = load_profiles(None).tiers
@@ -74,6 +75,15 @@ def test_what_was_not_measured_is_null_or_absent() -> None:
     assert [
         failed[key] for key in ("backend", "model", "tokens_per_second", "ttft_seconds", "inter_token_seconds", "tier")
     ] == [None] * 6
+
+
+def test_a_quantization_that_the_server_does_not_tell() -> None:
+    """It is that of the model's file or of the launch settings, where these were read."""
+    told = result_of(6.4, state=TargetState("vllm", URL, 0.0, up=True, identity=Identity("vllm", "0.32.0", "14b")))
+    assert report_of(told, URL, JUDGEMENT)["quantization"] is None
+    known = report_of(told, URL, JUDGEMENT, TargetInfo(URL, quantization="BF16"))
+    assert known["quantization"] == "BF16"
+    assert server_text(known) == "vLLM 0.32.0, 14b (BF16)"
 
 
 def test_a_strangers_text_cant_command_a_terminal() -> None:

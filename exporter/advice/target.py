@@ -99,7 +99,8 @@ def advise_target(case: Case) -> tuple[Advice, ...]:
         names = {each.condition for each in told}
         told += [each for each in advise(case.machine) if each.condition not in names]
     if case.is_slow and all(each.condition in EXPLAINS_NO_SPEED for each in told):
-        told.insert(0, Advice("unexplained", _unexplained(case), remedy=_next_look(case), title=UNEXPLAINED))
+        first = 1 if told and told[0].condition == CEILING_IS_POOR else 0
+        told.insert(first, Advice("unexplained", _unexplained(case), remedy=_next_look(case), title=UNEXPLAINED))
     return tuple(told)
 
 
@@ -248,8 +249,24 @@ def _at_memory_limit(case: Case) -> str | None:
     bits, weights = weights_of(case.info.quantization)
     if bits is None:
         return f"{held}: {weights} are the limit, since each token reads them once."
-    faster = f"{_rounded(speed * bits / FOUR_BIT)} tokens/s"
-    return f"{held}: {weights} are the limit; a 4-bit copy could reach about {faster}."
+    return f"{held}: {weights} are the limit; {_what_if(speed, bits)}."
+
+
+def _ceiling_is_poor(case: Case) -> str | None:
+    judgement, speed = case.judgement, case.speed
+    if judgement is None or speed is None or judgement.tier != "poor" or judgement.limit == "memory_bandwidth":
+        return None
+    ceiling, least = finite(judgement.ceiling_tokens_per_second), judgement.thresholds.acceptable
+    if ceiling is None or ceiling >= least:
+        return None
+    bits, weights = weights_of(case.info.quantization)
+    best = f"with {weights} even the best speed is below {least:g} tokens/s"
+    faster = "" if bits is None else f"; {_what_if(speed, bits)}"
+    return f"{rate_text(speed)} of at most {rate_text(ceiling)} tokens/s: {best}{faster}."
+
+
+def _what_if(speed: float, bits: float) -> str:
+    return f"a 4-bit copy could reach about {_rounded(speed * bits / FOUR_BIT)} tokens/s"
 
 
 def weights_of(quantization: str) -> tuple[float | None, str]:
@@ -311,7 +328,9 @@ def _next_look(case: Case) -> str:
 
 
 UNEXPLAINED: Final = "slow for no known reason"
-EXPLAINS_NO_SPEED: Final = frozenset({"own_model_downloads"})
+CEILING_IS_POOR: Final = "ceiling_is_poor"
+EXPLAINS_NO_SPEED: Final = frozenset({"own_model_downloads", CEILING_IS_POOR})
+"""Conditions beside which a speed below its ceiling is still unexplained."""
 
 TARGET_CONDITIONS: Final[dict[str, Condition]] = {
     "no_text": Condition(
@@ -355,6 +374,11 @@ TARGET_CONDITIONS: Final[dict[str, Condition]] = {
         only_slow=True,
     ),
     "memory_pool_below_model": Condition(TITLES["memory_pool_below_model"], "", _pool_below_model),
+    CEILING_IS_POOR: Condition(
+        "weights too large for this memory",
+        "A quantized or smaller model, or a mixture of experts, reads fewer bytes for each token.",
+        _ceiling_is_poor,
+    ),
     "aiter_without_effect": Condition(
         "AITER without effect",
         "Leave VLLM_ROCM_USE_AITER off on this GPU. A quantized model decodes faster.",

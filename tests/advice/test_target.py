@@ -60,6 +60,27 @@ def test_at_the_memorys_limit_it_says_what_another_copy_would_reach() -> None:
     assert "quantized or smaller model" in why.remedy
 
 
+def below_its_ceiling(speed: float, ceiling: float, quantization: str, **known: str) -> Case:
+    judged = Judgement(
+        "poor", LIMITS, expected_min=8, ceiling_tokens_per_second=ceiling, efficiency=speed / ceiling, limit="unknown"
+    )
+    return Case(TargetInfo(URL, quantization=quantization, settings=tuple(known.items())), judged, probe(speed))
+
+
+def test_weights_that_are_poor_even_at_their_ceiling_come_first() -> None:
+    """A 14B in BF16 at 6.4 of 9.2: a 4-bit copy is the first advice, whether AITER has no effect or nothing explains the rest."""
+    why, second = advise_target(below_its_ceiling(6.4, 9.15, "BF16", aiter="no_effect"))
+    assert why.condition == "ceiling_is_poor"
+    assert why.sentence == (
+        "6.4 of at most 9.2 tokens/s: with BF16 weights even the best speed is below 10 tokens/s; "
+        "a 4-bit copy could reach about 23 tokens/s."
+    )
+    assert second.condition == "aiter_without_effect"
+    assert conditions(below_its_ceiling(6.4, 9.15, "BF16")) == ["ceiling_is_poor", "unexplained"]
+    assert "4-bit" not in advise_target(below_its_ceiling(6.4, 9.15, "Q4_K_M"))[0].sentence
+    assert conditions(below_its_ceiling(6.4, 18.3, "fp8")) == ["unexplained"]
+
+
 @pytest.mark.parametrize(
     ("quantization", "said"),
     [
