@@ -1,5 +1,6 @@
 """What all tests have in common: none reads or writes the history of a person or of another test, and none is timed."""
 
+import gc
 import itertools
 import os
 from collections.abc import Iterator
@@ -20,6 +21,17 @@ settings.load_profile("untimed")
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """Two for each processor, since these tests wait for sockets half of their time; one where coverage takes that half."""
     return (1 if config.getoption("cov_source", default=None) else 2) * (os.cpu_count() or 1)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """The thousands of tests stay to the end: without this, a third of the collecting is a search for garbage among them."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.fixture(scope="session", autouse=True)
