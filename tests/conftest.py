@@ -19,8 +19,8 @@ settings.load_profile("untimed")
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """Two for each processor, since these tests wait for sockets half of their time; one where coverage takes that half."""
-    return (1 if config.getoption("cov_source", default=None) else 2) * (os.cpu_count() or 1)
+    """Three for each processor, since these tests wait for sockets most of their time; one where coverage takes that time."""
+    return (1 if config.getoption("cov_source", default=None) else 3) * (os.cpu_count() or 1)
 
 
 @pytest.hookimpl(wrapper=True)

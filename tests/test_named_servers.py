@@ -77,7 +77,7 @@ cache: {{paths: []}}
                 found = scrape(port)
                 return all(value(found, "llm_probe_tokens_per_second", target=name) for name in made)
 
-            eventually(done, "each has a speed", seconds=60)
+            eventually(done, "each has a speed")
             samples = scrape(port)
         for name, (server, model, backend) in made.items():
             info = labels_of(samples, "llm_target_info", target=name)

@@ -8,12 +8,13 @@ from urllib.error import HTTPError
 T = TypeVar("T")
 
 
-def eventually(look: Callable[[], T | None], what: str, *, seconds: float = 60.0, every: float = 0.05) -> T:
+def eventually(look: Callable[[], T | None], what: str, *, seconds: float = 120.0, every: float = 0.05) -> T:
     """What ``look`` gives as soon as it is true; AssertionError with ``what`` did not happen, and what was seen last.
 
-    An OSError counts as not yet: a server may not listen yet. ``seconds`` only ends a test that fails.
+    An OSError counts as not yet: a server may not listen yet. ``seconds`` only ends a test that fails. The looks begin ``every`` so
+    many seconds and become up to four times as rare, since a look may cost a daemon a scrape.
     """
-    until = time.monotonic() + seconds
+    until, pause = time.monotonic() + seconds, every
     while True:
         seen: object
         try:
@@ -27,4 +28,5 @@ def eventually(look: Callable[[], T | None], what: str, *, seconds: float = 60.0
             seen = error
         if time.monotonic() > until:
             raise AssertionError(f"did not happen within {seconds:g} s: {what}; seen last: {seen!r}")
-        time.sleep(every)
+        time.sleep(pause)
+        pause = min(pause * 1.2, every * 4)
