@@ -84,7 +84,9 @@ def test_an_answer_without_a_stream_has_as_many_tokens(url: str) -> None:
     )
     with urllib.request.urlopen(request, timeout=60) as answer:
         usage = json.load(answer)["usage"]
-    result = probe(prober(url), max_tokens=24)
+    one = prober(url)
+    probe(one)  # the first one of a model is the shortest
+    result = probe(one, max_tokens=24)
     assert (usage["completion_tokens"], result.measurements.output_tokens) == (24, 24)
 
 
