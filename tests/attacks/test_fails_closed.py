@@ -5,15 +5,16 @@ import os
 import signal
 import socket
 import ssl
-import subprocess
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
 from exporter.cli import main
-from tests.attacks.running import HASH, QUIET, RunningExporter, command, configuration, running
+from tests.attacks.running import HASH, QUIET, RunningExporter, arguments, configuration, running
+from tests.forked import forked_process
 from tests.ports import free_port
 from tests.servers.certificates import make_certificate
 from tests.waiting import eventually
@@ -87,11 +88,20 @@ def locked(folder: Path) -> tuple[Path, Path]:
     return configuration(folder, f"web_config_file: {web}\n"), web
 
 
-def start(config: Path) -> subprocess.CompletedProcess[str]:
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A command that has ended: its exit code, and what it said on stderr."""
+
+    returncode: int
+    stderr: str
+
+
+def start(config: Path) -> Ended:
     """A start that must not last."""
-    return subprocess.run(
-        command(config, f"127.0.0.1:{free_port()}"), capture_output=True, text=True, timeout=60, check=False
-    )
+    log = config.parent / "start.log"
+    with log.open("wb") as file, forked_process(arguments(config, f"127.0.0.1:{free_port()}"), stderr=file) as process:
+        code = process.wait()
+    return Ended(code, log.read_text())
 
 
 @pytest.mark.parametrize("accident", WEB)

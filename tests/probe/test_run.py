@@ -44,7 +44,7 @@ def warm(url: str, **target: Any) -> Prober:
 
 def test_a_probe_of_vllm_counts_every_token() -> None:
     """Result, speed, exact counts, identity and cost of a probe that went well."""
-    with SimulatedVllm() as server:
+    with SimulatedVllm(tokens_per_second=100) as server:
         result = probe(warm(server.url))
     measured = result.measurements
     assert (result.result, result.error, result.model) == ("ok", "", "tiny")
@@ -88,11 +88,11 @@ def test_a_probe_of_ollama_tells_thinking_from_the_answer() -> None:
 def test_concurrent_streams_run_at_once() -> None:
     """Four streams are open together, each with a prompt of its own; the aggregate is more than one stream's speed."""
     with SimulatedVllm(tokens_per_second=200) as server:
-        result = probe(warm(server.url), Module(max_tokens=16, concurrency=4))
+        result = probe(warm(server.url), Module(max_tokens=64, concurrency=4))
         prompts = {json.dumps(each["messages"]) for each in server.posts()}
     assert (result.result, result.concurrency, server.most_at_once) == ("ok", 4, 4)
     assert len(prompts) == 5
-    assert result.output_tokens_spent == 64
+    assert result.output_tokens_spent == 256
     assert result.measurements.aggregate_tokens_per_second is not None
     assert result.measurements.tokens_per_second is not None
     assert result.measurements.aggregate_tokens_per_second > 2 * result.measurements.tokens_per_second
