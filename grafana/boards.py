@@ -536,7 +536,7 @@ def _target() -> dict[str, Any]:
             "Last change", "What was last seen to change on the target and its machine. Metric: llm_last_change_info.",
             [query(f"max by (job, instance, target, what, before, after) ({server('llm_last_change_info')})", table=True)], (10, 9),
             columns={"what": "What", "before": "Before", "after": "After"},
-            overrides=[override("byName", "What", custom__minWidth=115), override("byName", "Before", custom__minWidth=115),
+            overrides=[override("byName", "What", custom__minWidth=125), override("byName", "Before", custom__minWidth=115),
                        override("byName", "After", custom__minWidth=115)],
             no_value=_NO_DATA,
         ),
@@ -549,7 +549,7 @@ def _target() -> dict[str, Any]:
             [
                 query(server("llm_last_change_speed_ratio"), "speed {{module}}"),
                 query(server("llm_last_change_speed_ratio_bound"), "speed {{bound}} {{module}}"),
-                query(server("llm_last_change_ttft_ratio"), "TTFT {{module}}"),
+                query(server("llm_last_change_ttft_ratio"), "first token {{module}}"),
                 query(server("llm_last_change_prefill_ratio"), "prefill {{module}}"),
                 query(server("llm_unexplained_change_speed_ratio"), "unexplained {{module}}"),
                 query(server("llm_slowdown_speed_ratio"), "slower {{module}} {{phase}}: {{cause}} {{what}}"),
@@ -722,9 +722,9 @@ def _target() -> dict[str, Any]:
             overrides=[
                 *(override("byName", name, custom__width=width) for name, width in
                   (("Module", 85), ("Prompt", 65), ("Cached", 70), ("Reasoning", 90), ("Output", 65), ("Queue", 60), ("Users", 60))),
-                override("byName", "Counted", mappings=values({"0": ("estimated", "yellow"), "1": ("exact", "green")})),
+                override("byName", "Counted", mappings=values({"0": ("estimated", "yellow"), "1": ("exact", "green")}), custom__minWidth=90),
                 override("byName", "Burst", mappings=_FLAG), override("byName", "Error", unit="s"),
-                override("byName", "Load", unit="s", decimals=1), override("byName", "Queue", unit="s"),
+                override("byName", "Load", unit="s", decimals=1, custom__minWidth=85), override("byName", "Queue", unit="s"),
             ],
         ),
     ]  # fmt: skip
@@ -931,25 +931,25 @@ def _machine() -> dict[str, Any]:
             [query(host("llm_probe_tokens_per_second", module="default"), "{{target}} · {{instance}}")], (12, 8), unit=TOKENS_PER_SECOND, logarithmic=True, identified=True,
             links=[_series_link("Open this target", "llm-target", "job", "instance", "target")],
         ),
+        timeseries("Temperature", "Metric: amdgpu_temperature_celsius.",
+                   [query(host("amdgpu_temperature_celsius"), "{{instance}} {{sensor}}")], (12, 8), unit="celsius", identified=True),
         state_timeline(
             "Throttled", "Reasons that lowered the GPU's clocks for more than half of the time. A power limit at full load is normal, heat is not. Metric: "
             "amdgpu_throttled.",
             [query(_short(f"({host('amdgpu_throttled', reason='thermal')} > bool 0.5) or 2 * ({host('amdgpu_throttled')} > bool 0.5)"), gpu + " {{reason}}")],
-            (12, 8), values({"0": ("no", "green"), "1": ("throttled", "orange"), "2": ("held down", "text")}),
+            (24, 7), values({"0": ("no", "green"), "1": ("throttled", "orange"), "2": ("held down", "text")}),
             no_value=_NO_DATA,
         ),
-        timeseries("Temperature", "Metric: amdgpu_temperature_celsius.",
-                   [query(host("amdgpu_temperature_celsius"), "{{instance}} {{sensor}}")], (12, 8), unit="celsius", identified=True),
         timeseries("Clock", "Metric: amdgpu_clock_hertz.", [query(host("amdgpu_clock_hertz"), "{{instance}} {{domain}}")], (12, 8), unit="hertz", identified=True),
         timeseries("Power", "Power of the GPU, or of the whole socket where they share a sensor. Dashed: the limit that is set. Metrics: "
                    "amdgpu_power_watts, amdgpu_power_cap_watts.",
-                   [query(host("amdgpu_power_watts"), "{{instance}} {{scope}}"), query(host("amdgpu_power_cap_watts"), "{{instance}} limit")], (8, 8), unit="watt", identified=True,
+                   [query(host("amdgpu_power_watts"), "{{instance}} {{scope}}"), query(host("amdgpu_power_cap_watts"), "{{instance}} limit")], (12, 8), unit="watt", identified=True,
                    overrides=[override("byRegexp", "^.* limit$", custom__lineStyle={"fill": "dash", "dash": [6, 6]}, custom__lineWidth=1)]),
-        timeseries("GPU busy", "Metric: amdgpu_busy_ratio.", [query(_short(host("amdgpu_busy_ratio")), gpu)], (8, 8), unit="percentunit", maximum=1, identified=True),
+        timeseries("GPU busy", "Metric: amdgpu_busy_ratio.", [query(_short(host("amdgpu_busy_ratio")), gpu)], (12, 8), unit="percentunit", maximum=1, identified=True),
         timeseries("Memory in use", "VRAM, and system memory that the GPU uses (gtt), of their totals. Metrics: amdgpu_memory_used_bytes, "
                    "amdgpu_memory_total_bytes.",
                    [query(f"{host('amdgpu_memory_used_bytes')} / on (job, instance, gpu, kind) {host('amdgpu_memory_total_bytes')}", "{{instance}} {{kind}}")],
-                   (8, 8), unit="percentunit", maximum=1, identified=True),
+                   (12, 8), unit="percentunit", maximum=1, identified=True),
         row("What else decides how fast it is"),
         table(
             "Kernel, BIOS and power profile", "Metrics: host_kernel_info, host_bios_info, host_power_profile_info.",
@@ -1086,7 +1086,7 @@ def _fleet() -> dict[str, Any]:
     panels = [
         row("Worst first"),
         stat("Hosts", "Exporters that Prometheus can scrape, of all it knows. Metric: up.",
-             [query(f"sum({host('up')})", "up", instant=True), query(f"count({host('up')})", "known", instant=True)], (6, 3), names=True),
+             [query(f"sum({host('up')})", "up", instant=True), query(f"count({host('up')})", "known", instant=True)], (6, 3), names=True, wide=False),
         *(
             stat(title, description, [query(_count(*names), instant=True)], (6, 3), thresholds=colors, background=colors in (_FAULTS, _WARN))
             for title, description, names, colors in (

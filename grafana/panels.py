@@ -25,7 +25,8 @@ STATE_COLORS: Final = frozenset(
 """Colours that say how something is: identities never have them."""
 IDENTITY_COLORS: Final = ("#29b5bf", "#e02fa8", "#8a5a2b", "#5b45f0", "#c79e76", "#2e7b9c", "#932d78", "#a3a3fa")
 """Cyan, magenta, brown, indigo, sand, petrol, plum and lavender: colours of what has no state, such as a server, a sensor or a percentile."""
-_SETS: Final = ("13579e-l", "2367a-q", "4567j-s")
+_SETS: Final = ("13579q-z", "2367d-y", "4567h-n")
+_BROKEN: Final = "12468c-u"
 """Digits by the bits of their value, so that 1 to 8 differ, and letters so that the usual names of servers and hosts do."""
 
 
@@ -89,18 +90,26 @@ def fixed(color: str) -> dict[str, str]:
 
 
 def identities() -> list[dict[str, Any]]:
-    """Overrides that give each line one of the eight colours of identities, which its name decides.
+    """Overrides that give each line one of the eight colours of identities, whole or broken, which its name decides.
 
-    Grafana's palettes contain the states' colours, and its overrides can't count. So three sets of letters and digits decide:
-    whether a name has an odd number of characters of each. Names that differ in one digit differ in colour.
+    Grafana's palettes contain the states' colours, and its overrides can't count. So sets of letters and digits decide: three of
+    them by whether a name has an odd number of each, and one whether the line has gaps. Names that differ in one digit differ.
     """
-    return [override("byRegexp", _pattern(place), color=fixed(color)) for place, color in enumerate(IDENTITY_COLORS)]
+    colors = (override("byRegexp", _pattern(place), color=fixed(color)) for place, color in enumerate(IDENTITY_COLORS))
+    broken = override("byRegexp", f"^(?!{_even(_BROKEN)}).*", custom__lineStyle={"fill": "dash", "dash": [12, 4]})
+    return [*colors, broken]
 
 
 def _pattern(place: int) -> str:
     """A pattern of the names of which this colour is: its place (0 to 7) has a bit for each set, 1 for an odd number."""
-    even = (f"([^{those}]*[{those}][^{those}]*[{those}])*[^{those}]*$" for those in _SETS)
-    return "^" + "".join(f"(?{'!' if place >> bit & 1 else '='}{each})" for bit, each in enumerate(even)) + ".*"
+    return (
+        "^" + "".join(f"(?{'!' if place >> bit & 1 else '='}{_even(those)})" for bit, those in enumerate(_SETS)) + ".*"
+    )
+
+
+def _even(those: str) -> str:
+    """A pattern of the texts that have an even number of these characters."""
+    return f"([^{those}]*[{those}][^{those}]*[{those}])*[^{those}]*$"
 
 
 def named(*names: str) -> list[dict[str, Any]]:
@@ -188,9 +197,11 @@ def timeseries(
 def stat(
     title: str, description: str, targets: Sequence[Target], size: tuple[int, int] = (4, 4), *,
     unit: str = "short", background: bool = False, names: bool = False, only_names: bool = False, rows: bool = False,
-    value_size: int | None = None, **more: Any,
+    wide: bool = True, value_size: int | None = None, **more: Any,
 ) -> Panel:  # fmt: skip
     """One number, or one for each series: one below the other with ``rows``. Coloured only where thresholds or mappings judge it.
+
+    ``wide``: in a low panel, Grafana may put a name at the far left of its number.
 
     ``value_size`` is in pixels.
     """
@@ -202,7 +213,7 @@ def stat(
         "justifyMode": "auto",
         "orientation": "horizontal" if rows else "auto",
         "textMode": "name" if only_names else "value_and_name" if names else "value",
-        "wideLayout": not rows,
+        "wideLayout": wide and not rows,
         "reduceOptions": {"calcs": ["lastNotNull"], "fields": "", "values": False},
     }
     if value_size is not None:

@@ -332,27 +332,35 @@ def test_identities_differ_from_one_another_and_from_states() -> None:
     assert min(contrast(one, background) for one in IDENTITY_COLORS for background in BACKGROUNDS) >= 2.2
 
 
-def color_of(name: str) -> str:
-    """The colour that a line of this name gets."""
-    fits = [each for each in identities() if re.fullmatch(each["matcher"]["options"], name)]
-    assert len(fits) == 1, name
-    color: str = fits[0]["properties"][0]["value"]["fixedColor"]
-    return color
+def look_of(name: str) -> tuple[str, bool]:
+    """The colour that a line of this name gets, and whether it has gaps."""
+    fits = [each["properties"] for each in identities() if re.fullmatch(each["matcher"]["options"], name)]
+    (color,) = (each["value"]["fixedColor"] for (each,) in fits if each["id"] == "color")
+    return color, any(each["id"] == "custom.lineStyle" for (each,) in fits)
 
 
 @pytest.mark.parametrize(
-    "form", ["gpu-{}", "gpu-{} default · box:9937", "node1{}.example:9937", "vllm · framework{}:9937"]
+    "form", ["gpu-{} default · box:9937", "node1{}.example:9937", "vllm · framework{}:9937", "10.0.0.{}:9937"]
 )
 def test_names_that_differ_in_a_digit_differ_in_colour(form: str) -> None:
     """Eight hosts of one rack have eight colours, whatever stands beside their number."""
-    assert {color_of(form.format(number)) for number in range(1, 9)} == set(IDENTITY_COLORS)
+    assert {look_of(form.format(number))[0] for number in range(1, 9)} == set(IDENTITY_COLORS)
+
+
+BACKENDS = ("vllm", "llama-cpp", "ollama", "lm-studio", "lemonade", "sglang", "textgen", "transformers")
+
+
+@pytest.mark.parametrize("form", ["{} default · box:9937", "{} · framework:9937"])
+def test_the_usual_names_of_servers_differ(form: str) -> None:
+    """People name a server after its software: no two such lines look the same."""
+    assert len({look_of(form.format(name)) for name in BACKENDS}) == len(BACKENDS)
 
 
 @given(st.text())
 def test_every_name_has_one_colour(name: str) -> None:
     """Each line has a colour of an identity, and only one rule gives it."""
     assume("\n" not in name)
-    assert color_of(name) in IDENTITY_COLORS
+    assert look_of(name)[0] in IDENTITY_COLORS
 
 
 @each_board
