@@ -42,7 +42,7 @@ def _machine_rows(findings: Findings | None) -> Iterator[Row]:
     firmware = [
         f"{block} {version}"
         for gpu in found["gpus"]
-        for block, version in sorted({**gpu["firmware"], **({"vbios": gpu["vbios"]} if gpu["vbios"] else {})}.items())
+        for block, version in sorted({**gpu["firmware"], **({"vBIOS": gpu["vbios"]} if gpu["vbios"] else {})}.items())
     ]
     yield "firmware", ", ".join(firmware) or UNKNOWN
     power = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in found["power_profile"].items() if value)

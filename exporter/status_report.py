@@ -67,7 +67,7 @@ def _speed_text(probe: StatusDocument) -> str:
     streams = probe.get("concurrency") or 1
     if streams > 1:
         together = probe.get("aggregate_tokens_per_second")
-        return NONE if together is None else f"{speed_text(together)} of {streams}"
+        return NONE if together is None else f"{speed_text(together)} ({streams} streams)"
     speed = probe.get("tokens_per_second")
     if speed is None:
         return NONE

@@ -61,7 +61,7 @@ def test_a_speed_near_a_bound_does_not_contradict_its_tier() -> None:
     """It has the digits that the page gives it; of several streams it is their speed together."""
     targets = targets_of(publish_states(Snapshot(), ["near-a-bound", "measured"]).view(), NOW)
     rows = rows_of({"targets": [target_json(each) for each in targets]}, NOW)
-    assert [row[1:3] for row in rows] == [("good", "14.96 tok/s"), ("measured", "44.6 tok/s of 4")]
+    assert [row[1:3] for row in rows] == [("good", "14.96 tok/s"), ("measured", "44.6 tok/s (4 streams)")]
 
 
 @pytest.mark.parametrize("thresholds", [None, {}, {"excellent": 5, "good": 9}, {"best": 20}])

@@ -108,7 +108,9 @@ def _told(name: str, row: Condition, case: Case) -> Advice | None:
     sentence = None if row.only_slow and not case.is_slow else row.fact(case)
     if sentence is None:
         return None
-    return Advice(name, sentence, remedy=row.remedy, title=row.title, since_seconds=row.since(case))
+    # Servers with the same fault of answers are alike; one that says nonsense and one that says Lyon are not.
+    title = _fault(case) or row.title if name == "no_text" else row.title
+    return Advice(name, sentence, remedy=row.remedy, title=title, since_seconds=row.since(case))
 
 
 def _failed(case: Case) -> Advice | None:
@@ -121,8 +123,15 @@ def _failed(case: Case) -> Advice | None:
         return None
     title, what_to_do = remedy
     error = case.state.error if result == "down" and case.state else case.ran.error if case.ran else ""
-    sentence = f"{title}: {error.rstrip('.')}." if error else f"{title}."
-    return Advice(f"failed_{result}", f"{sentence[:1].upper()}{sentence[1:]}", remedy=what_to_do, title=title)
+    return Advice(
+        f"failed_{result}", _sentence(f"{title}: {error}" if error else title), remedy=what_to_do, title=title
+    )
+
+
+def _sentence(text: str) -> str:
+    """Text with a capital letter and an end; an error of a server may have its own end."""
+    text = text.strip()
+    return f"{text[:1].upper()}{text[1:]}{'' if text.endswith(('.', '?', '!')) else '.'}"
 
 
 # Each returns its sentence where it holds, and None where it doesn't or nothing says whether it does. -----------------
@@ -136,16 +145,24 @@ FAULTS_OF_ANSWERS: Final[Mapping[str, str]] = {
 """By result: what is wrong with an answer that came, in words."""
 
 
+def _not_an_answer(case: Case) -> ProbeResult | None:
+    return next((each for each in (case.ran, case.checked) if each and each.result in NOT_AN_ANSWER), None)
+
+
+def _fault(case: Case) -> str:
+    found = _not_an_answer(case)
+    return FAULTS_OF_ANSWERS[found.result] if found else ""
+
+
 def _no_answer(case: Case) -> str | None:
-    found = next((each for each in (case.ran, case.checked) if each and each.result in NOT_AN_ANSWER), None)
+    found = _not_an_answer(case)
     if found is None:
         return None
-    fault = FAULTS_OF_ANSWERS[found.result]
-    return f"{fault[:1].upper()}{fault[1:]}{f': {found.error}' if found.error else ''}."
+    return _sentence(f"{_fault(case)}: {found.error}" if found.error else _fault(case))
 
 
 def _stuck(case: Case) -> str | None:
-    return f"{case.stuck[:1].upper()}{case.stuck[1:]}." if case.stuck else None
+    return _sentence(case.stuck) if case.stuck else None
 
 
 def _drop(case: Case, *, explained: bool) -> ChangeLine | None:

@@ -132,11 +132,15 @@ class ProbeStatus:
     @property
     def speed_words(self) -> str:
         """The speed, with as many digits as agree with its tier."""
-        return (
-            speed_shown(self.speed, self.judgement.thresholds)
-            if self.judgement and self.tier
-            else rate_text(self.speed)
-        )
+        return self._in_words(self.speed)
+
+    @property
+    def measured_words(self) -> str:
+        """What the last probe measured, in the same way."""
+        return self._in_words(self.measured_speed)
+
+    def _in_words(self, speed: float | None) -> str:
+        return speed_shown(speed, self.judgement.thresholds) if self.judgement and self.tier else rate_text(speed)
 
     @property
     def next_run_seconds(self) -> float | None:

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from exporter.advice import TARGET_CONDITIONS, AdviceFacts, Case, advise_target
-from exporter.advice.target import FAILURES, weights_of
+from exporter.advice.target import FAILURES, FAULTS_OF_ANSWERS, weights_of
 from exporter.containers.facts import ContainerFacts
 from exporter.history.told import ChangeLine
 from exporter.host.gpu import GpuFacts, GpuSample
@@ -256,6 +256,20 @@ def test_a_server_that_went_down_since_its_last_good_probe() -> None:
     down = TargetState("t", URL, 1.0, up=False, error="connection refused")
     (why,) = advise_target(case(Judgement("good", LIMITS), probe(16.0), state=down))
     assert (why.condition, why.sentence) == ("failed_down", "No answer: connection refused.")
+
+
+def test_an_error_that_ends_with_a_question_gets_no_full_stop() -> None:
+    """A server's own end of a sentence is kept."""
+    (why,) = advise_target(case(None, probe(None, "connect", "refused. Is the server running?")))
+    assert why.sentence == "No connection: refused. Is the server running?"
+
+
+@pytest.mark.parametrize("result", sorted(NOT_AN_ANSWER))
+def test_each_fault_of_answers_is_named(result: Result) -> None:
+    """Nonsense, a wrong answer and that of another request are three reasons; the end of the error is the sentence's."""
+    (why,) = advise_target(case(None, probe(None, result, "it says Lyon ")))
+    assert why.title == FAULTS_OF_ANSWERS[result]
+    assert why.sentence == f"{why.title[:1].upper()}{why.title[1:]}: it says Lyon."
 
 
 def test_a_speed_within_the_noise_of_its_band_is_not_slow() -> None:

@@ -146,7 +146,8 @@ def test_near_a_bound_the_verdict_stays_and_says_so() -> None:
 def test_a_speed_below_a_bound_is_not_shown_as_the_bound() -> None:
     """19.96 would be read as 20.0, which is another tier."""
     status = status_of(probe("a", 9, speed=19.96), judgement=judged(19.96, "x", *BAND))
-    assert (status.verdict.name, status.probes[0].speed_words) == ("good", "19.96")
+    (first,) = status.probes
+    assert (status.verdict.name, first.speed_words, first.measured_words) == ("good", "19.96", "19.96")
 
 
 def test_the_speed_beside_a_verdict_is_the_one_that_it_is_about() -> None:
