@@ -58,7 +58,7 @@ def _row(target: StatusDocument, now: float) -> tuple[str, ...]:
         seconds_text(current.get("ttft_seconds")),
         age_text(now - age) if age is not None else NONE,
         printable(str((target.get("info") or {}).get("model") or probe.get("model") or NONE)),
-        printable(_why(target), ERROR_CHARACTERS),
+        printable(_why(target, now), ERROR_CHARACTERS),
     )
 
 
@@ -78,12 +78,18 @@ def _speed_text(probe: StatusDocument) -> str:
     return f"{speed_shown(speed, bounds)} tok/s" if probe.get("tier") else speed_text(speed)
 
 
-def _why(target: StatusDocument) -> str:
-    """The sentence that the page says: the error of a server that does not answer, else the advice with its fact."""
+def _why(target: StatusDocument, now: float) -> str:
+    """The sentence that the page says: the error of a server that does not answer, else the advice with its fact.
+
+    Before it stands that the figures are old, if they are.
+    """
+    probe = _first_probe(target)
+    ran_at = probe.get("last_run_timestamp_seconds") if probe.get("stale") else None
+    old = "" if ran_at is None else f"Stale: probed {age_text(now - ran_at)} ago. "
     advice: StatusDocument = next(iter(target.get("advice") or ()), {})
     sentence = "" if target.get("verdict") in SAYS_ITS_ERROR else advice.get("sentence")
     said = str(sentence or target.get("reason") or "")
-    return said[:1].upper() + said[1:]
+    return (old + said[:1].upper() + said[1:]).strip()
 
 
 def _first_probe(target: StatusDocument) -> StatusDocument:

@@ -57,6 +57,13 @@ def test_a_server_that_answers_nobody_has_no_speed() -> None:
     assert row[:5] == ("loading", "loading", "–", "–", "72 s")
 
 
+def test_old_figures_say_so() -> None:
+    """A narrow terminal has no column for the age, so the reason begins with it."""
+    targets = targets_of(publish_states(Snapshot(), ["stale"]).view(), NOW)
+    (row,) = rows_of({"targets": [target_json(each) for each in targets]}, NOW)
+    assert row[6] == "Stale: probed 25 min ago. As expected of vllm-fp16: 12–20 tokens/s"
+
+
 def test_a_speed_near_a_bound_does_not_contradict_its_tier() -> None:
     """It has the digits that the page gives it; of several streams it is their speed together."""
     targets = targets_of(publish_states(Snapshot(), ["near-a-bound", "measured"]).view(), NOW)

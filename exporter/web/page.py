@@ -252,6 +252,17 @@ def as_instant(seconds: float) -> str:
         return ""
 
 
+_CAPITALS: Final[Mapping[str, str]] = {
+    "aiter": "AITER", "cpu": "CPU", "gpu": "GPU", "gb": "GB", "kv": "KV", "rpc": "RPC", "ffn": "FFN",
+}  # fmt: skip
+
+
+def setting_text(name: str) -> str:
+    """The name of a launch setting for people: ``cpu_offload`` is "CPU offload"."""
+    words = " ".join(_CAPITALS.get(word, word) for word in name.split("_"))
+    return words[:1].upper() + words[1:]
+
+
 LEAST_HELD: Final = 0.01
 """Share of the time below which nothing is said of a limit."""
 
@@ -296,6 +307,7 @@ def _environment() -> "Environment":
         "instant": as_instant,
         "moment": lambda seconds: as_instant(seconds).replace("T", " ")[:16] + " UTC",
         "backend": name_of,
+        "setting": setting_text,
         "said": lambda result: status.IN_WORDS.get(result, result),
     }
     environment.globals |= {

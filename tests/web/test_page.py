@@ -257,6 +257,21 @@ def test_what_is_set_for_a_gpu_stands_on_its_card() -> None:
     assert "GPU level" not in text.partition("Set-up")[2]
 
 
+def test_a_launch_setting_has_its_name_for_people() -> None:
+    """Abbreviations are written as such, and no identifier is shown."""
+    text = page_of(publish_states(Snapshot(), ["offload", "aiter"]).view()).text
+    assert re.search(r"CPU offload ?24 of 48 layers", " ".join(text.split()))
+    assert re.search(r"AITER ?no effect", " ".join(text.split()))
+
+
+def test_a_stale_row_says_so() -> None:
+    """Among many servers an old speed is not shown like a new one."""
+    page = page_of(publish_states(Snapshot()).view())
+    text = " ".join(page.text.split())
+    assert re.search(r"\bstale ?stale ?15.8 tok/s", text)
+    assert not re.search(r"\bpaused ?stale", text)
+
+
 def test_an_empty_board_says_what_to_do() -> None:
     """A screen across the room is not just empty."""
     assert "Start an inference server here" in page_of(View(), PageQuery(board=True)).text
