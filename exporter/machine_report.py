@@ -119,7 +119,7 @@ def _server_json(server: ServerReport) -> dict[str, Any]:
         "quantization": info.quantization or None,
         "weights_bytes": server.model_bytes,
         "hardware": info.hardware or None,
-        "gpu": info.gpu_words or None,
+        "gpu": info.gpu_reason or None,
         "settings": dict(info.settings),
         "ceiling_tokens_per_second": judgement.ceiling_tokens_per_second,
         "no_ceiling": public(judgement.no_ceiling) or None,

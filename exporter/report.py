@@ -81,7 +81,7 @@ def report_of(
         "no_ceiling": judgement.no_ceiling or None,
         "efficiency": judgement.efficiency,
         "limit": judgement.limit,
-        "gpu": (info.gpu_words or None) if info else None,
+        "gpu": (info.gpu_reason or None) if info else None,
         "settings": dict(info.settings) if info else {},
         "advice": [
             {"condition": each.condition, "sentence": printable(each.sentence, ERROR_CHARACTERS), "remedy": each.remedy}

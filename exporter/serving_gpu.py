@@ -99,15 +99,15 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True)
 class Serving:
-    """The decision: addresses of the AMD GPUs that serve, and the rule that decided with its words.
+    """The decision: addresses of the AMD GPUs that serve, and the rule that decided, with its reason.
 
     ``others`` are addresses of GPUs that serve and can't be read. Both empty with a ``rule``: no GPU serves. Without a
-    ``rule`` it is unknown, ``words`` are the reason, and ``in_question`` are the addresses of all that may serve.
+    ``rule`` it is unknown, ``reason`` says why, and ``in_question`` are the addresses of all that may serve.
     """
 
     gpus: tuple[str, ...] = ()
     rule: Rule | None = None
-    words: str = ""
+    reason: str = ""
     others: tuple[str, ...] = ()
     in_question: tuple[str, ...] = ()
 
@@ -205,7 +205,7 @@ def _named(evidence: Evidence) -> Serving:
         if gpu is None:
             here = ", ".join(each.title for each in evidence.gpus) or "none"
             return Serving(
-                words=f"the settings name the GPU {name!r}, which this machine does not have (it has: {here})"
+                reason=f"the settings name the GPU {name!r}, which this machine does not have (it has: {here})"
             )
         found.append(gpu)
     return _serving(found, "settings", "the settings name it" if len(found) == 1 else "the settings name them")
@@ -224,35 +224,35 @@ class _Given:
     rocm: tuple[Candidate, ...] | None
     """``None`` where the order isn't known."""
     vulkan: tuple[Candidate, ...] | None
-    words: tuple[str, ...] = ()
+    reasons: tuple[str, ...] = ()
     decided: Serving | None = None
 
     @staticmethod
     def begin(evidence: Evidence) -> "_Given":
         if evidence.compute == "cpu":
-            return _Given((), None, None, decided=Serving(rule="given", words="no GPU: the server computes on the CPU"))
+            return _Given((), None, None, decided=Serving(rule="given", reason="no GPU: the server computes on the CPU"))
         left = tuple(gpu for gpu in evidence.gpus if _may_use(gpu, evidence))
-        words: tuple[str, ...] = ()
+        reasons: tuple[str, ...] = ()
         if evidence.render_nodes is not None:
             left = tuple(gpu for gpu in left if set(gpu.render_nodes) & set(evidence.render_nodes))
-            words = (f"the container was given {', '.join(evidence.render_nodes)}",)
-        state = _Given(left, _rocm_order(left), _vulkan_order(left), words)
+            reasons = (f"the container was given {', '.join(evidence.render_nodes)}",)
+        state = _Given(left, _rocm_order(left), _vulkan_order(left), reasons)
         for step in (_apply_variables, _apply_devices, _apply_main_gpu):
             state = step(state, evidence)
             if state.decided:
                 return state
-        if state.words and len(state.left) == 1:
-            return replace(state, decided=_serving(state.left, "given", "; ".join(state.words)))
+        if state.reasons and len(state.left) == 1:
+            return replace(state, decided=_serving(state.left, "given", "; ".join(state.reasons)))
         return state
 
-    def keep(self, chosen: Sequence[Candidate], words: str) -> "_Given":
+    def keep(self, chosen: Sequence[Candidate], reason: str) -> "_Given":
         """Leave only these GPUs, in this order."""
 
         def kept(order: tuple[Candidate, ...] | None) -> tuple[Candidate, ...] | None:
             return None if order is None else tuple(gpu for gpu in chosen if gpu in order)
 
         return replace(
-            self, left=tuple(chosen), rocm=kept(self.rocm), vulkan=kept(self.vulkan), words=(*self.words, words)
+            self, left=tuple(chosen), rocm=kept(self.rocm), vulkan=kept(self.vulkan), reasons=(*self.reasons, reason)
         )
 
 
@@ -313,7 +313,7 @@ def _apply_rocm_variables(state: _Given, variables: Mapping[str, str]) -> _Given
 
 def _mask(state: _Given, order: tuple[Candidate, ...] | None, name: str, value: str) -> _Given:
     """Leave what a variable shows: indices or ids, up to the first that is none."""
-    words = f"{name}={value}"
+    reason = f"{name}={value}"
     chosen: list[Candidate] = []
     for token in value.split(","):
         unique = token.strip().lower().removeprefix("gpu-")
@@ -326,17 +326,17 @@ def _mask(state: _Given, order: tuple[Candidate, ...] | None, name: str, value: 
             break
         chosen.append(gpu)
     if not chosen:
-        return replace(state, decided=Serving(rule="given", words=f"no GPU: {words} hides them all"))
-    return state.keep(chosen, words)
+        return replace(state, decided=Serving(rule="given", reason=f"no GPU: {reason} hides them all"))
+    return state.keep(chosen, reason)
 
 
 def _apply_devices(state: _Given, evidence: Evidence) -> _Given:
     """llama.cpp's ``--device``: names of its backends with their numbers, over all of which it splits a model."""
     if not evidence.devices:
         return state
-    words = f"the server was started with --device {evidence.devices}"
+    reason = f"the server was started with --device {evidence.devices}"
     if evidence.devices.strip().lower() == "none":
-        return replace(state, decided=Serving(rule="given", words=f"no GPU: {words}"))
+        return replace(state, decided=Serving(rule="given", reason=f"no GPU: {reason}"))
     chosen: list[Candidate] = []
     for token in evidence.devices.split(","):
         found = _DEVICE.fullmatch(token.strip())
@@ -346,10 +346,10 @@ def _apply_devices(state: _Given, evidence: Evidence) -> _Given:
         if gpu is None:
             return state
         chosen.append(gpu)
-    state = state.keep(chosen, words)
+    state = state.keep(chosen, reason)
     if evidence.split_mode == "none" and len(chosen) > 1:
         return state
-    return replace(state, decided=_serving(chosen, "given", "; ".join(state.words)))
+    return replace(state, decided=_serving(chosen, "given", "; ".join(state.reasons)))
 
 
 def _numbered(state: _Given, runtime: str, number: int) -> Candidate | None:
@@ -390,7 +390,7 @@ def _by_process_memory(evidence: Evidence, left: Sequence[Candidate], _: _Given)
         if not evidence.held_complete or not left:
             return None
         return Serving(
-            words="the server's processes hold no memory of a GPU that can be read: no model is loaded, or it computes elsewhere"
+            reason="the server's processes hold no memory of a GPU that can be read: no model is loaded, or it computes elsewhere"
         )
     most = max(count for _, count in held)
     least = HELD_SHARE * most
@@ -409,8 +409,8 @@ def _by_tensor_parallel(evidence: Evidence, left: Sequence[Candidate], state: _G
     if len(order) < max(size, 2):
         return None
     taken = "one GPU" if size == 1 else "as many GPUs"
-    words = f"a tensor parallel size of {size} takes {taken}, the first in ROCm's order"
-    return _serving(order[:size], "tensor_parallel", words)
+    reason = f"a tensor parallel size of {size} takes {taken}, the first in ROCm's order"
+    return _serving(order[:size], "tensor_parallel", reason)
 
 
 def _by_memory_in_use(evidence: Evidence, left: Sequence[Candidate], _: _Given) -> Serving | None:
@@ -422,10 +422,10 @@ def _by_memory_in_use(evidence: Evidence, left: Sequence[Candidate], _: _Given) 
     full = [gpu for gpu in usable if (gpu.memory_in_use or 0) >= weights / parts]
     if len(full) != parts:
         return None
-    words = f"of {len(usable)} GPUs it alone has as much memory in use as the model's weights have"
+    reason = f"of {len(usable)} GPUs it alone has as much memory in use as the model's weights have"
     if parts > 1:
-        words = f"{parts} of {len(usable)} GPUs have as much memory in use as their parts of the model's weights have"
-    return _serving(full, "memory_in_use", words)
+        reason = f"{parts} of {len(usable)} GPUs have as much memory in use as their parts of the model's weights have"
+    return _serving(full, "memory_in_use", reason)
 
 
 def _by_what_is_left(evidence: Evidence, left: Sequence[Candidate], _: _Given) -> Serving | None:
@@ -434,14 +434,14 @@ def _by_what_is_left(evidence: Evidence, left: Sequence[Candidate], _: _Given) -
         return None
     if len(usable) < len(left):
         small = ", ".join(gpu.title for gpu in left if gpu not in usable)
-        words = f"an integrated GPU as small as {small} never serves beside a discrete one"
-        return _serving(usable, "small_integrated", words)
-    words = "it is the only GPU"
+        reason = f"an integrated GPU as small as {small} never serves beside a discrete one"
+        return _serving(usable, "small_integrated", reason)
+    reason = "it is the only GPU"
     if evidence.compute:
-        words += f" that a server on {RUNTIMES[evidence.compute]} can use"
+        reason += f" that a server on {RUNTIMES[evidence.compute]} can use"
     elif len(evidence.gpus) > 1:
-        words += " that the server can use"
-    return _serving(usable, "only_gpu", words)
+        reason += " that the server can use"
+    return _serving(usable, "only_gpu", reason)
 
 
 def _without_small(gpus: Sequence[Candidate]) -> tuple[Candidate, ...]:
@@ -458,14 +458,14 @@ def _is_small(gpu: Candidate) -> bool:
 
 def _unknown(evidence: Evidence, left: Sequence[Candidate]) -> Serving:
     if not evidence.gpus:
-        return Serving(words="this machine has no GPU that can be seen")
+        return Serving(reason="this machine has no GPU that can be seen")
     if not left:
-        return Serving(words="the server was given no GPU of this machine that can be seen")
+        return Serving(reason="the server was given no GPU of this machine that can be seen")
     usable = _without_small(left)
     in_question = tuple(gpu.address for gpu in usable)
     foreign = ", ".join(gpu.title for gpu in usable if not gpu.readable)
     if len(usable) == 1:
-        return Serving(words=f"it may be the {foreign}, of which nothing can be read here", in_question=in_question)
+        return Serving(reason=f"it may be the {foreign}, of which nothing can be read here", in_question=in_question)
     reasons = [f"{len(usable)} GPUs may serve: {', '.join(gpu.title for gpu in usable)}"]
     unmeasured = ", ".join(gpu.title for gpu in usable if gpu.memory_in_use is None)
     if evidence.held_problem:
@@ -479,14 +479,14 @@ def _unknown(evidence: Evidence, left: Sequence[Candidate]) -> Serving:
     else:
         reasons.append("the model's size and the memory in use do not tell which")
     reasons.append("set targets[].gpu")
-    return Serving(words="; ".join(reasons), in_question=in_question)
+    return Serving(reason="; ".join(reasons), in_question=in_question)
 
 
-def _serving(gpus: Sequence[Candidate], rule: Rule, words: str) -> Serving:
+def _serving(gpus: Sequence[Candidate], rule: Rule, reason: str) -> Serving:
     titles = ", ".join(gpu.title for gpu in gpus)
     return Serving(
         gpus=tuple(gpu.address for gpu in gpus if gpu.readable),
         rule=rule,
-        words=f"{titles}: {words}" if titles else words,
+        reason=f"{titles}: {reason}" if titles else reason,
         others=tuple(gpu.address for gpu in gpus if not gpu.readable),
     )

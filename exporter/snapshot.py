@@ -39,7 +39,7 @@ Names = tuple[str, ...]
 class TargetInfo:
     """What a target is, in words; empty where it is not known.
 
-    ``gpus`` are the addresses of those that serve it, ``gpu_rule`` the rule that decided that, ``gpu_words`` the decision or
+    ``gpus`` are the addresses of those that serve it, ``gpu_rule`` the rule that decided that, ``gpu_reason`` the decision or
     why there is none. ``settings`` are the launch settings that decide speed, by name; ``unknown`` says what could not be
     read of the server, and why. ``weight_bytes`` is the size of the model.
     """
@@ -55,7 +55,7 @@ class TargetInfo:
     hardware: str = ""
     gpus: Names = ()
     gpu_rule: str = ""
-    gpu_words: str = ""
+    gpu_reason: str = ""
     settings: tuple[tuple[str, str], ...] = ()
     unknown: Names = ()
     weight_bytes: float | None = None

@@ -209,9 +209,9 @@ def target_facts_of(
             no_gpu=ON_CPU if identity.on_cpu else "",
             offloaded=identity.offloaded,
             speculative=_speculative(None, state),
-            gpu_words=NOT_HERE,
+            bandwidth_problem=NOT_HERE,
         )
-    files, words = _files(setup, identity, model, machine)
+    files, problem = _files(setup, identity, model, machine)
     settings = dict(settings_in(target, identity, machine))
     kv_cache = settings.get("kv_cache") or (container.kv_cache_dtype if container else None)
     quantization = container.quantization if container else None
@@ -224,7 +224,7 @@ def target_facts_of(
         kv_cache=kv_cache,
         aiter=_aiter(setup),
         weights=weights,
-        weights_words=words,
+        weights_problem=problem,
         no_gpu=_why_no_gpu(setup, identity),
         offloaded=identity.offloaded,
         offload=settings.get("cpu_offload"),
@@ -327,7 +327,7 @@ def serving_of(target: Target, identity: Identity | None, machine: Machine) -> S
     setup = behind(target.url, machine)
     named = _decided(target.gpu)
     if not setup.local:
-        return Serving(words=NOT_HERE)
+        return Serving(reason=NOT_HERE)
     launches = setup.launches
     memory = _memory_of(setup, machine)
     files, _ = _files(setup, identity or Identity(""), identity.model if identity else None, machine)
@@ -385,26 +385,26 @@ def _with_gpu(known: TargetFacts, setup: Behind, served: Serving, machine: Machi
     if not gpus:
         if foreign:
             return replace(known, gpu_name=foreign)
-        return replace(known, gpu_words=served.words)
+        return replace(known, bandwidth_problem=served.reason)
     first, alike = gpus[0], are_alike(gpus)
     whole = not any(gpu.partitions for gpu in gpus)
     bandwidth = first.bandwidth_bytes_per_second
-    words = "" if whole else f"{first.name} is partitioned, and it isn't known which partition serves"
+    problem = "" if whole else f"{first.name} is partitioned, and it isn't known which partition serves"
     if len(gpus) > 1:
         split: Split = "layers" if splits_layers else "parallel"
         together = bandwidth_together([gpu.bandwidth_bytes_per_second for gpu in gpus], split)
         bandwidth = together if splits_layers or parallel == len(gpus) else None
         if bandwidth is None:
-            words = words or f"how its {len(gpus)} GPUs share the work isn't known, or their memory's bandwidth"
+            problem = problem or f"how its {len(gpus)} GPUs share the work isn't known, or their memory's bandwidth"
     elif bandwidth is None:
-        words = words or f"the memory bandwidth of {first.name} isn't known: set targets[].hardware"
+        problem = problem or f"the memory bandwidth of {first.name} isn't known: set targets[].hardware"
     return replace(
         known,
         gfx_target=first.gfx_target if alike else None,
         compute_units=first.compute_units if alike else None,
         gpu_name=first.name if alike else "",
         memory_bandwidth=bandwidth if whole else None,
-        gpu_words=words if bandwidth is None or not whole else "",
+        bandwidth_problem=problem if bandwidth is None or not whole else "",
         aiter_usable=_aiter_usable(setup, gpus),
         throttled=_is_throttled(served, machine),
         power_scope=first.power_scope,
@@ -469,7 +469,7 @@ def info_of(
         hardware=_decided(target.hardware) or hardware_of(known, profiles) or known.gpu_name,
         gpus=served.gpus,
         gpu_rule=served.rule or "",
-        gpu_words=served.words,
+        gpu_reason=served.reason,
         settings=settings_in(target, identity, machine),
         unknown=_unknown(setup, machine),
         weight_bytes=known.weights.bytes,
@@ -566,13 +566,13 @@ def _files(setup: Behind, identity: Identity, model: str | None, machine: Machin
 
     By the path of its file, else in any cache of this machine by its folder, its repository, or its name.
     """
-    by_path, words = dict(machine.models.by_path), ""
+    by_path, problem = dict(machine.models.by_path), ""
     for path in _paths(setup, identity):
         found = by_path.get(path)
         if isinstance(found, WeightFacts):
             return found, ""
         if found is not None:
-            words = words or f"its file can't be read: {found.reason}"
+            problem = problem or f"its file can't be read: {found.reason}"
     names = [
         identity.model_root,
         *(each.model_path for each in setup.launches),
@@ -582,7 +582,7 @@ def _files(setup: Behind, identity: Identity, model: str | None, machine: Machin
     for name in dict.fromkeys(name for name in names if name):
         if (weights := find_weights(machine.caches, name)) is not None:
             return weights, ""
-    return None, words
+    return None, problem
 
 
 # Bytes of one number of the key-value cache, by how its type's name begins; a server's default is 16 bits.

@@ -54,10 +54,10 @@ class TargetFacts:
     """All that is known of the setup behind one target; None or empty where nobody said.
 
     ``gfx_target``, ``compute_units`` and ``gpu_name`` are of the GPU that serves it (or of several that are alike),
-    ``memory_bandwidth`` is in bytes/s, of several GPUs together as they share the work; ``gpu_words`` is why it isn't known.
+    ``memory_bandwidth`` is in bytes/s, of several GPUs together as they share the work; ``bandwidth_problem`` is why it isn't known.
     ``aiter_usable`` is False where AITER has no effect on that GPU. ``no_gpu`` says in words why no GPU computes, empty where
     one may. ``offloaded`` is True where a part of the model lies in memory that the GPU doesn't own, ``offload`` what the launch
-    settings keep off it. ``speculative`` is how tokens are drafted, ``none`` where they aren't. ``weights_words`` is why the
+    settings keep off it. ``speculative`` is how tokens are drafted, ``none`` where they aren't. ``weights_problem`` is why the
     size of the weights isn't known. ``throttled`` says whether heat holds the GPU's clocks down now, ``users`` how many requests
     of others run, ``power_scope`` what the GPU's power sensor counts.
     """
@@ -75,10 +75,10 @@ class TargetFacts:
     offloaded: bool | None = None
     aiter_usable: bool | None = None
     gpu_name: str = ""
-    gpu_words: str = ""
+    bandwidth_problem: str = ""
     offload: str | None = None
     speculative: str | None = None
-    weights_words: str = ""
+    weights_problem: str = ""
     throttled: bool | None = None
     users: float | None = None
     power_scope: PowerScope | None = None
@@ -301,7 +301,7 @@ def ceiling_of(
         return None, f"the server drafts tokens{how}, so one read of the weights may give several tokens"
     if bandwidth is None:
         which = known.gpu_name or "the GPU that serves it"
-        return None, known.gpu_words or f"the memory bandwidth of {which} isn't known: set targets[].hardware"
+        return None, known.bandwidth_problem or f"the memory bandwidth of {which} isn't known: set targets[].hardware"
     each = bytes_per_token(known, context_tokens, profiles)
     return (bandwidth / each, "") if each else (None, _why_no_bytes(known, profiles))
 
@@ -309,13 +309,13 @@ def ceiling_of(
 def _why_no_bytes(known: TargetFacts, profiles: Profiles) -> str:
     model = known.model or "its model"
     if known.weights.bytes is None:
-        why = known.weights_words or "its files were not found, and the server doesn't say it"
+        why = known.weights_problem or "its files were not found, and the server doesn't say it"
         return f"the size of {model} isn't known: {why}"
     if is_mixture_of_experts(known, profiles):
         why = f"{model} is a mixture of experts, and nothing says how much of it a token reads"
     else:
         why = f"nothing says whether {model} is dense or a mixture of experts"
-    return f"{why}; {known.weights_words}" if known.weights_words else why
+    return f"{why}; {known.weights_problem}" if known.weights_problem else why
 
 
 @dataclass(frozen=True, slots=True)
@@ -434,7 +434,7 @@ def bandwidth_of(known: TargetFacts, profiles: Profiles, hardware: str | None = 
     if known.memory_bandwidth is not None:
         return known.memory_bandwidth
     found = profiles.hardware.get(hardware_of(known, profiles) or "")
-    return found.memory_bandwidth if found and not known.gpu_words else None
+    return found.memory_bandwidth if found and not known.bandwidth_problem else None
 
 
 def limit_of(efficiency: float | None, known: TargetFacts, profiles: Profiles) -> Limit:

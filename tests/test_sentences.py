@@ -158,7 +158,7 @@ def judgements() -> Iterator[Judgement]:
     for model, size, gpu, why in product(
         (None, "m-14B", "qwen3-30b-a3b", "mixtral-8x7b"), weights, ("", "Radeon RX 7300"), words
     ):
-        known = replace(HALO, model=model, weights=size, gpu_name=gpu, weights_words=why)
+        known = replace(HALO, model=model, weights=size, gpu_name=gpu, weights_problem=why)
         yield judged(known)
         yield judged(replace(known, gfx_target=None))
     for speed in (9.2, 30.0, 1234.5):
@@ -215,7 +215,7 @@ def evidence(gpus: tuple[Candidate, ...]) -> Iterator[Evidence]:
 def test_words_about_the_gpu_that_serves(tmp_path: Path) -> None:
     """On every machine of the fixtures, whatever is said of a server."""
     machines = [candidates(build(name, tmp_path / name)) for name in NAMES]
-    assert read_well(which_gpu(each).words for gpus in [(), *machines] for each in evidence(gpus)) > 150
+    assert read_well(which_gpu(each).reason for gpus in [(), *machines] for each in evidence(gpus)) > 150
 
 
 def probe(result: str, speed: float | None, error: str = "", **more: float | bool | None) -> ProbeResult:

@@ -78,7 +78,7 @@ def test_what_the_machine_shows(
     """Where nobody says anything, the machine decides, or the reason is told why it doesn't."""
     found = decide(machine, name, weights_bytes=weights)
     assert (list(found.gpus), found.rule, found.others) == (gpus, rule, ())
-    assert found.words
+    assert found.reason
     assert bool(found.in_question) == (rule is None)
 
 
@@ -178,7 +178,7 @@ def test_what_was_said(machine: Path, name: str, said: dict[str, Any], gpus: lis
     """What is said of a server goes before what the machine shows, in the order of the rules."""
     found = decide(machine, name, **said)
     assert (list(found.gpus), found.rule) == (gpus, rule)
-    assert found.words
+    assert found.reason
 
 
 def test_gpu_of_another_vendor_that_is_known_to_serve(machine: Path) -> None:
@@ -199,15 +199,15 @@ def test_cuda_device_beside_an_nvidia_card(machine: Path) -> None:
 def test_reasons_name_what_is_missing(machine: Path) -> None:
     """An unknown says what may serve, what couldn't be read, and what to set."""
     problem = "/proc/7/fdinfo may not be read: the GPU memory of another user's process is hidden"
-    words = decide(machine / "a", TWINS, held_problem=problem).words
-    assert words == (
+    reason = decide(machine / "a", TWINS, held_problem=problem).reason
+    assert reason == (
         "2 GPUs may serve: Radeon AI PRO R9700 (0000:05:00.0), Radeon AI PRO R9700 (0000:08:00.0); "
         f"{problem}; the size of the model is not known; set targets[].gpu"
     )
-    assert "NVIDIA RTX 4000 Ada Generation (0000:01:00.0)" in decide(machine / "b", RYZEN_9950X).words
-    assert "'renderD200'" in decide(machine / "c", TWINS, named=("renderD200",)).words
-    assert "not known of Instinct MI50" in decide(machine / "d", "mi50-renoir", weights_bytes=1e9).words
-    assert which_gpu(Evidence()).words == "this machine has no GPU that can be seen"
+    assert "NVIDIA RTX 4000 Ada Generation (0000:01:00.0)" in decide(machine / "b", RYZEN_9950X).reason
+    assert "'renderD200'" in decide(machine / "c", TWINS, named=("renderD200",)).reason
+    assert "not known of Instinct MI50" in decide(machine / "d", "mi50-renoir", weights_bytes=1e9).reason
+    assert which_gpu(Evidence()).reason == "this machine has no GPU that can be seen"
 
 
 def test_two_servers_on_two_equal_gpus(machine: Path) -> None:
@@ -274,7 +274,7 @@ def test_any_evidence_gives_a_decision_or_a_reason(gpus: list[Candidate], eviden
     readable = {gpu.address for gpu in gpus if gpu.readable}
     assert set(found.gpus) <= readable
     assert set(found.others) <= {gpu.address for gpu in gpus} - readable
-    assert found.words
+    assert found.reason
     assert not (found.in_question and found.rule)
 
 

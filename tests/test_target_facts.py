@@ -134,7 +134,7 @@ SECOND = replace(STRIX_HALO, address="0000:c2:00.0")
 
 
 @pytest.mark.parametrize(
-    ("gpus", "parallel", "bandwidth", "words"),
+    ("gpus", "parallel", "bandwidth", "problem"),
     [
         ((), None, None, "this machine has no GPU that can be seen"),
         ((STRIX_HALO, SECOND), None, None, "2 GPUs may serve"),
@@ -145,14 +145,14 @@ SECOND = replace(STRIX_HALO, address="0000:c2:00.0")
     ],
 )
 def test_a_bandwidth_only_where_it_is_clear_which_gpu_serves(
-    gpus: tuple[GpuFacts, ...], parallel: int | None, bandwidth: float | None, words: str
+    gpus: tuple[GpuFacts, ...], parallel: int | None, bandwidth: float | None, problem: str
 ) -> None:
     """Several GPUs, different ones, or a divided one leave the ceiling unknown, and the reason is told."""
     machine = Machine((replace(VLLM, tensor_parallel=parallel),), gpus, (CACHE,))
     known = target_facts_of(HERE, SAYS, machine)
     assert known.memory_bandwidth == bandwidth
-    assert words in known.gpu_words
-    assert bool(words) == bool(known.gpu_words)
+    assert problem in known.bandwidth_problem
+    assert bool(problem) == bool(known.bandwidth_problem)
 
 
 def test_the_gpu_that_the_settings_name_serves() -> None:
@@ -391,7 +391,7 @@ def test_a_model_that_the_gpu_does_not_hold_alone_is_told() -> None:
     ]
     info = info_of(HERE, on_cpu, found[-1], with_gpu, PROFILES)
     assert dict(info.settings)["compute"] == "cpu"
-    assert (info.gpus, info.gpu_words) == ((), "no GPU: the server computes on the CPU")
+    assert (info.gpus, info.gpu_reason) == ((), "no GPU: the server computes on the CPU")
     elsewhere = make_target(url="http://10.0.0.7:8000")
     assert target_facts_of(elsewhere, on_cpu, bare).off_gpu == "it computes on the CPU"
 

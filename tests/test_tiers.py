@@ -234,7 +234,7 @@ def test_a_long_context_lowers_the_ceiling() -> None:
 @pytest.mark.parametrize(
     ("known", "why"),
     [
-        (replace(STRIX_HALO, gpu_words="2 GPUs may serve", memory_bandwidth=None, gfx_target=None), "2 GPUs may serve"),
+        (replace(STRIX_HALO, bandwidth_problem="2 GPUs may serve", memory_bandwidth=None, gfx_target=None), "2 GPUs may serve"),
         (replace(STRIX_HALO, offloaded=True), "a part of its model lies outside the GPU's memory, so"),
         (
             replace(STRIX_HALO, no_gpu=ON_CPU, offload="all"),
@@ -256,7 +256,7 @@ def test_a_long_context_lowers_the_ceiling() -> None:
         (replace(STRIX_HALO, speculative=SAID_BY_THE_SERVER), "the server drafts tokens, as it says itself, so"),
         (replace(STRIX_HALO, weights=Weights()), "the size of Qwen/Qwen2.5-14B-Instruct isn't known"),
         (
-            replace(STRIX_HALO, weights=Weights(), weights_words="its file can't be read: x"),
+            replace(STRIX_HALO, weights=Weights(), weights_problem="its file can't be read: x"),
             "the size of Qwen/Qwen2.5-14B-Instruct isn't known: its file can't be read: x",
         ),
         (replace(STRIX_HALO, model="qwen3-a-mixture-8x7b", weights=WHOLE), "nothing says how much of it a token reads"),
