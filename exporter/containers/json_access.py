@@ -1,4 +1,4 @@
-"""Reading JSON of an engine that may be of any version and make: each look gives the type asked for, or its empty value."""
+"""Reading JSON of an engine that may be of any version and make: each function gives one type, or its empty value."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -26,10 +26,10 @@ def items(value: object, *path: str) -> Sequence[Any]:
     return found if isinstance(found, list | tuple) else ()
 
 
-def words(value: object, *path: str) -> tuple[str, ...]:
+def strings(value: object, *path: str) -> tuple[str, ...]:
     """A list of strings under ``path``; Podman and old images give a single string for an entry point."""
     found = text(value, *path)
-    return (found,) if found else tuple(word for word in items(value, *path) if isinstance(word, str))
+    return (found,) if found else tuple(each for each in items(value, *path) if isinstance(each, str))
 
 
 def seconds(timestamp: str) -> float | None:

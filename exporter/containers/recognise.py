@@ -13,7 +13,7 @@ from typing import Any, Final
 from exporter.backends import BACKENDS
 from exporter.containers.cache import cache_of
 from exporter.containers.facts import ON_HOST, CandidateUrl, ContainerFacts, Devices, OwnNetwork
-from exporter.containers.json_access import items, mapping, seconds, text, words
+from exporter.containers.json_access import items, mapping, seconds, text, strings
 from exporter.containers.quantization import gguf_type, method_in
 from exporter.containers.rocm import stated_version
 from exporter.containers.servers import configured_for, is_idle, made_for
@@ -50,7 +50,7 @@ class _Launch:
 
 def environment_of(inspect: Mapping[str, Any]) -> dict[str, str]:
     """The container's variables, the image's included. Holds secrets: never keep or log it."""
-    pairs = (entry.partition("=") for entry in words(inspect, "Config", "Env"))
+    pairs = (entry.partition("=") for entry in strings(inspect, "Config", "Env"))
     return {name: value for name, equals, value in pairs if equals}
 
 
@@ -126,7 +126,7 @@ def image_reference(inspect: Mapping[str, Any], image: Mapping[str, Any] | None 
     configured = text(inspect, "Config", "Image") or text(inspect, "ImageName")
     if configured and not is_bare_id(configured):
         return configured
-    tags = [*words(image, "RepoTags"), *words(image, "RepoDigests")]
+    tags = [*strings(image, "RepoTags"), *strings(image, "RepoDigests")]
     return tags[0] if tags else configured or text(inspect, "Image")
 
 
@@ -136,9 +136,9 @@ def is_bare_id(reference: str) -> bool:
 
 
 def _commands(inspect: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    command = [*words(inspect, "Config", "Entrypoint"), *words(inspect, "Config", "Cmd")]
+    command = [*strings(inspect, "Config", "Entrypoint"), *strings(inspect, "Config", "Cmd")]
     if not command and text(inspect, "Path"):
-        command = [text(inspect, "Path"), *words(inspect, "Args")]
+        command = [text(inspect, "Path"), *strings(inspect, "Args")]
     return list(commands_in(command))
 
 
@@ -195,7 +195,7 @@ def _devices(inspect: Mapping[str, Any]) -> Devices:
     host = mapping(inspect, "HostConfig")
     paths = [text(device, "PathOnHost") for device in items(host, "Devices")]
     requests = items(host, "DeviceRequests")
-    requested = [device for request in requests for device in words(request, "DeviceIDs")]
+    requested = [device for request in requests for device in strings(request, "DeviceIDs")]
     whole = host.get("Privileged") is True or "/dev/dri" in paths
     named = sorted({basename(path) for path in paths if path.startswith("/dev/dri/renderD")})
     by_driver = any(
