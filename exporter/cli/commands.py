@@ -23,7 +23,7 @@ import click
 from exporter import __version__
 from exporter.address import DEFAULT_LISTEN
 from exporter.backends import CONFIGURABLE
-from exporter.cli.daemon_options import AskedDaemon, asks_the_daemon, wrong_login
+from exporter.cli.daemon_options import DaemonOptions, with_daemon_options, wrong_login
 from exporter.cli.printing import bytes_progress, fail, print_json, print_rows, say, wrong_settings
 from exporter.text import count_text, escaped
 
@@ -337,10 +337,10 @@ def discover(*, config: Path | None, as_json: bool) -> None:
 
 
 @main.command()
-@asks_the_daemon
+@with_daemon_options
 @CONFIG
 @AS_JSON
-def status(*, asked: AskedDaemon, config: Path | None, as_json: bool) -> None:
+def status(*, options: DaemonOptions, config: Path | None, as_json: bool) -> None:
     """Show the running daemon's verdicts.
 
     Shows a line for each target, the worst first: verdict, speed, time to first token, age of the last success, and the reason.
@@ -349,7 +349,7 @@ def status(*, asked: AskedDaemon, config: Path | None, as_json: bool) -> None:
     from exporter import status_report
     from exporter.ledger_access import AccessError
 
-    daemon = asked.access(config)
+    daemon = options.access(config)
     try:
         document = daemon.status()
     except AccessError as exc:
@@ -364,9 +364,9 @@ def status(*, asked: AskedDaemon, config: Path | None, as_json: bool) -> None:
 
 
 @main.command()
-@asks_the_daemon
+@with_daemon_options
 @CONFIG
-def top(*, asked: AskedDaemon, config: Path | None) -> None:
+def top(*, options: DaemonOptions, config: Path | None) -> None:
     """Show the status page in a terminal, live.
 
     Asks the running daemon every two seconds. Ctrl-C ends the command.
@@ -375,7 +375,7 @@ def top(*, asked: AskedDaemon, config: Path | None) -> None:
 
     if not sys.stdout.isatty():
         raise click.UsageError("`top` needs a terminal: use `status` without one")
-    daemon = asked.access(config)
+    daemon = options.access(config)
     from rich.console import Console
 
     from exporter.terminal import Screen, watch
@@ -394,11 +394,11 @@ def top(*, asked: AskedDaemon, config: Path | None) -> None:
 @click.option(
     "--accept", is_flag=True, help="Accept the current speeds as the usual ones: earlier drops are no longer reported."
 )
-@asks_the_daemon
+@with_daemon_options
 @CONFIG
 @AS_JSON
 def changes(
-    *, target: str | None, since: str, accept: bool, asked: AskedDaemon, config: Path | None, as_json: bool
+    *, target: str | None, since: str, accept: bool, options: DaemonOptions, config: Path | None, as_json: bool
 ) -> None:
     """Show what changed, and what it did to the speed.
 
@@ -414,10 +414,10 @@ def changes(
         raise click.BadParameter(f"it {exc}", param_hint="--since") from None
     with wrong_settings():
         settings = load(config, os.environ)
-    daemon = asked.access(config)
+    daemon = options.access(config)
     access: DaemonAccess | FileAccess | None = None
     try:
-        access = daemon if asked.url or daemon.answers else FileAccess(settings.history, os.environ)
+        access = daemon if options.url or daemon.answers else FileAccess(settings.history, os.environ)
         if accept:
             accepted = access.accept(target, time.time())
             click.echo(escaped(f"accepted the current speed of {', '.join(accepted) or 'no target'} ({access.name})"))

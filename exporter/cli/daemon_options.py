@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class AskedDaemon:
-    """Which daemon a person means, and the login: the options that ``asks_the_daemon`` adds."""
+class DaemonOptions:
+    """The daemon to ask, and the login: the options that ``with_daemon_options`` adds."""
 
     url: str | None
     user: str | None
@@ -49,15 +49,15 @@ class AskedDaemon:
         with wrong_login():
             address = given_address(self.url) if self.url else own_address(environ)
             user = check_user(self.user) if self.user else ""
-            password = read_password(self.password_file) if self.password_file else _asked_password(user)
+            password = read_password(self.password_file) if self.password_file else _typed_password(user)
             login = Login(user, password, self.cacert, (self.cert, self.key) if self.cert else None)
             if risk := risk_of(address, login):
                 say(f"warning: {risk}")
             return DaemonAccess(address.url, opener_for(address, login), user)
 
 
-def asks_the_daemon(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the options for the daemon to ask and for the login; the command gets them as ``asked``."""
+def with_daemon_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options for the daemon to ask and for the login; the command gets them as ``options``."""
     file = click.Path(path_type=Path)
 
     @click.option(
@@ -76,7 +76,7 @@ def asks_the_daemon(command: Callable[..., None]) -> Callable[..., None]:
     @click.option("--cert", metavar="FILE", type=file, help="A client certificate, for a daemon that requires one.")
     @click.option("--key", metavar="FILE", type=file, help="The key of --cert, if it is in a separate file.")
     @functools.wraps(command)
-    def asking(
+    def with_options(
         *,
         url: str | None,
         user: str | None,
@@ -86,9 +86,9 @@ def asks_the_daemon(command: Callable[..., None]) -> Callable[..., None]:
         key: Path | None,
         **more: Any,
     ) -> None:
-        command(asked=AskedDaemon(url, user, password_file, cacert, cert, key), **more)
+        command(options=DaemonOptions(url, user, password_file, cacert, cert, key), **more)
 
-    return asking
+    return with_options
 
 
 @contextlib.contextmanager
@@ -103,7 +103,7 @@ def wrong_login() -> Iterator[None]:
         sys.exit(2)
 
 
-def _asked_password(user: str) -> str:
+def _typed_password(user: str) -> str:
     """What a person types at a terminal, unseen; nothing without a user."""
     if not user:
         return ""
