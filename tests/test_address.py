@@ -3,7 +3,7 @@
 from exporter.address import address_of
 
 
-def test_all_names_of_this_machine_are_one_place() -> None:
+def test_all_names_of_this_machine_are_one_address() -> None:
     """localhost, its addresses, the address of all and a scheme's own port compare equal."""
     names = ("http://localhost", "http://127.0.0.1:80", "http://[::1]:80/v1", "http://LOCALHOST", "http://0.0.0.0/x")
     assert {address_of(name) for name in names} == {("127.0.0.1", 80)}

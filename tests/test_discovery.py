@@ -31,10 +31,10 @@ class World:
 
     def __init__(self, answers: Mapping[str, Identified]) -> None:
         self.answers = dict(answers)
-        self.asked: list[str] = []
+        self.identified: list[str] = []
 
     def ask(self, url: str) -> Identified:
-        self.asked.append(url)
+        self.identified.append(url)
         return self.answers.get(url, NOBODY)
 
 
@@ -84,7 +84,7 @@ def test_a_container_names_the_target_of_its_published_port() -> None:
     world = World({"http://127.0.0.1:8000": Identified(VLLM)})
     result = survey([*local_candidates(), container], (), Survey(), world.ask, now=0)
     assert [(each.name, each.container) for each in result.found] == [("vllm-prod", "vllm-prod")]
-    assert world.asked.count("http://127.0.0.1:8000") == 1
+    assert world.identified.count("http://127.0.0.1:8000") == 1
 
 
 def test_the_first_url_of_a_container_that_answers_is_used() -> None:
@@ -110,7 +110,7 @@ def test_a_configured_target_is_not_found_a_second_time() -> None:
     result = survey(local_candidates(), ("http://localhost:8000/",), Survey(), world.ask, now=0)
     assert result.found == ()
     assert "it is configured as a target" in {each.why_not for each in result.seen}
-    assert "http://127.0.0.1:8000" not in world.asked
+    assert "http://127.0.0.1:8000" not in world.identified
 
 
 def test_another_service_is_not_bothered_every_round() -> None:
@@ -118,9 +118,9 @@ def test_another_service_is_not_bothered_every_round() -> None:
     world = World({"http://127.0.0.1:8080": NGINX})
     first = survey(local_candidates(), (), Survey(), world.ask, now=0)
     second = survey(local_candidates(), (), first, world.ask, now=60)
-    assert world.asked.count("http://127.0.0.1:8080") == 1
+    assert world.identified.count("http://127.0.0.1:8080") == 1
     third = survey(local_candidates(), (), second, world.ask, now=ASK_AGAIN_SECONDS)
-    assert world.asked.count("http://127.0.0.1:8080") == 2
+    assert world.identified.count("http://127.0.0.1:8080") == 2
     assert {each.url for each in third.seen} == {each.url for each in first.seen}
 
 

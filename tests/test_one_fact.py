@@ -54,7 +54,7 @@ def test_a_tier_to_fail_below_is_one() -> None:
     assert tuple(choice.choices) == TIERS[:-1]
 
 
-def test_each_result_has_its_words() -> None:
+def test_each_result_has_its_text() -> None:
     """On the page, short where the probe was skipped. A server that is down has its words among those of failed probes."""
     assert {*IN_WORDS} - {"down"} == {*RESULTS} - {"ok"}
     assert {*SKIPPED_IN_WORDS} == SKIPPED

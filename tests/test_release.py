@@ -29,12 +29,12 @@ def tree(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_every_place_names_the_version() -> None:
+def test_every_file_names_the_version() -> None:
     """The image tags of the manifests are the version of the source."""
     assert release.version_problems(ROOT) == []
 
 
-def test_a_place_with_another_version_is_named(tree: Path) -> None:
+def test_a_file_with_another_version_is_named(tree: Path) -> None:
     """So is a version that is none."""
     path = tree / release.TAGGED[0]
     path.write_text(path.read_text().replace(f"newTag: {VERSION}", "newTag: 0.0.1"))

@@ -194,7 +194,7 @@ def test_a_failed_probe_has_no_rows_of_figures() -> None:
         (5.0, None, None, None),
     ],
 )
-def test_the_band_of_a_scenario_in_words(
+def test_the_band_of_a_scenario_as_text(
     speed: float | None, low: float | None, high: float | None, text: str | None
 ) -> None:
     """Both ends belong to the band, and either may be open."""

@@ -212,7 +212,7 @@ def evidence(gpus: tuple[Candidate, ...]) -> Iterator[Evidence]:
         yield Evidence(gpus, held_problem=problem)
 
 
-def test_words_about_the_gpu_that_serves(tmp_path: Path) -> None:
+def test_reasons_for_the_gpu_that_serves(tmp_path: Path) -> None:
     """On every machine of the fixtures, whatever is said of a server."""
     machines = [candidates(build(name, tmp_path / name)) for name in NAMES]
     assert read_well(which_gpu(each).reason for gpus in [(), *machines] for each in evidence(gpus)) > 150

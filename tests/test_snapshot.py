@@ -110,7 +110,7 @@ def test_a_view_never_changes() -> None:
     assert (after.plan, after.last is None) == (Plan(60), False)
 
 
-def test_a_result_brings_its_look_at_the_target_along() -> None:
+def test_a_result_brings_its_status_check_along() -> None:
     """The state inside a result is published as the target's own."""
     snapshot = planned()
     state = up("a", "http://x", error="bad\nline")
@@ -201,7 +201,7 @@ def test_what_says_nothing_new_changes_nothing() -> None:
     assert [kind for kind, _ in told] == [RECORD, JUDGEMENT]
 
 
-def test_the_watch_is_told_what_changed() -> None:
+def test_the_callback_gets_what_changed() -> None:
     """The watch gets a view that has the change in it, and its kind and names."""
     told: list[tuple[View, Changed]] = []
     snapshot = Snapshot(watch=lambda view, changed: told.append((view, changed)))

@@ -94,7 +94,7 @@ def test_each_room_gives_its_part() -> None:
     assert scenario_of(known, PROFILES) == "vllm-fp16"
 
 
-def test_the_identity_in_words() -> None:
+def test_the_identity_as_text() -> None:
     """llm_target_info names the container, the image, the scenario and the hardware."""
     info = info_of(HERE, SAYS, target_facts_of(HERE, SAYS, MACHINE), MACHINE, PROFILES)
     assert (info.container, info.image) == ("vllm-rocm", "rocm/vllm-dev:nightly")
@@ -116,7 +116,7 @@ def test_what_the_server_says_wins_over_what_the_container_was_told() -> None:
     assert known.quantization == "awq"
 
 
-def test_before_the_first_look_the_configuration_and_the_container_speak() -> None:
+def test_before_the_first_status_check_the_configuration_and_the_container_decide() -> None:
     """Without an identity the target is what it was configured as."""
     known = target_facts_of(HERE, None, MACHINE)
     assert (known.backend, known.model) == ("vllm", "Qwen/Qwen2.5-14B-Instruct")

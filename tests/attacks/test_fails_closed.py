@@ -105,7 +105,7 @@ def start(config: Path) -> Ended:
 
 
 @pytest.mark.parametrize("accident", WEB)
-def test_a_lock_that_protects_nothing_is_no_start(tmp_path: Path, accident: str) -> None:
+def test_authentication_that_protects_nothing_prevents_the_start(tmp_path: Path, accident: str) -> None:
     """At the start an emptied or cut web_config_file is an error, with its path; nothing is listened on."""
     config, web = locked(tmp_path)
     web.write_text(WEB[accident])
@@ -114,7 +114,7 @@ def test_a_lock_that_protects_nothing_is_no_start(tmp_path: Path, accident: str)
     assert str(web) in checked.output
 
 
-def test_the_daemon_does_not_start_without_its_lock(tmp_path: Path) -> None:
+def test_the_daemon_does_not_start_without_its_web_config_file(tmp_path: Path) -> None:
     """The real command ends with 2 for the emptied web_config_file, for the emptied main file, and for a FIFO as either."""
     config, web = locked(tmp_path)
     kept = config.read_text()
@@ -211,7 +211,7 @@ def test_nothing_in_place_of_a_file_opens_a_running_daemon(tmp_path: Path) -> No
                 assert (name, daemon.ask("/-/reload", method="POST", user="prom").status) == (name, 200)
 
 
-def test_an_emptied_lock_is_noticed_without_a_reload(tmp_path: Path) -> None:
+def test_an_emptied_web_config_file_is_noticed_without_a_reload(tmp_path: Path) -> None:
     """The check of the files that runs by itself keeps the previous lock too, and makes the metric 0."""
     config, web = locked(tmp_path)
     with running(config) as daemon:

@@ -60,7 +60,7 @@ def run(*arguments: str) -> str:
 
 
 @pytest.mark.parametrize("more", [(), ("--json",), ("--markdown",)])
-def test_a_server_s_words(strange: str, more: tuple[str, ...]) -> None:
+def test_a_server_s_text(strange: str, more: tuple[str, ...]) -> None:
     """Its model's name and its error stand in what `probe` prints, and do nothing."""
     output = run("probe", strange, "--backend", "openai", *more)
     assert "end" in output
@@ -68,7 +68,7 @@ def test_a_server_s_words(strange: str, more: tuple[str, ...]) -> None:
 
 
 @pytest.mark.parametrize("command", ["status", "changes --accept", "changes", "healthcheck"])
-def test_a_daemon_s_words(strange: str, command: str) -> None:
+def test_a_daemon_s_text(strange: str, command: str) -> None:
     """What answers in place of the daemon moves no cursor either."""
     output = run(*command.split(), "--url", strange)
     assert output

@@ -98,7 +98,7 @@ def test_one_broken_container_takes_no_other_down(made_up_engine: MadeUpEngine) 
     assert CANARY not in reading.problem
 
 
-def test_a_container_of_no_interest_is_looked_at_once(made_up_engine: MadeUpEngine) -> None:
+def test_a_container_of_no_interest_is_read_once(made_up_engine: MadeUpEngine) -> None:
     """What is no inference server and can't become one is not asked for again."""
     other = {**FIRST, "Config": {"Image": "nginx", "Cmd": ["nginx"]}, "Path": "nginx", "Args": []}
     made_up_engine.holds(other)

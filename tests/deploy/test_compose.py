@@ -98,7 +98,7 @@ def test_what_is_mounted_is_there_and_read_only() -> None:
     assert SERVICES["docker-proxy"]["network_mode"] == "none"
 
 
-def test_all_listen_on_the_loopback_where_the_others_look() -> None:
+def test_all_listen_on_the_loopback_where_the_others_connect() -> None:
     """Addresses in the command lines are those in the configurations of Prometheus, Grafana and the exporter."""
     prometheus = yaml.safe_load((ROOT / "deploy/prometheus/prometheus.yml").read_text(encoding="utf-8"))
     source = yaml.safe_load((ROOT / "grafana/provisioning/datasources/llm-probe.yml").read_text(encoding="utf-8"))

@@ -73,7 +73,7 @@ def _read(dialect: str, event: Event) -> Iterator[Delta]:
         yield delta
 
 
-def check_look(dialect: str, replies: list[Reply]) -> None:
+def check_status_query(dialect: str, replies: list[Reply]) -> None:
     """Check the status of a server whose paths answer in turn with these."""
     asked: dict[str, Reply] = {}
 
@@ -100,7 +100,7 @@ def one_input(data: bytes) -> None:
         replies = [
             Reply(statuses[given.number(0, 6)], {}, given.take(given.number(0, 600))) for _ in range(given.number(1, 4))
         ]
-        check_look(dialect, replies)
+        check_status_query(dialect, replies)
     else:
         cuts = [given.number(0, 2000) for _ in range(given.number(0, 4))]
         check_stream(dialect, given.rest(), cuts)

@@ -241,7 +241,7 @@ def test_the_time_scale_reaches_every_window() -> None:
     assert list(selectors(alerts["groups"][0]["rules"][0]["expr"]))
 
 
-def test_advice_is_in_alerts_and_runbook_in_the_same_words() -> None:
+def test_alerts_and_runbook_give_the_same_advice() -> None:
     """Each alert that is about a condition of the table carries its remedy; the runbook lists every condition."""
     assert CONDITION_OF.keys() <= BY_NAME.keys()
     shown, page = render_runbook(), (ROOT / "docs/runbook.md").read_text(encoding="utf-8")

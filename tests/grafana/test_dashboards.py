@@ -177,7 +177,7 @@ def test_tiers_are_coloured_by_name_and_drawn_from_the_exporter() -> None:
                 assert [step["value"] for step in steps] == [None], panel["title"]
 
 
-def test_every_dashboard_has_its_pictures_and_its_words() -> None:
+def test_every_dashboard_has_its_pictures_and_its_description() -> None:
     """docs/dashboards.md has a heading for each, which the runbook links to, and both pictures lie there, not too large."""
     page = (ROOT / "docs/dashboards.md").read_text(encoding="utf-8")
     for board in files():

@@ -128,7 +128,7 @@ def test_a_fact_that_never_rests_is_left_out() -> None:
     assert len(ledger.changes) == RESTLESS
 
 
-def test_facts_are_kept_as_short_words() -> None:
+def test_facts_are_kept_as_short_texts() -> None:
     """Names and values lose control characters and are cut to 128 characters."""
     ledger = observe_facts(Ledger("vllm"), START, {"a\x00b" * 200: "\x1b[31mred\n" + "x" * 500})
     ((name, value),) = ledger.facts.items()

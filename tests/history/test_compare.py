@@ -50,7 +50,7 @@ DAY = 86400.0
         ("2026-11-20 12:00", datetime(2026, 11, 20, 11, tzinfo=UTC).timestamp(), None),
     ],
 )
-def test_times_in_words(text: str, since: float, until: float | None) -> None:
+def test_times_as_text(text: str, since: float, until: float | None) -> None:
     """How long ago, a day as a whole, a time in the zone of the person or in its own."""
     assert parse_moment(text, NOW, CET) == Moment(text, since, since if until is None else since + until)
 

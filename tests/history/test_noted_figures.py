@@ -40,7 +40,7 @@ def test_what_stands_out(changed: dict[str, float], told: tuple[str, ...]) -> No
     assert tuple(sorted(name for name, _, _ in found)) == tuple(sorted(told))
 
 
-def test_it_is_told_in_words() -> None:
+def test_a_noted_figure_as_text() -> None:
     """With its unit, before and after."""
     found = noted(
         USUAL | {"time throttled": 0.0, "requests of users": 0.0},

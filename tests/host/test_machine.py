@@ -85,7 +85,7 @@ def test_sysfs_and_proc_elsewhere(machine: Path, tmp_path: Path) -> None:
     assert len(facts.gpus) == 1
 
 
-def test_newer_place_of_the_platform_profile(machine: Path) -> None:
+def test_newer_path_of_the_platform_profile(machine: Path) -> None:
     """Since kernel 6.14 the profile stands in a class of its own too."""
     profile = machine / "sys/class/platform-profile/platform-profile-0/profile"
     profile.parent.mkdir(parents=True)

@@ -104,7 +104,7 @@ def test_link_loops_and_ways_out(tmp_path: Path) -> None:
     assert read_rocm(tmp_path / "a", tmp_path).version is None
 
 
-def test_broken_file_is_named_and_the_next_place_tells(machine: Path) -> None:
+def test_a_broken_file_is_named_and_the_next_one_is_read(machine: Path) -> None:
     """A version file that holds something else is a problem with its path, and the header is read instead."""
     copy("header", machine)
     info = machine / "opt/rocm/.info/version"

@@ -97,7 +97,7 @@ def test_no_key_is_in_the_tables() -> None:
         st.text(alphabet="pythonvlmserc-:./=1 ", max_size=12) | st.sampled_from(["vllm", "python3", "-m", "-c", ""])
     )
 )
-def test_any_words_are_survived(words: list[str]) -> None:
+def test_any_command_is_survived(words: list[str]) -> None:
     """No command line raises."""
     run_by(words)
     started_by(words)

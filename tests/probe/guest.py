@@ -39,7 +39,7 @@ def believe(one: Prober, tokens_per_second: float) -> None:
 def chats(server: Simulated) -> list[Any]:
     """The bodies of the requests that asked for text."""
     paths = {"/api/chat", "/v1/chat/completions", "/v1/completions"}
-    return [each.body for each in server.asked if each.method == "POST" and each.path in paths]
+    return [each.body for each in server.requests if each.method == "POST" and each.path in paths]
 
 
 def run_for(one: Prober, clock: Clock, seconds: float, *, step: float = 60.0, module: Module = SHORT) -> list[str]:

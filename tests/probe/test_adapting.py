@@ -13,7 +13,7 @@ from exporter.target_facts import Machine, info_of, target_facts_of
 from tests.probe.probes import probe, prober
 from tests.servers.captured import Captured, load
 from tests.servers.exact import ExactServer, chat, plain
-from tests.servers.simulated import Asked, ServerAnswer, Simulated, as_json
+from tests.servers.simulated import ReceivedRequest, ServerAnswer, Simulated, as_json
 
 MODELS = {"object": "list", "data": [{"id": "m"}]}
 
@@ -28,16 +28,16 @@ class Picky(Simulated):
         self.tells_context = True
         self.tokens = 16
 
-    def answer(self, asked: Asked) -> ServerAnswer:
+    def answer(self, request: ReceivedRequest) -> ServerAnswer:
         """As vLLM answers a chat without a template, and a prompt over the context."""
-        if asked.path == "/v1/models":
+        if request.path == "/v1/models":
             return as_json(MODELS)
-        if asked.method != "POST":
+        if request.method != "POST":
             return as_json({"detail": "Not Found"}, 404)
-        if asked.path == "/v1/chat/completions" and not self.template:
+        if request.path == "/v1/chat/completions" and not self.template:
             message = "default chat template is no longer allowed, so you must provide a chat template"
             return as_json({"error": {"message": message, "code": 400}}, 400)
-        body = asked.body
+        body = request.body
         prompt = body["prompt"] if "prompt" in body else body["messages"][0]["content"]
         if len(prompt.split()) > self.context:
             message = "the request exceeds the available context size"

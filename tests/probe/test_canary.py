@@ -82,7 +82,7 @@ def test_no_fact_is_named_by_a_probe() -> None:
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda each: each.name)
-def test_each_fault_is_found_by_the_look_that_is_said_to_find_it(fault: Fault) -> None:
+def test_each_fault_is_found_by_the_reading_that_is_said_to_find_it(fault: Fault) -> None:
     """Asked beyond the depth at which it begins, a server with the fault is wrong, degenerate or foreign; a healthy one right."""
     canary = compose_canary(11, max(DEFAULT_DEPTH, fault.begins + 100))
     known = remember(Markers(), canary.words)

@@ -106,8 +106,8 @@ def test_a_wrong_answer_that_is_right_when_asked_again_is_right() -> None:
     """One wrong answer is no verdict: the second question decides."""
 
     class Once(AnsweringServer):
-        def _stream(self, asked: Any, text: str, reason: str | None) -> Any:
-            return super()._stream(asked, "Nobody knows." if len(self.posts()) == 2 else text, reason)
+        def _stream(self, request: Any, text: str, reason: str | None) -> Any:
+            return super()._stream(request, "Nobody knows." if len(self.posts()) == 2 else text, reason)
 
     with Once() as server:
         result = ask(prober(server.url))

@@ -521,7 +521,7 @@ class Parrot(Reads):
 
 @settings(max_examples=200, deadline=None)
 @given(answer=ANSWER, wanted=st.none() | st.just("a"))
-def test_no_answer_surprises_a_look(answer: object, wanted: str | None) -> None:
+def test_no_answer_surprises_a_status_query(answer: object, wanted: str | None) -> None:
     """Whatever JSON comes, recognising and looking raise nothing but what says that the server is not well."""
     get = Parrot({}, Reply(200, {}, json.dumps(answer).encode()))
     recognise(get)

@@ -13,7 +13,7 @@ from tests.servers.llama_swap import SimulatedLlamaSwap
 from tests.servers.lm_studio import SimulatedLMStudio
 from tests.servers.localai import SimulatedLocalAI
 from tests.servers.ollama import SimulatedOllama
-from tests.servers.simulated import Asked, ServerAnswer, as_json
+from tests.servers.simulated import ReceivedRequest, ServerAnswer, as_json
 from tests.servers.text_generation_webui import SimulatedTextGenerationWebui
 from tests.servers.transformers_serve import SimulatedTransformersServe
 from tests.servers.user import User
@@ -127,8 +127,8 @@ def test_text_generation_webui_that_hides_its_tokenizer_is_probed_seldom() -> No
     """Behind a proxy that does not pass that path nothing tells what is in memory: never called resident, probed more and more seldom."""
 
     class Hidden(SimulatedTextGenerationWebui):
-        def answer(self, asked: Asked) -> ServerAnswer:
-            return as_json({}, 404) if asked.path.endswith("token-count") else super().answer(asked)
+        def answer(self, request: ReceivedRequest) -> ServerAnswer:
+            return as_json({}, 404) if request.path.endswith("token-count") else super().answer(request)
 
     clock = Clock()
     with Hidden(idle_timeout=10, clock=clock) as server:
@@ -202,7 +202,7 @@ def test_servers_that_never_unload_keep_their_interval(
         assert run_for(prober(server, clock), clock, 600) == ["ok"] * 10
 
 
-def test_ollama_keeps_its_interval_within_its_lease() -> None:
+def test_ollama_keeps_its_interval_within_its_keep_alive() -> None:
     """Its timer is left as it is, so no pause is needed."""
     clock = Clock()
     with SimulatedOllama(clock) as server:

@@ -170,7 +170,7 @@ def test_a_conversation_survives_probes_on_several_slots(parallel: int, build: i
             chat(server, history, f"turn {turn}")
             assert used.tokens[:100] == server.slots.all[used.number].tokens[:100]
         lost = [each for each in server.slots.lost if "w50" in each]
-        slots = {each.body["id_slot"] for each in server.asked if each.method == "POST" and "id_slot" in each.body}
+        slots = {each.body["id_slot"] for each in server.requests if each.method == "POST" and "id_slot" in each.body}
         assert (lost, len(slots), used.number in slots) == ([], 1, False)
 
 
@@ -207,7 +207,7 @@ def test_streams_at_once_are_not_held_on_one_slot() -> None:
     with SimulatedLlamaServer(parallel=4) as server:
         result = probe(prober(server), SHORT.model_copy(update={"concurrency": 2}))
         assert result.result == "ok"
-        assert all("id_slot" not in each.body for each in server.asked if each.method == "POST")
+        assert all("id_slot" not in each.body for each in server.requests if each.method == "POST")
 
 
 # Routers --------------------------------------------------------------------------------------------------------------
@@ -346,4 +346,4 @@ def test_a_stream_that_stalls_costs_one_connect() -> None:
         result = probe(one, SHORT.model_copy(update={"max_tokens": 200}))
         thread.join()
         assert result.result == "ok"
-        assert server.connects - len(server.asked) == 1
+        assert server.connects - len(server.requests) == 1

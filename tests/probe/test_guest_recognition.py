@@ -19,7 +19,7 @@ from tests.servers.localai import SimulatedLocalAI
 from tests.servers.nobody import Kind, SimulatedNobody
 from tests.servers.ollama import CLOUD, EMBEDDING, SimulatedOllama, stored
 from tests.servers.sglang import SimulatedSGLang
-from tests.servers.simulated import Asked, ServerAnswer, Simulated, as_json
+from tests.servers.simulated import ReceivedRequest, ServerAnswer, Simulated, as_json
 from tests.servers.tabbyapi import SimulatedTabbyAPI
 from tests.servers.text_generation_webui import SimulatedTextGenerationWebui
 from tests.servers.transformers_serve import SimulatedTransformersServe
@@ -211,13 +211,13 @@ def test_a_refused_key_keeps_chats_away_until_the_file_changes(simulated: str, t
     locked = {"vllm": SimulatedVllm, "llama_cpp": SimulatedLlamaServer, "openai": SimulatedLiteLLM}[simulated]
 
     class Locked(locked):  # type: ignore[misc,valid-type]
-        def answer(self, asked: Asked) -> ServerAnswer:
+        def answer(self, request: ReceivedRequest) -> ServerAnswer:
             if (
-                asked.path not in {"/health", "/version", "/metrics"}
-                and asked.headers.get("authorization") != "Bearer b"
+                request.path not in {"/health", "/version", "/metrics"}
+                and request.headers.get("authorization") != "Bearer b"
             ):
                 return as_json({"error": "Unauthorized"}, 401)
-            answer: ServerAnswer = super().answer(asked)
+            answer: ServerAnswer = super().answer(request)
             return answer
 
     key = tmp_path / "key"

@@ -51,7 +51,7 @@ class Beside:
         while len(chats(server)) == before:
             assert self._thread.is_alive()
             time.sleep(0.005)
-        return server.asked[-1].at
+        return server.requests[-1].at
 
     @property
     def runs(self) -> bool:
@@ -120,8 +120,8 @@ def test_no_read_in_the_first_moments_and_few_afterwards(kind: str) -> None:
         sent = running.sent(server, 1)
         time.sleep(0.2)
         assert running.result().result == "ok"
-        ended = server.asked[-1].at
-        beside = [each.at - sent for each in server.asked if sent < each.at < ended - 0.3 and each.method == "GET"]
+        ended = server.requests[-1].at
+        beside = [each.at - sent for each in server.requests if sent < each.at < ended - 0.3 and each.method == "GET"]
         rounds = [at for before, at in zip([0.0, *beside], beside, strict=False) if at - before > 0.2]
         assert rounds
         assert min(rounds) >= 1.4
@@ -167,12 +167,12 @@ def test_a_probe_gives_way_to_whoever_connects(kind: str, speed: float, result: 
         if kept:
             coming.connect()
         running = Beside(one, LONG)
-        before = len(server.asked)
+        before = len(server.requests)
         running.sent(server, len(chats(server)))
-        sent = len(server.asked)
+        sent = len(server.requests)
         time.sleep(1.7 if result == "ok" else 0.5)
         with coming as user:
-            reads = [each for each in server.asked[sent:] if each.at < user.sent and each.method == "GET"]
+            reads = [each for each in server.requests[sent:] if each.at < user.sent and each.method == "GET"]
             found = running.result()
         assert user.ttft_seconds < LONG.max_tokens / speed / 2, "half of the probe, had it not given way"
         assert (found.result, found.beside_users) in {(result, None), (result, 0.0)}
@@ -484,10 +484,10 @@ def test_a_server_that_is_down_is_not_called_busy() -> None:
     hurried = Module(max_tokens=16, prompt_tokens=48, timeouts=Timeouts(first_token=0.5, total=5.0))
 
     class Hangs(SimulatedTransformersServe):
-        def answer(self, asked: Any) -> Any:
-            if asked.method == "GET" and chats(self):
+        def answer(self, request: Any) -> Any:
+            if request.method == "GET" and chats(self):
                 time.sleep(4)
-            return super().answer(asked)
+            return super().answer(request)
 
     with Hangs(on_disk=(), prefill_seconds=2.0) as server:
         assert probe(prober(server), hurried).result == "timeout_first_token"

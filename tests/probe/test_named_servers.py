@@ -72,7 +72,7 @@ def test_it_is_recognised_named_and_probed_at_no_cost_but_the_probe(backend: str
 
 
 @pytest.mark.parametrize("backend", SERVERS)
-def test_a_target_that_says_openai_gets_the_same_guest(backend: str) -> None:
+def test_a_target_that_says_openai_is_probed_the_same_way(backend: str) -> None:
     """``backend: openai`` keeps working: nothing is loaded or evicted for it."""
     make, *_ = SERVERS[backend]
     with make() as server:
@@ -234,7 +234,7 @@ def test_what_a_probe_of_litellm_costs_is_said_where_it_can_be_read() -> None:
             in check(prober(server, model="gpt-4o")).notice
         )
         assert check(prober(server, model="local")).notice == GATEWAY
-        assert INFO not in [each.path for each in server.asked[:1]]
+        assert INFO not in [each.path for each in server.requests[:1]]
     with SimulatedLiteLLM(open_info=False) as server:
         assert check(prober(server, model="gpt-4o")).notice == GATEWAY
         assert server.costs == {}
@@ -248,11 +248,11 @@ class RecordedLiteLLM(Captured):
         super().__init__(paths, "litellm/get-v1-models")
         self.mode = mode
 
-    def answer(self, asked: Any) -> Any:
+    def answer(self, request: Any) -> Any:
         """As recorded; with ``mode`` the info is a made-up one, of an embedding model for example."""
-        if self.mode and asked.path == INFO:
+        if self.mode and request.path == INFO:
             return as_json({"data": [{"model_name": "local", "model_info": {"mode": self.mode}}]})
-        return super().answer(asked)
+        return super().answer(request)
 
 
 def test_the_recorded_litellm_is_recognised_and_its_prices_read() -> None:

@@ -51,7 +51,7 @@ def looks(readings: Iterable[Connected | None], streams: int = 1) -> Iterator[Ca
         pytest.param("|A|A|A", [(1, 0), (1, 1), (1, 1)], id="one who came and waits is one"),
     ],
 )
-def test_who_stands_at_two_looks_came(readings: str, came: list[tuple[int, int]]) -> None:
+def test_who_is_there_at_two_readings_came(readings: str, came: list[tuple[int, int]]) -> None:
     """One that was there before the probe does not count, nor one that is seen once only."""
     assert [*looks(map(at, readings.replace(" ", "").split("|")))] == [Came(*each) for each in came]
 

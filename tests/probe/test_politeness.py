@@ -17,7 +17,7 @@ from tests.probe.probes import SHORT, check, probe
 from tests.servers.clock import Clock
 from tests.servers.llama_cpp import RouterModel, SimulatedLlamaServer
 from tests.servers.ollama import DEFAULT_KEEP_ALIVE, SimulatedOllama
-from tests.servers.simulated import Asked, ServerAnswer, Simulated, as_json
+from tests.servers.simulated import ReceivedRequest, ServerAnswer, Simulated, as_json
 from tests.servers.vllm import SimulatedVllm
 
 HURRIED = Module(
@@ -91,10 +91,10 @@ def test_a_model_that_leaves_between_check_and_request_is_not_loaded_again() -> 
     """The router is told not to load; its refusal is a skip, not a failure."""
 
     class Leaving(SimulatedLlamaServer):
-        def answer(self, asked: Asked) -> ServerAnswer:
-            if asked.method == "POST":
+        def answer(self, request: ReceivedRequest) -> ServerAnswer:
+            if request.method == "POST":
                 self.router = {"a": "unloaded"}
-            return super().answer(asked)
+            return super().answer(request)
 
     with Leaving(router={"a": "loaded"}) as server:
         result = probe(prober(server))
@@ -194,7 +194,7 @@ def test_a_model_kept_for_ever_is_kept_for_ever() -> None:
     with SimulatedOllama() as server:
         server.use("small:latest", keep_alive=1e9)
         assert probe(prober(server)).result == "ok"
-        chats = [each.body for each in server.asked if each.path == "/api/chat"]
+        chats = [each.body for each in server.requests if each.path == "/api/chat"]
         assert [each["keep_alive"] for each in chats] == [-1]
 
 
@@ -269,8 +269,8 @@ def test_a_server_that_cant_tell_is_named_in_the_log() -> None:
     """Where nobody can know whether users are there, the log says so, and what a second request does to the first."""
 
     class Python(Simulated):
-        def answer(self, asked: Asked) -> ServerAnswer:
-            if asked.path == "/v1/models":
+        def answer(self, request: ReceivedRequest) -> ServerAnswer:
+            if request.path == "/v1/models":
                 return as_json({"object": "list", "data": [{"id": "tiny", "owned_by": "me"}]})
             return as_json({"detail": "Not Found"}, 404)
 
@@ -434,10 +434,10 @@ def test_a_server_that_asks_for_a_pause_gets_it() -> None:
     clock = Time()
 
     class Limited(SimulatedVllm):
-        def answer(self, asked: Asked) -> ServerAnswer:
-            if asked.method == "POST":
+        def answer(self, request: ReceivedRequest) -> ServerAnswer:
+            if request.method == "POST":
                 return ServerAnswer(429, b'{"error": "slow down"}', headers={"Retry-After": "300"})
-            return super().answer(asked)
+            return super().answer(request)
 
     with Limited() as server:
         one = prober(server, monotonic=clock)

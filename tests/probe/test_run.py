@@ -20,7 +20,7 @@ from tests.probe.probes import SHORT, probe, prober
 from tests.servers.captured import Captured, load
 from tests.servers.llama_cpp import SimulatedLlamaServer
 from tests.servers.ollama import SimulatedOllama
-from tests.servers.simulated import Asked, ServerAnswer, Simulated, as_json
+from tests.servers.simulated import ReceivedRequest, ServerAnswer, Simulated, as_json
 from tests.servers.vllm import SimulatedVllm
 from tests.waiting import eventually
 
@@ -114,10 +114,10 @@ def test_the_prompt_gets_its_length_by_the_servers_count() -> None:
     """A tokenizer that takes twice as many tokens as estimated gets half the text the next time."""
 
     class Fine(SimulatedVllm):
-        def _tokens(self, asked: Asked) -> Iterator[bytes]:
-            words = len(asked.body["messages"][0]["content"].split())
-            body = {**asked.body, "messages": [{"content": " ".join(["w"] * 3 * words)}]}
-            return super()._tokens(replace(asked, body=body))
+        def _tokens(self, request: ReceivedRequest) -> Iterator[bytes]:
+            words = len(request.body["messages"][0]["content"].split())
+            body = {**request.body, "messages": [{"content": " ".join(["w"] * 3 * words)}]}
+            return super()._tokens(replace(request, body=body))
 
     with Fine() as server:
         one = prober(server.url)
@@ -151,8 +151,8 @@ class RejectingServer(Captured):
         self.rejects = rejects
         self.status = status
 
-    def _post(self, asked: Asked) -> ServerAnswer:
-        if self.rejects in asked.body:
+    def _post(self, request: ReceivedRequest) -> ServerAnswer:
+        if self.rejects in request.body:
             fields = f"{{'{self.rejects}'}}" if self.rejects else ""
             return as_json({"detail": f"Unexpected fields in the request: {fields}"}, self.status)
         return load("transformers-serve/chat-stream-usage")
@@ -172,10 +172,10 @@ def test_what_was_rejected_is_forgotten_with_the_servers_version() -> None:
     """A new version gets the whole request again."""
 
     class PickyVllm(SimulatedVllm):
-        def answer(self, asked: Asked) -> ServerAnswer:
-            if asked.method == "POST" and "cache_salt" in asked.body and self.version == "0.32.0":
+        def answer(self, request: ReceivedRequest) -> ServerAnswer:
+            if request.method == "POST" and "cache_salt" in request.body and self.version == "0.32.0":
                 return as_json({"error": {"message": "Parameter 'cache_salt' is not supported"}}, 400)
-            return super().answer(asked)
+            return super().answer(request)
 
     with PickyVllm() as server:
         one = prober(server.url)
@@ -221,8 +221,8 @@ def test_a_failed_probe_has_no_speed_and_says_what_it_cost() -> None:
     """A stream that stops: the tokens are counted as spent, phases are there, no speed, no TTFT."""
 
     class Breaks(SimulatedVllm):
-        def _tokens(self, asked: Asked) -> Iterator[bytes]:
-            for number, piece in enumerate(super()._tokens(asked)):
+        def _tokens(self, request: ReceivedRequest) -> Iterator[bytes]:
+            for number, piece in enumerate(super()._tokens(request)):
                 if number == 11:
                     return
                 yield piece
@@ -270,7 +270,7 @@ def test_an_unknown_server_is_named_so() -> None:
     """Something answers, but no inference server: protocol, with what to do; nothing was sent to it."""
 
     class Page(Simulated):
-        def answer(self, _: Asked) -> ServerAnswer:
+        def answer(self, _: ReceivedRequest) -> ServerAnswer:
             return ServerAnswer(body=b"<html>router login</html>", kind="text/html")
 
     with Page() as server:
@@ -299,11 +299,11 @@ class Locked(SimulatedVllm):
         super().__init__()
         self.key = key
 
-    def answer(self, asked: Asked) -> ServerAnswer:
+    def answer(self, request: ReceivedRequest) -> ServerAnswer:
         """As vLLM with --api-key."""
-        if asked.path.startswith("/v1") and asked.headers.get("authorization") != f"Bearer {self.key}":
+        if request.path.startswith("/v1") and request.headers.get("authorization") != f"Bearer {self.key}":
             return as_json({"error": "Unauthorized"}, 401)
-        return super().answer(asked)
+        return super().answer(request)
 
 
 def test_the_key_is_read_at_use_and_told_to_nobody(tmp_path: Path) -> None:
@@ -404,7 +404,7 @@ def test_a_status_check_costs_two_reads() -> None:
     with SimulatedVllm() as server:
         one = prober(server.url)
         one.status()
-        server.asked.clear()
+        server.requests.clear()
         state = one.status()
         assert server.paths() == ["/health", "/metrics"]
     assert state is not None

@@ -21,7 +21,7 @@ from tests.real.conftest import need
 from tests.real.daemon import running_daemon, scrape, value
 from tests.real.prometheus import Webhook, missing_tools, query, query_range, running_alertmanager, running_prometheus
 from tests.servers.llama_cpp import SimulatedLlamaServer
-from tests.servers.simulated import Asked, ServerAnswer, as_json
+from tests.servers.simulated import ReceivedRequest, ServerAnswer, as_json
 from tests.servers.vllm import SimulatedVllm
 from tests.waiting import eventually
 
@@ -51,11 +51,11 @@ class ChangingVllm(SimulatedVllm):
         self.started += 60
         self.generated = 0
 
-    def answer(self, asked: Asked) -> ServerAnswer:
+    def answer(self, request: ReceivedRequest) -> ServerAnswer:
         """As before, with the present model; a broken one has no answer but an error."""
-        if self.broken and asked.method == "POST":
+        if self.broken and request.method == "POST":
             return as_json({"error": {"message": "out of memory", "type": "InternalServerError"}}, 500)
-        return super().answer(asked)
+        return super().answer(request)
 
 
 @pytest.mark.parametrize("name", ["alerts.yml", "baselines.yml"])
@@ -92,14 +92,14 @@ def inhibited(url: str, alerts: list[dict[str, str]]) -> set[str]:
     command = ["amtool", f"--alertmanager.url={url}", "alert", "query", "--inhibited", "-o", "json"]
     found: set[str] = set()
 
-    def asked() -> bool:
+    def is_inhibited() -> bool:
         output = subprocess.run(command, capture_output=True, check=True).stdout
         listed = json.loads(output)
         found.clear()
         found.update(alert["labels"]["alertname"] for alert in listed if alert["status"]["inhibitedBy"])
         return bool(found)
 
-    eventually(asked, what="Alertmanager inhibits something")
+    eventually(is_inhibited, what="Alertmanager inhibits something")
     return found
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from tests.probe.faults import Fault, FaultyServer, first_tokens
 from tests.probe.healthy import tokens_of
-from tests.servers.simulated import DONE, Asked, ServerAnswer, Simulated, as_json, sse, words_of
+from tests.servers.simulated import DONE, ReceivedRequest, ServerAnswer, Simulated, as_json, sse, words_of
 
 PATH = "/v1/chat/completions"
 
@@ -34,32 +34,32 @@ class AnsweringServer(Simulated):
         """From the next request on it has this fault, or none."""
         self.mind.fault = fault
 
-    def answer(self, asked: Asked) -> ServerAnswer:
+    def answer(self, request: ReceivedRequest) -> ServerAnswer:
         """Lists its model, and answers chats."""
-        if asked.path == "/v1/models":
+        if request.path == "/v1/models":
             return as_json({"object": "list", "data": [{"id": self.model, "object": "model", "owned_by": "test"}]})
-        if asked.path != PATH:
+        if request.path != PATH:
             return as_json({"error": {"message": "no such path"}}, 404)
-        prompt = asked.body["messages"][-1]["content"]
-        if self.context is not None and len(words_of(asked.body)) > self.context:
+        prompt = request.body["messages"][-1]["content"]
+        if self.context is not None and len(words_of(request.body)) > self.context:
             message = f"This model's maximum context length is {self.context} tokens. Please reduce the length of the messages."
             return as_json({"error": {"message": message, "type": "BadRequestError"}}, 400)
-        if asked.body.get("logprobs"):
+        if request.body.get("logprobs"):
             return self._logprobs(prompt)
         with self.lock:
             said = self.mind.answer(prompt)
-        return ServerAnswer(kind="text/event-stream", pieces=self._stream(asked, said.text, said.finish_reason))
+        return ServerAnswer(kind="text/event-stream", pieces=self._stream(request, said.text, said.finish_reason))
 
-    def _stream(self, asked: Asked, text: str, reason: str | None) -> Iterator[bytes]:
+    def _stream(self, request: ReceivedRequest, text: str, reason: str | None) -> Iterator[bytes]:
         chunk = {"id": "1", "object": "chat.completion.chunk", "model": self.model}
-        tokens = tokens_of(self.mind.draw, text)[: asked.body["max_tokens"]]
-        reason = "length" if len(tokens) == asked.body["max_tokens"] else reason
+        tokens = tokens_of(self.mind.draw, text)[: request.body["max_tokens"]]
+        reason = "length" if len(tokens) == request.body["max_tokens"] else reason
         for number, token in enumerate(tokens):
             if number:
                 time.sleep(self.pace)
             yield sse({**chunk, "choices": [{"index": 0, "delta": {"content": token}, "finish_reason": None}]})
         yield sse({**chunk, "choices": [{"index": 0, "delta": {}, "finish_reason": reason}]})
-        usage = {"prompt_tokens": len(words_of(asked.body)), "completion_tokens": len(tokens)}
+        usage = {"prompt_tokens": len(words_of(request.body)), "completion_tokens": len(tokens)}
         yield sse({**chunk, "choices": [], "usage": usage}) + DONE
 
     def _logprobs(self, prompt: str) -> ServerAnswer:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.servers.simulated import Asked, ServerAnswer, Simulated
+from tests.servers.simulated import ReceivedRequest, ServerAnswer, Simulated
 
 STREAMS = Path(__file__).parent.parent / "fixtures" / "streams"
 # These belong to the connection, not to the answer.
@@ -29,18 +29,18 @@ def server_of(name: str) -> str:
 class Captured(Simulated):
     """Answers GET of a path by the capture that ``gets`` names for it, else by ``missing``."""
 
-    def __init__(self, gets: dict[str, str], missing: str, post: Callable[[Asked], ServerAnswer] | None = None) -> None:
+    def __init__(self, gets: dict[str, str], missing: str, post: Callable[[ReceivedRequest], ServerAnswer] | None = None) -> None:
         super().__init__()
         self.name = server_of(missing)
         self._gets = gets
         self._missing = missing
         self._post = post
 
-    def answer(self, asked: Asked) -> ServerAnswer:
+    def answer(self, request: ReceivedRequest) -> ServerAnswer:
         """The recorded answer."""
-        if asked.method == "POST" and self._post:
-            return self._post(asked)
-        return load(self._gets.get(asked.path, self._missing))
+        if request.method == "POST" and self._post:
+            return self._post(request)
+        return load(self._gets.get(request.path, self._missing))
 
 
 def llama_server(folder: str = "llama-server") -> dict[str, str]:

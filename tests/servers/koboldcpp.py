@@ -11,7 +11,7 @@ from typing import Any
 from tests.servers.clock import Clock
 from tests.servers.memory import Memory
 from tests.servers.openai import AnswerShape, OpenAIServer
-from tests.servers.simulated import Asked, ServerAnswer, as_json
+from tests.servers.simulated import ReceivedRequest, ServerAnswer, as_json
 
 # Requests that wait for the one that runs; one more is refused (--multiuser).
 MOST_WAITING = 6
@@ -45,9 +45,9 @@ class SimulatedKoboldCpp(OpenAIServer):
         self.requested_at = self.clock()
         self.answers = 0
 
-    def answer(self, asked: Asked) -> ServerAnswer:  # noqa: PLR0911 - one case for each path
+    def answer(self, request: ReceivedRequest) -> ServerAnswer:  # noqa: PLR0911 - one case for each path
         """As KoboldCpp."""
-        match asked.method, asked.path.rstrip("/"):
+        match request.method, request.path.rstrip("/"):
             case "GET", "/api/extra/version":
                 return as_json(
                     {"result": "KoboldCpp", "version": "1.104", "protected": False, "admin": 1 if self.router else 0}
@@ -69,7 +69,7 @@ class SimulatedKoboldCpp(OpenAIServer):
             case "GET", "/ping":
                 return as_json({"status": "healthy"})
             case "POST", "/v1/chat/completions":
-                return self._chat(asked)
+                return self._chat(request)
             case _:
                 return ServerAnswer(404, MISSING, "text/html")
 
@@ -105,22 +105,22 @@ class SimulatedKoboldCpp(OpenAIServer):
             "quiet": False,
         }
 
-    def _chat(self, asked: Asked) -> ServerAnswer:
+    def _chat(self, request: ReceivedRequest) -> ServerAnswer:
         """Only a router loads: the model that is named, or the first one after it was unloaded for being idle."""
         if self.queue.waiting >= MOST_WAITING:
             detail = {"msg": "Server is busy; please try again later.", "type": "service_unavailable"}
             return as_json({"detail": detail}, 503)
-        named = (asked.body or {}).get("model")
+        named = (request.body or {}).get("model")
         name = named if named in self.router else self.model
         if not self.router and name not in self.memory.ready:
             # The text is made up: what the real one says without a model was not seen.
             return as_json({"detail": {"msg": "No text model loaded", "type": "service_unavailable"}}, 503)
-        answer = self.reply(asked, name)
-        return ServerAnswer(kind=answer.kind, pieces=self._served(asked, name, answer), late=True)
+        answer = self.reply(request, name)
+        return ServerAnswer(kind=answer.kind, pieces=self._served(request, name, answer), late=True)
 
-    def _served(self, asked: Asked, name: str, answer: ServerAnswer) -> Iterator[bytes]:
+    def _served(self, request: ReceivedRequest, name: str, answer: ServerAnswer) -> Iterator[bytes]:
         assert answer.pieces is not None
-        with self.memory.use(name, asked.left) as model:
+        with self.memory.use(name, request.left) as model:
             if model is None:
                 return
             self.requested_at = self.clock()

@@ -14,7 +14,7 @@ from typing import Any
 from tests.servers.clock import Clock
 from tests.servers.memory import Memory
 from tests.servers.openai import AnswerShape, OpenAIServer
-from tests.servers.simulated import Asked, ServerAnswer, as_json, as_text
+from tests.servers.simulated import ReceivedRequest, ServerAnswer, as_json, as_text
 
 PAGE = b"<!DOCTYPE html><html><head><title>Lemonade</title></head><body></body></html>"
 
@@ -58,13 +58,13 @@ class SimulatedLemonade(OpenAIServer):
             self.memory.add(name)
         self.cloud_used = ["openrouter.gpt-4o"] if cloud_used else []
 
-    def answer(self, asked: Asked) -> ServerAnswer:  # noqa: PLR0911 - one case for each path
+    def answer(self, request: ReceivedRequest) -> ServerAnswer:  # noqa: PLR0911 - one case for each path
         """As Lemonade; its own paths have four prefixes."""
-        path = asked.path
+        path = request.path
         for prefix in ("/api/v0/", "/api/v1/", "/v0/", "/v1/"):
             if path.startswith(prefix):
-                return self._own(asked, path.removeprefix(prefix))
-        match asked.method, path:
+                return self._own(request, path.removeprefix(prefix))
+        match request.method, path:
             case "GET", "/live":
                 return as_json({"status": "ok"})
             case "GET", "/metrics":
@@ -76,20 +76,20 @@ class SimulatedLemonade(OpenAIServer):
             case "GET", "/api/ps":
                 return as_json({"models": [self._ollama(each) | self._stay() for each in self._loaded()]})
             case "POST", "/api/chat":
-                return self._chat(asked)
+                return self._chat(request)
             case "GET", _ if not path.startswith(("/api", "/v0", "/v1", "/static", "/live", "/status", "/internal")):
                 return ServerAnswer(body=PAGE, kind="text/html")
             case _:
                 return as_text("", 404)
 
-    def _own(self, asked: Asked, path: str) -> ServerAnswer:
-        match asked.method, path:
+    def _own(self, request: ReceivedRequest, path: str) -> ServerAnswer:
+        match request.method, path:
             case "GET", "health":
                 return as_json(self._health())
             case "GET", "models":
                 return as_json({"object": "list", "data": [self._entry(name) for name in self.models]})
             case "POST", "chat/completions":
-                return self._chat(asked)
+                return self._chat(request)
             case "GET", "chat/completions":
                 return as_json({"error": "Method Not Allowed. Use POST for this endpoint"}, 405)
             case _:
@@ -145,8 +145,8 @@ class SimulatedLemonade(OpenAIServer):
                 lines.append(f"lemonade_llamacpp_requests_deferred{{{labels}}} {self.queue.waiting}")
         return ServerAnswer(body="\n".join([*lines, ""]).encode(), kind="text/plain; version=0.0.4; charset=utf-8")
 
-    def _chat(self, asked: Asked) -> ServerAnswer:
-        named = ((asked.body or {}).get("model") or "").removesuffix(":latest")
+    def _chat(self, request: ReceivedRequest) -> ServerAnswer:
+        named = ((request.body or {}).get("model") or "").removesuffix(":latest")
         name = named or next(iter(self._loaded()), None)
         if name is None:
             return as_json({"error": "No model loaded and no model specified in request"}, 400)
@@ -156,13 +156,13 @@ class SimulatedLemonade(OpenAIServer):
         if self.models[name].kind != "llm":
             text = "This model does not support chat completion. Only LLM models support this endpoint."
             return as_json({"error": {"message": text, "type": "invalid_request_error"}}, 400)
-        if asked.path == "/api/chat":
-            answer = ServerAnswer(kind="application/x-ndjson", pieces=self.imitated(asked, name))
+        if request.path == "/api/chat":
+            answer = ServerAnswer(kind="application/x-ndjson", pieces=self.imitated(request, name))
         else:
-            answer = self.reply(asked, name)
-        return ServerAnswer(kind=answer.kind, pieces=self._served(asked, name, answer), late=True)
+            answer = self.reply(request, name)
+        return ServerAnswer(kind=answer.kind, pieces=self._served(request, name, answer), late=True)
 
-    def _served(self, asked: Asked, name: str, answer: ServerAnswer) -> Iterator[bytes]:
+    def _served(self, request: ReceivedRequest, name: str, answer: ServerAnswer) -> Iterator[bytes]:
         assert answer.pieces is not None
         if self.models[name].recipe == "cloud":
             self.cost("paid call")
@@ -171,7 +171,7 @@ class SimulatedLemonade(OpenAIServer):
             self.cloud_used.insert(0, name)
             yield from answer.pieces
             return
-        with self.memory.use(name, asked.left) as model:
+        with self.memory.use(name, request.left) as model:
             if model is None:
                 return
             yield from answer.pieces

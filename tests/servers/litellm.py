@@ -8,7 +8,7 @@ Costs: ``paid call`` (a chat to a model of a cloud, by whichever path), ``call``
 from typing import Any
 
 from tests.servers.openai import AnswerShape, OpenAIServer
-from tests.servers.simulated import Asked, ServerAnswer, as_json
+from tests.servers.simulated import ReceivedRequest, ServerAnswer, as_json
 
 GUARDED = (
     "/v1/models",
@@ -47,9 +47,9 @@ class SimulatedLiteLLM(OpenAIServer):
         self.key = key
         self.open_info = open_info
 
-    def answer(self, asked: Asked) -> ServerAnswer:  # noqa: PLR0911 - one case for each path
+    def answer(self, request: ReceivedRequest) -> ServerAnswer:  # noqa: PLR0911 - one case for each path
         """As the proxy."""
-        match asked.method, asked.path:
+        match request.method, request.path:
             case "GET", "/":
                 return ServerAnswer(
                     body=b"<!DOCTYPE html><html><title>LiteLLM API</title></html>", kind="text/html; charset=utf-8"
@@ -58,7 +58,7 @@ class SimulatedLiteLLM(OpenAIServer):
                 return as_json("I'm alive!")
             case "GET", "/health/readiness":
                 return as_json({"status": "healthy", "db": "Not connected"})
-            case _, path if path in GUARDED and self.key and asked.headers.get("authorization") != f"Bearer {self.key}":
+            case _, path if path in GUARDED and self.key and request.headers.get("authorization") != f"Bearer {self.key}":
                 return _error("Authentication Error, No api key passed in.", "auth_error", 401)
             case "GET", "/v1/models" | "/models":
                 return as_json({"data": [self._entry(name) for name in self.models], "object": "list"})
@@ -67,7 +67,7 @@ class SimulatedLiteLLM(OpenAIServer):
             case "GET", "/v1/model/info" | "/model/info":
                 return self._info()
             case "POST", "/v1/chat/completions" | "/chat/completions":
-                return self._chat(asked)
+                return self._chat(request)
             case "GET", "/v1/chat/completions" | "/chat/completions":
                 return as_json({"detail": "Method Not Allowed"}, 405)
             case _:
@@ -98,13 +98,13 @@ class SimulatedLiteLLM(OpenAIServer):
         ]
         return as_json({"data": data})
 
-    def _chat(self, asked: Asked) -> ServerAnswer:
-        name = (asked.body or {}).get("model")
+    def _chat(self, request: ReceivedRequest) -> ServerAnswer:
+        name = (request.body or {}).get("model")
         if name not in self.models:
             text = f"/chat/completions: Invalid model name passed in model={name}. Call `/v1/models` to view available models for your key."
             return _error(text, "invalid_request_error", 400)
         self._count(name)
-        answer = self.reply(asked, name)
+        answer = self.reply(request, name)
         headers = {"x-litellm-version": self.version, "x-litellm-model-id": name}
         return ServerAnswer(kind=answer.kind, headers=headers, pieces=answer.pieces, late=True)
 

@@ -19,7 +19,7 @@ from tests.servers.captured import load
 from tests.servers.clock import Clock
 from tests.servers.llama_slots import POLL_SECONDS, Slot, Slots
 from tests.servers.queue import ticks
-from tests.servers.simulated import DONE, Asked, RejectedError, ServerAnswer, Simulated, as_json, sse
+from tests.servers.simulated import DONE, ReceivedRequest, RejectedError, ServerAnswer, Simulated, as_json, sse
 
 # Before it /metrics is a use of the server: it wakes a sleeping one and restarts its timer (pull request 27376).
 FREE_METRICS_BUILD = 10_531
@@ -189,22 +189,22 @@ class RouterModel:
 
     # A request ------------------------------------------------------------------------------------------------------
 
-    def chat(self, asked: Asked, chunk: dict[str, Any]) -> Iterator[bytes]:
+    def chat(self, request: ReceivedRequest, chunk: dict[str, Any]) -> Iterator[bytes]:
         """The stream of one request. Its headers come when it has its slot, its role with the first token."""
         self.touch()
-        body, server = asked.body, self.server
+        body, server = request.body, self.server
         tokens = tokens_of(body)
-        slot = self.slots.take(tokens, body.get("id_slot") if body.get("id_slot", -1) >= 0 else None, asked.left)
+        slot = self.slots.take(tokens, body.get("id_slot") if body.get("id_slot", -1) >= 0 else None, request.left)
         if slot is None:
             return
         try:
             slot.task = self._next_task()
             yield b""
             cached = self.slots.fill(slot, tokens, use_cache=body.get("cache_prompt", True))
-            prompt_seconds = yield from self._work_through(slot, len(tokens) - cached, cached, asked, chunk)
+            prompt_seconds = yield from self._work_through(slot, len(tokens) - cached, cached, request, chunk)
             if prompt_seconds is None:
                 return
-            yield from self._decode(asked, slot, chunk, cached, prompt_seconds)
+            yield from self._decode(request, slot, chunk, cached, prompt_seconds)
         finally:
             self.generated += slot.decoded
             seconds = max(slot.decoded - 1, 0) * server.pace
@@ -215,7 +215,7 @@ class RouterModel:
             self.slots.release(slot)
 
     def _work_through(
-        self, slot: Slot, fresh: int, cached: int, asked: Asked, chunk: dict[str, Any]
+        self, slot: Slot, fresh: int, cached: int, request: ReceivedRequest, chunk: dict[str, Any]
     ) -> Generator[bytes, None, float | None]:
         """A batch that has begun is worked through to its end even if its client has left. Gives the prompt's seconds, None if the
         client has left.
@@ -224,17 +224,17 @@ class RouterModel:
         """
         slot.cached = cached
         began, seconds = time.monotonic(), self.server.prefill_seconds + fresh * self.server.prompt_pace
-        progress = bool(asked.body.get("return_progress")) and self.server.build >= PROGRESS_BUILD
+        progress = bool(request.body.get("return_progress")) and self.server.build >= PROGRESS_BUILD
         batches, polls = max(math.ceil(fresh / self.server.batch), 1), 0
         for number in range(1, batches + 1):
             if progress and number == 1:
                 yield self._progress(chunk, len(slot.tokens), cached, 0, 0.0)
-            yield from self._compute(began, began + seconds * number / batches, asked)
+            yield from self._compute(began, began + seconds * number / batches, request)
             before, polls = polls, int((time.monotonic() - began) / HTTP_POLLING_SECONDS)
             slot.processed = fresh * number // batches
             if progress:
                 yield self._progress(chunk, len(slot.tokens), cached, slot.processed, seconds * number / batches)
-            if self.server.ending.is_set() or (asked.left() and (progress or polls > before)):
+            if self.server.ending.is_set() or (request.left() and (progress or polls > before)):
                 break
         share = slot.processed / fresh if fresh else 1.0
         self.prompt += slot.processed
@@ -242,16 +242,16 @@ class RouterModel:
         self.prompt_seconds += seconds * share
         self.prompt_bucket.tokens += slot.processed
         self.prompt_bucket.seconds += seconds * share
-        return None if asked.left() else seconds
+        return None if request.left() else seconds
 
-    def _compute(self, began: float, until: float, asked: Asked) -> Iterator[bytes]:
+    def _compute(self, began: float, until: float, request: ReceivedRequest) -> Iterator[bytes]:
         """Take the time of a batch; a stream that is silent for long gets comments."""
         pings = (time.monotonic() - began) // self.server.ping_seconds
         while (now := time.monotonic()) < until and not self.server.ending.is_set():
             time.sleep(min(until - now, 0.02))
             if (due := (time.monotonic() - began) // self.server.ping_seconds) > pings:
                 pings = due
-                yield b"" if asked.left() else b":\n\n"
+                yield b"" if request.left() else b":\n\n"
 
     def _progress(self, chunk: dict[str, Any], prompt: int, cached: int, fresh: int, seconds: float) -> bytes:
         delta = {"role": "assistant", "content": None}
@@ -260,9 +260,9 @@ class RouterModel:
         return sse({**chunk, "choices": choices, "prompt_progress": progress})
 
     def _decode(
-        self, asked: Asked, slot: Slot, chunk: dict[str, Any], cached: int, prompt_seconds: float
+        self, request: ReceivedRequest, slot: Slot, chunk: dict[str, Any], cached: int, prompt_seconds: float
     ) -> Iterator[bytes]:
-        server, body, prompt = self.server, asked.body, len(slot.tokens)
+        server, body, prompt = self.server, request.body, len(slot.tokens)
         most = body.get("n_predict") or body.get("max_tokens") or body.get("max_completion_tokens") or CONTEXT
         slot.most = most = min(most, CONTEXT - prompt)
         finish = "length"
@@ -270,9 +270,9 @@ class RouterModel:
             most, finish = server.answer_tokens, "stop"
         options = body.get("stream_options") or {}
         role = {"role": "assistant", "content": None}
-        for number in ticks(most, self._pace, asked.left):
+        for number in ticks(most, self._pace, request.left):
             if server.ending.is_set():
-                yield from self._hang(asked)
+                yield from self._hang(request)
                 return
             self._count_decode()
             slot.decoded = number
@@ -310,10 +310,10 @@ class RouterModel:
             self._last_decode = now
             self.decodes += 1
 
-    def _hang(self, asked: Asked) -> Iterator[bytes]:
+    def _hang(self, request: ReceivedRequest) -> Iterator[bytes]:
         """After SIGTERM nothing is decoded any more, but open streams are held until they leave or their time is over."""
         until = time.monotonic() + self.server.drain_seconds
-        while time.monotonic() < until and not asked.left(0.02):
+        while time.monotonic() < until and not request.left(0.02):
             yield b""
 
     def _next_task(self) -> int:
@@ -457,16 +457,16 @@ class SimulatedLlamaServer(Simulated):
 
     # Answers --------------------------------------------------------------------------------------------------------
 
-    def answer(self, asked: Asked) -> ServerAnswer:
+    def answer(self, request: ReceivedRequest) -> ServerAnswer:
         """As llama-server, or as its router."""
         if self.loading:
             return load("llama-server/loading-health")
         if self.is_router:
-            return self._route(asked)
-        return self._answer_with(self.only, asked)
+            return self._route(request)
+        return self._answer_with(self.only, request)
 
-    def _answer_with(self, model: RouterModel, asked: Asked) -> ServerAnswer:  # noqa: PLR0911 - one case for each path
-        match asked.method, asked.path:
+    def _answer_with(self, model: RouterModel, request: ReceivedRequest) -> ServerAnswer:  # noqa: PLR0911 - one case for each path
+        match request.method, request.path:
             case "GET", "/health" | "/v1/health":
                 return load("llama-server/get-health")
             case "GET", "/v1/models" | "/models":
@@ -478,7 +478,7 @@ class SimulatedLlamaServer(Simulated):
             case "GET", "/slots":
                 return model.list_slots()
             case "POST", "/v1/chat/completions":
-                return self._chat(asked.body, model, asked)
+                return self._chat(request.body, model, request)
             case _:
                 return load("llama-server/error-404")
 
@@ -488,7 +488,7 @@ class SimulatedLlamaServer(Simulated):
             each |= {key: model.name for key in ("id", "name", "model") if key in each}
         return as_json(listing)
 
-    def _chat(self, body: Any, model: RouterModel, asked: Asked) -> ServerAnswer:  # noqa: PLR0911 - one for each refusal
+    def _chat(self, body: Any, model: RouterModel, request: ReceivedRequest) -> ServerAnswer:  # noqa: PLR0911 - one for each refusal
         if not isinstance(body, dict):
             return load("llama-server/error-malformed-json")
         if "messages" not in body:
@@ -501,7 +501,7 @@ class SimulatedLlamaServer(Simulated):
         if len(tokens_of(body)) >= CONTEXT:
             return load("llama-server/error-prompt-too-long")
         chunk = {"model": model.name, "system_fingerprint": f"b{self.build}-unknown", "object": "chat.completion.chunk"}
-        pieces = model.chat(asked, chunk)
+        pieces = model.chat(request, chunk)
         if body.get("stream"):
             return ServerAnswer(kind="text/event-stream", pieces=pieces, late=True)
         return ServerAnswer(pieces=_whole(pieces), late=True)
@@ -512,28 +512,28 @@ class SimulatedLlamaServer(Simulated):
 
     # The router (server-models.cpp) -----------------------------------------------------------------------------------
 
-    def _route(self, asked: Asked) -> ServerAnswer:  # noqa: PLR0911 - one case for each path
-        match asked.method, asked.path:
+    def _route(self, request: ReceivedRequest) -> ServerAnswer:  # noqa: PLR0911 - one case for each path
+        match request.method, request.path:
             case "GET", "/health":
                 return load("llama-server-router/get-health")
-            case "GET", "/props" if "model" not in asked.query:
+            case "GET", "/props" if "model" not in request.query:
                 props = json.loads(load("llama-server-router/get-props").body)
                 return as_json(props | {"max_instances": self.models_max, "build_info": f"b{self.build}-unknown"})
             case "GET", "/v1/models" | "/models":
                 return as_json({"data": [self._entry(name) for name in self._status], "object": "list"})
-        name = asked.query.get("model") if asked.method == "GET" else (asked.body or {}).get("model")
+        name = request.query.get("model") if request.method == "GET" else (request.body or {}).get("model")
         if not name:
             return load("llama-server-router/error-metrics-no-model")
         if name not in self._status:
             return self.error(f"model '{name}' not found", "invalid_request_error", 400)
-        autoload = asked.query.get("autoload", "true") in {"true", "1"}
+        autoload = request.query.get("autoload", "true") in {"true", "1"}
         # A sleeping model counts as running: autoload=false doesn't keep a read from waking it.
         if not autoload and self._status[name] not in {"loaded", "loading", "sleeping"}:
             return load("llama-server-router/error-chat-not-loaded")
-        if asked.method == "GET":
-            self._ensure_loaded(name, asked)
-            return self._answer_with(self.routed[name], asked)
-        return self._proxied(name, asked)
+        if request.method == "GET":
+            self._ensure_loaded(name, request)
+            return self._answer_with(self.routed[name], request)
+        return self._proxied(name, request)
 
     def _entry(self, name: str) -> dict[str, Any]:
         status = self.router[name]
@@ -545,12 +545,12 @@ class SimulatedLlamaServer(Simulated):
             entry["meta"] = {"n_ctx": CONTEXT, "n_params": 2_756_864, "size": 2_941_952, "ftype": "Q8_0"}
         return entry
 
-    def _proxied(self, name: str, asked: Asked) -> ServerAnswer:
+    def _proxied(self, name: str, request: ReceivedRequest) -> ServerAnswer:
         """A POST makes the model the most recently used one, and while it runs the model isn't evicted."""
 
         def pieces() -> Iterator[bytes]:
-            self._ensure_loaded(name, asked)
-            answer = self._answer_with(self.routed[name], asked)
+            self._ensure_loaded(name, request)
+            answer = self._answer_with(self.routed[name], request)
             if answer.pieces is None:
                 raise RejectedError(answer)
             with self.lock:
@@ -563,10 +563,10 @@ class SimulatedLlamaServer(Simulated):
                 with self.lock:
                     self._requests[name] -= 1
 
-        kind = "text/event-stream" if (asked.body or {}).get("stream") else "application/json"
+        kind = "text/event-stream" if (request.body or {}).get("stream") else "application/json"
         return ServerAnswer(kind=kind, pieces=pieces(), late=True)
 
-    def _ensure_loaded(self, name: str, asked: Asked) -> None:
+    def _ensure_loaded(self, name: str, request: ReceivedRequest) -> None:
         if self._status[name] in {"loaded", "sleeping"}:
             return
         with self._order:  # one after another
@@ -581,7 +581,7 @@ class SimulatedLlamaServer(Simulated):
                     victim = min(idle, key=lambda each: self._last_used[each])
                     self._status[victim] = "unloaded"
                     self.routed[victim] = RouterModel(self, victim)
-                elif asked.left(POLL_SECONDS):
+                elif request.left(POLL_SECONDS):
                     text = f"request cancelled while waiting for model name={name}"
                     raise RejectedError(self.error(text, "server_error", 500))
             self.cost("load")

@@ -11,7 +11,7 @@ from typing import Any
 from tests.servers.clock import Clock
 from tests.servers.memory import Memory
 from tests.servers.openai import AnswerShape, OpenAIServer
-from tests.servers.simulated import Asked, RejectedError, ServerAnswer, as_json, as_text
+from tests.servers.simulated import ReceivedRequest, RejectedError, ServerAnswer, as_json, as_text
 
 
 class SimulatedLlamaSwap(OpenAIServer):
@@ -41,9 +41,9 @@ class SimulatedLlamaSwap(OpenAIServer):
         """A request of a user that came and ended just now."""
         self.memory.add(name, ttl=self.ttl or None)
 
-    def answer(self, asked: Asked) -> ServerAnswer:  # noqa: PLR0911 - one case for each path
+    def answer(self, request: ReceivedRequest) -> ServerAnswer:  # noqa: PLR0911 - one case for each path
         """As llama-swap. GET /props and everything under /upstream go to a model's server, which is started for it."""
-        match asked.method, asked.path:
+        match request.method, request.path:
             case "GET", "/v1/models" | "/models":
                 return as_json({"object": "list", "data": [self._entry(each) for each in self.models]})
             case "GET", "/running":
@@ -60,12 +60,12 @@ class SimulatedLlamaSwap(OpenAIServer):
                     self.memory.remove(name)
                 return as_text("OK")
             case "GET", "/props":
-                return self._forwarded(asked, asked.query.get("model", ""), "/props")
+                return self._forwarded(request, request.query.get("model", ""), "/props")
             case "POST", "/v1/chat/completions":
-                return self._forwarded(asked, (asked.body or {}).get("model") or "", asked.path)
+                return self._forwarded(request, (request.body or {}).get("model") or "", request.path)
             case _, path if path.startswith("/upstream/"):
                 _, _, name, *rest = path.split("/")
-                return self._forwarded(asked, name, "/" + "/".join(rest))
+                return self._forwarded(request, name, "/" + "/".join(rest))
             case _:
                 return as_text("404 page not found", 404)
 
@@ -86,21 +86,21 @@ class SimulatedLlamaSwap(OpenAIServer):
             for each in sorted(self.memory.models.values(), key=lambda each: each.name)
         ]
 
-    def _forwarded(self, asked: Asked, name: str, path: str) -> ServerAnswer:
+    def _forwarded(self, request: ReceivedRequest, name: str, path: str) -> ServerAnswer:
         if name not in self.models:
             return as_text(
-                "model not found" if asked.path.startswith("/upstream/") else "no router found for model", 404
+                "model not found" if request.path.startswith("/upstream/") else "no router found for model", 404
             )
-        kind = "text/event-stream" if (asked.body or {}).get("stream") else "application/json"
-        return ServerAnswer(kind=kind, pieces=self._upstream(asked, name, path), late=True)
+        kind = "text/event-stream" if (request.body or {}).get("stream") else "application/json"
+        return ServerAnswer(kind=kind, pieces=self._upstream(request, name, path), late=True)
 
-    def _upstream(self, asked: Asked, name: str, path: str) -> Iterator[bytes]:
+    def _upstream(self, request: ReceivedRequest, name: str, path: str) -> Iterator[bytes]:
         """The time until it stops begins anew when the request ends, whatever its path."""
-        with self.memory.use(name, asked.left) as model:
+        with self.memory.use(name, request.left) as model:
             if model is None:
                 return
             if path == "/v1/chat/completions":
-                answer = self.reply(asked, name)
+                answer = self.reply(request, name)
                 assert answer.pieces is not None
                 yield from answer.pieces
                 return

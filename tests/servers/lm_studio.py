@@ -12,7 +12,7 @@ from typing import Any
 from tests.servers.clock import Clock
 from tests.servers.memory import Memory
 from tests.servers.openai import AnswerShape, OpenAIServer
-from tests.servers.simulated import Asked, ServerAnswer, as_json
+from tests.servers.simulated import ReceivedRequest, ServerAnswer, as_json
 
 JIT_TTL = 3600.0
 
@@ -56,9 +56,9 @@ class SimulatedLMStudio(OpenAIServer):
         """A user's load; one by a request of its user is just in time."""
         self.memory.add(name, ttl=self.memory.ttl if just_in_time else None)
 
-    def answer(self, asked: Asked) -> ServerAnswer:
+    def answer(self, request: ReceivedRequest) -> ServerAnswer:
         """As its server."""
-        match asked.method, asked.path:
+        match request.method, request.path:
             case "GET", "/v1/models":
                 names = self.models if self.just_in_time else self.memory.ready
                 data = [{"id": each, "object": "model", "owned_by": "organization_owner"} for each in names]
@@ -66,9 +66,9 @@ class SimulatedLMStudio(OpenAIServer):
             case "GET", "/api/v0/models":
                 return as_json({"object": "list", "data": [self._entry(each) for each in self.models]})
             case "POST", "/v1/chat/completions" | "/api/v0/chat/completions":
-                return self._chat(asked)
+                return self._chat(request)
             case _:
-                return as_json({"error": f"Unexpected endpoint or method. ({asked.method} {asked.path})"})
+                return as_json({"error": f"Unexpected endpoint or method. ({request.method} {request.path})"})
 
     def _entry(self, name: str) -> dict[str, Any]:
         model, loaded = self.models[name], name in self.memory.ready
@@ -77,8 +77,8 @@ class SimulatedLMStudio(OpenAIServer):
         more = {"quantization": model.quantization, "max_context_length": model.context}
         return {**entry, **more, "compatibility_type": "gguf", **state}
 
-    def _chat(self, asked: Asked) -> ServerAnswer:
-        name = (asked.body or {}).get("model") or next(iter(self.memory.ready), None)
+    def _chat(self, request: ReceivedRequest) -> ServerAnswer:
+        name = (request.body or {}).get("model") or next(iter(self.memory.ready), None)
         if name not in self.models or (name not in self.memory.ready and not self.just_in_time):
             text = f"Model not found: {name}" if name else "No models loaded. Please load a model first."
             return as_json(
@@ -89,13 +89,13 @@ class SimulatedLMStudio(OpenAIServer):
             return as_json(
                 {"error": {"message": f'Model "{name}" is not an LLM', "type": "invalid_request_error"}}, 400
             )
-        answer = self.reply(asked, name)
-        return ServerAnswer(kind=answer.kind, pieces=self._served(asked, name, answer), late=True)
+        answer = self.reply(request, name)
+        return ServerAnswer(kind=answer.kind, pieces=self._served(request, name, answer), late=True)
 
-    def _served(self, asked: Asked, name: str, answer: ServerAnswer) -> Iterator[bytes]:
+    def _served(self, request: ReceivedRequest, name: str, answer: ServerAnswer) -> Iterator[bytes]:
         assert answer.pieces is not None
-        with self.memory.use(name, asked.left) as model:
+        with self.memory.use(name, request.left) as model:
             if model is not None:
-                if model.ttl is not None and (ttl := asked.body.get("ttl")):
+                if model.ttl is not None and (ttl := request.body.get("ttl")):
                     model.ttl = float(ttl)
                 yield from answer.pieces

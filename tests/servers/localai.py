@@ -13,7 +13,7 @@ from typing import Any, Literal
 from tests.servers.clock import Clock
 from tests.servers.memory import Memory
 from tests.servers.openai import AnswerShape, OpenAIServer
-from tests.servers.simulated import Asked, ServerAnswer, as_json, as_text
+from tests.servers.simulated import ReceivedRequest, ServerAnswer, as_json, as_text
 
 Kind = Literal["localai", "mlx_lm", "docker"]
 SERVER_HEADERS: dict[Kind, str] = {"localai": "", "mlx_lm": "BaseHTTP/0.6 Python/3.12.7", "docker": ""}
@@ -46,21 +46,21 @@ class SimulatedLocalAI(OpenAIServer):
         for name in loaded:
             self.memory.add(name, ttl=ttl)
 
-    def answer(self, asked: Asked) -> ServerAnswer:
+    def answer(self, request: ReceivedRequest) -> ServerAnswer:
         """As the one that it stands for."""
         path = (
-            asked.path.removeprefix("/engines/llama.cpp").removeprefix("/engines")
+            request.path.removeprefix("/engines/llama.cpp").removeprefix("/engines")
             if self.kind == "docker"
-            else asked.path
+            else request.path
         )
-        match asked.method, path:
+        match request.method, path:
             case "GET", "/v1/models":
                 return as_json({"object": "list", "data": [self._entry(each) for each in self.models]})
             case "POST", "/v1/chat/completions":
-                return self._chat(asked)
+                return self._chat(request)
             case "POST", "/api/chat" if self.kind == "docker":
-                return self._chat(asked)
-        found = {"localai": self._localai, "mlx_lm": self._mlx_lm, "docker": self._docker}[self.kind](asked)
+                return self._chat(request)
+        found = {"localai": self._localai, "mlx_lm": self._mlx_lm, "docker": self._docker}[self.kind](request)
         return found or as_text("404 page not found", 404)
 
     def _entry(self, name: str) -> dict[str, Any]:
@@ -68,8 +68,8 @@ class SimulatedLocalAI(OpenAIServer):
         owner = {"owned_by": "docker"} if self.kind == "docker" else {}
         return {"id": name, "object": "model", **created, **owner}
 
-    def _localai(self, asked: Asked) -> ServerAnswer | None:
-        match asked.path:
+    def _localai(self, request: ReceivedRequest) -> ServerAnswer | None:
+        match request.path:
             case "/readyz" | "/healthz":
                 return as_text("OK")
             case "/version":
@@ -80,12 +80,12 @@ class SimulatedLocalAI(OpenAIServer):
                 )
         return as_json({"error": {"code": 404, "message": "Resource not found", "type": ""}}, 404)
 
-    def _mlx_lm(self, asked: Asked) -> ServerAnswer | None:
-        return as_json({"status": "ok"}) if asked.path == "/health" else as_text("Not Found", 404)
+    def _mlx_lm(self, request: ReceivedRequest) -> ServerAnswer | None:
+        return as_json({"status": "ok"}) if request.path == "/health" else as_text("Not Found", 404)
 
-    def _docker(self, asked: Asked) -> ServerAnswer | None:
+    def _docker(self, request: ReceivedRequest) -> ServerAnswer | None:
         """It imitates Ollama: what runs has no end, what is idle ends after its time."""
-        match asked.path:
+        match request.path:
             case "/":
                 return as_text("Docker Model Runner is running")
             case "/api/version":
@@ -103,21 +103,21 @@ class SimulatedLocalAI(OpenAIServer):
             ends = datetime.fromtimestamp(model.used_at + (model.ttl or 0), UTC).isoformat()
         return {"name": name, "model": name, "digest": "0" * 64, "expires_at": ends, "size": 0, "size_vram": 0}
 
-    def _chat(self, asked: Asked) -> ServerAnswer:
+    def _chat(self, request: ReceivedRequest) -> ServerAnswer:
         """Without a name the first one is taken; an unknown one is refused, by mlx_lm after it looked for it at the hub."""
-        name = (asked.body or {}).get("model") or self.models[0]
+        name = (request.body or {}).get("model") or self.models[0]
         if name not in self.models:
             self.cost("download", int(self.kind == "mlx_lm"))
             text = f'model "{name}" not found. To see available models, call GET /v1/models'
             return as_json({"error": {"code": 404, "message": text, "type": "invalid_request_error"}}, 404)
-        if asked.path == "/api/chat":
-            answer = ServerAnswer(kind="application/x-ndjson", pieces=self.imitated(asked, name))
+        if request.path == "/api/chat":
+            answer = ServerAnswer(kind="application/x-ndjson", pieces=self.imitated(request, name))
         else:
-            answer = self.reply(asked, name)
-        return ServerAnswer(kind=answer.kind, pieces=self._served(asked, name, answer), late=True)
+            answer = self.reply(request, name)
+        return ServerAnswer(kind=answer.kind, pieces=self._served(request, name, answer), late=True)
 
-    def _served(self, asked: Asked, name: str, answer: ServerAnswer) -> Iterator[bytes]:
+    def _served(self, request: ReceivedRequest, name: str, answer: ServerAnswer) -> Iterator[bytes]:
         assert answer.pieces is not None
-        with self.memory.use(name, asked.left) as model:
+        with self.memory.use(name, request.left) as model:
             if model is not None:
                 yield from answer.pieces

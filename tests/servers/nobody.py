@@ -5,7 +5,7 @@ Costs: ``stranger posted to`` (a POST went to something that never said what it 
 
 from typing import Literal
 
-from tests.servers.simulated import Asked, ServerAnswer, Simulated
+from tests.servers.simulated import ReceivedRequest, ServerAnswer, Simulated
 
 Kind = Literal["router", "nas", "airplay", "torrent", "page"]
 ANSWERS: dict[Kind, tuple[str, int, str, bytes, dict[str, str]]] = {
@@ -30,8 +30,8 @@ class SimulatedNobody(Simulated):
         super().__init__()
         self.name, self.status, self.kind, self.body, self.headers = ANSWERS[kind]
 
-    def answer(self, asked: Asked) -> ServerAnswer:
+    def answer(self, request: ReceivedRequest) -> ServerAnswer:
         """No."""
-        if asked.method == "POST":
+        if request.method == "POST":
             self.cost("stranger posted to")
         return ServerAnswer(self.status, self.body, self.kind, self.headers)

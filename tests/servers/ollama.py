@@ -22,7 +22,7 @@ from typing import Any
 
 from tests.servers.clock import Clock
 from tests.servers.queue import Queue, ticks
-from tests.servers.simulated import DONE, Asked, RejectedError, ServerAnswer, Simulated, as_json, as_text, sse, words_of
+from tests.servers.simulated import DONE, ReceivedRequest, RejectedError, ServerAnswer, Simulated, as_json, as_text, sse, words_of
 
 DEFAULT_CONTEXT = 4096
 DEFAULT_KEEP_ALIVE = 300.0
@@ -226,9 +226,9 @@ class SimulatedOllama(Simulated):
 
     # Answers --------------------------------------------------------------------------------------------------------
 
-    def answer(self, asked: Asked) -> ServerAnswer:  # noqa: PLR0911 - one case for each path
+    def answer(self, request: ReceivedRequest) -> ServerAnswer:  # noqa: PLR0911 - one case for each path
         """As Ollama (server/routes.go)."""
-        match asked.method, asked.path:
+        match request.method, request.path:
             case "GET" | "HEAD", "/":
                 return as_text("Ollama is running")
             case "GET" | "HEAD", "/api/version":
@@ -241,9 +241,9 @@ class SimulatedOllama(Simulated):
                 data = [{"id": each["name"], "object": "model", "owned_by": "library"} for each in self._tags()]
                 return as_json({"object": "list", "data": data})
             case "POST", "/api/show":
-                return self._show(asked)
+                return self._show(request)
             case "POST", "/api/chat" | "/api/generate" | "/v1/chat/completions" | "/api/embed":
-                return self._infer(asked)
+                return self._infer(request)
             case _, "/api/tags" | "/api/ps" | "/api/show" | "/api/chat" | "/api/generate" | "/v1/chat/completions":
                 return as_text("405 method not allowed", 405)
             case _:
@@ -301,8 +301,8 @@ class SimulatedOllama(Simulated):
         ]
         return entries
 
-    def _show(self, asked: Asked) -> ServerAnswer:
-        wanted = (asked.body or {}).get("model") or (asked.body or {}).get("name")
+    def _show(self, request: ReceivedRequest) -> ServerAnswer:
+        wanted = (request.body or {}).get("model") or (request.body or {}).get("name")
         if not wanted:
             return as_json({"error": "model is required"}, 400)
         name = self._existing(wanted)
@@ -318,17 +318,17 @@ class SimulatedOllama(Simulated):
             shown["parameters"] = "\n".join(f"{key:30} {value}" for key, value in model.options.items())
         return as_json(shown)
 
-    def _infer(self, asked: Asked) -> ServerAnswer:  # noqa: PLR0911 - one for each refusal
+    def _infer(self, request: ReceivedRequest) -> ServerAnswer:  # noqa: PLR0911 - one for each refusal
         """The refusals of ChatHandler and GenerateHandler, with their texts, then the stream."""
-        body = asked.body
+        body = request.body
         if not isinstance(body, dict):
-            return as_json({"error": "missing request body" if not asked.raw else "invalid character"}, 400)
+            return as_json({"error": "missing request body" if not request.raw else "invalid character"}, 400)
         wanted = body.get("model") or ""
         if not wanted:
             return as_json({"error": "model is required"}, 400)
         name = self._existing(wanted)
         if name is None:
-            return self._error(asked, f"model '{wanted}' not found", 404)
+            return self._error(request, f"model '{wanted}' not found", 404)
         model = self.disk[name]
         try:
             keep_alive = _duration(body.get("keep_alive"))
@@ -341,69 +341,69 @@ class SimulatedOllama(Simulated):
         if model.remote_host:
             self.cost("paid call")
             self._cloud_used.add(name)
-        elif asked.path == "/api/embed":
+        elif request.path == "/api/embed":
             if "embedding" not in model.capabilities:
-                return self._error(asked, "this model does not support embeddings", 501)
+                return self._error(request, "this model does not support embeddings", 501)
         elif "completion" not in model.capabilities:
-            kind = "generate" if asked.path == "/api/generate" else "chat"
-            return self._error(asked, f'"{wanted}" does not support {kind}', 400)
-        stream = body.get("stream", not asked.path.startswith("/v1/"))
-        pieces = self._lines(asked, name, keep_alive)
-        if empty or not stream or asked.path == "/api/embed":
-            return ServerAnswer(pieces=self._last(asked, pieces), late=True)
-        if asked.path.startswith("/v1/"):
-            return ServerAnswer(kind="text/event-stream", pieces=self._events(asked, pieces), late=True)
+            kind = "generate" if request.path == "/api/generate" else "chat"
+            return self._error(request, f'"{wanted}" does not support {kind}', 400)
+        stream = body.get("stream", not request.path.startswith("/v1/"))
+        pieces = self._lines(request, name, keep_alive)
+        if empty or not stream or request.path == "/api/embed":
+            return ServerAnswer(pieces=self._last(request, pieces), late=True)
+        if request.path.startswith("/v1/"):
+            return ServerAnswer(kind="text/event-stream", pieces=self._events(request, pieces), late=True)
         return ServerAnswer(kind="application/x-ndjson", pieces=(_line(each) for each in pieces), late=True)
 
-    def _error(self, asked: Asked, text: str, status: int) -> ServerAnswer:
+    def _error(self, request: ReceivedRequest, text: str, status: int) -> ServerAnswer:
         """The OpenAI paths have the same texts in OpenAI's shape (middleware/openai.go)."""
-        if not asked.path.startswith("/v1/"):
+        if not request.path.startswith("/v1/"):
             return as_json({"error": text}, status)
         kind = "not_found_error" if status == 404 else "invalid_request_error"
         return as_json({"error": {"message": text, "type": kind, "param": None, "code": None}}, status)
 
     # One request ----------------------------------------------------------------------------------------------------
 
-    def _lines(self, asked: Asked, name: str, keep_alive: float | None) -> Iterator[dict[str, Any]]:
+    def _lines(self, request: ReceivedRequest, name: str, keep_alive: float | None) -> Iterator[dict[str, Any]]:
         """Schedule, wait for the slot, work through the prompt, decode: the lines of the answer.
 
         ``total_duration`` counts from the request's arrival, ``load_duration`` is the time until the scheduler gave a runner,
         prompt and decoding are the runner's own times: what is left is the wait for the slot.
         """
-        began, body, model = time.monotonic(), asked.body, self.disk[name]
+        began, body, model = time.monotonic(), request.body, self.disk[name]
         base = {"model": body["model"], "created_at": _time(time.time())}
         if model.remote_host:
             yield from self._decode(
-                asked, base | {"remote_model": model.remote_model, "remote_host": model.remote_host}
+                request, base | {"remote_model": model.remote_model, "remote_host": model.remote_host}
             )
             return
-        with self._scheduled(name, body.get("options") or {}, keep_alive, asked) as runner:
+        with self._scheduled(name, body.get("options") or {}, keep_alive, request) as runner:
             if runner is None:
                 return
             loaded = time.monotonic()
-            if asked.path == "/api/embed":
+            if request.path == "/api/embed":
                 yield {**base, "embeddings": [[0.1, 0.2]], "load_duration": _nanoseconds(loaded - began)}
                 return
             if not (body.get("messages") or body.get("prompt")):
                 yield {**base, "message": {"role": "assistant", "content": ""}, "done": True, "done_reason": "load"}
                 return
-            with runner.queue.slot(asked.left) as waited:
+            with runner.queue.slot(request.left) as waited:
                 if waited is None:
                     return
-                for line in self._decode(asked, base, runner):
+                for line in self._decode(request, base, runner):
                     if line.get("done"):
                         times = {"total_duration": time.monotonic() - began, "load_duration": loaded - began}
                         line |= {key: _nanoseconds(seconds) for key, seconds in times.items()}
                     yield line
 
-    def _decode(self, asked: Asked, base: dict[str, Any], runner: Loaded | None = None) -> Iterator[dict[str, Any]]:
-        body, began = asked.body, time.monotonic()
+    def _decode(self, request: ReceivedRequest, base: dict[str, Any], runner: Loaded | None = None) -> Iterator[dict[str, Any]]:
+        body, began = request.body, time.monotonic()
         prompt = len(words_of(body))
-        if asked.left(prompt * self.prompt_pace):
+        if request.left(prompt * self.prompt_pace):
             return
         at, sent = time.monotonic(), 0
         most, reason = self._length(body, runner)
-        for number in ticks(most, lambda: self.pace, asked.left):
+        for number in ticks(most, lambda: self.pace, request.left):
             if runner and runner.dead:
                 yield {"error": "an error was encountered while running the model: unexpected EOF"}
                 return
@@ -412,12 +412,12 @@ class SimulatedOllama(Simulated):
             kind = "thinking" if number <= self.thinks else "content"
             message = {"role": "assistant", "content": "", kind: " again" if self.repeats else f" word{number}"}
             sent = number
-            yield {**base, **_said(asked, message), "done": False}
+            yield {**base, **_said(request, message), "done": False}
         if sent < most:
             return
         yield {
             **base,
-            **_said(asked, {"role": "assistant", "content": ""}),
+            **_said(request, {"role": "assistant", "content": ""}),
             "done": True,
             "done_reason": reason,
             "total_duration": _nanoseconds(time.monotonic() - began),
@@ -436,7 +436,7 @@ class SimulatedOllama(Simulated):
             return self.answer_tokens, "stop"
         return most, "length"
 
-    def _last(self, asked: Asked, lines: Iterator[dict[str, Any]]) -> Iterator[bytes]:
+    def _last(self, request: ReceivedRequest, lines: Iterator[dict[str, Any]]) -> Iterator[bytes]:
         """The answer without a stream: the last line with the whole text."""
         found = list(lines)
         if not found:
@@ -444,12 +444,12 @@ class SimulatedOllama(Simulated):
         last = found[-1]
         if "message" in last:
             last["message"]["content"] = "".join(each["message"]["content"] for each in found if "message" in each)
-        if asked.path.startswith("/v1/"):
+        if request.path.startswith("/v1/"):
             choice = {"index": 0, "message": last.get("message"), "finish_reason": last.get("done_reason")}
             last = {"object": "chat.completion", "model": last["model"], "choices": [choice]}
         yield json.dumps(last).encode()
 
-    def _events(self, asked: Asked, lines: Iterator[dict[str, Any]]) -> Iterator[bytes]:
+    def _events(self, request: ReceivedRequest, lines: Iterator[dict[str, Any]]) -> Iterator[bytes]:
         """The OpenAI path: the same lines as chunks (openai/openai.go), usage in a chunk of its own if it was asked for."""
         chunk = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "system_fingerprint": "fp_ollama"}
         for line in lines:
@@ -462,7 +462,7 @@ class SimulatedOllama(Simulated):
                 delta["reasoning"] = message["thinking"]
             choice = {"index": 0, "delta": delta, "finish_reason": line["done_reason"] if done else None}
             yield sse({**chunk, "model": line["model"], "choices": [choice]})
-            if done and (asked.body.get("stream_options") or {}).get("include_usage"):
+            if done and (request.body.get("stream_options") or {}).get("include_usage"):
                 usage = {"prompt_tokens": line["prompt_eval_count"], "completion_tokens": line["eval_count"]}
                 usage["total_tokens"] = sum(usage.values())
                 yield sse({**chunk, "model": line["model"], "choices": [], "usage": usage})
@@ -477,7 +477,7 @@ class SimulatedOllama(Simulated):
         name: str,
         options: Mapping[str, Any],
         keep_alive: float | None,
-        asked: Asked | None = None,
+        request: ReceivedRequest | None = None,
         *,
         instant: bool = False,
     ) -> Iterator[Loaded | None]:
@@ -486,7 +486,7 @@ class SimulatedOllama(Simulated):
         A loaded runner with equal options is used at once. All other requests wait in one line, and the first one holds it up
         until its model is loaded: it waits for the requests that run, and no other model is loaded meanwhile.
         """
-        left = asked.left if asked else (lambda *_: False)
+        left = request.left if request else (lambda *_: False)
         with self._changed:
             self._unload_expired()
             runner = self._usable(name, options)
@@ -661,8 +661,8 @@ def _entry(name: str, model: Stored) -> dict[str, Any]:
     return {"name": name, "model": name, "size": model.size, "digest": model.digest, "details": details}
 
 
-def _said(asked: Asked, message: dict[str, str]) -> dict[str, Any]:
-    return {"response": message["content"]} if asked.path == "/api/generate" else {"message": message}
+def _said(request: ReceivedRequest, message: dict[str, str]) -> dict[str, Any]:
+    return {"response": message["content"]} if request.path == "/api/generate" else {"message": message}
 
 
 def _duration(value: Any) -> float | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from tests.servers.queue import Queue, ticks
-from tests.servers.simulated import DONE, Asked, ServerAnswer, Simulated, sse, word, words_of
+from tests.servers.simulated import DONE, ReceivedRequest, ServerAnswer, Simulated, sse, word, words_of
 
 
 @dataclass(frozen=True)
@@ -50,44 +50,44 @@ class OpenAIServer(Simulated):
         """Tokens of the answer that ended last."""
         self.answer_tokens: int | None = None
 
-    def reply(self, asked: Asked, model: str, *, late: bool = True) -> ServerAnswer:
+    def reply(self, request: ReceivedRequest, model: str, *, late: bool = True) -> ServerAnswer:
         """The answer to a chat: a stream if one was asked for."""
-        pieces = self.stream(asked, model)
-        if asked.body.get("stream"):
+        pieces = self.stream(request, model)
+        if request.body.get("stream"):
             return ServerAnswer(kind="text/event-stream", pieces=pieces, late=late)
         return ServerAnswer(pieces=self._whole(pieces), late=True)
 
-    def imitated(self, asked: Asked, model: str) -> Iterator[bytes]:
+    def imitated(self, request: ReceivedRequest, model: str) -> Iterator[bytes]:
         """The same answer as the lines of an imitated Ollama: an unfinished line for each token, no times in the last one."""
-        options = asked.body.get("options") or {}
-        body = {**asked.body, "max_tokens": options.get("num_predict"), "stream_options": {"include_usage": True}}
+        options = request.body.get("options") or {}
+        body = {**request.body, "max_tokens": options.get("num_predict"), "stream_options": {"include_usage": True}}
         usage: dict[str, Any] = {}
-        for event in _events(self.stream(replace(asked, body=body), model)):
+        for event in _events(self.stream(replace(request, body=body), model)):
             usage = event.get("usage") or usage
             for choice in event["choices"]:
                 if text := choice.get("delta", {}).get("content"):
-                    yield _line(asked, {"role": "assistant", "content": text}, done=False)
+                    yield _line(request, {"role": "assistant", "content": text}, done=False)
         if usage:
             counts = {"prompt_eval_count": usage["prompt_tokens"], "eval_count": usage["completion_tokens"]}
             times = dict.fromkeys(("total_duration", "load_duration", "prompt_eval_duration", "eval_duration"), 0)
             last = {"done_reason": "stop", **counts, **times}
-            yield _line(asked, {"role": "assistant", "content": ""}, done=True, **last)
+            yield _line(request, {"role": "assistant", "content": ""}, done=True, **last)
 
-    def stream(self, asked: Asked, model: str) -> Iterator[bytes]:
+    def stream(self, request: ReceivedRequest, model: str) -> Iterator[bytes]:
         """The events of one request; nothing more comes when its client leaves."""
-        shape, body = self.shape, asked.body
+        shape, body = self.shape, request.body
         chunk = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": model, **shape.more}
         role = sse({**chunk, "choices": [{"index": 0, "delta": shape.role_delta, "finish_reason": None}]})
         if shape.role == "at once":
             yield role
-        with self.queue.slot(asked.left) as waited:
-            if waited is None or asked.left(self.prefill_seconds):
+        with self.queue.slot(request.left) as waited:
+            if waited is None or request.left(self.prefill_seconds):
                 return
             most = body.get("max_tokens") or body.get("max_completion_tokens") or 1024
             ends = self.answer_tokens is not None and self.answer_tokens < most
             most, reason = (self.answer_tokens or 0, "stop") if ends else (most, "length")
             sent = 0
-            for number in ticks(most, lambda: self.pace, asked.left):
+            for number in ticks(most, lambda: self.pace, request.left):
                 last = reason if number == most and shape.finish == "last" else None
                 event = {
                     **chunk,
@@ -139,5 +139,5 @@ def _events(pieces: Iterator[bytes]) -> Iterator[Any]:
                 yield json.loads(line.removeprefix(b"data: "))
 
 
-def _line(asked: Asked, message: dict[str, str], **fields: Any) -> bytes:
-    return json.dumps({"model": asked.body["model"], "message": message, **fields}).encode() + b"\n"
+def _line(request: ReceivedRequest, message: dict[str, str], **fields: Any) -> bytes:
+    return json.dumps({"model": request.body["model"], "message": message, **fields}).encode() + b"\n"

@@ -7,7 +7,7 @@ from contextlib import suppress
 from http.client import HTTPConnection, HTTPException, HTTPResponse
 from urllib.parse import urlencode, urlsplit
 
-from tests.servers.simulated import Asked, ServerAnswer, Simulated
+from tests.servers.simulated import ReceivedRequest, ServerAnswer, Simulated
 
 NOT_FOUND = (
     b"<html>\r\n<head><title>404 Not Found</title></head>\r\n<body>\r\n<center><h1>404 Not Found</h1></center>\r\n"
@@ -26,20 +26,20 @@ class ProxyV1Only(Simulated):
         super().__init__()
         self.upstream = upstream
 
-    def answer(self, asked: Asked) -> ServerAnswer:
+    def answer(self, request: ReceivedRequest) -> ServerAnswer:
         """Passed on, or a page of its own."""
-        if not asked.path.startswith("/v1/"):
+        if not request.path.startswith("/v1/"):
             return ServerAnswer(404, NOT_FOUND, "text/html")
         address = urlsplit(self.upstream.url)
         connection = HTTPConnection(address.hostname or "", address.port, timeout=60)
         try:
-            query = f"?{urlencode(asked.query)}" if asked.query else ""
+            query = f"?{urlencode(request.query)}" if request.query else ""
             headers = {
                 key: value
-                for key, value in asked.headers.items()
+                for key, value in request.headers.items()
                 if key not in {"connection", "host", "content-length"}
             }
-            connection.request(asked.method, asked.path + query, asked.raw or None, headers)
+            connection.request(request.method, request.path + query, request.raw or None, headers)
             # The connection forgets its socket with the headers of an answer after which it closes.
             upstream = connection.sock
             response = connection.getresponse()
@@ -49,15 +49,15 @@ class ProxyV1Only(Simulated):
         kind = response.getheader("content-type") or ""
         if not response.chunked:
             return ServerAnswer(response.status, response.read(), kind, kept)
-        return ServerAnswer(response.status, kind=kind, headers=kept, pieces=self._pieces(asked, response, upstream))
+        return ServerAnswer(response.status, kind=kind, headers=kept, pieces=self._pieces(request, response, upstream))
 
     @staticmethod
-    def _pieces(asked: Asked, response: HTTPResponse, upstream: socket.socket) -> Iterator[bytes]:
+    def _pieces(request: ReceivedRequest, response: HTTPResponse, upstream: socket.socket) -> Iterator[bytes]:
         done = threading.Event()
 
         def watch() -> None:
             while not done.is_set():
-                if asked.left(0.02):
+                if request.left(0.02):
                     with suppress(OSError):
                         upstream.shutdown(socket.SHUT_RDWR)
                     return

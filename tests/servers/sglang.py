@@ -12,7 +12,7 @@ from typing import Any
 
 from tests.servers.histogram import ServerHistogram
 from tests.servers.openai import AnswerShape, OpenAIServer
-from tests.servers.simulated import Asked, ServerAnswer, as_json, sse
+from tests.servers.simulated import ReceivedRequest, ServerAnswer, as_json, sse
 
 # Some of those of its collector.
 BUCKETS = (0.002, 0.006, 0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.08, 0.1, 0.2, 0.4, 0.8, 1.0, 2.0, 8.0)
@@ -50,12 +50,12 @@ class SimulatedSGLang(OpenAIServer):
         self.first_token = ServerHistogram("sglang:time_to_first_token_seconds", BUCKETS)
         self.gaps = ServerHistogram("sglang:inter_token_latency_seconds", BUCKETS)
 
-    def answer(self, asked: Asked) -> ServerAnswer:  # noqa: PLR0911 - one case for each path
+    def answer(self, request: ReceivedRequest) -> ServerAnswer:  # noqa: PLR0911 - one case for each path
         """As its HTTP server."""
-        free = asked.path.startswith(("/health", "/metrics"))
-        if self.key and not free and asked.headers.get("authorization") != f"Bearer {self.key}":
+        free = request.path.startswith(("/health", "/metrics"))
+        if self.key and not free and request.headers.get("authorization") != f"Bearer {self.key}":
             return as_json({"error": "Unauthorized"}, 401)
-        match asked.method, asked.path:
+        match request.method, request.path:
             case "GET", "/health" | "/health_generate":
                 self.cost("health token", int(not self.queue.running))
                 return ServerAnswer(kind="")
@@ -69,15 +69,15 @@ class SimulatedSGLang(OpenAIServer):
             case "GET", "/metrics" if self.metrics:
                 return ServerAnswer(body=self._metrics().encode(), kind="text/plain; version=0.0.4; charset=utf-8")
             case "POST", "/v1/chat/completions":
-                return self.reply(asked, self.model)
+                return self.reply(request, self.model)
             case _:
                 return as_json({"detail": "Not Found"}, 404)
 
-    def stream(self, asked: Asked, model: str) -> Iterator[bytes]:
+    def stream(self, request: ReceivedRequest, model: str) -> Iterator[bytes]:
         """The events; with ``continuous_usage_stats`` each token's has the usage so far."""
-        options = asked.body.get("stream_options") or {}
+        options = request.body.get("stream_options") or {}
         tokens, before = 0, time.monotonic()
-        for piece in super().stream(asked, model):
+        for piece in super().stream(request, model):
             if b'"content": " ' not in piece:
                 yield piece
                 continue

@@ -20,7 +20,7 @@ from urllib.parse import parse_qs, urlsplit
 
 
 @dataclass(frozen=True)
-class Asked:
+class ReceivedRequest:
     """One request that came in. ``body`` is None where it is no JSON."""
 
     method: str
@@ -120,7 +120,7 @@ class Simulated:
     """Its Server header; empty for servers that send none."""
 
     def __init__(self) -> None:
-        self.asked: list[Asked] = []
+        self.requests: list[ReceivedRequest] = []
         self.costs: Counter[str] = Counter()
         """What requests cost so far, by kind: ``load``, ``reload``, ``eviction``, ``wake``, ``paid call``, ``timer restart``, …"""
         self.lock = threading.RLock()
@@ -135,7 +135,7 @@ class Simulated:
         """Unix time, as its Date header tells it."""
         return time.time()
 
-    def answer(self, asked: Asked) -> ServerAnswer:
+    def answer(self, request: ReceivedRequest) -> ServerAnswer:
         """The answer to one request."""
         raise NotImplementedError
 
@@ -147,11 +147,11 @@ class Simulated:
 
     def paths(self, method: str | None = None) -> list[str]:
         """The paths that were asked, in order."""
-        return [each.path for each in self.asked if method in {None, each.method}]
+        return [each.path for each in self.requests if method in {None, each.method}]
 
     def posts(self) -> list[Any]:
         """The bodies of the POST requests, in order."""
-        return [each.body for each in self.asked if each.method == "POST"]
+        return [each.body for each in self.requests if each.method == "POST"]
 
     def cost(self, kind: str, count: int = 1) -> None:
         """Count what a request did; nothing stays nothing."""
@@ -212,11 +212,11 @@ class Simulated:
         if self._faults and kind is None:
             raise self._faults[0]
 
-    def _take(self, asked: Asked) -> ServerAnswer:
+    def _take(self, request: ReceivedRequest) -> ServerAnswer:
         with self.lock:
-            self.asked.append(asked)
+            self.requests.append(request)
         try:
-            return self.answer(asked)
+            return self.answer(request)
         except RejectedError as refused:
             return refused.answer
 
@@ -261,18 +261,18 @@ def _handler(server: Simulated) -> type[BaseHTTPRequestHandler]:
                 server._closed(self.connection)
 
         def do_GET(self) -> None:
-            self._give(take(self._asked(b"")))
+            self._give(take(self._received(b"")))
 
         def do_HEAD(self) -> None:
-            self._give(take(self._asked(b"")))
+            self._give(take(self._received(b"")))
 
         def do_POST(self) -> None:
-            self._give(take(self._asked(self.rfile.read(int(self.headers.get("content-length", 0))))))
+            self._give(take(self._received(self.rfile.read(int(self.headers.get("content-length", 0))))))
 
         def do_DELETE(self) -> None:
             self.do_POST()
 
-        def _asked(self, raw: bytes) -> Asked:
+        def _received(self, raw: bytes) -> ReceivedRequest:
             parts = urlsplit(self.path)
             query = {key: values[0] for key, values in parse_qs(parts.query).items()}
             headers = {key.lower(): value for key, value in self.headers.items()}
@@ -280,7 +280,7 @@ def _handler(server: Simulated) -> type[BaseHTTPRequestHandler]:
                 body = json.loads(raw) if raw else None
             except ValueError:
                 body = None
-            return Asked(self.command, parts.path, query, headers, body, raw, self.connection)
+            return ReceivedRequest(self.command, parts.path, query, headers, body, raw, self.connection)
 
         def _give(self, answer: ServerAnswer) -> None:
             if answer.pieces is None:

@@ -7,7 +7,7 @@ Costs: ``load``, ``eviction`` (inline loading).
 """
 
 from tests.servers.openai import AnswerShape, OpenAIServer
-from tests.servers.simulated import Asked, ServerAnswer, as_json
+from tests.servers.simulated import ReceivedRequest, ServerAnswer, as_json
 
 
 class SimulatedTabbyAPI(OpenAIServer):
@@ -32,11 +32,11 @@ class SimulatedTabbyAPI(OpenAIServer):
         self.inline = inline
         self.key = key
 
-    def answer(self, asked: Asked) -> ServerAnswer:  # noqa: PLR0911 - one case for each path
+    def answer(self, request: ReceivedRequest) -> ServerAnswer:  # noqa: PLR0911 - one case for each path
         """As TabbyAPI."""
-        if self.key and asked.path.startswith("/v1/") and asked.headers.get("authorization") != f"Bearer {self.key}":
+        if self.key and request.path.startswith("/v1/") and request.headers.get("authorization") != f"Bearer {self.key}":
             return as_json({"detail": "Please provide an API key"}, 401)
-        match asked.method, asked.path:
+        match request.method, request.path:
             case "GET", "/health":
                 return as_json({"status": "healthy", "issues": []})
             case "GET", "/v1/models" | "/v1/model/list":
@@ -47,7 +47,7 @@ class SimulatedTabbyAPI(OpenAIServer):
                 parameters = {"max_seq_len": 32768, "cache_size": 65536, "cache_mode": "8,8", "draft": None}
                 return as_json({**self._card(self.loaded), "parameters": parameters})
             case "POST", "/v1/chat/completions":
-                return self._chat(asked)
+                return self._chat(request)
             case _:
                 return as_json({"detail": "Not Found"}, 404)
 
@@ -61,12 +61,12 @@ class SimulatedTabbyAPI(OpenAIServer):
             "parameters": None,
         }
 
-    def _chat(self, asked: Asked) -> ServerAnswer:
-        named = (asked.body or {}).get("model")
+    def _chat(self, request: ReceivedRequest) -> ServerAnswer:
+        named = (request.body or {}).get("model")
         if self.inline and named in self.models and named != self.loaded:
             self.cost("eviction", int(self.loaded is not None))
             self.cost("load")
             self.loaded = named
         if self.loaded is None:
             return as_json({"detail": "No models are currently loaded."}, 503)
-        return self.reply(asked, self.loaded, late=False)
+        return self.reply(request, self.loaded, late=False)

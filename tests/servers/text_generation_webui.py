@@ -12,7 +12,7 @@ from typing import Any
 
 from tests.servers.clock import Clock
 from tests.servers.openai import AnswerShape, OpenAIServer
-from tests.servers.simulated import Asked, ServerAnswer, as_json, as_text
+from tests.servers.simulated import ReceivedRequest, ServerAnswer, as_json, as_text
 
 LOADERS = ("llama.cpp", "Transformers")
 
@@ -57,13 +57,13 @@ class SimulatedTextGenerationWebui(OpenAIServer):
             self._in_memory = False
         return self._in_memory
 
-    def answer(self, asked: Asked) -> ServerAnswer:
+    def answer(self, request: ReceivedRequest) -> ServerAnswer:
         """As its API; a load by the API holds all other answers."""
         with self._loop:
-            return self._answer(asked)
+            return self._answer(request)
 
-    def _answer(self, asked: Asked) -> ServerAnswer:  # noqa: PLR0911 - one case for each path
-        match asked.method, asked.path:
+    def _answer(self, request: ReceivedRequest) -> ServerAnswer:  # noqa: PLR0911 - one case for each path
+        match request.method, request.path:
             case "GET", "/v1/models":
                 return as_json({"object": "list", "data": [self._entry()] if self.model else []})
             case "GET", "/v1/internal/model/info":
@@ -73,18 +73,18 @@ class SimulatedTextGenerationWebui(OpenAIServer):
                 # Its tokenizer leaves the memory with the model; asking it loads nothing (modules/text_generation.py, encode).
                 if not self.loaded:
                     return as_text("Internal Server Error", 500)
-                return as_json({"length": len(asked.body["text"].split()) + 1})
+                return as_json({"length": len(request.body["text"].split()) + 1})
             case "GET", "/v1/internal/health":
                 return as_json({"status": "ok"})
             case "POST", "/v1/internal/model/load":
                 self._load()
-                self.model = asked.body["model_name"]
+                self.model = request.body["model_name"]
                 return as_json("OK")
             case "POST", "/v1/internal/model/unload":
                 self.model, self._in_memory = None, False
                 return as_json("OK")
             case "POST", "/v1/chat/completions":
-                return self.reply(asked, self.model or "None", late=False)
+                return self.reply(request, self.model or "None", late=False)
             case _:
                 return as_json({"detail": "Not Found"}, 404)
 
@@ -97,12 +97,12 @@ class SimulatedTextGenerationWebui(OpenAIServer):
         self._in_memory = True
         self.used_at = self.clock()
 
-    def stream(self, asked: Asked, model: str) -> Iterator[bytes]:
+    def stream(self, request: ReceivedRequest, model: str) -> Iterator[bytes]:
         """The model field of a request is not looked at: a chat can't load another one, but any loads the one that was unloaded.
 
         That is before the lock, so two requests at once load it twice.
         """
-        events = super().stream(asked, model)
+        events = super().stream(request, model)
         yield next(events)
         if not self.loaded:
             if self.model is None:

@@ -12,7 +12,7 @@ from tests.servers.captured import load
 from tests.servers.clock import Clock
 from tests.servers.memory import Memory
 from tests.servers.openai import AnswerShape, OpenAIServer
-from tests.servers.simulated import Asked, ServerAnswer, as_json, as_text
+from tests.servers.simulated import ReceivedRequest, ServerAnswer, as_json, as_text
 
 MODEL_TIMEOUT = 300.0
 ACCEPTED = frozenset({"model", "messages", "stream", "stream_options", "max_tokens", "temperature", "seed", "top_p"})
@@ -54,16 +54,16 @@ class SimulatedTransformersServe(OpenAIServer):
         if model is not None:
             self.memory.add(model)
 
-    def answer(self, asked: Asked) -> ServerAnswer:
+    def answer(self, request: ReceivedRequest) -> ServerAnswer:
         """As it; each answer has a request id, but for one that failed in the server."""
-        answer = self._answer(asked)
+        answer = self._answer(request)
         if answer.status == 500:
             return answer
         headers = {**answer.headers, "x-request-id": "0c5a7d3e-1b6f-4f0e-9a53-3c1d1e2f0a01"}
         return ServerAnswer(answer.status, answer.body, answer.kind, headers, answer.pieces, answer.late)
 
-    def _answer(self, asked: Asked) -> ServerAnswer:
-        match asked.method, asked.path:
+    def _answer(self, request: ReceivedRequest) -> ServerAnswer:
+        match request.method, request.path:
             case "GET", "/health":
                 return as_json({"status": "ok"})
             case "GET", "/v1/models":
@@ -75,14 +75,14 @@ class SimulatedTransformersServe(OpenAIServer):
                 ]
                 return as_json({"object": "list", "data": data})
             case "POST", "/v1/chat/completions":
-                return self._chat(asked)
+                return self._chat(request)
             case "GET", "/v1/chat/completions":
                 return as_json({"detail": "Method Not Allowed"}, 405)
             case _:
                 return load("transformers-serve/error-404")
 
-    def _chat(self, asked: Asked) -> ServerAnswer:
-        body: Any = asked.body
+    def _chat(self, request: ReceivedRequest) -> ServerAnswer:
+        body: Any = request.body
         if not isinstance(body, dict):
             return as_json({"detail": [{"type": "json_invalid", "msg": "JSON decode error"}]}, 422)
         if unknown := body.keys() - ACCEPTED:
@@ -92,15 +92,15 @@ class SimulatedTransformersServe(OpenAIServer):
         name = str(body.get("model") or self.model)
         if self.model is not None and name != self.model:
             return as_json({"detail": f"Server is pinned to '{self.model}'; requested '{name}'."}, 400)
-        answer = self.reply(asked, f"{name}@main")
+        answer = self.reply(request, f"{name}@main")
         return ServerAnswer(
-            kind="text/event-stream; charset=utf-8", pieces=self._served(asked, name, answer), late=True
+            kind="text/event-stream; charset=utf-8", pieces=self._served(request, name, answer), late=True
         )
 
-    def _served(self, asked: Asked, name: str, answer: ServerAnswer) -> Iterator[bytes]:
+    def _served(self, request: ReceivedRequest, name: str, answer: ServerAnswer) -> Iterator[bytes]:
         assert answer.pieces is not None
         if name not in self.memory.models and name not in self.on_disk:
             self.cost("download")
-        with self.memory.use(name, asked.left) as model:
+        with self.memory.use(name, request.left) as model:
             if model is not None:
                 yield from answer.pieces

@@ -14,7 +14,7 @@ from typing import Any
 from tests.servers.captured import load
 from tests.servers.histogram import ServerHistogram
 from tests.servers.queue import Queue, ticks
-from tests.servers.simulated import DONE, Asked, ServerAnswer, Simulated, as_json, sse, words_of
+from tests.servers.simulated import DONE, ReceivedRequest, ServerAnswer, Simulated, as_json, sse, words_of
 
 METRICS = """\
 # HELP vllm:num_requests_running Number of requests in model execution batches.
@@ -143,9 +143,9 @@ class SimulatedVllm(Simulated):
         """How often a request came while it slept."""
         return self.costs["wake"]
 
-    def answer(self, asked: Asked) -> ServerAnswer:  # noqa: PLR0911 - one case for each path
+    def answer(self, request: ReceivedRequest) -> ServerAnswer:  # noqa: PLR0911 - one case for each path
         """As vLLM 0.32.0."""
-        match asked.method, asked.path:
+        match request.method, request.path:
             case "GET", "/health" | "/ping":
                 return ServerAnswer(kind="")
             case "GET", "/version":
@@ -157,8 +157,8 @@ class SimulatedVllm(Simulated):
             case "GET", "/v1/models":
                 return as_json({"object": "list", "data": [self._entry()]})
             case "POST", "/v1/chat/completions" | "/v1/completions" if not self.pooling:
-                return self._refusal(asked) or ServerAnswer(
-                    kind="text/event-stream; charset=utf-8", pieces=self._chat(asked)
+                return self._refusal(request) or ServerAnswer(
+                    kind="text/event-stream; charset=utf-8", pieces=self._chat(request)
                 )
             case "GET", "/v1/chat/completions" | "/v1/completions" if not self.pooling:
                 return load("vllm/error-405-get-chat")
@@ -169,16 +169,16 @@ class SimulatedVllm(Simulated):
         root = f"/models/{self.model}"
         return {"id": self.model, "object": "model", "owned_by": "vllm", "root": root, "max_model_len": CONTEXT}
 
-    def _refusal(self, asked: Asked) -> ServerAnswer | None:
-        body = asked.body
+    def _refusal(self, request: ReceivedRequest) -> ServerAnswer | None:
+        body = request.body
         if not isinstance(body, dict):
             return load("vllm/error-malformed-json")
-        if asked.path == CHAT and "messages" not in body:
+        if request.path == CHAT and "messages" not in body:
             return load("vllm/error-no-messages")
         if body.get("model", self.model) != self.model:
             text = f"The model `{body['model']}` does not exist. Valid aliases: {self.model}."
             return as_json({"error": {"message": text, "type": "NotFoundError", "param": "model", "code": 404}}, 404)
-        if asked.path == CHAT and not self.chat_template:
+        if request.path == CHAT and not self.chat_template:
             text = (
                 "As of transformers v4.44, default chat template is no longer allowed, so you must provide a chat template"
                 " if the tokenizer does not define one."
@@ -211,7 +211,7 @@ class SimulatedVllm(Simulated):
 
     # A request ------------------------------------------------------------------------------------------------------
 
-    def _chat(self, asked: Asked) -> Iterator[bytes]:
+    def _chat(self, request: ReceivedRequest) -> Iterator[bytes]:
         """Headers come at once, the role with the first token."""
         with self.lock:
             self.cost("wake", int(self.asleep))
@@ -219,19 +219,19 @@ class SimulatedVllm(Simulated):
             self.ours += 1
             self.most_at_once = max(self.most_at_once, self.ours)
         try:
-            yield from self._tokens(asked)
+            yield from self._tokens(request)
         finally:
             with self.lock:
                 self.ours -= 1
 
-    def _tokens(self, asked: Asked) -> Iterator[bytes]:
-        arrived, body = time.monotonic(), asked.body
+    def _tokens(self, request: ReceivedRequest) -> Iterator[bytes]:
+        arrived, body = time.monotonic(), request.body
         prompt = len(words_of(body))
-        with self.queue.slot(asked.left) as waited:
+        with self.queue.slot(request.left) as waited:
             if waited is None:
                 return
             began = time.monotonic()
-            if not self._work_through(prompt, asked):
+            if not self._work_through(prompt, request):
                 return
             first = time.monotonic()
             with self.lock:
@@ -240,14 +240,14 @@ class SimulatedVllm(Simulated):
             most, reason = self._length(body, prompt)
             chunk = {"object": "chat.completion.chunk", "model": body.get("model", self.model)}
             sent, before = 0, first
-            for number in ticks(most, self._pace, asked.left):
+            for number in ticks(most, self._pace, request.left):
                 with self.lock, self._loop:
                     self.generated += 1
                     now = time.monotonic()
                     if number > 1:
                         self.histograms["vllm:inter_token_latency_seconds"].observe(now - before)
                     sent, before = number, now
-                yield self._token(asked, chunk, number, prompt, reason if number == most else None)
+                yield self._token(request, chunk, number, prompt, reason if number == most else None)
             if sent < most:
                 return
             last = {**chunk, "choices": []}
@@ -261,14 +261,14 @@ class SimulatedVllm(Simulated):
                 yield sse(last)
             yield DONE
 
-    def _work_through(self, prompt: int, asked: Asked) -> bool:
+    def _work_through(self, prompt: int, request: ReceivedRequest) -> bool:
         """A prompt is worked through to its end even if its client leaves; False where it did."""
         until = time.monotonic() + self.prefill_seconds + prompt * self.prompt_pace
         gone = False
         try:
             while (remaining := until - time.monotonic()) > 0:
                 time.sleep(min(remaining, 0.02))
-                if not gone and asked.left():
+                if not gone and request.left():
                     gone = True
                     with self.lock:
                         self._abandoned += 1
@@ -289,17 +289,17 @@ class SimulatedVllm(Simulated):
         """Requests that run at once take some of each other's time."""
         return self.pace * (1 + self.slowdown * (self.queue.running - 1))
 
-    def _token(self, asked: Asked, chunk: dict[str, Any], number: int, prompt: int, finish: str | None) -> bytes:
+    def _token(self, request: ReceivedRequest, chunk: dict[str, Any], number: int, prompt: int, finish: str | None) -> bytes:
         """A token's chunk; before the first one the role."""
-        body = asked.body
+        body = request.body
         kind = "reasoning" if number <= self.thinks else "content"
-        said = {"text": f" word{number}"} if asked.path == COMPLETIONS else {"delta": {kind: f" word{number}"}}
+        said = {"text": f" word{number}"} if request.path == COMPLETIONS else {"delta": {kind: f" word{number}"}}
         event = {**chunk, "choices": [{"index": 0, **said, "finish_reason": finish}]}
         role = {"role": "assistant", "content": ""}
         begin = {**chunk, "choices": [{"index": 0, "delta": role, "finish_reason": None}]}
         if (body.get("stream_options") or {}).get("continuous_usage_stats"):
             event["usage"], begin["usage"] = self._usage(prompt, number), self._usage(prompt, 0)
-        return (sse(begin) if number == 1 and asked.path == CHAT else b"") + sse(event)
+        return (sse(begin) if number == 1 and request.path == CHAT else b"") + sse(event)
 
     def _usage(self, prompt: int, output: int) -> dict[str, Any]:
         details = {"reasoning_tokens": min(output, self.thinks)} if self.thinks else None

@@ -17,31 +17,31 @@ class StubActions:
     fine: bool = True
     outcome: Callable[[str, str], ProbeResult | Refused] = lambda target, _: Refused(f"{target} is not allowed")
     entries: tuple[Entry, ...] = ()
-    asked: list[tuple[str, ...]] = field(default_factory=list)
+    calls: list[tuple[str, ...]] = field(default_factory=list)
 
     @property
     def reloads(self) -> int:
         """How often it was told to reload."""
-        return self.asked.count(("reload",))
+        return self.calls.count(("reload",))
 
     def reload(self) -> tuple[str, ...]:
-        self.asked.append(("reload",))
+        self.calls.append(("reload",))
         return self.errors
 
     def probe(self, target: str, module: str) -> ProbeResult | Refused:
-        self.asked.append(("probe", target, module))
+        self.calls.append(("probe", target, module))
         return self.outcome(target, module)
 
     def changes(self, since: float, target: str | None) -> tuple[Entry, ...]:
-        self.asked.append(("changes", f"{since:.0f}", target or ""))
+        self.calls.append(("changes", f"{since:.0f}", target or ""))
         return tuple(each for each in self.entries if target in {None, each.target})
 
     def points(self, target: str, module: str, since: float, until: float) -> tuple[Point, ...]:
-        self.asked.append(("points", target, module, f"{until - since:.0f}"))
+        self.calls.append(("points", target, module, f"{until - since:.0f}"))
         return ()
 
     def accept(self, target: str | None) -> tuple[str, ...]:
-        self.asked.append(("accept", target or ""))
+        self.calls.append(("accept", target or ""))
         return (target or "all",)
 
     def healthy(self) -> tuple[bool, str]:

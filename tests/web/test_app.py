@@ -100,14 +100,14 @@ def test_a_configured_target_is_answered_from_what_is_known(client: TestClient, 
     waiting = client.get("/probe?target=new")
     assert 'llm_probes_total{module="default",result="ok",target="new"} 0.0' in waiting.text
     assert client.get("/probe?target=new&debug=true").text.startswith("Not probed yet.")
-    assert daemon.asked == []
+    assert daemon.calls == []
 
 
 def test_an_address_that_is_only_allowed_has_gauges(client: TestClient, daemon: StubActions) -> None:
     """A one-off probe answers what it measured, and no counters, which would begin anew with every call."""
     daemon.outcome = lambda target, _: probe(target, 0, speed=33.3, model="m\n1")
     answer = client.get("/probe?target=http://10.0.0.9:8000")
-    assert daemon.asked == [("probe", "http://10.0.0.9:8000", "default")]
+    assert daemon.calls == [("probe", "http://10.0.0.9:8000", "default")]
     expected = 'llm_probe_tokens_per_second{model="m1",module="default",target="http://10.0.0.9:8000"} 33.3'
     assert expected in answer.text
     assert "_total" not in answer.text
@@ -252,7 +252,7 @@ def test_another_sites_page_cannot_reload(
 ) -> None:
     """A browser on another site can't make the exporter reload; a tool can."""
     assert client.post("/-/reload", headers=headers).status_code == status_code
-    assert daemon.asked == ([("reload",)] if status_code == 200 else [])
+    assert daemon.calls == ([("reload",)] if status_code == 200 else [])
 
 
 @pytest.mark.parametrize(
@@ -327,7 +327,7 @@ def test_changes_are_asked_for_by_time_and_target(client: TestClient, daemon: St
     assert change["differences"] == [{"what": "image", "before": "A", "after": "B"}]
     assert change["timestamp_seconds"] == NOW - 60
     assert len(client.get("/api/v1/changes", params={"since": "100"}).json()["changes"]) == 2
-    assert daemon.asked == [("changes", f"{NOW - 7200:.0f}", "vllm"), ("changes", "100", "")]
+    assert daemon.calls == [("changes", f"{NOW - 7200:.0f}", "vllm"), ("changes", "100", "")]
     assert client.get("/api/v1/changes", params={"since": "soon"}).status_code == 400
     assert client.get("/api/v1/changes", params={"target": "nobody"}).status_code == 404
 
@@ -337,7 +337,7 @@ def test_a_speed_is_accepted_by_post_alone(client: TestClient, daemon: StubActio
     assert client.get("/api/v1/changes/accept").status_code == 405
     assert client.post("/api/v1/changes/accept", headers={"origin": "http://evil.example"}).status_code == 403
     assert client.post("/api/v1/changes/accept?target=nobody").status_code == 404
-    assert daemon.asked == []
+    assert daemon.calls == []
     assert client.post("/api/v1/changes/accept?target=vllm").json() == {"accepted": ["vllm"]}
     assert client.post("/api/v1/changes/accept").json() == {"accepted": ["all"]}
 

@@ -293,7 +293,7 @@ def test_a_changed_password_is_used_without_a_restart(tmp_path: Path) -> None:
     "broken",
     ["basic_auth_users: {prom: plain}", "nonsense: 1", "{", 'basic_auth_users: {prom: "$2b$31$' + "a" * 53 + '"}'],
 )
-def test_a_broken_file_leaves_the_lock_closed(tmp_path: Path, caplog: pytest.LogCaptureFixture, broken: str) -> None:
+def test_a_broken_file_keeps_the_previous_authentication(tmp_path: Path, caplog: pytest.LogCaptureFixture, broken: str) -> None:
     """A file that is wrong, or gone, changes nothing, is named once in the log, and is used when it is right again."""
     auth, path = locked(tmp_path, prom="right"), tmp_path / "web.yml"
     with serving(auth) as (port, _):
@@ -552,7 +552,7 @@ def test_what_is_loopback(host: str, *, own: bool) -> None:
 SECURITY = Path(__file__).parents[2] / "docs" / "security.md"
 
 
-def test_the_documented_file_is_a_lock(tmp_path: Path) -> None:
+def test_the_documented_web_config_file_requires_a_password(tmp_path: Path) -> None:
     """The web configuration that docs/security.md shows can be used as it stands, its certificate made."""
     make_certificate(tmp_path / "tls")
     for made, named in (("cert.pem", "exporter.crt"), ("key.pem", "exporter.key")):
@@ -603,7 +603,7 @@ def daemon(folder: Path, listen_on: str, web: Path | None) -> Iterator[tuple[Pro
         yield process, log
 
 
-def test_serve_behind_a_lock(tmp_path: Path) -> None:
+def test_serve_with_authentication(tmp_path: Path) -> None:
     """TLS and a password from a file, end to end: scrapes, health check, a change, a broken file, a reload."""
     certificate = make_certificate(tmp_path / "tls")
     web = tls_config(tmp_path / "web.yml", certificate)
@@ -660,7 +660,7 @@ def test_an_open_door_is_announced(
     assert all("Set web_config_file" in each and host in each for each in said)
 
 
-def test_a_wrong_lock_is_no_start(tmp_path: Path) -> None:
+def test_an_invalid_web_config_file_prevents_the_start(tmp_path: Path) -> None:
     """What is wrong in the file or with its certificate is named with its line, before anything is listened on."""
     web = tmp_path / "web.yml"
     config = configuration(tmp_path, web)

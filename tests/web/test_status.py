@@ -105,7 +105,7 @@ def test_the_worst_comes_first() -> None:
 
 
 @pytest.mark.parametrize("result", [result for result in RESULTS if result != "ok"])
-def test_every_result_is_said_in_words(result: Result) -> None:
+def test_every_result_has_a_text(result: Result) -> None:
     """No class of result is without words for people."""
     assert IN_WORDS[result] != result
 

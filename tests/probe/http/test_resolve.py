@@ -85,7 +85,7 @@ def test_each_who_waits_for_a_name_gets_a_failure_of_its_own(monkeypatch: pytest
     assert all("the host name is not known" in each.message for each in failures)
 
 
-def test_cancelling_ends_a_look_up(stuck_names: list[str]) -> None:
+def test_cancelling_ends_a_lookup(stuck_names: list[str]) -> None:
     """A resolver that hangs does not hold up the end of the daemon."""
     url = "http://nowhere.example:1"
     took = cancelled_soon(lambda c: stream(Connection(url, cancellation=c), REQUEST, read, DEADLINES))
