@@ -177,7 +177,7 @@ def steady(
 
 
 def up(target: str, url: str, ago: float = 5.0, **known: float | bool | str | None) -> TargetState:
-    """A look at a target; it is up unless ``known`` says otherwise."""
+    """A status check of a target; it is up unless ``known`` says otherwise."""
     fields: dict[str, float | bool | str | None] = {"up": True, "model_resident": True, **known}
     return TargetState(target, url, NOW - ago, **fields)  # type: ignore[arg-type]  # each field by its own type
 
@@ -474,8 +474,8 @@ def add_one(snapshot: Snapshot, name: str, state: str, number: int) -> None:
         }
         result, error = failures[state]
         known = {"requests_running": 3.0} if state == "busy" else {}
-        look = up(name, url, up=False, error=error) if state == "down" else up(name, url, **known)
-        publish_run(snapshot, [probe(name, 20, result, error=error)], info, judged(None, "", None, None), look)
+        checked = up(name, url, up=False, error=error) if state == "down" else up(name, url, **known)
+        publish_run(snapshot, [probe(name, 20, result, error=error)], info, judged(None, "", None, None), checked)
 
 
 def publish_all(snapshot: Snapshot) -> Snapshot:

@@ -101,8 +101,8 @@ def failing(result: Result) -> Publish:
     def publish(snapshot: Snapshot, name: str) -> None:
         good = [each for each in steady(name, 16.2) if each.at_seconds < NOW - 1800]
         bad = [probe(name, 15 + 60 * number, result, error=ERRORS.get(result, "")) for number in range(29)]
-        look = up(name, URL, up=False, error="connection refused") if result == "connect" else up(name, URL)
-        publish_run(snapshot, [*good, *bad], INFO, judged(None, INFO.scenario, 12, 20), look)
+        checked = up(name, URL, up=False, error="connection refused") if result == "connect" else up(name, URL)
+        publish_run(snapshot, [*good, *bad], INFO, judged(None, INFO.scenario, 12, 20), checked)
 
     return publish
 

@@ -161,11 +161,11 @@ def test_the_daemon_of_this_machine_is_known_by_its_own_certificate(tmp_path: Pa
     with_password(tls_config(impostor, other))
     login = ("--user", "me", "--password-file", password_file)
     with serving(web) as port, serving(impostor) as false_port:
-        place = {"LLM_PROBE_WEB_CONFIG_FILE": str(web), "LLM_PROBE_CONFIG": ""}
-        told = run("status", *login, LLM_PROBE_LISTEN=f"127.0.0.1:{port}", **place)
+        environment = {"LLM_PROBE_WEB_CONFIG_FILE": str(web), "LLM_PROBE_CONFIG": ""}
+        told = run("status", *login, LLM_PROBE_LISTEN=f"127.0.0.1:{port}", **environment)
         assert "12 targets" in told.stdout, told.stderr
-        assert "requires a password" in run("status", LLM_PROBE_LISTEN=f"127.0.0.1:{port}", **place).stderr
-        fooled = run("status", *login, LLM_PROBE_LISTEN=f"127.0.0.1:{false_port}", **place)
+        assert "requires a password" in run("status", LLM_PROBE_LISTEN=f"127.0.0.1:{port}", **environment).stderr
+        fooled = run("status", *login, LLM_PROBE_LISTEN=f"127.0.0.1:{false_port}", **environment)
         assert "the certificate of the daemon can't be verified" in fooled.stderr
 
 
@@ -176,10 +176,10 @@ def test_a_client_certificate_is_shown(tmp_path: Path) -> None:
     both = tmp_path / "both.pem"
     both.write_bytes(friend[0].read_bytes() + friend[1].read_bytes())
     with serving(tls_config(tmp_path / "web.yml", server, *more)) as port:
-        asked = ("status", "--url", f"https://127.0.0.1:{port}", "--cacert", server[0])
-        assert "12 targets" in run(*asked, "--cert", friend[0], "--key", friend[1]).stdout
-        assert "12 targets" in run(*asked, "--cert", both).stdout
-        assert "give one with --cert and --key" in run(*asked).stderr
+        status = ("status", "--url", f"https://127.0.0.1:{port}", "--cacert", server[0])
+        assert "12 targets" in run(*status, "--cert", friend[0], "--key", friend[1]).stdout
+        assert "12 targets" in run(*status, "--cert", both).stdout
+        assert "give one with --cert and --key" in run(*status).stderr
 
 
 def test_top_comes_in_too(tmp_path: Path, password_file: Path) -> None:
@@ -209,10 +209,10 @@ def test_a_password_goes_nowhere_else(tmp_path: Path) -> None:
 
         thread = threading.Thread(target=redirect)
         thread.start()
-        asked = run("status", "--url", f"http://127.0.0.1:{first.getsockname()[1]}")
+        done = run("status", "--url", f"http://127.0.0.1:{first.getsockname()[1]}")
         thread.join()
-        assert asked.exit_code == 1
-        assert "302" in asked.stderr
+        assert done.exit_code == 1
+        assert "302" in done.stderr
         with pytest.raises(TimeoutError):
             second.accept()
     path = tmp_path / "password"

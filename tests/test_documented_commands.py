@@ -80,7 +80,7 @@ class CommandFolder:
     """Another daemon, behind TLS and a password."""
 
     def run(self, script: str, seconds: float = 60) -> subprocess.CompletedProcess[str]:
-        """A script of a page with the addresses of this place."""
+        """A script of a page with the addresses of this machine."""
         here = script.replace("http://127.0.0.1:8000", self.server).replace("http://127.0.0.1:9937", self.daemon)
         here = here.replace("https://gpu-box:9937", self.closed)
         return subprocess.run(
@@ -109,7 +109,7 @@ case "$word" in deploy/*|grafana/*) [ -e "$word" ] || { echo "no such file: $wor
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CommandFolder]:
+def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CommandFolder]:
     """A person's home and machine, a server, and a daemon that watches it."""
     root = tmp_path_factory.mktemp("machine")
     programs, home, source = root / "bin", root / "home", root / "source"
@@ -170,9 +170,9 @@ def closed_daemon(root: Path, home: Path, source: Path, environ: Mapping[str, st
     web = root / "web.yml"
     web.write_text(f'{tls}basic_auth_users: {{prometheus: "{stored}"}}\n', encoding="utf-8")
     (home / ".config/llm-probe.password").write_text("secret\n", encoding="utf-8")
-    place = {**environ, "LLM_PROBE_LISTEN": f"127.0.0.1:{port}", "LLM_PROBE_WEB_CONFIG_FILE": str(web)}
+    environment = {**environ, "LLM_PROBE_LISTEN": f"127.0.0.1:{port}", "LLM_PROBE_WEB_CONFIG_FILE": str(web)}
     command = [sys.executable, "-m", "exporter", "serve"]
-    with running_process(command, env=place, stderr=subprocess.DEVNULL):
+    with running_process(command, env=environment, stderr=subprocess.DEVNULL):
         yield f"https://127.0.0.1:{port}"
 
 
@@ -198,13 +198,13 @@ def lines_of(script: str) -> list[str]:
 @pytest.mark.parametrize(
     ("page", "script"), SCRIPTS, ids=[f"{page}-{number}" for number, (page, _) in enumerate(SCRIPTS)]
 )
-def test_every_documented_command_runs(place: CommandFolder, page: str, script: str) -> None:
+def test_every_documented_command_runs(machine: CommandFolder, page: str, script: str) -> None:
     """In the order of the page, each with an exit code that its command has when all is well."""
     assert subprocess.run(["bash", "-n", "-c", script], check=False).returncode == 0, page
     for line in lines_of(script):
         words = shlex.split(line.partition("|")[0])
         if words[0] == "llm-probe-exporter" and words[1] in LONG:
-            assert_starts(place, words[1:])
+            assert_starts(machine, words[1:])
             continue
         if page in CHECKED_ELSEWHERE:
             continue
@@ -216,7 +216,7 @@ def test_every_documented_command_runs(place: CommandFolder, page: str, script: 
             or words[:2] == ["python3", "-m"]
         ):
             continue  # the venv of this page is made by tests/real/test_documented_installation.py, and a Prometheus by test_live.py
-        done = place.run(line)
+        done = machine.run(line)
         codes = {0, 1} if words[:1] == ["llm-probe-exporter"] and words[1] in MAY_BE_1 else {0}
         assert done.returncode in codes, f"{page}: {line}: {done.stdout}{done.stderr}"
         assert done.returncode == 0 or done.stdout, f"{page}: {line}: no answer: {done.stderr}"
@@ -226,11 +226,11 @@ CHECKED_ELSEWHERE: Final = {"docs/deploy-systemd.md", "docs/deploy-compose.md"}
 """Their installation is run by tests/real: systemd in a container, and Compose."""
 
 
-def assert_starts(place: CommandFolder, words: list[str]) -> None:
+def assert_starts(machine: CommandFolder, words: list[str]) -> None:
     """A command that goes on until it is told to end begins without an error; ``top`` refuses what is no terminal."""
     arguments = [*words, *(["--listen", f"127.0.0.1:{free_port()}"] if words[0] != "top" else [])]
     command = [sys.executable, "-m", "exporter", *arguments]
-    with running_process(command, env=place.environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    with running_process(command, env=machine.environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         ends = threading.Timer(3, process.terminate)
         ends.start()
         _, stderr = process.communicate(timeout=30)

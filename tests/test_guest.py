@@ -96,7 +96,7 @@ def test_an_ollama_gets_its_time_back_at_the_end(tmp_path: Path) -> None:
             watched_for = time.monotonic() - used
         server.idle()
         held = server.memory["small:latest"].keep_alive
-        # What is left of the time is all that the daemon saw at its first look.
+        # What is left of the time is all that the daemon saw at its first status check.
         assert DEFAULT_KEEP_ALIVE - watched_for < held <= DEFAULT_KEEP_ALIVE
         assert (server.costs["load"], server.costs["reload"]) == (1, 0)
 

@@ -134,12 +134,12 @@ def forms(secret: str) -> list[bytes]:
     return [each.encode() for each in written]
 
 
-def leaks(places: dict[str, bytes]) -> list[str]:
+def leaks(shown: dict[str, bytes]) -> list[str]:
     """Where a canary is found, and which."""
     named = {"key": KEY, "password": PASSWORD, "login": f"prom:{PASSWORD}", "password in a URL": IN_URL}
     return [
-        f"{name} in {place}"
-        for place, content in places.items()
+        f"{name} in {where}"
+        for where, content in shown.items()
         for name, secret in named.items()
         if any(form in content for form in forms(secret))
     ]
@@ -173,7 +173,7 @@ def serving(folder: Path, echo: EchoServer) -> Iterator[tuple[str, subprocess.Po
     key, web, config, log = (folder / name for name in ("key", "web.yml", "config.yml", "log"))
     key.write_text(f"{KEY}\n")
     web.write_text(f'basic_auth_users: {{prom: "{bcrypt.hashpw(PASSWORD.encode(), bcrypt.gensalt(4)).decode()}"}}\n')
-    place = f"http://127.0.0.1:{echo.server_port}"
+    address = f"http://127.0.0.1:{echo.server_port}"
     settings = {
         "web_config_file": str(web),
         "discovery": {"local": False, "docker": False},
@@ -182,9 +182,9 @@ def serving(folder: Path, echo: EchoServer) -> Iterator[tuple[str, subprocess.Po
         "cache": {"paths": []},
         "modules": {"default": {"interval": "1s", "max_tokens": 8}},
         "targets": [
-            {"name": way, "url": f"{place}/{way}", "api_key_file": str(key), "modules": ["default"]} for way in ECHOES
+            {"name": way, "url": f"{address}/{way}", "api_key_file": str(key), "modules": ["default"]} for way in ECHOES
         ],
-        "probe_endpoint": {"allow": [place]},
+        "probe_endpoint": {"allow": [address]},
     }
     config.write_text(json.dumps(settings))
     listen = f"127.0.0.1:{free_port()}"
@@ -209,7 +209,7 @@ def test_no_secret_leaves_the_daemon(tmp_path: Path, echo: EchoServer) -> None:
     """With servers that repeat the key in every way, nothing that the daemon serves, logs or shows of itself holds it."""
     with serving(tmp_path, echo) as (url, process, log):
         eventually(lambda: b"Every target was probed" in fetch(f"{url}/-/ready"), "a probe of every target")
-        places = {
+        shown = {
             path: fetch(f"{url}{path}")
             for path in (
                 *("/", "/metrics", "/api/v1/status", "/api/v1/targets", "/-/healthy", "/-/ready", "/static/status.js"),
@@ -221,19 +221,19 @@ def test_no_secret_leaves_the_daemon(tmp_path: Path, echo: EchoServer) -> None:
                 f"/probe?target={urllib.parse.quote(f'http://127.0.0.1:1/?key={IN_URL}')}",
             )
         }
-        places["OpenMetrics"] = fetch(f"{url}/metrics", accept="application/openmetrics-text")
-        places["a refusal"] = fetch(f"{url}/metrics", password=None)
-        places["another refusal"] = fetch(f"{url}/metrics", password=PASSWORD + "!")
-        places["a reload"] = fetch(f"{url}/-/reload", method="POST")
-        places |= processes(process.pid)
-    places["the log"] = log.read_bytes()
+        shown["OpenMetrics"] = fetch(f"{url}/metrics", accept="application/openmetrics-text")
+        shown["a refusal"] = fetch(f"{url}/metrics", password=None)
+        shown["another refusal"] = fetch(f"{url}/metrics", password=PASSWORD + "!")
+        shown["a reload"] = fetch(f"{url}/-/reload", method="POST")
+        shown |= processes(process.pid)
+    shown["the log"] = log.read_bytes()
     heard = set(echo.heard)
     assert {(way, f"Bearer {KEY}") for way in ECHOES} <= heard, "the servers never heard the key, so they repeated none"
-    status = json.loads(places["/api/v1/status"].partition(b"\n\n")[2])
+    status = json.loads(shown["/api/v1/status"].partition(b"\n\n")[2])
     assert len(status["targets"]) == len(ECHOES)
     for way in set(ECHOES) - {"stream", "models", "location", "header"}:
-        assert "…".encode() in places[f"/probe?target={way}&debug=true"], f"{way} shows no trace of what was hidden"
-    assert leaks(places) == []
+        assert "…".encode() in shown[f"/probe?target={way}&debug=true"], f"{way} shows no trace of what was hidden"
+    assert leaks(shown) == []
 
 
 @pytest.mark.parametrize("way", ECHOES)

@@ -449,7 +449,7 @@ def test_a_wrong_variable_is_named(variable: str, value: str, message: str) -> N
 
 
 def test_bad_yaml_in_a_variable_says_where() -> None:
-    """The place within the variable is told."""
+    """The error names the place within the variable."""
     (problem,) = problems_of(None, {"LLM_PROBE_TARGETS": "[{url: http://a}"})
     assert problem == (
         "LLM_PROBE_TARGETS:1:17: is not valid YAML: expected ',' or ']', but got '<stream end>', "
@@ -497,7 +497,7 @@ def test_ids_of_a_users_profiles_are_known_to_targets(tmp_path: Path) -> None:
     assert load(path, {}).targets[0].scenario == "mine"
 
 
-# The lock on the exporter's own door
+# Authentication at the exporter's own port
 
 
 def test_a_web_configuration(tmp_path: Path) -> None:

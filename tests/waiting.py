@@ -8,17 +8,17 @@ from urllib.error import HTTPError
 T = TypeVar("T")
 
 
-def eventually(look: Callable[[], T | None], what: str, *, seconds: float = 120.0, every: float = 0.05) -> T:
-    """What ``look`` gives as soon as it is true; AssertionError with ``what`` did not happen, and what was seen last.
+def eventually(condition: Callable[[], T | None], what: str, *, seconds: float = 120.0, every: float = 0.05) -> T:
+    """What ``condition`` gives as soon as it is true; AssertionError with ``what`` did not happen, and what was seen last.
 
-    An OSError counts as not yet: a server may not listen yet. ``seconds`` only ends a test that fails. The looks begin ``every`` so
-    many seconds and become up to four times as rare, since a look may cost a daemon a scrape.
+    An OSError counts as not yet: a server may not listen yet. ``seconds`` only ends a test that fails. It is called ``every`` so many
+    seconds, later up to four times as rarely, since a call may cost a daemon a scrape.
     """
     until, pause = time.monotonic() + seconds, every
     while True:
         seen: object
         try:
-            if value := look():
+            if value := condition():
                 return value
             seen = value
         except HTTPError as error:

@@ -120,7 +120,7 @@ class Engine:
     def _read_once(self, host_gfx: Sequence[str]) -> EngineReading:
         try:
             with closing(EngineConnection(self._host, self._timeout)) as connection:
-                containers, problem = self._look(connection, host_gfx)
+                containers, problem = self._read_containers(connection, host_gfx)
         except FAILURES as error:
             problem = explain(error, self._host, self._timeout)
             return EngineReading(available=False, problem=problem, last_known=self._last_known)
@@ -138,7 +138,7 @@ class Engine:
         self._said = reading.problem
         self._was_available = self._was_available or reading.available
 
-    def _look(self, connection: EngineConnection, host_gfx: Sequence[str]) -> tuple[tuple[ContainerFacts, ...], str]:
+    def _read_containers(self, connection: EngineConnection, host_gfx: Sequence[str]) -> tuple[tuple[ContainerFacts, ...], str]:
         listed = connection.json("/containers/json")
         identifiers = [text(each, "Id") for each in listed if text(each, "Id")] if isinstance(listed, list) else []
         own_network = self._own_network or self._find_own_network(connection, identifiers)
@@ -224,16 +224,16 @@ class Engine:
             try:
                 for _ in self._changes(cancellation):
                     pause = FIRST_PAUSE_SECONDS
-                    _tell(on_change)
+                    _notify(on_change)
             except RefusedError:
-                _tell(on_change)
+                _notify(on_change)
                 pause = POLL_SECONDS
             except FAILURES as error:
                 if cancellation.is_set():
                     return  # ``close`` ended the stream
                 log.debug("events of containers: %s", explain(error, self._host, self._timeout))
                 if pause == FIRST_PAUSE_SECONDS:
-                    _tell(on_change)
+                    _notify(on_change)
                 cancellation.wait(pause)
                 pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
                 continue
@@ -258,7 +258,7 @@ class Engine:
                 self._events = None
 
 
-def _tell(on_change: Callable[[], None]) -> None:
+def _notify(on_change: Callable[[], None]) -> None:
     try:
         on_change()
     except Exception:

@@ -117,7 +117,7 @@ class Interruption:
 
     def _newcomers_standing(self) -> int:
         at_ns = time.monotonic_ns()
-        came = self._newcomers.look()
+        came = self._newcomers.read()
         if came is None:
             return 0
         if came.seen == 0:

@@ -36,7 +36,7 @@ def unseen() -> Connected | None:
 
 @dataclass(frozen=True, slots=True)
 class Came:
-    """How many connections of others came, or brought a request, since a probe was sent; how many of them did at the look before."""
+    """How many connections of others came, or brought a request, since a probe was sent; how many of them at the reading before."""
 
     seen: int
     standing: int
@@ -51,7 +51,7 @@ class Newcomers:
         self._before = read()
         self._last: frozenset[bytes] = frozenset()
 
-    def look(self) -> Came | None:
+    def read(self) -> Came | None:
         """Who came; None where that can't be seen. Meant to be called a fraction of a second apart."""
         now = self._read() if self._before is not None else None
         if now is None or self._before is None:

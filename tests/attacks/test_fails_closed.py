@@ -1,4 +1,4 @@
-"""A lock that is emptied, cut or lost stays a lock: attempts on the files of a running daemon, and at its start."""
+"""Authentication stays when its file is emptied, cut or lost: attempts on the files of a running daemon, and at its start."""
 
 import http.client
 import os
@@ -60,20 +60,20 @@ MAIN = {
     "cut to a comment": "# my servers\n",
     "null": "~\n",
     "a document mark": "---\n",
-    "without the lock": QUIET,
+    "no web_config_file": QUIET,
     "an empty mapping": "{}\n",
     "zero bytes": "\0" * 512,
     "a list": "[]\n",
     "a word": "true\n",
-    "the lock without a value": f"{QUIET}web_config_file:\n",
-    "the lock with an empty value": f'{QUIET}web_config_file: ""\n',
-    "the lock with a space": f'{QUIET}web_config_file: " "\n',
-    "the lock that is nowhere": f"{QUIET}web_config_file: /nowhere/web.yml\n",
-    "the lock that is a device": f"{QUIET}web_config_file: /dev/null\n",
-    "the lock that is a folder": f"{QUIET}web_config_file: /\n",
-    "the lock by another key": f"{QUIET}web_config: /etc/web.yml\n",
-    "the lock as a comment": f"{QUIET}# web_config_file: /etc/web.yml\n",
-    "the lock within another": f"{QUIET}web: {{web_config_file: /etc/web.yml}}\n",
+    "the web_config_file without a value": f"{QUIET}web_config_file:\n",
+    "the web_config_file with an empty value": f'{QUIET}web_config_file: ""\n',
+    "the web_config_file with a space": f'{QUIET}web_config_file: " "\n',
+    "the web_config_file that is nowhere": f"{QUIET}web_config_file: /nowhere/web.yml\n",
+    "the web_config_file that is a device": f"{QUIET}web_config_file: /dev/null\n",
+    "the web_config_file that is a folder": f"{QUIET}web_config_file: /\n",
+    "the web_config_file by another key": f"{QUIET}web_config: /etc/web.yml\n",
+    "the web_config_file as a comment": f"{QUIET}# web_config_file: /etc/web.yml\n",
+    "the web_config_file within another": f"{QUIET}web: {{web_config_file: /etc/web.yml}}\n",
     "two documents": f"{QUIET}---\n{QUIET}",
     "cut after a line": "discovery: {local: false, docker: false}\n",
     "2 MiB of comments": "# x\n" * (1 << 19),
@@ -81,7 +81,7 @@ MAIN = {
 """What the main file may hold after such an accident; the last ones are valid, and would open what is closed."""
 
 
-def locked(folder: Path) -> tuple[Path, Path]:
+def password_protected(folder: Path) -> tuple[Path, Path]:
     """A configuration behind a password: the main file, and the web_config_file."""
     web = folder / "web.yml"
     web.write_text(f'basic_auth_users: {{prom: "{HASH}"}}\n')
@@ -107,7 +107,7 @@ def start(config: Path) -> Ended:
 @pytest.mark.parametrize("accident", WEB)
 def test_authentication_that_protects_nothing_prevents_the_start(tmp_path: Path, accident: str) -> None:
     """At the start an emptied or cut web_config_file is an error, with its path; nothing is listened on."""
-    config, web = locked(tmp_path)
+    config, web = password_protected(tmp_path)
     web.write_text(WEB[accident])
     checked = CliRunner().invoke(main, ["check-config", str(config)])
     assert checked.exit_code == 2
@@ -116,7 +116,7 @@ def test_authentication_that_protects_nothing_prevents_the_start(tmp_path: Path,
 
 def test_the_daemon_does_not_start_without_its_web_config_file(tmp_path: Path) -> None:
     """The real command ends with 2 for the emptied web_config_file, for the emptied main file, and for a FIFO as either."""
-    config, web = locked(tmp_path)
+    config, web = password_protected(tmp_path)
     kept = config.read_text()
     web.write_text("")
     ended = start(config)
@@ -137,7 +137,7 @@ def test_the_daemon_does_not_start_without_its_web_config_file(tmp_path: Path) -
 
 def test_no_accident_to_a_file_opens_a_running_daemon(tmp_path: Path) -> None:
     """Whatever becomes of either file, the password stays, the reload says what is wrong, and the metric is 0 until it is right."""
-    config, web = locked(tmp_path)
+    config, web = password_protected(tmp_path)
     right, settings = web.read_text(), config.read_text()
     with running(config) as daemon:
         for file, accidents in ((web, WEB), (config, MAIN)):
@@ -195,7 +195,7 @@ def _signalled(daemon: RunningExporter) -> None:
 
 def test_nothing_in_place_of_a_file_opens_a_running_daemon(tmp_path: Path) -> None:
     """Whatever stands where either file was, by each way to reload: the password stays, and nothing hangs."""
-    config, web = locked(tmp_path)
+    config, web = password_protected(tmp_path)
     with running(config) as daemon:
         for file in (web, config):
             before = file.read_text()
@@ -212,8 +212,8 @@ def test_nothing_in_place_of_a_file_opens_a_running_daemon(tmp_path: Path) -> No
 
 
 def test_an_emptied_web_config_file_is_noticed_without_a_reload(tmp_path: Path) -> None:
-    """The check of the files that runs by itself keeps the previous lock too, and makes the metric 0."""
-    config, web = locked(tmp_path)
+    """The check of the files that runs by itself keeps the previous authentication too, and makes the metric 0."""
+    config, web = password_protected(tmp_path)
     with running(config) as daemon:
         web.write_text("")
         eventually(lambda: daemon.metric(RELOADED, user="prom") == 0.0, "news of the emptied file")
@@ -325,7 +325,7 @@ QUOTING = {
 
 @pytest.mark.parametrize("case", QUOTING)
 def test_no_error_quotes_what_a_file_holds(tmp_path: Path, case: str) -> None:
-    """A file that is not what it should be is named with the line, and its content stays in it: as settings, lock and profiles."""
+    """A file that is not what it should be is named with the line, and its content stays in it: as settings, web_config_file and profiles."""
     wrong = tmp_path / "wrong.yml"
     wrong.write_text(QUOTING[case])
     for named in (wrong, configuration(tmp_path, f"web_config_file: {wrong}\n")):
@@ -339,7 +339,7 @@ def test_no_error_quotes_what_a_file_holds(tmp_path: Path, case: str) -> None:
 
 def test_failed_logins_are_counted_and_logged_once(tmp_path: Path) -> None:
     """Wrong passwords count, their first is logged, and the next ones within a minute are not; nothing typed is repeated."""
-    config, _ = locked(tmp_path)
+    config, _ = password_protected(tmp_path)
     with running(config) as daemon:
         assert daemon.ask("/metrics").status == 401
         for _ in range(3):

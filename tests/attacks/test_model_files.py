@@ -77,57 +77,57 @@ def told_of(daemon: RunningExporter) -> dict[str, str]:
 
 
 def _written(content: bytes) -> Callable[[Path], Path]:
-    def make(place: Path) -> Path:
-        place.write_bytes(content)
-        return place
+    def make(path: Path) -> Path:
+        path.write_bytes(content)
+        return path
 
     return make
 
 
 def _sparse(size: int, start: bytes = b"") -> Callable[[Path], Path]:
-    def make(place: Path) -> Path:
-        with place.open("wb") as file:
+    def make(path: Path) -> Path:
+        with path.open("wb") as file:
             file.write(start)
             file.truncate(size)
-        return place
+        return path
 
     return make
 
 
 def _folder(**files: bytes) -> Callable[[Path], Path]:
-    def make(place: Path) -> Path:
-        place.mkdir()
+    def make(path: Path) -> Path:
+        path.mkdir()
         for name, content in files.items():
-            (place / name.replace("_", ".")).write_bytes(content)
-        return place
+            (path / name.replace("_", ".")).write_bytes(content)
+        return path
 
     return make
 
 
 def _link(target: str) -> Callable[[Path], Path]:
-    def make(place: Path) -> Path:
-        place.symlink_to(target)
-        return place
+    def make(path: Path) -> Path:
+        path.symlink_to(target)
+        return path
 
     return make
 
 
-def _pipe(place: Path) -> Path:
-    os.mkfifo(place)
-    return place
+def _pipe(path: Path) -> Path:
+    os.mkfifo(path)
+    return path
 
 
-def _shards(place: Path) -> Path:
+def _shards(path: Path) -> Path:
     for number in range(1, 6):
-        place.with_name(f"{place.name}-{number:05d}-of-00005.gguf").write_bytes(lists_of_heads(9999))
-    return place.with_name(f"{place.name}-00003-of-00005.gguf")
+        path.with_name(f"{path.name}-{number:05d}-of-00005.gguf").write_bytes(lists_of_heads(9999))
+    return path.with_name(f"{path.name}-00003-of-00005.gguf")
 
 
-def _crowd(place: Path) -> Path:
-    place.mkdir()
+def _crowd(path: Path) -> Path:
+    path.mkdir()
     for number in range(5000):
-        (place / f"{number}.safetensors").touch()
-    return place
+        (path / f"{number}.safetensors").touch()
+    return path
 
 
 ATTEMPTS: Mapping[str, Callable[[Path], Path]] = {
@@ -140,7 +140,7 @@ ATTEMPTS: Mapping[str, Callable[[Path], Path]] = {
     "a FIFO": _pipe,
     "a link to /dev/zero": _link("/dev/zero"),
     "a link to a terminal": _link("/dev/tty"),
-    "a link to itself": lambda place: _link(place.name)(place),
+    "a link to itself": lambda path: _link(path.name)(path),
     "a link to the kernel's memory": _link("/proc/kcore"),
     "a link to the kernel's log": _link("/proc/kmsg"),
     "a link to a process's memory": _link("/proc/self/mem"),
@@ -186,19 +186,19 @@ def test_no_file_blinds_the_daemon(tmp_path: Path) -> None:
 
 
 @contextmanager
-def hanging_filesystem(place: Path) -> Iterator[Path]:
-    """A mounted filesystem whose server never answers, as NFS without its network: each look at it waits."""
-    place.mkdir()
+def hanging_filesystem(path: Path) -> Iterator[Path]:
+    """A mounted filesystem whose server never answers, as NFS without its network: each access waits."""
+    path.mkdir()
     libc = ctypes.CDLL(None, use_errno=True)
     device = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
     try:
         options = f"fd={device},rootmode=40000,user_id=0,group_id=0".encode()
-        if libc.mount(b"hangs", os.fsencode(place), b"fuse", 0, options) != 0:
+        if libc.mount(b"hangs", os.fsencode(path), b"fuse", 0, options) != 0:
             pytest.skip("a filesystem can't be mounted here")
         try:
-            yield place
+            yield path
         finally:
-            libc.umount2(os.fsencode(place), 2)
+            libc.umount2(os.fsencode(path), 2)
     finally:
         os.close(device)
 

@@ -135,7 +135,7 @@ def watching(folder: Path, port: int, names: list[str]) -> Iterator[RunningExpor
         yield daemon
 
 
-def places(daemon: RunningExporter, count: int) -> dict[str, str]:
+def shown_by(daemon: RunningExporter, count: int) -> dict[str, str]:
     """All that the daemon shows, by its path; the log too."""
     paths = ["/", "/?board", "/metrics", "/api/v1/status", "/api/v1/targets", "/api/v1/changes", "/-/ready"]
     for number in range(count):
@@ -146,7 +146,7 @@ def places(daemon: RunningExporter, count: int) -> dict[str, str]:
 def test_no_form_of_a_reflected_key_is_shown(tmp_path: Path, reflecting: int) -> None:
     """Servers that give the key back coded, in capitals or in halves: none of it stands on a page, in the API or in the log."""
     with watching(tmp_path, reflecting, list(REFLECTED)) as daemon:
-        shown = places(daemon, len(REFLECTED))
+        shown = shown_by(daemon, len(REFLECTED))
     assert (
         sum("…" in shown[f"/probe?target=t{number}&debug=true"] for number in range(len(REFLECTED)))
         >= len(REFLECTED) - 1
@@ -165,9 +165,9 @@ def test_each_form_is_hidden(form: str) -> None:
 
 
 def test_letters_that_show_nothing_are_cleaned(tmp_path: Path, reflecting: int) -> None:
-    """What turns or hides text is gone from every place that shows a server's words."""
+    """What turns or hides text is gone from all that shows a server's text."""
     with watching(tmp_path, reflecting, ["invisible"]) as daemon:
-        shown = places(daemon, 1)
+        shown = shown_by(daemon, 1)
     assert "text" in shown["/probe?target=t0&debug=true"]
     for path, text in shown.items():
         assert [each for each in text if not is_visible(each) and each != "\n"] == [], path

@@ -71,7 +71,7 @@ def judge_answers(answers: int) -> bool:
     known = remember(Markers(), map(marker_of, range(REMEMBERED)))
     rows = [judged(style, each, known) for style in STYLES]
     print("\n".join(table_of(rows)))
-    missed = [fault.thread for fault in FAULTS if "text" in fault.looks and not found(fault.name)]
+    missed = [fault.thread for fault in FAULTS if "text" in fault.detectors and not found(fault.name)]
     if missed:
         print(f"Faults that the text shows and that were missed: {missed}", file=sys.stderr)
     return bool(missed or sum(row.alarms for row in rows))

@@ -76,12 +76,12 @@ def test_no_folder_twice(tmp_path: Path) -> None:
 
 
 def test_one_that_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A folder on a dead network filesystem is kept as it is named, and not looked at again while the look hangs."""
+    """A folder on a dead network filesystem is kept as it is named, and not read again while the first reading hangs."""
     release = threading.Event()
-    looks: list[str] = []
+    reads: list[str] = []
 
     def hang(path: str) -> str:
-        looks.append(path)
+        reads.append(path)
         release.wait(30)
         raise FileNotFoundError
 
@@ -91,7 +91,7 @@ def test_one_that_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     try:
         for _ in range(2):
             assert found({}, tmp_path) == [("ollama", f"{tmp_path}/.ollama/models")]
-        assert looks == [f"{tmp_path}/.ollama/models"]
+        assert reads == [f"{tmp_path}/.ollama/models"]
     finally:
         release.set()
         folders._IDENTIFYING.pop(f"{tmp_path}/.ollama/models").join()

@@ -42,7 +42,7 @@ def jobs(monkeypatch: pytest.MonkeyPatch) -> list[object]:
 
 
 def test_a_model_is_read_again_when_its_file_has_changed(tmp_path: Path, jobs: list[object]) -> None:
-    """A look at an unchanged file costs no second reading; what nobody runs any more is forgotten."""
+    """A check of an unchanged file costs no second reading; what nobody runs any more is forgotten."""
     path = tmp_path / "a.gguf"
     path.write_bytes(SMALL_GGUF)
     models = Models()

@@ -170,10 +170,10 @@ def test_strange_manifests(tmp_path: Path, attempt: str) -> None:
 def test_whatever_judging_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, raised: Exception) -> None:
     """It is that model's problem, with its reason in words; the others are complete."""
     strange = gguf({"general.architecture": "strange"}, {"token_embd.weight": ((32, 32), 8)})
-    weigh = weights.weights_of_gguf
+    weights_of = weights.weights_of_gguf
 
     def judge(headers: object, data_bytes: int) -> WeightFacts:
-        found = weigh(headers, data_bytes)  # type: ignore[arg-type]  # what the caller gave
+        found = weights_of(headers, data_bytes)  # type: ignore[arg-type]  # what the caller gave
         if found.architecture == "strange":
             raise raised
         return found

@@ -172,22 +172,22 @@ def test_files_that_hang(made_up_engine: MadeUpEngine) -> None:
 def test_a_change_in_the_midst_of_a_reading(made_up_engine: MadeUpEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     """What an event says while a reading runs is in that reading; changes without end don't keep it from ending."""
     engine = Engine(made_up_engine.host, 10)
-    look, looks = engine._look, []
+    read, readings = engine._read_containers, []
 
-    def look_and_change(*arguments: Any) -> Any:
-        seen = look(*arguments)
-        looks.append(seen)
-        if len(looks) == 1:
+    def read_and_change(*arguments: Any) -> Any:
+        seen = read(*arguments)
+        readings.append(seen)
+        if len(readings) == 1:
             made_up_engine.holds(FIRST, SECOND)
             engine._changes_seen += 1
         return seen
 
-    monkeypatch.setattr(engine, "_look", look_and_change)
+    monkeypatch.setattr(engine, "_look", read_and_change)
     assert [each.name for each in engine.read().containers] == ["vllm-awq", "llama"]
-    assert len(looks) == 2
+    assert len(readings) == 2
     monkeypatch.setattr(Engine, "_changes_seen", property(lambda _: object()), raising=False)
     assert len(engine.read().containers) == 2
-    assert len(looks) == 2 + 3
+    assert len(readings) == 2 + 3
 
 
 def test_an_engine_that_hangs(made_up_engine: MadeUpEngine) -> None:

@@ -341,11 +341,11 @@ def test_no_secret_in_any_fact(name: str) -> None:
     assert CANARY not in repr(facts_of(document, top=top, host_gfx=["gfx1151"]))
 
 
-def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+def paths_in(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
     """The path of every value in a document."""
     yield path
     for key, inner in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
-        yield from places(inner, (*path, key))
+        yield from paths_in(inner, (*path, key))
 
 
 ODD = st.one_of(
@@ -358,7 +358,7 @@ ODD = st.one_of(
     st.dictionaries(st.text(), st.none() | st.text(), max_size=3),
 )
 DOCUMENTS = {name: load(name) for name in STORED}
-PLACES = {name: list(places(document)) for name, document in DOCUMENTS.items()}
+PLACES = {name: list(paths_in(document)) for name, document in DOCUMENTS.items()}
 
 
 @UNTIMED

@@ -144,7 +144,7 @@ MOUNTINFO = """571 570 0:26 / / rw,relatime master:1 - overlay overlay rw,lowerd
 ROUTE = "Iface\tDestination\tGateway \tFlags\neth0\t00000000\t010011AC\t0003\neth0\t000011AC\t00000000\t0001\n"
 
 
-def test_where_the_exporter_stands(tmp_path: Path) -> None:
+def test_the_exporters_own_network(tmp_path: Path) -> None:
     """Its own mounts name its container; that container's document, or the default route, gives networks and gateway."""
     assert own_container(tmp_path) is None
     assert own_network_in(None, tmp_path) == ON_HOST

@@ -72,7 +72,7 @@ def after_change(ledger: Ledger, values: list[float], at: float, **facts: str) -
     ],
 )
 def test_what_is_a_change_of_a_fact(sets: list[dict[str, str | None]], changes: list[tuple[str, str, str]]) -> None:
-    """A first sight and an unknown value are none; another value after an unknown one is."""
+    """A first value and an unknown one are none; another value after an unknown one is."""
     ledger = fact_changes(*sets)
     assert [(d.fact, d.before, d.after) for change in ledger.changes for d in change.differences] == changes
 

@@ -65,6 +65,6 @@ def test_where_the_history_is_kept(path: str, environ: dict[str, str], expected:
     assert (None if found is None else str(found)) == expected
 
 
-def test_a_folder_is_a_place_too(tmp_path: Path) -> None:
+def test_a_folder_gets_the_file(tmp_path: Path) -> None:
     """A path that is a folder gets the file in it."""
     assert history_file(str(tmp_path), {}) == tmp_path / "history.sqlite"

@@ -1,7 +1,7 @@
 """Fifteen faults that users of real servers reported, as servers that show them: fast, HTTP 200, and wrong.
 
 The streams are made up after what the cited threads tell; none is a copy. ``begins`` is the length of the prompt from which on a
-fault shows, in tokens by ``estimate``; ``looks`` are those that find it: the text alone, markers of other requests, the canary,
+fault shows, in tokens by ``estimate``; ``detectors`` are those that find it: the text alone, markers of other requests, the canary,
 the fingerprint.
 """
 
@@ -17,7 +17,7 @@ from exporter.probe.fingerprint import PROMPTS, TokenReading
 from exporter.probe.prompt import estimate
 from tests.probe.healthy import prose, tokens_of
 
-Look = Literal["text", "foreign", "canary", "fingerprint"]
+Detector = Literal["text", "foreign", "canary", "fingerprint"]
 Reply = Callable[[str, list[str]], str]
 """The prompt, and the answers that other requests got before → what the server answers."""
 
@@ -29,7 +29,7 @@ class Fault:
     name: str
     thread: str
     begins: int
-    looks: frozenset[Look]
+    detectors: frozenset[Detector]
     reply: Reply
     moves: float = 0.0
 

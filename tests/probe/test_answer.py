@@ -25,7 +25,7 @@ REAL: Final = Path(__file__).parent.parent / "fixtures" / "answers"
 LOOP: Final = "ha ha ha ha ha"
 """A prompt that a base model goes on with for ever: its answer is what a fault looks like."""
 HEALTHY: Final = 4000
-BY_TEXT: Final = [each for each in FAULTS if "text" in each.looks]
+BY_TEXT: Final = [each for each in FAULTS if "text" in each.detectors]
 # Texts with periods, marks, tokens and letters of many kinds in them.
 PIECES: Final = st.sampled_from(
     [

@@ -30,7 +30,7 @@ RIGHT: Final = " ".join(CANARY.short.fact)
 KNOWN: Final = remember(Markers(), CANARY.words)
 
 
-def look(server: FaultyServer, canary: Canary, known: Markers) -> dict[str, AnswerJudgement]:
+def judge_answers(server: FaultyServer, canary: Canary, known: Markers) -> dict[str, AnswerJudgement]:
     """Ask both questions, the deep one where the short one was answered right."""
     short = server.answer(canary.short.prompt)
     found = {"short": judge_short(canary.short, short, known)}
@@ -86,14 +86,14 @@ def test_each_fault_is_found_by_the_reading_that_is_said_to_find_it(fault: Fault
     """Asked beyond the depth at which it begins, a server with the fault is wrong, degenerate or foreign; a healthy one right."""
     canary = compose_canary(11, max(DEFAULT_DEPTH, fault.begins + 100))
     known = remember(Markers(), canary.words)
-    healthy = look(FaultyServer(), canary, known)
+    healthy = judge_answers(FaultyServer(), canary, known)
     assert {each.verdict for each in healthy.values()} == {"right"}
-    found = look(FaultyServer(fault), canary, known)
+    found = judge_answers(FaultyServer(fault), canary, known)
     alarms: set[AnswerVerdict] = {each.verdict for each in found.values()} - {"right", "undecided"}
-    assert bool(alarms) == ("canary" in fault.looks), found
+    assert bool(alarms) == ("canary" in fault.detectors), found
 
 
-@pytest.mark.parametrize("fault", [each for each in FAULTS if "foreign" in each.looks], ids=lambda each: each.name)
+@pytest.mark.parametrize("fault", [each for each in FAULTS if "foreign" in each.detectors], ids=lambda each: each.name)
 def test_an_answer_to_another_request_is_foreign(fault: Fault) -> None:
     """The server answers with what another request of ours got: a probe's story, or another canary's fact."""
     server, known = FaultyServer(fault), Markers()

@@ -16,7 +16,7 @@ from tests.servers.exact import ExactServer, ScriptedAnswer, chat, plain
 from tests.servers.llama_cpp import SimulatedLlamaServer
 
 MODULE = Module(max_tokens=64, prompt_tokens=80)
-AT_ONCE = [each for each in FAULTS if each.begins <= 64 and {"text", "foreign"} & each.looks]
+AT_ONCE = [each for each in FAULTS if each.begins <= 64 and {"text", "foreign"} & each.detectors]
 
 
 def figures(result: ProbeResult) -> list[float | None]:
@@ -35,7 +35,7 @@ def test_a_recorded_fault_is_no_speed(fault: Fault) -> None:
         broken = probe(one, MODULE)
         server.use(None)
         assert [each.result for each in [*healthy, probe(one, MODULE)]] == ["ok"] * 4
-    assert broken.result == ("degenerate" if "text" in fault.looks else "foreign_answer")
+    assert broken.result == ("degenerate" if "text" in fault.detectors else "foreign_answer")
     assert broken.error
     assert figures(broken) == [None] * 4
     assert broken.measurements.gaps == ()

@@ -330,7 +330,7 @@ def test_a_fault_that_moves_the_logits_is_found(fault: Fault) -> None:
     server = FaultyServer()
     state, _ = steps_of(State(), [server.reading() for _ in range(12)])
     _, seen = steps_of(state, [FaultyServer(fault).reading() for _ in range(10)])
-    assert any(each.stepped for each in seen) == ("fingerprint" in fault.looks)
+    assert any(each.stepped for each in seen) == ("fingerprint" in fault.detectors)
 
 
 @settings(max_examples=30, deadline=None)

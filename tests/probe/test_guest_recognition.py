@@ -208,9 +208,9 @@ def test_a_configured_stranger_gets_no_chat(kind: Kind) -> None:
 @pytest.mark.parametrize("simulated", ["vllm", "llama_cpp", "openai"])
 def test_a_refused_key_keeps_chats_away_until_the_file_changes(simulated: str, tmp_path: Path) -> None:
     """A refused key was tried by a chat at each interval; now the status check decides, and reads the file anew each time."""
-    locked = {"vllm": SimulatedVllm, "llama_cpp": SimulatedLlamaServer, "openai": SimulatedLiteLLM}[simulated]
+    base = {"vllm": SimulatedVllm, "llama_cpp": SimulatedLlamaServer, "openai": SimulatedLiteLLM}[simulated]
 
-    class Locked(locked):  # type: ignore[misc,valid-type]
+    class KeyedServer(base):  # type: ignore[misc,valid-type]
         def answer(self, request: ReceivedRequest) -> ServerAnswer:
             if (
                 request.path not in {"/health", "/version", "/metrics"}
@@ -222,7 +222,7 @@ def test_a_refused_key_keeps_chats_away_until_the_file_changes(simulated: str, t
 
     key = tmp_path / "key"
     key.write_text("a\n")
-    with Locked() as server:
+    with KeyedServer() as server:
         one = prober(server, api_key_file=key, model="local" if simulated == "openai" else None)
         assert [probe(one).result for _ in range(3)] == ["auth"] * 3
         assert chats(server) == []

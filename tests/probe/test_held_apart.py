@@ -1,4 +1,4 @@
-"""What must not run together: a probe and the look beside it, an IPv6 address, long names, a server with nothing in memory."""
+"""What must not run together: a probe and the status check beside it, an IPv6 address, long names, a server with nothing in memory."""
 
 import socket
 import threading

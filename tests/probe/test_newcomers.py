@@ -1,4 +1,4 @@
-"""Who came into a probe, by what the table of connections says at each look."""
+"""Who came into a probe, by what the table of connections says at each reading."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -23,13 +23,13 @@ def at(names: str, ours: int = 1) -> Ends:
     return Ends(frozenset(each.encode() for each in names.lower()), ours, waiting)
 
 
-def looks(readings: Iterable[Connected | None], streams: int = 1) -> Iterator[Came | None]:
-    """What each look gives; the first reading is the one before the probe."""
+def came_at(readings: Iterable[Connected | None], streams: int = 1) -> Iterator[Came | None]:
+    """What each reading gives; the first reading is the one before the probe."""
     found = iter([*readings])
     newcomers = Newcomers(lambda: next(found), streams)
     while True:
         try:
-            yield newcomers.look()
+            yield newcomers.read()
         except StopIteration:
             return
 
@@ -40,7 +40,7 @@ def looks(readings: Iterable[Connected | None], streams: int = 1) -> Iterator[Ca
         pytest.param("| | ", [(0, 0), (0, 0)], id="nobody"),
         pytest.param("|a|a|a", [(1, 0), (1, 1), (1, 1)], id="one who stays"),
         pytest.param("|a||b|", [(1, 0), (0, 0), (1, 0), (0, 0)], id="a scrape each second"),
-        pytest.param("|a|b|c", [(1, 0), (1, 0), (1, 0)], id="a scrape at each look"),
+        pytest.param("|a|b|c", [(1, 0), (1, 0), (1, 0)], id="a scrape at each reading"),
         pytest.param("k|k|k", [(0, 0), (0, 0)], id="kept from before"),
         pytest.param("k|ka|ka", [(1, 0), (1, 1)], id="one beside a kept one"),
         pytest.param("k||", [(0, 0), (0, 0)], id="a kept one that leaves"),
@@ -53,23 +53,23 @@ def looks(readings: Iterable[Connected | None], streams: int = 1) -> Iterator[Ca
 )
 def test_who_is_there_at_two_readings_came(readings: str, came: list[tuple[int, int]]) -> None:
     """One that was there before the probe does not count, nor one that is seen once only."""
-    assert [*looks(map(at, readings.replace(" ", "").split("|")))] == [Came(*each) for each in came]
+    assert [*came_at(map(at, readings.replace(" ", "").split("|")))] == [Came(*each) for each in came]
 
 
 def test_where_ours_are_not_known_so_many_are_taken_off() -> None:
     """Behind a proxy, or in a network of its own, our connection has another address."""
     readings = [at("k", ours=0), at("kp", ours=0), at("kp", ours=0), at("kpu", ours=0), at("kpu", ours=0)]
-    assert [*looks(readings)] == [Came(0, 0), Came(0, 0), Came(1, 0), Came(1, 1)]
-    assert [*looks([at("", ours=0), at("pqu", ours=0), at("pqu", ours=0)], streams=2)] == [Came(1, 0), Came(1, 1)]
+    assert [*came_at(readings)] == [Came(0, 0), Came(0, 0), Came(1, 0), Came(1, 1)]
+    assert [*came_at([at("", ours=0), at("pqu", ours=0), at("pqu", ours=0)], streams=2)] == [Came(1, 0), Came(1, 1)]
 
 
 def test_a_table_without_our_own_connection_tells_nothing() -> None:
     """The server's connections are in another one, so nobody in this one means nothing."""
-    assert [*looks([at("", ours=0), at("", ours=0), at("u", ours=0)], streams=2)] == [None, None]
+    assert [*came_at([at("", ours=0), at("", ours=0), at("u", ours=0)], streams=2)] == [None, None]
 
 
 def test_where_no_table_can_be_read_nothing_is_told() -> None:
     """Neither before the probe nor in it."""
-    assert Newcomers(iter([None, at("u")]).__next__, 1).look() is None
-    assert Newcomers(unseen, 1).look() is None
-    assert [*looks([at(""), None, at("u")])] == [None, Came(1, 0)]
+    assert Newcomers(iter([None, at("u")]).__next__, 1).read() is None
+    assert Newcomers(unseen, 1).read() is None
+    assert [*came_at([at(""), None, at("u")])] == [None, Came(1, 0)]

@@ -292,7 +292,7 @@ def test_a_fault_of_the_exporter_is_a_result(monkeypatch: pytest.MonkeyPatch) ->
 # Keys ----------------------------------------------------------------------------------------------------------------
 
 
-class Locked(SimulatedVllm):
+class KeyedServer(SimulatedVllm):
     """Wants the key of the day."""
 
     def __init__(self, key: str) -> None:
@@ -310,7 +310,7 @@ def test_the_key_is_read_at_use_and_told_to_nobody(tmp_path: Path) -> None:
     """A wrong key is ``auth``; the file may change without a reload; no key in any message, log or state."""
     key_file = tmp_path / "key"
     key_file.write_text("wr0ng\n")
-    with Locked("r1ght") as server:
+    with KeyedServer("r1ght") as server:
         one = prober(server.url, api_key_file=key_file)
         refused = probe(one)
         key_file.write_text("r1ght\n")
@@ -327,7 +327,7 @@ def test_a_key_that_cant_be_read_is_named(tmp_path: Path) -> None:
     """The message names the file and the reason, not what is in it."""
     key_file = tmp_path / "key"
     key_file.write_text("one\ntwo")
-    with Locked("one") as server:
+    with KeyedServer("one") as server:
         one = prober(server.url, api_key_file=key_file)
         several = probe(one)
         key_file.unlink()

@@ -1,4 +1,4 @@
-"""The lock with the parts that stand before it: a real Prometheus that knows certificate and password, a real nginx."""
+"""Authentication with its real counterparts: a Prometheus that knows certificate and password, and nginx."""
 
 import http.client
 import socket
@@ -43,7 +43,7 @@ basic_auth_users:
 
 @contextmanager
 def running(folder: Path, web: Path | None) -> Iterator[int]:
-    """A daemon behind a lock, with nothing to probe; its port."""
+    """a daemon that requires authentication, with nothing to probe; its port."""
     port = free_port()
     settings = Settings(
         listen=f"127.0.0.1:{port}",

@@ -206,7 +206,7 @@ def test_an_image_named_by_its_id(stocked: DockerEngine) -> None:
 
 
 def test_a_replaced_container_is_seen_within_seconds(servers: DockerEngine) -> None:
-    """Events tell of a container that another takes the place of, long before the next regular look."""
+    """Events tell of a container that another takes the place of, long before the next regular reading."""
     with watching(Engine(servers.host)) as watched:
         servers.run("rm", "--force", "vllm-awq")
         _, gone_after = watched.next_reading(lambda reading: "vllm-awq" not in by_name(reading))

@@ -188,7 +188,7 @@ def statuses(port: int) -> dict[str, str]:
 
 
 def test_a_router_of_two_models_loads_neither(binary: Path, models: Path) -> None:
-    """Probes and looks load nothing; once a user has loaded one, that one is probed and the other stays where it is."""
+    """Probes and status checks load nothing; once a user has loaded one, that one is probed and the other stays where it is."""
     folder, port = models / "router", free_port()
     folder.mkdir()
     tiny = make_model(models, "tiny")
@@ -344,7 +344,7 @@ def probing(one: Prober, server: int) -> Iterator[tuple[list[Window], list[Probe
 
 
 def test_production_speed_is_that_of_the_users(binary: Path, models: Path) -> None:
-    """What a user generated between two looks, by the server's counter, with the tokens of a probe in between left out."""
+    """What a user generated between two status checks, by the server's counter, with the tokens of a probe in between left out."""
     port = free_port()
     with running_llama(binary, make_model(models, "tiny"), port):
         one = Prober(Target(url=f"http://127.0.0.1:{port}", name="llama", server_metrics=True))

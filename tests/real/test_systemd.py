@@ -1,4 +1,4 @@
-"""The systemd unit in a container whose process 1 is systemd, installed by install.sh: started, reloaded, killed, locked in."""
+"""The systemd unit in a container whose process 1 is systemd, installed by install.sh: started, reloaded, killed, confined."""
 
 import json
 import re
@@ -98,7 +98,7 @@ def machine(docker_engine: DockerEngine, image: str) -> Iterator[BootedContainer
     docker_engine.run("rm", "--force", "machine")
 
 
-def test_starts_ready_locked_in_and_stops(machine: BootedContainer) -> None:
+def test_starts_ready_confined_and_stops(machine: BootedContainer) -> None:
     """The unit verifies without a word, starts with no configuration at all, runs as nobody's user, and stops by itself."""
     assert machine.run(f"systemd-analyze verify {NAME}.service") == ""
     machine.run(f"systemd-analyze security --no-pager --threshold={EXPOSURE} {NAME}.service")

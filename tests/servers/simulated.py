@@ -1,7 +1,7 @@
 """The base of the simulated inference servers: HTTP over real sockets, requests remembered, costs counted, streams word by word.
 
 A simulated server has no model, but its queue, its memory and its timers are real ones. What it does in response to each request
-is what the real server does; each behaviour names the place where it was read: the server's source, its documentation, or
+is what the real server does; each behaviour names where it was read: the server's source, its documentation, or
 an answer of a running one. ``costs`` counts what a request did that somebody has to pay for; a read that is free adds nothing.
 """
 

@@ -94,12 +94,12 @@ def write(path: Path, **users: str) -> Path:
     return path
 
 
-def locked(tmp_path: Path, **passwords: str) -> Auth:
+def auth_of(tmp_path: Path, **passwords: str) -> Auth:
     return Auth(write(tmp_path / "web.yml", **{name: hashed(each) for name, each in passwords.items()}))
 
 
 def settle(auth: Auth) -> tuple[str, ...]:
-    """What two looks at the files say, of which the first sees the change and the second that it stays."""
+    """What two checks of the files say, of which the first sees the change and the second that it stays."""
     auth.refresh()
     return auth.refresh()
 
@@ -123,7 +123,7 @@ def settle(auth: Auth) -> tuple[str, ...]:
 )
 def test_everything_wants_the_password(tmp_path: Path, path: str) -> None:
     """Without it, with a wrong one, and with another user's, no path says anything; the answer says what is wanted."""
-    with serving(locked(tmp_path, prom="right", other="theirs")) as (port, _):
+    with serving(auth_of(tmp_path, prom="right", other="theirs")) as (port, _):
         for user, password in ((None, ""), ("prom", "wrong"), ("nobody", "right")):
             status, headers, body = ask(port, path, user=user, password=password)
             assert (status, headers["www-authenticate"]) == (401, 'Basic realm="llm-probe-exporter", charset="UTF-8"')
@@ -137,7 +137,7 @@ def test_everything_wants_the_password(tmp_path: Path, path: str) -> None:
 )
 def test_only_the_health_check_is_open(tmp_path: Path, path: str) -> None:
     """A container's health check has no password; what only looks like its path is closed."""
-    with serving(locked(tmp_path, prom="right")) as (port, actions):
+    with serving(auth_of(tmp_path, prom="right")) as (port, actions):
         assert ask(port, "/-/healthy")[::2] == (200, b"the scheduler runs\n")
         assert ask(port, path)[0] == 401
         assert ask(port, path, method="POST")[0] == 401
@@ -160,7 +160,7 @@ def test_only_the_health_check_is_open(tmp_path: Path, path: str) -> None:
 )
 def test_headers_that_are_none(tmp_path: Path, header: str) -> None:
     """Whatever stands in the header, it is no password, and nothing breaks."""
-    with serving(locked(tmp_path, prom="right")) as (port, _):
+    with serving(auth_of(tmp_path, prom="right")) as (port, _):
         assert ask(port, headers={"Authorization": header})[0] == 401
 
 
@@ -222,7 +222,7 @@ class SlowHash:
 
 def test_a_flood_of_guesses_stops_no_scrape(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """While guesses are checked and wait, the health check and a scrape with a known password are answered; most are refused."""
-    with serving(locked(tmp_path, prom="right")) as (port, _), ThreadPoolExecutor(20) as guessers:
+    with serving(auth_of(tmp_path, prom="right")) as (port, _), ThreadPoolExecutor(20) as guessers:
         assert ask(port, user="prom", password="right")[0] == 200
         slow = SlowHash(monkeypatch)
         guesses = [guessers.submit(ask, port, user="prom", password=f"guess {number}") for number in range(20)]
@@ -241,7 +241,7 @@ def test_a_flood_of_guesses_stops_no_scrape(tmp_path: Path, monkeypatch: pytest.
 
 def test_the_same_guess_is_checked_once_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All who come with one password while it is checked share the answer, so that a page's parts are not refused."""
-    with serving(locked(tmp_path, prom="right")) as (port, _), ThreadPoolExecutor(10) as clients:
+    with serving(auth_of(tmp_path, prom="right")) as (port, _), ThreadPoolExecutor(10) as clients:
         slow = SlowHash(monkeypatch)
         asked = [clients.submit(ask, port, user="prom", password="right") for _ in range(10)]
         assert slow.started.wait(10)
@@ -264,7 +264,7 @@ def test_guesses_from_one_network_leave_room_for_others() -> None:
 def test_what_is_remembered_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Right passwords are remembered, wrong ones never; the oldest leaves first."""
     monkeypatch.setattr(auth_room, "REMEMBERED", 1)
-    auth = locked(tmp_path, prom="right", other="theirs")
+    auth = auth_of(tmp_path, prom="right", other="theirs")
     with serving(auth) as (port, _):
         for user, password in (("prom", "right"), ("other", "theirs"), ("prom", "wrong")):
             ask(port, user=user, password=password)
@@ -278,7 +278,7 @@ def test_what_is_remembered_is_bounded(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_a_changed_password_is_used_without_a_restart(tmp_path: Path) -> None:
     """Once the file has changed and stays so, the new password opens and the old one doesn't, remembered or not."""
-    auth = locked(tmp_path, prom="old")
+    auth = auth_of(tmp_path, prom="old")
     with serving(auth) as (port, _):
         assert ask(port, user="prom", password="old")[0] == 200
         write(tmp_path / "web.yml", prom=hashed("new"))
@@ -295,7 +295,7 @@ def test_a_changed_password_is_used_without_a_restart(tmp_path: Path) -> None:
 )
 def test_a_broken_file_keeps_the_previous_authentication(tmp_path: Path, caplog: pytest.LogCaptureFixture, broken: str) -> None:
     """A file that is wrong, or gone, changes nothing, is named once in the log, and is used when it is right again."""
-    auth, path = locked(tmp_path, prom="right"), tmp_path / "web.yml"
+    auth, path = auth_of(tmp_path, prom="right"), tmp_path / "web.yml"
     with serving(auth) as (port, _):
         for spoil in (lambda: path.write_text(broken), path.unlink):
             spoil()
@@ -403,8 +403,8 @@ def test_a_health_check_where_certificates_are_wanted(tmp_path: Path, *, knows_i
     more = ("client_auth_type: RequireAndVerifyClientCert", f"client_ca_file: {accepted[0]}")
     web = tls_config(tmp_path / "web.yml", server, *more)
     with serving(Auth(web)) as (port, _):
-        place = {"LLM_PROBE_LISTEN": f"127.0.0.1:{port}", "LLM_PROBE_WEB_CONFIG_FILE": str(web), "LLM_PROBE_CONFIG": ""}
-        asked = CliRunner().invoke(main, ["healthcheck"], env=place)
+        environment = {"LLM_PROBE_LISTEN": f"127.0.0.1:{port}", "LLM_PROBE_WEB_CONFIG_FILE": str(web), "LLM_PROBE_CONFIG": ""}
+        asked = CliRunner().invoke(main, ["healthcheck"], env=environment)
     assert asked.exit_code == code
     assert ("the scheduler runs" if code == 0 else "requires a client certificate") in asked.output
 
@@ -494,7 +494,7 @@ def test_a_strangers_name_for_this_machine_is_refused(host: str, status: int) ->
 
 def test_behind_a_password_any_name_will_do(tmp_path: Path) -> None:
     """A page of a stranger has no password, so a proxy may pass on the name that its clients use."""
-    with serving(locked(tmp_path, prom="right")) as (port, _):
+    with serving(auth_of(tmp_path, prom="right")) as (port, _):
         assert ask(port, user="prom", password="right", headers={"Host": "metrics.example"})[0] == 200
 
 
@@ -619,8 +619,8 @@ def test_serve_with_authentication(tmp_path: Path) -> None:
         eventually(lambda: status("/-/healthy") == 200, "a start")
         assert [status("/metrics"), status("/metrics", "wrong"), status("/metrics", "first")] == [401, 401, 200]
         health = [sys.executable, "-m", "exporter", "healthcheck"]
-        place = {"LLM_PROBE_LISTEN": f"127.0.0.1:{port}", "LLM_PROBE_WEB_CONFIG_FILE": str(web)}
-        assert subprocess.run(health, env={**os.environ, **place}, capture_output=True, check=False).returncode == 0
+        environment = {"LLM_PROBE_LISTEN": f"127.0.0.1:{port}", "LLM_PROBE_WEB_CONFIG_FILE": str(web)}
+        assert subprocess.run(health, env={**os.environ, **environment}, capture_output=True, check=False).returncode == 0
         web.write_text(f'{stored}basic_auth_users:\n  prom: "{hashed("second")}"\n')
         eventually(lambda: status("/metrics", "second") == 200, "the change of a password")
         assert status("/metrics", "first") == 401

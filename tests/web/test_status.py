@@ -68,7 +68,7 @@ def status_of(
 def test_verdict(
     results: tuple[ProbeResult, ...], judgement: Judgement | None, state: Any, verdict: str, reason: str
 ) -> None:
-    """Each state has one verdict and says why; a look at the target that is newer than its probe overrules it."""
+    """Each state has one verdict and says why; a status check that is newer than its probe overrules it."""
     status = status_of(*results, judgement=judgement, state=state)
     assert status.verdict.name == verdict
     assert status.reason.startswith(reason)
