@@ -14,7 +14,7 @@ from urllib.request import OpenerDirector, Request
 from exporter.history.change import accept
 from exporter.history.folder import history_file
 from exporter.history.store import HistoryError, Reader, Store, open_reader
-from exporter.history.told import entry_json
+from exporter.history.change_lines import entry_json
 from exporter.settings import HistoryFile
 from exporter.status_report import check
 

@@ -80,7 +80,7 @@ PURE = (
     "history/sample.py",
     "history/shift.py",
     "history/steps.py",
-    "history/told.py",
+    "history/change_lines.py",
     "history/speed_tracker.py",
     "history/change_text.py",
     "host/gpu_metrics.py",

@@ -13,7 +13,7 @@ import pytest
 
 from exporter.advice import Advice, AdviceFacts, Case, advise, advise_target
 from exporter.containers.facts import ContainerFacts, Devices, EngineReading
-from exporter.history.told import ChangeLine
+from exporter.history.change_lines import ChangeLine
 from exporter.host.gpu import GpuFacts, GpuSample, read_gpus, sample_gpus
 from exporter.host.gpu_links import read_links, read_render_nodes
 from exporter.host.machine import GpuSettings, MachineFacts, PowerProfile, read_machine

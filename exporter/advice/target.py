@@ -11,7 +11,7 @@ from typing import Final
 from exporter.advice.advice import Advice
 from exporter.advice.machine import TITLES, AdviceFacts, advise
 from exporter.containers.facts import ContainerFacts
-from exporter.history.told import ChangeLine
+from exporter.history.change_lines import ChangeLine
 from exporter.host.gpu import GpuSample
 from exporter.probe.result import NOT_AN_ANSWER, SKIPPED, ProbeResult, TargetState
 from exporter.snapshot import TargetInfo

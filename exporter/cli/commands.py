@@ -432,7 +432,7 @@ def changes(
     if not found:
         click.echo(f"nothing changed in the last {since}")
         return
-    from exporter.history.told import entry_rows
+    from exporter.history.change_lines import entry_rows
 
     rows = [row for each in found for row in entry_rows(each, _local_time(each["timestamp_seconds"]))]
     print_rows(rows, ("TIME", "TARGET", "WHAT CHANGED", "SPEED SINCE"))

@@ -8,7 +8,7 @@ from typing import Any
 from exporter import __version__
 from exporter.cache.facts import CacheFacts
 from exporter.history.change import Entry
-from exporter.history.told import entry_json
+from exporter.history.change_lines import entry_json
 from exporter.probe.result import RESULTS, Measurements, ProbeResult
 from exporter.probe.timeline import Timeline
 from exporter.settings import Thresholds

@@ -7,7 +7,7 @@ import pytest
 from exporter.advice import TARGET_CONDITIONS, AdviceFacts, Case, advise_target
 from exporter.advice.target import FAILURES, FAULTS_OF_ANSWERS, weights_of
 from exporter.containers.facts import ContainerFacts
-from exporter.history.told import ChangeLine
+from exporter.history.change_lines import ChangeLine
 from exporter.host.gpu import GpuFacts, GpuSample
 from exporter.host.machine import GpuSettings, MachineFacts
 from exporter.probe.result import NOT_AN_ANSWER, RESULTS, SKIPPED, Measurements, ProbeResult, Result, TargetState

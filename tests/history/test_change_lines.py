@@ -3,7 +3,7 @@
 import json
 
 from exporter.history.change import Ledger, accept, observe_facts
-from exporter.history.told import SHOWN_SECONDS, entry_json, entry_rows, lines_of
+from exporter.history.change_lines import SHOWN_SECONDS, entry_json, entry_rows, lines_of
 from tests.history.series import FACTS, MINUTE, START, fed, known, speeds
 
 NOW = START + 200 * MINUTE
