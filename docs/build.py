@@ -13,7 +13,7 @@ from typing import Final
 
 from exporter.backends import BACKENDS
 from exporter.cache.layouts import LAYOUTS
-from exporter.metrics import document
+from exporter.metrics import metrics_page
 
 ROOT: Final = Path(__file__).parents[1]
 
@@ -23,7 +23,7 @@ def outputs(root: Path) -> dict[str, str]:
     configuration = (root / "docs/configuration.md").read_text(encoding="utf-8")
     for name, table in (("backends", backends()), ("caches", caches())):
         configuration = _replaced(configuration, name, table)
-    return {"docs/metrics.md": document(), "docs/configuration.md": configuration}
+    return {"docs/metrics.md": metrics_page(), "docs/configuration.md": configuration}
 
 
 def backends() -> str:

@@ -10,7 +10,7 @@ from exporter.backends import name_of
 from exporter.machine_report import Findings, ServerReport, machine_json, public, public_image
 from exporter.report import Report, expected_text, why_no_speed
 from exporter.text import bytes_text, count_text, printable, seconds_text, share_text, speed_text
-from exporter.web.status import IN_WORDS
+from exporter.web.status import RESULT_TEXTS
 
 UNKNOWN: Final = "unknown"
 Row = tuple[str, str]
@@ -87,7 +87,7 @@ def _server_rows(report: Report, findings: Findings | None, server: ServerReport
 def _speed_rows(report: Report, version: str) -> Iterator[Row]:
     runs = report.get("runs") or [report]
     good = sum(1 for run in runs if run["success"])
-    answer = "fine" if report["success"] else f"{report['result']}: {IN_WORDS.get(report['result'], 'failed')}"
+    answer = "fine" if report["success"] else f"{report['result']}: {RESULT_TEXTS.get(report['result'], 'failed')}"
     yield "answer", f"{answer} ({good} of {count_text(len(runs), 'run')})"
     speed = report.get("tokens_per_second")
     yield "decode speed", _spread_text(report, "tokens_per_second") if speed is not None else _no_speed(report)
@@ -119,13 +119,13 @@ def _no_speed(report: Report) -> str:
 
 def _spread_text(report: Report, key: str) -> str:
     """A figure with its unit and, of several runs, the least and the most of them."""
-    words = seconds_text if key.endswith("_seconds") else speed_text
+    text_of = seconds_text if key.endswith("_seconds") else speed_text
     value, spread = report.get(key), (report.get("spread") or {}).get(key)
     if value is None:
         return UNKNOWN
     runs = sum(1 for run in report.get("runs") or () if run["success"])
     return (
-        f"{words(value)} (median of {runs}: {words(spread['min'])} to {words(spread['max'])})"
+        f"{text_of(value)} (median of {runs}: {text_of(spread['min'])} to {text_of(spread['max'])})"
         if spread
-        else words(value)
+        else text_of(value)
     )

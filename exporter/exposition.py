@@ -66,14 +66,14 @@ def _buckets(family: Family, labels: tuple[tuple[str, str], ...], histogram: His
     counts = list(accumulate(histogram.counts))
     position = bisect(labels, ("le",))
     before, after = labels[:position], labels[position:]
-    for bound, count in zip(_bounds_in_words(family.bounds), counts, strict=True):
+    for bound, count in zip(_bound_labels(family.bounds), counts, strict=True):
         yield Series("_bucket", (*before, ("le", bound), *after), float(count))
     yield Series("_count", labels, float(counts[-1]))
     yield Series("_sum", labels, histogram.sum)
 
 
 @cache
-def _bounds_in_words(bounds: tuple[float, ...]) -> tuple[str, ...]:
+def _bound_labels(bounds: tuple[float, ...]) -> tuple[str, ...]:
     return tuple(map(_number, (*bounds, math.inf)))
 
 

@@ -1174,7 +1174,7 @@ SECTIONS: Final[Mapping[str, tuple[Family, ...]]] = {
 FAMILIES: Final = tuple(family for section in SECTIONS.values() for family in section)
 
 
-def document() -> str:
+def metrics_page() -> str:
     """The table as Markdown: ``docs/metrics.md``."""
     parts = [
         "# Metrics",
@@ -1182,11 +1182,11 @@ def document() -> str:
         "A value that was not measured is absent: never 0, never NaN. The series of a target, GPU, container or model end with it.",
     ]
     for title, families in SECTIONS.items():
-        rows = [f"| `{f.name}` | {f.type} | {_in_words(f.all_labels)} | {f.help} |" for f in families]
+        rows = [f"| `{f.name}` | {f.type} | {_label_list(f.all_labels)} | {f.help} |" for f in families]
         parts += [f"## {title}", "\n".join(["| metric | type | labels | meaning |", "|---|---|---|---|", *rows])]
     bounds = [f"- `{f.name}`: {', '.join(f'{bound:.4g}' for bound in f.bounds)}" for f in FAMILIES if f.bounds]
     return "\n\n".join([*parts, "## Histogram buckets", "\n".join(bounds)]) + "\n"
 
 
-def _in_words(labels: Names) -> str:
+def _label_list(labels: Names) -> str:
     return ", ".join(f"`{label}`" for label in labels)

@@ -192,14 +192,14 @@ def rows_of(report: Report) -> list[tuple[str, str]]:
     """A report as lines of a table: what, how much. Only what was measured."""
     spread = report.get("spread", {})
 
-    def figure(label: str, key: str, words: Any, note: str = "") -> tuple[str, str] | None:
+    def figure(label: str, key: str, text_of: Any, note: str = "") -> tuple[str, str] | None:
         value = report.get(key)
         if value is None:
             return None
         between = spread.get(key)
         varies = between and between["min"] != between["max"]
-        around = f"  ({words(between['min'])} to {words(between['max'])})" if varies else ""
-        return label, f"{words(value)}{around}{note}"
+        around = f"  ({text_of(between['min'])} to {text_of(between['max'])})" if varies else ""
+        return label, f"{text_of(value)}{around}{note}"
 
     streams = report.get("concurrency") or 1
     rows = [

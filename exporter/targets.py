@@ -473,7 +473,7 @@ def _state_of(view: View, name: str) -> str:
 def _log_result(result: ProbeResult) -> None:
     speed, ttft = result.measurements.tokens_per_second, result.measurements.ttft_seconds
     # What an answer says, even what it repeats, is no business of a log, unless somebody asked for everything.
-    error = _fault_in_words(result) if result.result in NOT_AN_ANSWER else result.error
+    error = _fault_text(result) if result.result in NOT_AN_ANSWER else result.error
     if error != result.error:
         log.debug("probe of %s by %s: %s", result.target, result.module, result.error)
     figures = [speed_text(speed) if speed else "", f"TTFT {seconds_text(ttft)}" if ttft else "", error]
@@ -482,7 +482,7 @@ def _log_result(result: ProbeResult) -> None:
     log.log(level, "probe of %s by %s: %s%s", result.target, result.module, result.result, told and f": {told}")
 
 
-def _fault_in_words(result: ProbeResult) -> str:
+def _fault_text(result: ProbeResult) -> str:
     """What is wrong with an answer, without any text of it."""
     return f"{FAULTS[result.fault]} ({result.fault}); see the status page" if result.fault else "see the status page"
 

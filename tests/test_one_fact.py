@@ -16,8 +16,8 @@ from exporter.status_report import BAD
 from exporter.terminal import STYLES as STYLES_OF_TOP
 from exporter.tiers import TIERS
 from exporter.web.badge import COLOURS
-from exporter.web.page import SKIPPED_IN_WORDS
-from exporter.web.status import IN_WORDS, Verdict
+from exporter.web.page import SKIPPED_TEXTS
+from exporter.web.status import RESULT_TEXTS, Verdict
 from grafana.alerts import ALERTS
 
 ROOT = Path(__file__).parent.parent
@@ -56,8 +56,8 @@ def test_a_tier_to_fail_below_is_one() -> None:
 
 def test_each_result_has_its_text() -> None:
     """On the page, short where the probe was skipped. A server that is down has its words among those of failed probes."""
-    assert {*IN_WORDS} - {"down"} == {*RESULTS} - {"ok"}
-    assert {*SKIPPED_IN_WORDS} == SKIPPED
+    assert {*RESULT_TEXTS} - {"down"} == {*RESULTS} - {"ok"}
+    assert {*SKIPPED_TEXTS} == SKIPPED
 
 
 @pytest.mark.parametrize("alert", ALERTS, ids=lambda each: each.name)

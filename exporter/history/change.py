@@ -136,7 +136,7 @@ class News:
         return bool(self.changes or self.shifts or self.gone_changes or self.gone_shifts)
 
 
-def in_words(text: str) -> str:
+def fact_text(text: str) -> str:
     """A fact's name or value as it is kept: one line, no control characters, at most 128 characters."""
     return printable(text.strip(), CHARACTERS).strip()
 
@@ -160,9 +160,9 @@ def observe_facts(ledger: Ledger, at_seconds: float, facts: Mapping[str, str | N
 
 def _given(facts: Mapping[str, str | None]) -> Iterable[tuple[str, str]]:
     for name, value in islice(facts.items(), MOST_FACTS):
-        words = in_words(value) if value else ""
-        if words:
-            yield in_words(name), words
+        text = fact_text(value) if value else ""
+        if text:
+            yield fact_text(name), text
 
 
 def _bounded(known: dict[str, Known], given: Collection[str]) -> dict[str, Known]:

@@ -137,12 +137,12 @@ def entry_rows(document: Mapping[str, Any], time: str) -> list[tuple[str, ...]]:
     modules: Sequence[Mapping[str, Any]] = document["modules"]
     meanwhile = modules[0].get("meanwhile", ()) if modules else ()
     what = change_text(differences) + meanwhile_text(tuple(each.values()) for each in meanwhile)
-    effects = [_effect_words(each) for each in modules] or ["too few good probes yet"]
+    effects = [_module_effect(each) for each in modules] or ["too few good probes yet"]
     first, *others = effects
     return [(time, document["target"], what, first), *(("", "", "", each) for each in others)]
 
 
-def _effect_words(module: Mapping[str, Any]) -> str:
+def _module_effect(module: Mapping[str, Any]) -> str:
     speed = module["tokens_per_second"]
     between = f"{percent_text(speed['min'])} to {percent_text(speed['max'])}"
     figures = f"{rate_text(speed['after'])}, before {rate_text(speed['before'])} tok/s"

@@ -247,7 +247,7 @@ class CanaryRun(Run):
             distances.append(seen.distance)
         if self._reading is not None:
             self._reading = replace(self._reading, stepped=stepped)
-            self._say(f"fingerprint: {_in_words(self._reading)}")
+            self._say(f"fingerprint: {_reading_text(self._reading)}")
         self._busy_seconds += prober.monotonic() - started
 
     def _read_first_tokens(self) -> tuple[dict[int, float] | None, ...] | None:
@@ -297,7 +297,7 @@ class CanaryRun(Run):
         return answer
 
 
-def _in_words(reading: FingerprintReading) -> str:
+def _reading_text(reading: FingerprintReading) -> str:
     if reading.distance is None:
         return "the usual values of this model are being collected"
     return f"distance {reading.distance:.1f}" + (", a step: another model answers" if reading.stepped else "")

@@ -30,7 +30,7 @@ def badge_of(status: TargetStatus) -> str:
     """An SVG of 20 pixels' height that needs nothing else: no font, no style sheet, no script."""
     target = printable(status.target)
     name = target if len(target) <= LONGEST else f"{target[: LONGEST - 1]}…"
-    told = words_of(status)
+    told = badge_text(status)
     left, right = round(len(name) * _CHARACTER) + 12, round(len(told) * _CHARACTER) + 12
     colour = COLOURS.get(status.verdict.name, GREY)
     text = (
@@ -46,10 +46,10 @@ def badge_of(status: TargetStatus) -> str:
     )
 
 
-def words_of(status: TargetStatus) -> str:
+def badge_text(status: TargetStatus) -> str:
     """The verdict, with the speed that it is about where there is one."""
     first = status.probes[0]
     fresh = first.speed is not None and first.verdict == status.verdict and not first.stale
     if first.stale:
         return f"{status.verdict.name}, stale"
-    return f"{first.speed_words} tok/s · {status.verdict.name}" if fresh else status.verdict.name
+    return f"{first.speed_text} tok/s · {status.verdict.name}" if fresh else status.verdict.name

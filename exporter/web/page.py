@@ -157,7 +157,7 @@ def said_of(target: status.TargetStatus) -> str:
     return target.why.sentence
 
 
-SKIPPED_IN_WORDS: Final[Mapping[str, str]] = {
+SKIPPED_TEXTS: Final[Mapping[str, str]] = {
     "skipped_busy": "busy",
     "skipped_unloaded": "not loaded",
     "skipped_unable": "serves no text generation",
@@ -308,7 +308,7 @@ def _environment() -> "Environment":
         "moment": lambda seconds: as_instant(seconds).replace("T", " ")[:16] + " UTC",
         "backend": name_of,
         "setting": setting_text,
-        "said": lambda result: status.IN_WORDS.get(result, result),
+        "said": lambda result: status.RESULT_TEXTS.get(result, result),
     }
     environment.globals |= {
         "band_text": band_text,
@@ -323,6 +323,6 @@ def _environment() -> "Environment":
         "day_text": day_text,
         "said_of": said_of,
         "models_shown": MODELS_SHOWN,
-        "skipped_in_words": SKIPPED_IN_WORDS,
+        "skipped_texts": SKIPPED_TEXTS,
     }
     return environment

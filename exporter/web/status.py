@@ -73,7 +73,7 @@ class Verdict(IntEnum):
 SILENT: Final = frozenset({Verdict.down, Verdict.stuck, Verdict.loading})
 """Verdicts of a server that answers nobody."""
 
-IN_WORDS: Final[Mapping[str, str]] = {
+RESULT_TEXTS: Final[Mapping[str, str]] = {
     "skipped_busy": "the server was busy with users, so no probe was sent",
     "skipped_unloaded": "a probe would have loaded the model or kept it from unloading, so none was sent",
     "skipped_unable": "the server serves no text generation, so no probe was sent",
@@ -130,12 +130,12 @@ class ProbeStatus:
         )
 
     @property
-    def speed_words(self) -> str:
+    def speed_text(self) -> str:
         """The speed, with as many digits as agree with its tier."""
         return self._in_words(self.speed)
 
     @property
-    def measured_words(self) -> str:
+    def measured_text(self) -> str:
         """What the last probe measured, in the same way."""
         return self._in_words(self.measured_speed)
 
@@ -198,12 +198,12 @@ class TargetStatus:
         return self.verdict is Verdict.poor and self.probes[0].verdict > Verdict.poor
 
     @property
-    def speed_words(self) -> str:
+    def speed_text(self) -> str:
         """The speed that the verdict is about; empty where there is none, and where the answers are wrong."""
         if self.users_decide:
             return rate_text(self.state.user_tokens_per_second if self.state else None)
         first = self.probes[0]
-        return "" if first.speed is None or self.verdict is Verdict.wrong else first.speed_words
+        return "" if first.speed is None or self.verdict is Verdict.wrong else first.speed_text
 
     @property
     def other_changes(self) -> tuple[ChangeLine, ...]:
@@ -418,17 +418,17 @@ def _not_run(record: Record) -> tuple[Verdict, str]:
     why = last.error if last else ""
     match last and last.result:
         case "skipped_busy" | "yielded" as result:
-            return Verdict.busy, IN_WORDS[result]
+            return Verdict.busy, RESULT_TEXTS[result]
         case "skipped_unloaded":
-            return Verdict.unloaded, why or IN_WORDS["skipped_unloaded"]
+            return Verdict.unloaded, why or RESULT_TEXTS["skipped_unloaded"]
         case "skipped_unable":
-            return Verdict.unable, why or IN_WORDS["skipped_unable"]
+            return Verdict.unable, why or RESULT_TEXTS["skipped_unable"]
         case _:
             return Verdict.waiting, "not probed yet"
 
 
 def _said(result: ProbeResult) -> str:
-    words = IN_WORDS.get(result.result, result.result)
+    words = RESULT_TEXTS.get(result.result, result.result)
     return f"{words}: {result.error}" if result.error else words
 
 

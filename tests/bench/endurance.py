@@ -428,7 +428,7 @@ def endure(
             assert seconds < 60 + probes / 10, f"only {scrapes.probes} probes in {seconds:.0f} s"
             if scrapes.probes >= first + len(found) * (probes - first) // (readings - 1):
                 found.append(scrapes.read(process))
-                progress(f"{_in_words(found[-1])}, {scrapes.probes / seconds:.0f} probes/s")
+                progress(f"{_reading_text(found[-1])}, {scrapes.probes / seconds:.0f} probes/s")
             if time.monotonic() - reloaded > reload:
                 turn += 1
                 config.write_text(plan.configuration(port, turn))
@@ -436,7 +436,7 @@ def endure(
                 reloaded = time.monotonic()
                 _await_turn(scrapes, plan, turn)
         found.append(scrapes.read(process))
-        progress(f"{_in_words(found[-1])} in {time.monotonic() - began:.0f} s, {turn} reloads")
+        progress(f"{_reading_text(found[-1])} in {time.monotonic() - began:.0f} s, {turn} reloads")
         progress("results: " + ", ".join(f"{name} {count}" for name, count in scrapes.results.most_common() if count))
     return found
 
@@ -452,7 +452,7 @@ def _await_turn(scrapes: Scrapes, plan: EndurancePlan, turn: int) -> None:
     raise AssertionError(f"a minute after a reload these are there or missing: {scrapes.targets() ^ there}")
 
 
-def _in_words(reading: EnduranceReading) -> str:
+def _reading_text(reading: EnduranceReading) -> str:
     return (
         f"{reading.probes} probes: {reading.descriptors} descriptors, {reading.threads} threads,"
         f" {reading.resident_mib:.1f} MiB, {reading.series} series ({len(reading.kept)} that stay),"

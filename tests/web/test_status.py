@@ -10,7 +10,7 @@ from exporter.probe.result import RESULTS, Measurements, ProbeResult, Result
 from exporter.snapshot import CollectorRun, Snapshot, judgement_key, plan_key, probe_key, target_key
 from exporter.tiers import Judgement
 from exporter.web.documents import as_json, target_json
-from exporter.web.status import IN_WORDS, TargetStatus, Verdict, counted, targets_of
+from exporter.web.status import RESULT_TEXTS, TargetStatus, Verdict, counted, targets_of
 from tests.scenes import NOW, judged, probe, publish_all, up
 from tests.states import publish_states
 
@@ -42,13 +42,13 @@ def status_of(
         ((), None, None, "waiting", "not probed yet"),
         ((), None, up("a", "", up=False, error="refused"), "down", "refused"),
         ((), None, up("a", "", loading=True), "loading", "the server is loading a model"),
-        ((probe("a", 9, "skipped_busy"),), None, up("a", ""), "busy", IN_WORDS["skipped_busy"]),
-        ((probe("a", 9, "skipped_unloaded"),), None, None, "unloaded", IN_WORDS["skipped_unloaded"]),
+        ((probe("a", 9, "skipped_busy"),), None, up("a", ""), "busy", RESULT_TEXTS["skipped_busy"]),
+        ((probe("a", 9, "skipped_unloaded"),), None, None, "unloaded", RESULT_TEXTS["skipped_unloaded"]),
         ((probe("a", 9, "skipped_unable", error="it embeds"),), None, None, "unable", "it embeds"),
-        ((probe("a", 9, "yielded"),), None, up("a", ""), "busy", IN_WORDS["yielded"]),
+        ((probe("a", 9, "yielded"),), None, up("a", ""), "busy", RESULT_TEXTS["yielded"]),
         ((probe("a", 9, "auth", error="401"),), None, up("a", ""), "failing", "the server refused the key: 401"),
         ((probe("a", 9, "connect", error="refused"),), None, up("a", "", 10, up=False), "down", "no connection: refused"),
-        ((probe("a", 9, "loading"),), None, None, "loading", IN_WORDS["loading"]),
+        ((probe("a", 9, "loading"),), None, None, "loading", RESULT_TEXTS["loading"]),
         ((BURST,), judged(None, "x", *BAND), None, "unmeasured", "the text came in one burst, so its speed can't be"),
         ((FEW,), None, None, "unmeasured", "too few tokens came to measure a speed"),
         ((probe("a", 9, cold_start=True),), None, None, "unmeasured", "the probe waited for the model to load"),
@@ -107,7 +107,7 @@ def test_the_worst_comes_first() -> None:
 @pytest.mark.parametrize("result", [result for result in RESULTS if result != "ok"])
 def test_every_result_has_a_text(result: Result) -> None:
     """No class of result is without words for people."""
-    assert IN_WORDS[result] != result
+    assert RESULT_TEXTS[result] != result
 
 
 def test_json_of_any_record() -> None:
@@ -132,7 +132,7 @@ def test_a_module_of_several_streams_has_its_aggregate_and_no_tier() -> None:
     )
     snapshot.publish(judgement_key("a", "parallel"), judged(9.0, "x", *BAND))
     (status,) = targets_of(snapshot.view(), NOW)
-    assert (status.verdict.name, status.probes[0].tier, status.probes[0].speed_words) == ("measured", None, "34.5")
+    assert (status.verdict.name, status.probes[0].tier, status.probes[0].speed_text) == ("measured", None, "34.5")
     assert status.reason == "34.5 tokens/s of 4 streams together, 9.0 for each; tiers are of one stream"
 
 
@@ -147,16 +147,16 @@ def test_a_speed_below_a_bound_is_not_shown_as_the_bound() -> None:
     """19.96 would be read as 20.0, which is another tier."""
     status = status_of(probe("a", 9, speed=19.96), judgement=judged(19.96, "x", *BAND))
     (first,) = status.probes
-    assert (status.verdict.name, first.speed_words, first.measured_words) == ("good", "19.96", "19.96")
+    assert (status.verdict.name, first.speed_text, first.measured_text) == ("good", "19.96", "19.96")
 
 
 def test_the_speed_beside_a_verdict_is_the_one_that_it_is_about() -> None:
     """Poor for its users: what they get, and not the better speed of a probe alone. Wrong answers have no speed."""
     found = {each.target: each for each in targets_of(publish_states(Snapshot()).view(), NOW)}
     users = found["slow-for-users"]
-    assert (users.verdict.name, users.users_decide, users.speed_words) == ("poor", True, "4.2")
-    assert (users.probes[0].verdict.name, users.probes[0].speed_words) == ("good", "16.2")
-    assert [found[name].speed_words for name in ("wrong", "stuck", "measured", "poor")] == ["", "", "44.6", "6.4"]
+    assert (users.verdict.name, users.users_decide, users.speed_text) == ("poor", True, "4.2")
+    assert (users.probes[0].verdict.name, users.probes[0].speed_text) == ("good", "16.2")
+    assert [found[name].speed_text for name in ("wrong", "stuck", "measured", "poor")] == ["", "", "44.6", "6.4"]
     assert not found["poor"].users_decide
 
 
