@@ -226,7 +226,7 @@ class Daemon:
             speeds=Speeds.of_result(before),
         )
         machine = machine_of(self.snapshot.view())
-        prober.tell(connected=connections_to(target.url, machine, self._settings.host.proc))
+        prober.add_hints(connected=connections_to(target.url, machine, self._settings.host.proc))
         return prober.probe(name, module)
 
     def changes(self, since: float, target: str | None) -> tuple[Entry, ...]:

@@ -56,19 +56,19 @@ class DaemonAccess:
 
     def changes(self, since: float, target: str | None) -> Changes:
         """The entries since a time (Unix), newest first."""
-        found = self._asked("/api/v1/changes", "GET", since=f"{since:.0f}", target=target)
+        found = self._fetch("/api/v1/changes", "GET", since=f"{since:.0f}", target=target)
         return list(found["changes"])
 
     def status(self) -> Mapping[str, Any]:
         """What ``/api/v1/status`` answers."""
         try:
-            return check(self._asked("/api/v1/status", "GET"))
+            return check(self._fetch("/api/v1/status", "GET"))
         except ValueError as exc:
             raise AccessError(f"{self.url}: the answer is not that of an exporter: it {exc}") from None
 
     def speeds(self, target: str) -> list[tuple[float, float]]:
         """Past speeds of a target by its first module with some: Unix time, tokens per second; oldest first."""
-        history: Mapping[str, Any] = self._asked("/api/v1/probes", "GET", target=target).get("history") or {}
+        history: Mapping[str, Any] = self._fetch("/api/v1/probes", "GET", target=target).get("history") or {}
         ordered = sorted(history.items(), key=lambda item: (item[0] != "default", item[0]))
         points: list[dict[str, Any]] = next((points for _, points in ordered if points), [])
         return [
@@ -79,11 +79,11 @@ class DaemonAccess:
 
     def accept(self, target: str | None, _: float) -> tuple[str, ...]:
         """Take the speeds of now for the usual ones; the names of the targets."""
-        return tuple(self._asked("/api/v1/changes/accept", "POST", target=target)["accepted"])
+        return tuple(self._fetch("/api/v1/changes/accept", "POST", target=target)["accepted"])
 
-    def _asked(self, path: str, method: str, **query: str | None) -> Any:
-        asked = urlencode({name: value for name, value in query.items() if value is not None})
-        request = Request(f"{self.url}{path}{asked and f'?{asked}'}", method=method)  # noqa: S310 - http or https, checked
+    def _fetch(self, path: str, method: str, **query: str | None) -> Any:
+        query_text = urlencode({name: value for name, value in query.items() if value is not None})
+        request = Request(f"{self.url}{path}{query_text and f'?{query_text}'}", method=method)  # noqa: S310 - http or https, checked
         try:
             with self.opener.open(request, timeout=SECONDS) as answer:
                 return json.loads(answer.read(LARGEST))

@@ -117,7 +117,7 @@ class Session:
         machine = read_machine(self.settings)
         probers = [Prober(target, cancellation=self.cancellation, by_hand=True) for target in targets]
         for prober in probers:
-            prober.tell(connected=connections_to(prober.target.url, machine, self.settings.host.proc))
+            prober.add_hints(connected=connections_to(prober.target.url, machine, self.settings.host.proc))
         reports: list[list[Report]] = [[] for _ in targets]
         turns = [each for _ in range(count) for each in zip(probers, reports, strict=True)]
         for done, (prober, found) in enumerate(turns):
@@ -269,7 +269,7 @@ def findings_about(settings: Settings, url: str) -> tuple[Findings | None, Serve
     return found, next((each for each in found.servers if each.port == port), None)
 
 
-def look_around(settings: Settings) -> tuple[Survey, str]:
+def survey_machine(settings: Settings) -> tuple[Survey, str]:
     """One round of discovery by reads that cost a server nothing, and why containers were not looked at (or empty)."""
     engine, own_port, proc = read_engine(settings), split_listen(settings.listen)[1], settings.host.proc
     reading = read_processes(proc)

@@ -205,7 +205,7 @@ def target_facts_of(
     if not setup.local:
         return replace(
             known,
-            weights=_told_weights(identity, None),
+            weights=_stated_weights(identity, None),
             no_gpu=ON_CPU if identity.on_cpu else "",
             offloaded=identity.offloaded,
             speculative=_speculative(None, state),
@@ -596,7 +596,7 @@ def _kv_bytes(kv_cache: str | None) -> float:
 def _weights(identity: Identity, facts: WeightFacts | None, kv_cache: str | None, quantization: str | None) -> Weights:
     """Sizes by what the server says of itself, the rest by the files."""
     if facts is None:
-        return _told_weights(identity, kv_cache)
+        return _stated_weights(identity, kv_cache)
     if quantization is not None and facts.quantization is None and quantization.lower() not in UNQUANTIZED:
         # Quantized while loading: what is in memory isn't what is on disk.
         return Weights(bytes=identity.weight_bytes, parameters=identity.parameters, experts=facts.moe)
@@ -611,7 +611,7 @@ def _weights(identity: Identity, facts: WeightFacts | None, kv_cache: str | None
     )
 
 
-def _told_weights(identity: Identity, kv_cache: str | None) -> Weights:
+def _stated_weights(identity: Identity, kv_cache: str | None) -> Weights:
     """Sizes by what the server alone says."""
     size, active, parameters = identity.weight_bytes, identity.active_parameters, identity.parameters
     return Weights(

@@ -360,7 +360,7 @@ class Targets:
         target, view, profiles = watched.target, self._snapshot.view(), self._profiles
         state = state or view.get(target_key(target.name))
         identity, machine = state.identity if state else None, machine_of(view)
-        _tell(watched.prober, machine, self._settings.host.proc)
+        _hint(watched.prober, machine, self._settings.host.proc)
         known = target_facts_of(target, identity, machine, state)
         info = info_of(target, identity, known, machine, profiles)
         yield info_key(target.name), info
@@ -428,9 +428,9 @@ def _changed_since(before: View, after: View, target: str) -> bool:
     return old is not None and new is not None and old.changes != new.changes
 
 
-def _tell(prober: Prober, machine: Machine, proc: Path) -> None:
-    """Tell a prober what its server's launch settings say, where they say it, and how to see who is connected to it."""
-    prober.tell(**hints_of(prober.target, machine), connected=connections_to(prober.target.url, machine, proc))
+def _hint(prober: Prober, machine: Machine, proc: Path) -> None:
+    """Give a prober what its server's launch settings say, and how to see who is connected to it."""
+    prober.add_hints(**hints_of(prober.target, machine), connected=connections_to(prober.target.url, machine, proc))
 
 
 def _speeds_of(ledger: Ledger) -> Speeds:

@@ -52,7 +52,7 @@ class StubProber:
         self.probed: list[str] = []
         self.told: dict[str, bool] = {}
 
-    def tell(self, **known: bool) -> None:
+    def add_hints(self, **known: bool) -> None:
         self.told |= known
 
     def due(self, *_: object) -> bool:

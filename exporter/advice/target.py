@@ -94,17 +94,17 @@ def advise_target(case: Case) -> tuple[Advice, ...]:
     """
     if failed := _failed(case):
         return (failed,)
-    told = [advice for name, row in TARGET_CONDITIONS.items() if (advice := _told(name, row, case))]
+    found = [advice for name, row in TARGET_CONDITIONS.items() if (advice := _advice_of(name, row, case))]
     if case.is_slow and case.machine is not None:
-        names = {each.condition for each in told}
-        told += [each for each in advise(case.machine) if each.condition not in names]
-    if case.is_slow and all(each.condition in EXPLAINS_NO_SPEED for each in told):
-        first = 1 if told and told[0].condition == CEILING_IS_POOR else 0
-        told.insert(first, Advice("unexplained", _unexplained(case), remedy=_next_look(case), title=UNEXPLAINED))
-    return tuple(told)
+        names = {each.condition for each in found}
+        found += [each for each in advise(case.machine) if each.condition not in names]
+    if case.is_slow and all(each.condition in EXPLAINS_NO_SPEED for each in found):
+        first = 1 if found and found[0].condition == CEILING_IS_POOR else 0
+        found.insert(first, Advice("unexplained", _unexplained(case), remedy=_next_check(case), title=UNEXPLAINED))
+    return tuple(found)
 
 
-def _told(name: str, row: Condition, case: Case) -> Advice | None:
+def _advice_of(name: str, row: Condition, case: Case) -> Advice | None:
     sentence = None if row.only_slow and not case.is_slow else row.fact(case)
     if sentence is None:
         return None
@@ -333,7 +333,7 @@ def _unexplained(case: Case) -> str:
     return f"The speed is {rate_text(case.speed)} tokens/s, and no known fact explains it."
 
 
-def _next_look(case: Case) -> str:
+def _next_check(case: Case) -> str:
     """Where to look for a reason: first at what could not be read, since it hides one."""
     if case.info.unknown:
         return f"Check first what could not be read: {case.info.unknown[0]}."

@@ -246,7 +246,7 @@ class _Walk:
             self.scan_errors.add(f"{self.root}/{path}", "holds files that the kernel provides")
             return False
         if len(self.seen) >= MAX_FOLDERS or (is_linked and self.linked >= MAX_LINKED_FOLDERS):
-            self._tell_too_many(path)
+            self._report_too_many(path)
             return False
         self.linked += is_linked
         self.seen.add((found.st_dev, found.st_ino))
@@ -267,9 +267,9 @@ class _Walk:
         if len(self.links) < MAX_LINKS:
             self.links.append(name)
         else:
-            self._tell_too_many(name)
+            self._report_too_many(name)
 
-    def _tell_too_many(self, path: str) -> None:
+    def _report_too_many(self, path: str) -> None:
         if not self.is_told:
             self.is_told = True
             self.scan_errors.add(

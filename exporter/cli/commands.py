@@ -321,12 +321,12 @@ def discover(*, config: Path | None, as_json: bool) -> None:
     Sends only requests that cost a server nothing, and no prompt.
     """
     from exporter import survey_report
-    from exporter.oneshot import look_around
+    from exporter.oneshot import survey_machine
     from exporter.settings import load
 
     with wrong_settings():
         settings = load(config, os.environ)
-    found, problem = look_around(settings)
+    found, problem = survey_machine(settings)
     configured = [(target.name, target.url) for target in settings.targets]
     if as_json:
         print_json(survey_report.survey_json(configured, found, problem))

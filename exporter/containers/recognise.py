@@ -154,7 +154,7 @@ def _launch(inspect: Mapping[str, Any], reference: str, top: Mapping[str, Any] |
     processes = [row[-1].split() for row in items(top, "Processes") if row and isinstance(row[-1], str)]
     running = [started for process in processes if (started := started_by(process)) and started.name]
     if running:
-        return _started(max(running, key=_tells_most), environment, complete=False)
+        return _started(max(running, key=_detail_of), environment, complete=False)
     idle = all(is_idle(command) for command in commands)
     name = made_for(reference) or (None if idle else configured_for(environment, _ports(inspect)))
     if name is None:
@@ -172,7 +172,7 @@ def _started(started: Started, environment: Mapping[str, str], *, complete: bool
     return _Launch(settings, environment, seen=True)
 
 
-def _tells_most(started: Started) -> tuple[bool, int]:
+def _detail_of(started: Started) -> tuple[bool, int]:
     return started.name in _PARENTS, len(started.arguments)
 
 

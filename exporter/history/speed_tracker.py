@@ -183,11 +183,11 @@ def _judge(tracker: SpeedTracker, at_seconds: float) -> SpeedTracker:
         tracker = replace(tracker, early=early)
     if speed.beyond_noise and early is not None and early / math.log(speed.ratio) < 1 / 2:
         return tracker
-    tracker, shift = _told(tracker, after, speed, at_seconds)
+    tracker, shift = _changed_level(tracker, after, speed, at_seconds)
     return _return_to(tracker, speed, at_seconds, but=shift.since_seconds)
 
 
-def _told(tracker: SpeedTracker, after: Samples, speed: Ratio, at_seconds: float) -> tuple[SpeedTracker, Shift]:
+def _changed_level(tracker: SpeedTracker, after: Samples, speed: Ratio, at_seconds: float) -> tuple[SpeedTracker, Shift]:
     """Note how the change or step that is judged compares now."""
     old = tracker.shift
     told_at, told_after, back_at, accepted_at = None, tracker.watched_seconds, None, None
@@ -301,7 +301,7 @@ def _take_step(tracker: SpeedTracker, before: Samples, after: Samples, speed: Ra
         known = tracker.before if _moved(tracker) and not _moved(returned) else NOTHING
         return replace(_at_level(returned, known.joined(after, MOST_SINCE)), before=NOTHING, judged=None)
     moved = replace(_at_level(tracker, after), before=before, judged=since)
-    return _told(moved, after, speed, at_seconds)[0]
+    return _changed_level(moved, after, speed, at_seconds)[0]
 
 
 def _at_level(tracker: SpeedTracker, since: Samples) -> SpeedTracker:

@@ -185,7 +185,7 @@ class Store:
         self._handing = threading.Condition()
         self._probes: deque[_Probe] = deque()
         self._ledgers: dict[str, Ledger] = {}
-        self._asked = self._answered = self._dropped = 0
+        self._flushes_asked = self._flushes_done = self._dropped = 0
         self._closing = False
         self._retry_at: float | None = None
 
@@ -216,10 +216,10 @@ class Store:
     def flush(self, timeout: float = 10.0) -> bool:
         """Wait until all probes and news that were handed over are in the file; False where they are not in time (seconds)."""
         with self._handing:
-            self._asked += 1
-            mine = self._asked
+            self._flushes_asked += 1
+            mine = self._flushes_asked
             self._handing.notify_all()
-            return self._handing.wait_for(lambda: self._answered >= mine, timeout) and self._retry_at is None
+            return self._handing.wait_for(lambda: self._flushes_done >= mine, timeout) and self._retry_at is None
 
     def close(self, timeout: float = 10.0) -> bool:
         """Write what waits, every ledger too, and end; False where that was not done in time (seconds)."""
@@ -266,22 +266,22 @@ class Store:
     def _turn(self) -> bool:
         """Wait for what is handed over, write it, tidy up; False when it was the last time."""
         with self._handing:
-            self._handing.wait_for(lambda: self._is_asked() or bool(self._probes or self._ledgers), timeout=1.0)
+            self._handing.wait_for(lambda: self._must_write() or bool(self._probes or self._ledgers), timeout=1.0)
             # More is soon to come, and one commit costs as much as several.
-            self._handing.wait_for(self._is_asked, self._flush_seconds)
-            last, asked = self._closing, self._asked
-            at_once = self._is_asked()
+            self._handing.wait_for(self._must_write, self._flush_seconds)
+            last, asked = self._closing, self._flushes_asked
+            at_once = self._must_write()
         if at_once or self._retry_at is None or self._monotonic() >= self._retry_at:
             for _ in range(2):  # once more where a damaged file was replaced
                 if self._write(last=last):
                     break
         with self._handing:
-            self._answered = asked
+            self._flushes_done = asked
             self._handing.notify_all()
         return not last
 
-    def _is_asked(self) -> bool:
-        return self._closing or self._asked > self._answered
+    def _must_write(self) -> bool:
+        return self._closing or self._flushes_asked > self._flushes_done
 
     def _write(self, *, last: bool) -> bool:
         """Whatever the disk does, nothing raises, and what it did not take waits; False where an empty file awaits it."""

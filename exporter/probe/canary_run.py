@@ -52,7 +52,7 @@ class CanaryRun(Run):
         self._prompt = ""
         self._tokens = module.max_tokens
         self._may_end = True
-        self._asked: list[Stream] = []
+        self._sent: list[Stream] = []
         self._costs: list[tuple[int, int]] = []
         self._busy_seconds = 0.0
         self._deep: Stream | None = None
@@ -89,7 +89,7 @@ class CanaryRun(Run):
         return self.end(self._whole(None))
 
     def _whole(self, failure: ProbeFailure | None) -> Outcome:
-        return Outcome(tuple(self._asked), failure, self._busy_seconds, tuple(self._costs))
+        return Outcome(tuple(self._sent), failure, self._busy_seconds, tuple(self._costs))
 
     def _ask_both(self) -> ProbeFailure | ProbeResult | None:
         """Ask the short question, and the deep one if it fits; what ends the probe early, if something does."""
@@ -113,13 +113,13 @@ class CanaryRun(Run):
         said = self._ask(question, tokens, may_end=short is not None)
         if isinstance(said, ProbeFailure) and (said.result == "http_4xx" or context_exceeded(said) is not None):
             self._say(f"the server did not take the deep question: {said.message}")
-            self._asked.pop()
+            self._sent.pop()
             return None
         if isinstance(said, ProbeFailure) and said.result in ABANDONED:
             self._ask_less_deep(self._depth)
         if not isinstance(said, Said):
             return said
-        self._deep = self._asked[-1]
+        self._deep = self._sent[-1]
         if short is not None:
             judged = judge_deep(question, said.answer, short.answer, prober.server.markers)
             self._note("deep", judged.verdict, judged.reason, judged.fault)
@@ -138,7 +138,7 @@ class CanaryRun(Run):
             return exc.settled()
         if isinstance(found, ProbeResult):
             return found
-        self._asked += found.streams
+        self._sent += found.streams
         self._costs += found.spent
         self._busy_seconds += found.busy_seconds
         if found.cut:  # half an answer is neither right nor wrong

@@ -22,8 +22,8 @@ from exporter.text import count_text
 # A read costs a real vLLM 7 ms of the loop that streams to users: none while the first tokens are timed, then few.
 FIRST_READ_SECONDS: Final = 1.5
 READ_EVERY_SECONDS: Final = 1.0
-FIRST_LOOK_SECONDS: Final = 1.0
-LOOK_EVERY_SECONDS: Final = 0.5
+FIRST_CHECK_SECONDS: Final = 1.0
+CHECK_EVERY_SECONDS: Final = 0.5
 SILENT_GAPS: Final = 20.0
 SILENT_SECONDS: Final = 2.0
 _STEP_SECONDS: Final = 0.25
@@ -49,7 +49,7 @@ class Interruption:
         self._connection = connection
         self._others = others
         self._newcomers = newcomers
-        self._told = False
+        self._users_seen = False
         """Whether the last read told how many others there are."""
         self._progress = progress
         self._yields = yields
@@ -73,7 +73,7 @@ class Interruption:
 
     def _watch(self) -> None:
         started = time.monotonic()
-        next_read, next_look = started + FIRST_READ_SECONDS, started + FIRST_LOOK_SECONDS
+        next_read, next_check = started + FIRST_READ_SECONDS, started + FIRST_CHECK_SECONDS
         early = False
         while not self._over.wait(_STEP_SECONDS):
             begun = any(each.begun for each in self._progress)
@@ -87,8 +87,8 @@ class Interruption:
                         )
                     )
                     return
-            if self._yields and not self._told and time.monotonic() >= next_look:
-                next_look = time.monotonic() + LOOK_EVERY_SECONDS
+            if self._yields and not self._users_seen and time.monotonic() >= next_check:
+                next_check = time.monotonic() + CHECK_EVERY_SECONDS
                 if standing := self._newcomers_standing():
                     self._end(ProbeFailure("yielded", f"given up for {standing} connection(s) of users"))
                     return
@@ -107,7 +107,7 @@ class Interruption:
             others = self._others()
         except ProbeFailure:
             others = None
-        self._told = others is not None
+        self._users_seen = others is not None
         if others is None:
             return False
         self.seen = max(self.seen or 0.0, others)

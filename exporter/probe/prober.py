@@ -44,8 +44,8 @@ class Prober(ProberState):
         """How often this module is meant to run now: its interval, or a multiple where a budget or a pause wants that."""
         return self.pace.interval(name, module)
 
-    def tell(self, **known: Any) -> None:
-        """Say what is known of the server from elsewhere: fields of ``Hints``."""
+    def add_hints(self, **known: Any) -> None:
+        """Add what is known of the server from elsewhere: fields of ``Hints``."""
         self.tracker.hints = replace(self.tracker.hints, **known)
 
     @property

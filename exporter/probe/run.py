@@ -44,7 +44,7 @@ log = logging.getLogger(__name__)
 TTFTS_KEPT: Final = 15
 SETTLE_SECONDS: Final = 0.1
 # All reads after the streams of a probe.
-LOOK_BACK_SECONDS: Final = 2.0
+CHECK_AFTER_SECONDS: Final = 2.0
 # Ollama's load_duration of a model that was in memory is far below this, a load from the fastest disk above.
 LOAD_SECONDS: Final = 1.0
 # Tokens of the context that a chat template may need besides prompt and answer.
@@ -120,7 +120,7 @@ class Run:
         self._state = self._state and prober.tracker.named(self._state)
         spent = outcome.spent
         prompt, output = (sum(each[kind] for each in spent) for kind in (0, 1))
-        after = self._look_back(outcome)
+        after = self._check_after(outcome)
         measured = self._measure(outcome)
         queue_seconds = self._queue_seconds(outcome, after)
         queued = self._was_queued(outcome, measured, queue_seconds, after)
@@ -446,7 +446,7 @@ class Run:
         if failure is None or failure.result != "timeout_first_token" or standing_of(self._status) != "unknown":
             return failure
         try:
-            checked, _ = self._prober.check(LOOK_BACK_SECONDS)
+            checked, _ = self._prober.check(CHECK_AFTER_SECONDS)
         except ProbeFailure:
             return failure
         if not checked.up or checked.loading:
@@ -455,18 +455,18 @@ class Run:
             "skipped_busy", f"{failure.message}, while the server answers its reads: it is busy with others"
         )
 
-    def _look_back(self, outcome: Outcome) -> ServerStatus | None:
+    def _check_after(self, outcome: Outcome) -> ServerStatus | None:
         """What the server says right after its streams: who else is there, and until when the model stays now."""
         prober, status = self._prober, self._status
         tells = status.keep_alive or status.activity or status.queue or status.running is not None
         if not outcome.timelines or not tells:
             return None
         try:
-            after = prober.check(LOOK_BACK_SECONDS, thorough=True)[0].status
+            after = prober.check(CHECK_AFTER_SECONDS, thorough=True)[0].status
             if after and after.running and not outcome.failure:
                 # A server may count a request for a moment after its last byte.
                 pause(SETTLE_SECONDS, prober.cancellation)
-                after = prober.check(LOOK_BACK_SECONDS, thorough=True)[0].status
+                after = prober.check(CHECK_AFTER_SECONDS, thorough=True)[0].status
         except ProbeFailure:
             return None
         prober.tracker.probed(after)

@@ -161,7 +161,7 @@ def _reason_of(exc: Exception) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class _Told:
+class _LoggedFailures:
     """When failed logins were last logged, and how many there had been by then."""
 
     at: float = float("-inf")
@@ -185,7 +185,7 @@ class Auth:
         """Wrong passwords, and client certificates that were missing or not accepted, since the start."""
         self.on_change: Callable[[], object] = lambda: None
         """Called when other rules are in force."""
-        self._told = _Told()
+        self._logged = _LoggedFailures()
         self._trusted: WeakKeyDictionary[ssl.SSLContext, str] = WeakKeyDictionary()
         self._settling: tuple[Stamp, ...] = ()
         self._salt = secrets.token_bytes(32)
@@ -241,10 +241,10 @@ class Auth:
         """Count a failed login; the log names the address, at most once a minute, and never what was typed."""
         self.failures += 1
         now = time.monotonic()
-        if now - self._told.at >= FAILURES_SECONDS:
-            since = self.failures - self._told.failures
+        if now - self._logged.at >= FAILURES_SECONDS:
+            since = self.failures - self._logged.failures
             log.warning("%s since the last such line; the last one from %s", count_text(since, "failed login"), address)
-            self._told = _Told(now, self.failures)
+            self._logged = _LoggedFailures(now, self.failures)
 
     def guard(self, app: AsgiApp) -> AsgiApp:
         """The application behind these rules."""

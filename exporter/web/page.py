@@ -81,7 +81,7 @@ def render_page(
 ) -> str:
     """The page as HTML, with all times relative to ``now``."""
     targets = status.targets_of(view, now)
-    shown = tuple(each for each in targets if is_asked(each, asked))
+    shown = tuple(each for each in targets if is_wanted(each, asked))
     return (
         _environment()
         .get_template("board.html" if asked.board else "status.html")
@@ -112,7 +112,7 @@ def render_page(
     )
 
 
-def is_asked(target: status.TargetStatus, asked: PageQuery) -> bool:
+def is_wanted(target: status.TargetStatus, asked: PageQuery) -> bool:
     """Whether a reader asked for this target."""
     if asked.target:
         return target.target == asked.target

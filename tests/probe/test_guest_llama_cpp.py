@@ -108,12 +108,12 @@ def test_a_timer_that_is_known_is_obeyed_from_the_start() -> None:
     clock = Clock()
     with SimulatedLlamaServer(clock=clock) as server:
         one = prober(server, clock)
-        one.tell(sleeps=False)
+        one.add_hints(sleeps=False)
         assert run_for(one, clock, 600) == ["ok"] * 10
         assert check(one).requests_running == 0
     with SimulatedLlamaServer(sleep_idle_seconds=600.0, clock=clock) as server:
         one = prober(server, clock)
-        one.tell(sleeps=True)
+        one.add_hints(sleeps=True)
         assert run_for(one, clock, 600) == ["ok"] * 3
 
 
@@ -187,7 +187,7 @@ def test_a_single_slot_without_a_host_cache_is_left_to_its_conversation() -> Non
         assert not any("three" in each for each in server.slots.lost)
     with SimulatedLlamaServer(host_cache=False) as server:
         one = prober(server)
-        one.tell(prompt_cache=False)
+        one.add_hints(prompt_cache=False)
         chat(server, [], "one two three four five six")
         assert probe(one).result == "skipped_busy"
 

@@ -200,7 +200,7 @@ def test_a_user_for_whom_a_probe_ended_gets_his_full_time() -> None:
         server.use("small")
         port = int(server.url.rpartition(":")[2])
         one, found = prober(server, clock), list[ProbeResult]()
-        one.tell(connected=partial(read_connections, Path("/proc/self"), port, Path("/proc/none")))
+        one.add_hints(connected=partial(read_connections, Path("/proc/self"), port, Path("/proc/none")))
         believe(one, 100.0)
         clock.ahead += 60
         running = threading.Thread(target=lambda: found.append(probe(one, long)))

@@ -160,7 +160,7 @@ def test_a_probe_gives_way_to_whoever_connects(kind: str, speed: float, result: 
         if isinstance(server, SimulatedOllama):
             server.use("small")
         one = prober(server)
-        one.tell(connected=by_table(server))
+        one.add_hints(connected=by_table(server))
         probe(one)
         believe(one, 1000.0)
         coming = User(server.url, tokens=4, model="small" if kind == "ollama" else None)
@@ -187,7 +187,7 @@ def test_no_scrape_ends_a_probe(keeps: bool) -> None:  # noqa: FBT001 - a parame
     """Reads that others make all the time, each on a connection of its own or all on one that stood before, are no users."""
     with SimulatedLlamaServer(tokens_per_second=20) as server:
         one = prober(server)
-        one.tell(connected=by_table(server))
+        one.add_hints(connected=by_table(server))
         probe(one)
         believe(one, 1000.0)
         kept = socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2]))) if keeps else None
@@ -459,7 +459,7 @@ def test_a_llama_server_that_cant_tell_who_waits_says_so(
     with SimulatedLlamaServer(metrics=metrics, parallel=parallel) as server:
         connected = by_table(server) if seen else unseen
         one = prober(server, server_metrics=wanted)
-        one.tell(connected=connected)
+        one.add_hints(connected=connected)
         notice = check(one).notice
         hints = Hints(server_metrics=wanted, connected=connected)
         assert identify(server.url, hints=hints).notice == notice

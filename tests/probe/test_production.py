@@ -260,7 +260,7 @@ def test_a_llama_server_with_counters_counts_during_the_answer(parallel: int) ->
     """With ``server_metrics`` its counter and the answers that run are one count, which never falls and never jumps."""
     with SimulatedLlamaServer(tokens_per_second=200, parallel=parallel, build=7000) as server:
         one = Prober(Target(url=server.url, server_metrics=True))
-        one.tell(sleeps=False)
+        one.add_hints(sleeps=False)
         seen = []
         with User(server.url, tokens=150) as user:
             for _ in range(3):

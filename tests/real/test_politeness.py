@@ -90,7 +90,7 @@ def test_a_server_sleeps_in_time_after_its_last_user(binary: Path, models: Path,
     port = free_port()
     with running_llama(binary, make_model(models, "tiny"), port, "--sleep-idle-seconds", "3"):
         one = prober(port)
-        one.tell(sleeps=sleeps)
+        one.add_hints(sleeps=sleeps)
         check(one)
         with User(f"http://127.0.0.1:{port}", tokens=4) as user:
             user.finished()
@@ -138,7 +138,7 @@ def test_a_user_sent_into_a_probe_waits_two_seconds_at_most(binary: Path, models
             ProcessPoolExecutor(1, get_context("spawn")) as users,
         ):
             one, module = prober(port), Module(when_idle="probe")
-            one.tell(connected=partial(read_connections, Path("/proc/self"), port, Path("/proc/self")))
+            one.add_hints(connected=partial(read_connections, Path("/proc/self"), port, Path("/proc/self")))
             assert check(one).notice == ""
             # The first one is cold, the second one tells the speed.
             speeds = [probe(one, module).measurements.tokens_per_second for _ in range(3)]
@@ -272,7 +272,7 @@ def test_a_users_tokens_come_as_fast_with_us_as_without(binary: Path, models: Pa
     speeds, costs, results = list[float](), list[float](), list[ProbeResult]()
     with running_llama(binary, make_model(models, "slow"), port) as server:
         one = prober(port)
-        one.tell(sleeps=False)  # as its command line says: its slots may be read
+        one.add_hints(sleeps=False)  # as its command line says: its slots may be read
         generated, seconds = ask(port, 60).between(0.0, math.inf)
         tokens = min(max(round(generated / seconds * USER_SECONDS), 60), 3500)
         until = time.monotonic() + MEASURE_SECONDS
@@ -348,7 +348,7 @@ def test_production_speed_is_that_of_the_users(binary: Path, models: Path) -> No
     port = free_port()
     with running_llama(binary, make_model(models, "tiny"), port):
         one = Prober(Target(url=f"http://127.0.0.1:{port}", name="llama", server_metrics=True))
-        one.tell(sleeps=False)
+        one.add_hints(sleeps=False)
         ask(port, 20)
         assert check(one).generated_tokens_per_second is None
         started = time.monotonic()

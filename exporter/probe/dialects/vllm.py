@@ -89,7 +89,7 @@ class Vllm(Dialect):
             waiting=total(samples, "vllm:num_requests_waiting"),
             served=None if generated is None else generated > 0,
             queue=_queue_of(samples),
-            notice="" if _tells_load(samples) else NOTICE if metrics.status == 200 else UNREAD,
+            notice="" if _has_load(samples) else NOTICE if metrics.status == 200 else UNREAD,
             kv_cache_usage=_fullest(samples),
             generated_tokens=generated,
             sums=served_of(samples),
@@ -135,7 +135,7 @@ def _seconds_of(milliseconds: Any) -> float | None:
     return milliseconds / 1000 if usable else None
 
 
-def _tells_load(samples: tuple[MetricSample, ...]) -> bool:
+def _has_load(samples: tuple[MetricSample, ...]) -> bool:
     return total(samples, "vllm:num_requests_running") is not None
 
 
