@@ -756,7 +756,7 @@ HOW_GOOD: Final = (
     ),
     _judged(
         "llm_expected_tokens_per_second",
-        "Band of decode speeds that this set-up should reach, by bound min and max. Source faq is the band of the performance FAQ,"
+        "Band of decode speeds that this setup should reach, by bound min and max. Source faq is the band of the performance FAQ,"
         " cut at the ceiling; source ceiling is a share of the ceiling.",
         _expected,
         *("bound", "scenario", "source"),

@@ -164,7 +164,7 @@ class Session:
         )
 
     def _case(self, result: ProbeResult, info: TargetInfo, judgement: Judgement, machine: Machine) -> Case:
-        """All that advice looks at. The machine's own set-up is read where it is this machine's GPU that serves."""
+        """All that advice looks at. The machine's own setup is read where it is this machine's GPU that serves."""
         container = next((each for each in machine.containers if info.container and each.name == info.container), None)
         facts = None
         if info.gpus:

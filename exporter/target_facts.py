@@ -477,7 +477,7 @@ def info_of(
 
 
 def judged_figures(result: ProbeResult) -> Measurements | None:
-    """What a speed is judged by: beside users a probe measures what is left for it, which says nothing of the set-up."""
+    """What a speed is judged by: beside users a probe measures what is left for it, which says nothing of the setup."""
     if result.result != "ok":
         return None
     return replace(result.measurements, tokens_per_second=None) if result.beside_users else result.measurements

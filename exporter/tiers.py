@@ -320,7 +320,7 @@ def _why_no_bytes(known: TargetFacts, profiles: Profiles) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """The band that a set-up should reach, and where it comes from; all None where nothing is expected."""
+    """The band that a setup should reach, and where it comes from; all None where nothing is expected."""
 
     low: float | None = None
     high: float | None = None

@@ -122,7 +122,7 @@ RECORDINGS: Final = (
         CEILING_SHARE,
         f"max by (@target, model) (\n{RECENT} / on (@module) group_left () {CEILING}\n)",
         "The speed of a server with a model, by its fastest module, as a share of what its memory allows. From 0.75 on the memory is the "
-        "limit, and nothing is wrong with the set-up.",
+        "limit, and nothing is wrong with the setup.",
     ),
     Recording(
         USERS,
@@ -369,7 +369,7 @@ ALERTS: Final = (
         panel="Decode speed",
         variables=_TARGET_LABELS,
         means=(
-            "Nothing is wrong with the set-up: each token reads the model's active weights once, and the memory gives no more. A 14B "
+            "Nothing is wrong with the setup: each token reads the model's active weights once, and the memory gives no more. A 14B "
             "in BF16 reads 28 GB a token, so 256 GB/s allow 9.2 tokens per second. This alert takes the place of LLMThroughputPoor. On a "
             "server that is always busy it takes the place of LLMUsersThroughputPoor, and the speed that one user gets counts. "
             + _SPEED_GATES_TEXT
@@ -384,10 +384,10 @@ ALERTS: Final = (
     Alert(
         name="LLMThroughputBelowExpected",
         severity="warning",
-        summary="An LLM server is slower than its set-up should be",
+        summary="An LLM server is slower than its setup should be",
         description=(
             _WHO
-            + ' decodes {{ $value | printf "%.1f" }} tokens per second with {{ $labels.model }}, which is less than its set-up should '
+            + ' decodes {{ $value | printf "%.1f" }} tokens per second with {{ $labels.model }}, which is less than its setup should '
             "reach{{ with $labels.scenario }} (scenario {{ . }}){{ end }}."
         ),
         value=_ONE_SERVER,
@@ -400,7 +400,7 @@ ALERTS: Final = (
         panel="Decode speed",
         variables=_TARGET_LABELS,
         means=(
-            "The median decode speed, by the fastest module, is below the band of this set-up. The label `source` of "
+            "The median decode speed, by the fastest module, is below the band of this setup. The label `source` of "
             "`llm_expected_tokens_per_second` says where the band comes from. `faq` is the FAQ's band, for a Ryzen AI Max+ 395 with a "
             "14B. `ceiling` is a share of what the memory allows. " + _SPEED_GATES_TEXT
         ),

@@ -372,7 +372,7 @@ CASES: Final[tuple[RuleCase, ...]] = (
         **_edge("LLMThroughputBelowExpected", "35m"),
         labels=_ONE_L | {"scenario": "vllm-fp16-aiter"},
         description=(
-            "vllm on box:9937 decodes 11.0 tokens per second with qwen, which is less than its set-up should reach "
+            "vllm on box:9937 decodes 11.0 tokens per second with qwen, which is less than its setup should reach "
             "(scenario vllm-fp16-aiter)."
         ),
     ),

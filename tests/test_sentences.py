@@ -148,7 +148,7 @@ def test_each_program_that_can_offload_is_walked() -> None:
 
 
 def judgements() -> Iterator[Judgement]:
-    """Judgements of all that can be known or unknown of a set-up."""
+    """Judgements of all that can be known or unknown of a setup."""
     weights = (HALO.weights, Weights(), Weights(9e9), Weights(9e9, experts=True))
     for no_gpu, offloaded, offload in product(("", ON_CPU, NO_GPU_GIVEN), (None, True, False), set(offloads())):
         yield judged(replace(HALO, no_gpu=no_gpu, offloaded=offloaded, offload=offload))

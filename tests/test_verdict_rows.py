@@ -1,4 +1,4 @@
-"""Machines and set-ups on which a verdict was once wrong, each through the whole daemon.
+"""Machines and setups on which a verdict was once wrong, each through the whole daemon.
 
 A machine is a tree of files (tests/fixtures/host/machines, with origins), a server a simulated one with its process in a made-up
 ``/proc``, its model a sparse file with a published model's header. Nothing else is simulated.

@@ -66,7 +66,7 @@ class Case:
 
     @property
     def is_slow(self) -> bool:
-        """Whether the speed is poor, or below what the set-up should reach."""
+        """Whether the speed is poor, or below what the setup should reach."""
         expected = self.judgement.expected_min if self.judgement else None
         short = self.speed is not None and is_below(self.speed, expected)
         return self.speed is not None and self.tier is not None and (self.tier == "poor" or short)
@@ -302,7 +302,7 @@ def _band_is_poor(case: Case) -> str | None:
     if is_below(speed, judgement.expected_min):
         return None
     band = band_text(judgement.expected_min, judgement.expected_max)
-    return f"{rate_text(speed)} tokens/s is what this set-up is known to reach: {band}."
+    return f"{rate_text(speed)} tokens/s is what this setup is known to reach: {band}."
 
 
 def _rounded(speed: float) -> str:
@@ -412,7 +412,7 @@ TARGET_CONDITIONS: Final[dict[str, Condition]] = {
         _at_memory_limit,
     ),
     "band_is_poor": Condition(
-        "a slow set-up",
+        "a slow setup",
         "A quantized or smaller model, or another runtime, is faster on this hardware.",
         _band_is_poor,
     ),

@@ -1,6 +1,6 @@
 """Which release of ROCm a machine should have at least, by its GPUs and by what computes on them. Pure.
 
-A minimum is a judgement about a set-up that can meet it: AMD's releases from 7 on have no libraries for GPUs of the Vega
+A minimum is a judgement about a setup that can meet it: AMD's releases from 7 on have no libraries for GPUs of the Vega
 generation before CDNA, and a server that computes through Vulkan doesn't use ROCm at all.
 """
 

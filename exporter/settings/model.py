@@ -404,7 +404,7 @@ class Rocm(Section):
 
 
 class ShareBand(Section):
-    """The shares of the ceiling that a set-up should reach."""
+    """The shares of the ceiling that a setup should reach."""
 
     min: Share
     max: Share

@@ -437,7 +437,7 @@ def _why_no_speed(record: Record) -> str:
     cold_start = ran is not None and ran.cold_start
     if ran and ran.beside_users and not cold_start and not figures.stream_buffered:
         requests = count_text(round(ran.beside_users), "request")
-        return f"measured during {requests} of users, so the speed says nothing about the set-up"
+        return f"measured during {requests} of users, so the speed says nothing about the setup"
     if finite(figures.tokens_per_second) is not None and figures.token_count_exact is False:
         return "the server does not count its tokens: the speed is an estimate, and is not judged"
     if finite(figures.tokens_per_second) is not None:
@@ -448,7 +448,7 @@ def _why_no_speed(record: Record) -> str:
 def _why(record: Record, judgement: Judgement, tier: str) -> str:
     speed = (record.figures and record.figures.tokens_per_second) or 0.0
     low, high = judgement.expected_min, judgement.expected_max
-    scenario = judgement.scenario if judgement.scenario and judgement.expected_source != "ceiling" else "this set-up"
+    scenario = judgement.scenario if judgement.scenario and judgement.expected_source != "ceiling" else "this setup"
     band = f"{band_text(low, high)} tokens/s"
     limit = judgement.off_gpu if judgement.limit == "offload" else LIMIT_WORDS.get(judgement.limit, "")
     held = f"; {limit}" if limit else ""

@@ -233,10 +233,10 @@ def test_poor_far_from_a_known_ceiling_names_the_distance() -> None:
 
 
 def test_poor_within_its_band_is_explained_by_its_set_up() -> None:
-    """What a set-up is known to reach is no riddle, even where that is too slow to use."""
+    """What a setup is known to reach is no riddle, even where that is too slow to use."""
     (why,) = advise_target(case(replace(POOR, expected_min=5, expected_max=8)))
     assert why.condition == "band_is_poor"
-    assert why.sentence == "6.4 tokens/s is what this set-up is known to reach: 5–8."
+    assert why.sentence == "6.4 tokens/s is what this setup is known to reach: 5–8."
     assert conditions(case(POOR)) == ["unexplained"]
 
 
