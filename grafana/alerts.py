@@ -479,7 +479,7 @@ ALERTS: Final = (
     Alert(
         name="LLMTTFTRegressed",
         severity="warning",
-        summary="An LLM server takes much longer to its first token than it did all week",
+        summary="An LLM server takes much longer to the first token than in the week before",
         description=(
             _WHO + ' takes {{ $value | printf "%.1f" }} times its median of seven days to the first token with '
             "{{ $labels.model }} ({{ $labels.module }} probe)."
@@ -537,9 +537,9 @@ ALERTS: Final = (
             "With the result `degenerate`, the answer is one thing repeated, reserved tokens, broken characters, letters of many scripts in "
             "one word, or white space. With `foreign_answer`, it holds a made-up name from another request of this exporter: the server "
             "mixes requests up, and users may get each other's answers. Such a probe has no speed. The alert fires when the newest answer "
-            "is so, or when three recent answers were: once for each `fault` seen recently, with the fault `unknown` where Prometheus has "
-            "scraped none. The exporter keeps made-up names as hashes, and keeps no answer; metrics and alerts hold no text of one. The "
-            "faults: " + _named_faults(*(each for each in FAULTS if each not in _WRONG_FAULTS)) + "."
+            "is such an answer, or when three recent ones were. Each `fault` seen recently gives one alert; the fault is `unknown` if Prometheus "
+            "has scraped none. The exporter keeps made-up names as hashes and keeps no answer, so metrics and alerts hold no text of "
+            "one. The faults: " + _named_faults(*(each for each in FAULTS if each not in _WRONG_FAULTS)) + "."
         ),
         look=_KNOWN_FAULTS,
     ),
@@ -592,8 +592,8 @@ ALERTS: Final = (
         means=(
             "Once an hour the exporter reads the log-probabilities of one token after each of five fixed prompts. Their distance from the "
             "mean of earlier readings is given in units of their own noise. A distance above 6 was read three times. It means that another "
-            "model, quantization, KV cache type or kernel answers under the same name and version. After a day, new readings are compared "
-            "with the new ones, and the alert ends. A server without log-probabilities has no such series."
+            "model, quantization, KV cache type or kernel answers under the same name and version. After a day the exporter takes the new "
+            "readings as the usual ones, and the alert ends. A server without log-probabilities has no such series."
         ),
         look=(
             "*Was a model file replaced, or was the server started with other switches?* See the annotations of the Target dashboard.",
@@ -749,7 +749,7 @@ ALERTS: Final = (
                 "*Is a model being downloaded?* The Model cache dashboard shows incomplete downloads, and whether the container shares the "
                 "host's cache."
             ),
-            "*Is the disk slow or full, or is the model larger than the memory?* The server's log tells.",
+            "*Is the disk slow or full, or is the model larger than the memory?* The server's log says which.",
         ),
     ),
     Alert(
@@ -772,7 +772,7 @@ ALERTS: Final = (
         ),
         look=(
             (
-                "*Is the scheduler late?* `llm_probe_exporter_schedule_delay_seconds` tells. Then there are too many targets, or the machine has "
+                "*Is the scheduler late?* `llm_probe_exporter_schedule_delay_seconds` shows it. Then there are too many targets, or the machine has "
                 "no CPU time left."
             ),
             "*Was the machine suspended, or was its clock set?* The exporter's log says so.",
