@@ -57,7 +57,7 @@ from exporter.settings import (
 from exporter.snapshot import GpuNames, ModelFiles, ServerProcesses, TargetInfo
 from exporter.target_facts import (
     Machine,
-    behind,
+    setup_of,
     connections_to,
     info_of,
     judged_figures,
@@ -145,7 +145,7 @@ class Session:
     def _with_model(self, target: Target, result: ProbeResult, machine: Machine) -> Machine:
         """The machine with the weights that a server of it runs: its own file, else all caches, which takes longer."""
         identity = result.state.identity if result.state else None
-        if not behind(target.url, machine).local:
+        if not setup_of(target.url, machine).local:
             return machine
         paths = paths_of(target.url, identity, machine)
         machine = replace(machine, models=ModelFiles(self._models.read(paths)))
@@ -251,7 +251,7 @@ def _servers_of(settings: Settings, machine: Machine, profiles: Profiles) -> Ite
     for url, backend, port, image in places:
         configured = (target for target in settings.targets if address_of(target.url) == address_of(url))
         target = next(configured, None) or Target(url=url, name=f"{backend}:{port}")
-        setup = behind(url, machine)
+        setup = setup_of(url, machine)
         identity = Identity(backend, model=next((each.model for each in setup.launches if each.model), None))
         with_model = replace(machine, models=ModelFiles(models.read(paths_of(url, identity, machine))))
         known = target_facts_of(target, identity, with_model)
@@ -263,7 +263,7 @@ def _servers_of(settings: Settings, machine: Machine, profiles: Profiles) -> Ite
 def findings_about(settings: Settings, url: str) -> tuple[Findings | None, ServerReport | None]:
     """What is known of the machine that a server runs on, and of the server; None for a machine that is not this one."""
     found = read_findings(settings)
-    if not behind(url, found.machine).local:
+    if not setup_of(url, found.machine).local:
         return None, None
     port = address_of(url)[1]
     return found, next((each for each in found.servers if each.port == port), None)

@@ -20,7 +20,7 @@ from exporter.launch.settings import defaults_of
 from exporter.probe.result import Identity, TargetState
 from exporter.settings import Module, Target
 from exporter.snapshot import GPU_SENSORS, MACHINE, ROCM, TargetInfo, View
-from exporter.target_facts import behind, machine_of, paths_of
+from exporter.target_facts import setup_of, machine_of, paths_of
 from exporter.tiers import Weights
 
 Facts = dict[str, str | None]
@@ -49,7 +49,7 @@ def watched_facts(
         **{f"setting {name}": value for name, value in info.settings if name not in _TOLD},
     }
     machine = machine_of(view)
-    setup = behind(target.url, machine)
+    setup = setup_of(target.url, machine)
     if not setup.local:
         return facts
     gpus = [gpu for gpu in machine.gpus if gpu.address in info.gpus]

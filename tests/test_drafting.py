@@ -18,7 +18,7 @@ from exporter.tiers import Judgement
 from tests.servers.llama_cpp import SimulatedLlamaServer
 from tests.servers.simulated import Simulated
 from tests.servers.vllm import SimulatedVllm
-from tests.test_target_facts import MACHINE, VLLM
+from tests.target_facts.machines import MACHINE, VLLM
 
 PROFILES = load_profiles(None)
 
