@@ -225,5 +225,5 @@ CONFIGURABLE: Final = tuple(row.id for row in _ROWS if row.configurable)
 
 
 def name_of(backend: str) -> str:
-    """What people read for a backend's id; the id itself where there is no such backend."""
+    """What people read for a backend's id; the id itself if there is no such backend."""
     return BACKENDS[backend].name if backend in BACKENDS else backend

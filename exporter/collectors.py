@@ -68,7 +68,7 @@ class Collected:
 
 @dataclass(frozen=True, slots=True)
 class Collector:
-    """One source of facts. ``every`` is in seconds; ``read`` may raise, and gives None where its run was cancelled."""
+    """One source of facts. ``every`` is in seconds; ``read`` may raise, and gives None if its run was cancelled."""
 
     name: str
     every: float

@@ -26,7 +26,7 @@ REACHED: Final = frozenset({"excellent", "good", "minimum"})
 
 @dataclass(frozen=True, slots=True)
 class Noise:
-    """Whether a difference is more than noise, by the same test as the ledger; ``beyond`` is None where too few runs tell.
+    """Whether a difference is more than noise, by the same test as the ledger; ``beyond`` is None if too few runs tell.
 
     ``min`` and ``max`` are the interval that the ratio lies in.
     """
@@ -54,7 +54,7 @@ class ComparisonSide:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """A baseline against a candidate. ``ttft_ratio`` is None where too few runs tell.
+    """A baseline against a candidate. ``ttft_ratio`` is None if too few runs tell.
 
     ``differences`` are the facts that differ between the sides; ``unequal`` those of them that forbid the comparison: another
     model, another module or shape of it.
@@ -72,7 +72,7 @@ class Comparison:
 
 
 def side_of(name: str, report: Report, bounds: Thresholds) -> ComparisonSide:
-    """One side of a comparison out of a report; ValueError where it has no speed to compare, or is no report."""
+    """One side of a comparison out of a report; ValueError if it has no speed to compare, or is no report."""
     runs = report.get("runs") or [report]
     if not isinstance(runs, list) or not all(isinstance(run, Mapping) for run in runs):
         raise ValueError("has runs that are not a list of probes")

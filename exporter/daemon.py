@@ -104,7 +104,7 @@ class Daemon:
     # Life ------------------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Begin to serve and to watch; returns when everything runs. Raises ListenError where the port can't be bound."""
+        """Begin to serve and to watch; returns when everything runs. Raises ListenError if the port can't be bound."""
         allocator.keep_small()
         # A thread whose bytes have arrived gets the interpreter within this time, also beside a scrape of many targets:
         # packets that wait longer are merged by the kernel, and lose their own arrival times.

@@ -22,7 +22,7 @@ class LoginError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Login:
-    """Who asks, and by which CA the daemon is known; empty where the daemon asks for nothing.
+    """Who asks, and by which CA the daemon is known; empty if the daemon asks for nothing.
 
     ``certificate`` is a client's certificate and its key, which may be in the same file.
     """
@@ -100,7 +100,7 @@ def check_user(name: str) -> str:
 
 
 def risk_of(address: DaemonAddress, login: Login) -> str:
-    """What a person should know before the password is sent; empty where there is nothing."""
+    """What a person should know before the password is sent; empty if there is nothing."""
     parts = urlsplit(address.url)
     if login.password and parts.scheme == "http" and not is_loopback(parts.hostname or ""):
         return f"the password is sent to {address.url} without TLS: others on the network can read it"

@@ -17,7 +17,7 @@ Row = tuple[str, str]
 
 
 def evidence_markdown(report: Report, findings: Findings | None, server: ServerReport | None, version: str) -> str:
-    """A report of ``probe`` with the machine that it is about; ``findings`` is None where the server runs elsewhere.
+    """A report of ``probe`` with the machine that it is about; ``findings`` is None if the server runs elsewhere.
 
     ``server`` is what the machine tells of the server; ``version`` is that of the exporter.
     """

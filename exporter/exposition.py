@@ -122,7 +122,7 @@ _OPENMETRICS_HEADERS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class _Piece:
-    """One key's part of an exposition: for each family of its source the lines, empty where it has none."""
+    """One key's part of an exposition: for each family of its source the lines, empty if it has none."""
 
     parts: tuple[Any, ...]
     lines: tuple[bytes, ...]

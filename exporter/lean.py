@@ -79,7 +79,7 @@ LIBRARIES: Final = (
 
 
 def import_libraries() -> None:
-    """Import the libraries, each without its parts where that is known to be safe."""
+    """Import the libraries, each without its parts if that is known to be safe."""
     for library in LIBRARIES:
         if not is_known(library):
             log.debug(

@@ -80,7 +80,7 @@ class Ledgers:
         fingerprints: Packed | None = None,
         figures: Figures | None = None,
     ) -> Ledger:
-        """The ledger of a target after its facts were read (Unix time) and, where there is one, after a probe's result.
+        """The ledger of a target after its facts were read (Unix time) and, if there is one, after a probe's result.
 
         ``fingerprints`` are what is known of the models after a result with a reading, ``figures`` what the machine did
         beside it, by the names in ``KINDS``.

@@ -53,7 +53,7 @@ class Findings:
 
 
 def machine_json(found: Findings) -> dict[str, Any]:
-    """As ``machine --json`` prints it; null where it isn't known, with the reason under ``unknown``."""
+    """As ``machine --json`` prints it; null if it isn't known, with the reason under ``unknown``."""
     facts, rocm = found.facts, found.rocm
     return {
         "kernel": facts.kernel_release,

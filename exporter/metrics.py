@@ -785,7 +785,7 @@ ANSWERS: Final = (
         "llm_answer_fault_info",
         "What is wrong with the answer of the last probe that ran, by a name that holds no text of it: "
         + ", ".join(FAULTS)
-        + "; absent where nothing is; always 1.",
+        + "; absent if nothing is; always 1.",
         _fault,
         "fault",
     ),

@@ -69,7 +69,7 @@ class CrowdedError(Exception):
 
 
 def refusal_of(address: str, allow: Sequence[str]) -> str | None:
-    """Why an address may not be probed on demand; None where a pattern of ``probe_endpoint.allow`` allows it.
+    """Why an address may not be probed on demand; None if a pattern of ``probe_endpoint.allow`` allows it.
 
     A pattern is compared part by part (``exporter.settings.pattern``). A host that is named without a wildcard may mean any
     address. A name that only a wildcard allows must mean a public address, or one that a pattern of addresses allows as such.
@@ -127,7 +127,7 @@ def _wrong_with(wanted: ProbeAddress, address: str, patterns: Sequence[AddressPa
 
 
 def _addresses_of(wanted: ProbeAddress) -> list[str]:
-    """What a host means now; nothing where it can't be resolved: then the probe will say so."""
+    """What a host means now; nothing if it can't be resolved: then the probe will say so."""
     if wanted.ip is not None:
         return [str(wanted.ip)]
     try:
@@ -167,9 +167,9 @@ class OnDemand:
         self._shared: OrderedDict[tuple[str, int, str, str, str], _SharedProbe] = OrderedDict()
 
     def probe(self, address: str, name: str, module: Module) -> ProbeResult | None:
-        """The probe of an address, at most one within the module's interval; None where the exporter stops.
+        """The probe of an address, at most one within the module's interval; None if the exporter stops.
 
-        All spellings of an address share it. Raises CrowdedError where too many others were probed within their intervals.
+        All spellings of an address share it. Raises CrowdedError if too many others were probed within their intervals.
         """
         wanted = probe_address_of(address)
         shown = label(wanted.url if "://" in address else wanted.url.partition("://")[2])

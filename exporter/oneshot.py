@@ -74,7 +74,7 @@ ENGINE_SECONDS = 1.0
 class Session:
     """Settings, profiles and one module of them, to measure servers with.
 
-    Raises SettingsError where the settings are wrong or have no such module.
+    Raises SettingsError if the settings are wrong or have no such module.
     """
 
     def __init__(self, config: Path | None, module: str, *, may_load: bool = False) -> None:
@@ -112,7 +112,7 @@ class Session:
         """Probe the targets alternately, that many times; a report for each.
 
         ``step`` is called before each probe with the number of those that are done and with what comes. A cancellation ends
-        it: the reports are then of what was measured before. Raises KeyboardInterrupt where a target has nothing yet.
+        it: the reports are then of what was measured before. Raises KeyboardInterrupt if a target has nothing yet.
         """
         machine = read_machine(self.settings)
         probers = [Prober(target, cancellation=self.cancellation, by_hand=True) for target in targets]

@@ -36,7 +36,7 @@ def read_start(path: Path, limit: int) -> bytes:
 
 
 def require_regular(path: Path) -> None:
-    """Raise an ``OSError`` where there is no regular file: for libraries that open a file by its path."""
+    """Raise an ``OSError`` if there is no regular file: for libraries that open a file by its path."""
     _require_regular(path.stat())
 
 

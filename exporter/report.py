@@ -119,7 +119,7 @@ def combined(reports: Sequence[Report], bounds: Thresholds) -> dict[str, Any]:
     """Several runs as one report: medians and the spread of those that were fine, and all of them under ``runs``.
 
     It is a success only if every run was; else ``result``, ``error`` and ``answer_fault`` are those of the first that was not. The tier is
-    that of the median; there is none where the tokens of a run were estimated.
+    that of the median; there is none if the tokens of a run were estimated.
     """
     fine = [report for report in reports if report["success"]]
     bad = [report for report in reports if not report["success"]]
@@ -162,7 +162,7 @@ def _spread(values: Iterable[float | None]) -> dict[str, float] | None:
 
 
 def server_text(report: Report) -> str:
-    """What answered: ``vLLM 0.11.0, Qwen2.5-14B-Instruct (awq)``; empty where nothing known did."""
+    """What answered: ``vLLM 0.11.0, Qwen2.5-14B-Instruct (awq)``; empty if nothing known did."""
     backend = report.get("backend")
     if not backend:
         return ""

@@ -38,7 +38,7 @@ _DEVICE: Final = re.compile(r"(rocm|hip|vulkan|cuda)(\d{1,3})", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A GPU that may serve. ``None`` and empty where not known; only amdgpu's have figures.
+    """A GPU that may serve. ``None`` and empty if not known; only amdgpu's have figures.
 
     ``integrated`` tells whether it is a part of the processor. ``memory_in_use`` is in bytes, of all processes. ``kfd_nodes``
     give ROCm's order, ``unique_ids`` are those by which ROCm names it.
@@ -70,7 +70,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """All that is known of which GPU serves one target on this machine; ``None`` and empty where nothing says it.
+    """All that is known of which GPU serves one target on this machine; ``None`` and empty if nothing says it.
 
     ``named`` are the settings' addresses or render nodes. ``render_nodes`` are those that a container was given (``None``:
     all, or no container), ``vendors`` the vendors whose devices it was given. ``variables`` are the server's that hide
@@ -177,7 +177,7 @@ def are_alike(gpus: Sequence[GpuFacts]) -> bool:
 
 
 def bandwidth_together(bandwidths: Sequence[float | None], split: Split, shares: Sequence[float] = ()) -> float | None:
-    """Bytes per second at which several GPUs together read a model's weights; ``None`` where that can't be told.
+    """Bytes per second at which several GPUs together read a model's weights; ``None`` if that can't be told.
 
     ``parallel`` (tensor parallel, rows): all read their equal parts at the same time, and wait for the slowest.
     ``layers``: one reads after the other, so equal GPUs are no faster than one; of unequal ones ``shares``, each GPU's
@@ -286,7 +286,7 @@ def _vulkan_order(gpus: Sequence[Candidate]) -> tuple[Candidate, ...] | None:
 
 
 def _apply_variables(state: _Given, evidence: Evidence) -> _Given:
-    """Apply the variables of the runtime that computes; of both, where nothing says which does, only if they agree."""
+    """Apply the variables of the runtime that computes; of both, if nothing says which does, only if they agree."""
     variables = {name: value.strip() for name, value in evidence.variables if value.strip()}
     by_rocm = _apply_rocm_variables(state, variables) if evidence.compute in {None, "rocm"} else state
     by_vulkan = state
@@ -355,7 +355,7 @@ def _apply_devices(state: _Given, evidence: Evidence) -> _Given:
 def _numbered(state: _Given, runtime: str, number: int) -> Candidate | None:
     if runtime == "cuda":
         nvidia = [gpu for gpu in state.left if gpu.vendor == "nvidia"]
-        # Its own order is by speed: a number means one GPU only where there is one. On AMD, HIP may call itself CUDA.
+        # Its own order is by speed: a number means one GPU only if there is one. On AMD, HIP may call itself CUDA.
         if nvidia:
             return nvidia[0] if len(nvidia) == 1 and number == 0 else None
     order = state.vulkan if runtime == "vulkan" else state.rocm
@@ -445,7 +445,7 @@ def _by_what_is_left(evidence: Evidence, left: Sequence[Candidate], _: _Given) -
 
 
 def _without_small(gpus: Sequence[Candidate]) -> tuple[Candidate, ...]:
-    """The GPUs without the small integrated ones, where there is a discrete one."""
+    """The GPUs without the small integrated ones, if there is a discrete one."""
     if not any(gpu.integrated is False for gpu in gpus):
         return tuple(gpus)
     return tuple(gpu for gpu in gpus if not _is_small(gpu))

@@ -37,7 +37,7 @@ Names = tuple[str, ...]
 
 @dataclass(frozen=True, slots=True)
 class TargetInfo:
-    """What a target is, in words; empty where it is not known.
+    """What a target is, in words; empty if it is not known.
 
     ``gpus`` are the addresses of those that serve it, ``gpu_rule`` the rule that decided that, ``gpu_reason`` the decision or
     why there is none. ``settings`` are the launch settings that decide speed, by name; ``unknown`` says what could not be
@@ -229,7 +229,7 @@ class View:
         return self.kinds[kind]
 
     def get(self, key: Key[Any, T]) -> T | None:
-        """The observation under a key; None where nothing was published. Raises KeyError for what is no kind of a view."""
+        """The observation under a key; None if nothing was published. Raises KeyError for what is no kind of a view."""
         return self.of(key.kind).get(key.names)
 
     @property

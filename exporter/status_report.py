@@ -99,7 +99,7 @@ def _first_probe(target: StatusDocument) -> StatusDocument:
 
 
 def next_text(target: StatusDocument, now: float) -> str:
-    """How long until the target's next probe: ``12 s``, or ``due``; empty where it isn't known."""
+    """How long until the target's next probe: ``12 s``, or ``due``; empty if it isn't known."""
     at = _first_probe(target).get("next_run_timestamp_seconds")
     return "" if at is None else "due" if at <= now else age_text(at - now)
 
@@ -110,7 +110,7 @@ def any_bad(document: StatusDocument) -> bool:
 
 
 def speeds_of(document: StatusDocument) -> dict[str, tuple[float, float]]:
-    """By target: Unix time of its newest success, and the decode speed then, where it had one."""
+    """By target: Unix time of its newest success, and the decode speed then, if it had one."""
     found = {}
     for target in document["targets"]:
         probe = _first_probe(target)

@@ -87,7 +87,7 @@ TARGET_STATES: Final = ("up", "loading", "down", "unknown")
 class Watched:
     """One target on the list.
 
-    ``watts`` is the mean power of its GPU while the newest probe of each module decoded, where that was measured.
+    ``watts`` is the mean power of its GPU while the newest probe of each module decoded, if that was measured.
     ``publishing`` is held while its observations are made and published, so that no older ones replace newer ones.
     ``silence`` is how long it has not answered.
     """
@@ -396,7 +396,7 @@ class Targets:
         return ledger
 
     def _power_meter(self, target: Target) -> PowerMeter | None:
-        """A running meter of the GPU that serves a target, where that is known and on this machine."""
+        """A running meter of the GPU that serves a target, if that is known and on this machine."""
         view = self._snapshot.view()
         state = view.get(target_key(target.name))
         served = serving_of(target, state.identity if state else None, machine_of(view))

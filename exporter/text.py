@@ -37,7 +37,7 @@ def printable(text: str, characters: int = LABEL_CHARACTERS) -> str:
 
 
 def printable_text(value: object) -> str | None:
-    """The same for a value that may be no text: None where it is none."""
+    """The same for a value that may be no text: None if it is none."""
     return printable(value) if isinstance(value, str) else None
 
 

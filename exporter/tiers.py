@@ -39,7 +39,7 @@ class Weights:
     """What is known of a model's size. Bytes; ``kv_bytes_per_token`` is of one token of context, keys and values.
 
     ``streamed_bytes`` are the weights read for each token where the files told (without an untied input embedding, and of
-    a mixture of experts the active ones), ``bytes`` the whole; ``experts`` is True for a mixture of experts, None where nothing told.
+    a mixture of experts the active ones), ``bytes`` the whole; ``experts`` is True for a mixture of experts, None if nothing told.
     """
 
     bytes: float | None = None
@@ -51,13 +51,13 @@ class Weights:
 
 @dataclass(frozen=True, slots=True)
 class TargetFacts:
-    """All that is known of the setup behind one target; None or empty where nobody said.
+    """All that is known of the setup behind one target; None or empty if nobody said.
 
     ``gfx_target``, ``compute_units`` and ``gpu_name`` are of the GPU that serves it (or of several that are alike),
     ``memory_bandwidth`` is in bytes/s, of several GPUs together as they share the work; ``bandwidth_problem`` is why it isn't known.
-    ``aiter_usable`` is False where AITER has no effect on that GPU. ``no_gpu`` says in words why no GPU computes, empty where
-    one may. ``offloaded`` is True where a part of the model lies in memory that the GPU doesn't own, ``offload`` what the launch
-    settings keep off it. ``speculative`` is how tokens are drafted, ``none`` where they aren't. ``weights_problem`` is why the
+    ``aiter_usable`` is False if AITER has no effect on that GPU. ``no_gpu`` says in words why no GPU computes, empty if
+    one may. ``offloaded`` is True if a part of the model lies in memory that the GPU doesn't own, ``offload`` what the launch
+    settings keep off it. ``speculative`` is how tokens are drafted, ``none`` if they aren't. ``weights_problem`` is why the
     size of the weights isn't known. ``throttled`` says whether heat holds the GPU's clocks down now, ``users`` how many requests
     of others run, ``power_scope`` what the GPU's power sensor counts.
     """
@@ -95,7 +95,7 @@ class TargetFacts:
 
     @property
     def off_gpu(self) -> str:
-        """What is known to be done elsewhere than on the GPU, as a sentence about the server; empty where nothing is."""
+        """What is known to be done elsewhere than on the GPU, as a sentence about the server; empty if nothing is."""
         if self.no_gpu or not self.keeps_off_gpu:
             return self.no_gpu
         if self.offload in {None, "none"}:
@@ -112,9 +112,9 @@ class Judgement:
     """How good one probe was. ``tier``, ``efficiency``, ``limit`` and energy are None while no speed is known.
 
     ``expected_source`` says what the band is: the ``faq``'s, or a share of the ``ceiling``. ``no_ceiling`` says in words why
-    there is no ceiling, empty where there is one. ``limit`` is what holds the speed down. ``energy_scope`` says whose energy it
+    there is no ceiling, empty if there is one. ``limit`` is what holds the speed down. ``energy_scope`` says whose energy it
     is: the ``gpu``'s, or that of the ``socket``, the CPU with it. ``off_gpu`` says in words what is known to be done elsewhere
-    than on the GPU, empty where nothing is.
+    than on the GPU, empty if nothing is.
     """
 
     tier: Tier | None
@@ -211,7 +211,7 @@ def active_parameters_in(model: str) -> float | None:
 
 
 def is_mixture_of_experts(known: TargetFacts, profiles: Profiles) -> bool | None:
-    """Whether a token reads only some of the weights, by the files, the name or the tables; None where nothing tells."""
+    """Whether a token reads only some of the weights, by the files, the name or the tables; None if nothing tells."""
     if known.weights.experts is not None:
         return known.weights.experts
     name = _plain(known.model)
@@ -257,7 +257,7 @@ def _is_dense_family(known: TargetFacts, profiles: Profiles) -> bool:
 
 
 def bytes_per_token(known: TargetFacts, context_tokens: float, profiles: Profiles) -> float | None:
-    """Bytes read from memory for one token at this length of context; None where the model's size isn't known.
+    """Bytes read from memory for one token at this length of context; None if the model's size isn't known.
 
     Source: the roofline of memory-bound decode. For a mixture of experts it is the active share of the weights, where the
     model's files, its name or the tables state it. Of a model that may be either, nothing is known.
@@ -272,7 +272,7 @@ def bytes_per_token(known: TargetFacts, context_tokens: float, profiles: Profile
 
 
 def _share_read(known: TargetFacts, profiles: Profiles) -> float:
-    """The share of the weights that one token reads; 0 where nobody states it."""
+    """The share of the weights that one token reads; 0 if nobody states it."""
     is_mixture = is_mixture_of_experts(known, profiles)
     if not is_mixture:
         return 0.0 if is_mixture is None else 1.0
@@ -320,7 +320,7 @@ def _why_no_bytes(known: TargetFacts, profiles: Profiles) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """The band that a setup should reach, and where it comes from; all None where nothing is expected."""
+    """The band that a setup should reach, and where it comes from; all None if nothing is expected."""
 
     low: float | None = None
     high: float | None = None

@@ -9,7 +9,7 @@ class Advice:
 
     The id is stable: alerts, the page and the runbook refer to it. ``remedy`` is what to do, where ``sentence`` does not end
     with it; ``title`` names the condition in a few words, by which a list of servers is grouped. ``since_seconds`` (Unix time)
-    is when it began, where that is known.
+    is when it began, if that is known.
     """
 
     condition: str

@@ -1,6 +1,6 @@
 """What is known to slow down or break servers on a machine, and what to do: one table of conditions, each with a sentence and its fact. Pure.
 
-A condition looks at facts that were read, and says nothing where they weren't. A sentence says what is so, why that matters,
+A condition looks at facts that were read, and says nothing if they weren't. A sentence says what is so, why that matters,
 and what to do, in this order.
 """
 
@@ -52,7 +52,7 @@ class AdviceFacts:
 
 
 def model_on(gpus: Sequence[str], model_bytes: float | None) -> tuple[tuple[str, float], ...]:
-    """A server's model as ``AdviceFacts.models`` has it; none where its size isn't known, or not one GPU has all of it."""
+    """A server's model as ``AdviceFacts.models`` has it; none if its size isn't known, or not one GPU has all of it."""
     return ((gpus[0], model_bytes),) if len(gpus) == 1 and model_bytes else ()
 
 
@@ -73,7 +73,7 @@ def advise(facts: AdviceFacts) -> tuple[Advice, ...]:
     return (*about_gpus, *about_machine)
 
 
-# Each returns its sentence where it holds, and None where it doesn't or nothing says whether it does. -----------------
+# Each returns its sentence where it holds, and None if it doesn't or nothing says whether it does. -----------------
 
 
 def _broken_mes_firmware(facts: AdviceFacts, gpu: GpuFacts) -> str | None:

@@ -1,7 +1,7 @@
 """Why a server is as it is, and what to do: one table of conditions, each with its fact. Pure.
 
 The first condition that holds is the *why* of a server: it is what decides most. A condition looks at facts that were read,
-and says nothing where they weren't.
+and says nothing if they weren't.
 """
 
 from collections.abc import Callable, Mapping
@@ -28,7 +28,7 @@ HOT_SHARE: Final = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """All that is known of one target; None or empty where nothing told.
+    """All that is known of one target; None or empty if nothing told.
 
     ``ran`` is the newest probe that ran and ``checked`` the newest of a canary. ``machine`` are the facts of this machine with
     the GPUs that serve the target alone, ``samples`` what these GPUs do now. ``user_tokens_per_second`` is what one request of
@@ -61,7 +61,7 @@ class Case:
 
     @property
     def tier(self) -> str | None:
-        """The tier of that speed, where it is judged."""
+        """The tier of that speed, if it is judged."""
         return self.judgement.tier if self.judgement else None
 
     @property
@@ -134,7 +134,7 @@ def _sentence(text: str) -> str:
     return f"{text[:1].upper()}{text[1:]}{'' if text.endswith(('.', '?', '!')) else '.'}"
 
 
-# Each returns its sentence where it holds, and None where it doesn't or nothing says whether it does. -----------------
+# Each returns its sentence where it holds, and None if it doesn't or nothing says whether it does. -----------------
 
 
 FAULTS_OF_ANSWERS: Final[Mapping[str, str]] = {

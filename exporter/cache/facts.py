@@ -1,4 +1,4 @@
-"""The facts about caches: frozen records. Sizes in bytes, times in Unix seconds, ``None`` where not known."""
+"""The facts about caches: frozen records. Sizes in bytes, times in Unix seconds, ``None`` if not known."""
 
 import unicodedata
 from contextlib import suppress
@@ -19,10 +19,10 @@ class WeightFacts:
     """What a roofline needs of one set of weights, read from config.json and safetensors, or from a GGUF header.
 
     ``active_bytes``: weights that one token reads before the input embedding is taken out: all of a dense model; of a
-    mixture of experts the shared part and the experts that one token uses; ``None`` where that can't be told.
+    mixture of experts the shared part and the experts that one token uses; ``None`` if that can't be told.
     ``kv_elements_per_token``: numbers that one token of context adds to the KV cache over all layers (multiply by the
     bytes of the cache's type); ``None`` for layouts that don't grow with each token in every layer.
-    ``sliding_window``: tokens that its windowed layers keep, where it has such layers.
+    ``sliding_window``: tokens that its windowed layers keep, if it has such layers.
     """
 
     weight_bytes: int
@@ -62,7 +62,7 @@ class ModelFacts:
 
     ``complete``: whether the files that its own index, manifest or header calls for are there; ``None`` where nothing
     says what should be there. ``missing`` names what is not, at most eight. ``variants``: (name, weights) of each GGUF
-    in a repository that holds several; ``weights`` is set where there is one set. ``shared``: (device, inode, bytes)
+    in a repository that holds several; ``weights`` is set if there is one set. ``shared``: (device, inode, bytes)
     of files that another model may hold as well. ``marks`` and ``watched`` let the next scan see that nothing changed.
     """
 

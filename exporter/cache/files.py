@@ -385,7 +385,7 @@ class _Judgement:
             self.missing += [f"{stem}-{number:05d}-of-{count:05d}{suffix}" for number in numbers]
 
     def _header(self, name: str) -> Header | None:
-        """A weight file's header; ``None`` where there is none, which is then said. A short file is missing something."""
+        """A weight file's header; ``None`` if there is none, which is then said. A short file is missing something."""
         if name in self.headers or len(self.headers) >= MAX_HEADERS:
             return self.headers.get(name)
         self.headers[name] = None
@@ -451,7 +451,7 @@ class _Judgement:
             return {}
 
     def _sizes(self, weight_map: Mapping[str, str], prefix: str, config: Mapping[str, Any]) -> dict[str, int]:
-        """Tensor sizes from the shards' headers: the embedding's, or all where experts must be told from the rest."""
+        """Tensor sizes from the shards' headers: the embedding's, or all if experts must be told from the rest."""
         experts, _ = expert_counts(config)
         wanted = set(weight_map.values()) if experts else {weight_map[tensor] for tensor in embeddings_in(weight_map)}
         sizes: dict[str, int] = {}

@@ -32,7 +32,7 @@ def folders_of(settings: Cache) -> tuple[CacheFolder, ...]:
 
 
 def own_home() -> str:
-    """The home of this process's user; ``~`` where there is none."""
+    """The home of this process's user; ``~`` if there is none."""
     return os.path.expanduser("~")
 
 
@@ -113,7 +113,7 @@ _IDENTIFYING: Final[dict[str, threading.Thread]] = {}  # looks that have not com
 
 
 def _identity_soon(folder: CacheFolder) -> tuple[int, int] | str | None:
-    """The folder's (device, inode); its path where it doesn't tell in time; None where it isn't there."""
+    """The folder's (device, inode); its path if it doesn't tell in time; None if it isn't there."""
     pending = _IDENTIFYING.get(folder.path)
     if pending is not None and pending.is_alive():
         return folder.path

@@ -16,7 +16,7 @@ from exporter.cache.tree import ScanErrors
 Scan = Callable[[str, Mapping[str, ModelFacts], ScanErrors, tuple[int, int]], Iterator[ModelFacts]]
 """(path, models of the last scan by path, errors, (worker, workers)) → the worker's share of the models.
 
-Raises OSError where the cache as a whole can't be read.
+Raises OSError if the cache as a whole can't be read.
 """
 
 

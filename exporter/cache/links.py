@@ -22,7 +22,7 @@ class LinkBounds:
         self._root = root
 
     def refusal(self, found: os.stat_result) -> str | None:
-        """Why a folder to which a link leads is not entered; None where it is."""
+        """Why a folder to which a link leads is not entered; None if it is."""
         if found.st_dev in self._kernel:
             return "is a link to files that the kernel provides"
         return (

@@ -32,7 +32,7 @@ def _limits(cgroups: str, own: str) -> Iterator[int]:
 
 
 def _text(path: str) -> str:
-    """The start of a file; empty where there is none."""
+    """The start of a file; empty if there is none."""
     try:
         with open(path, encoding="ascii", errors="replace") as file:
             return file.read(1 << 16)

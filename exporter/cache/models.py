@@ -72,7 +72,7 @@ class Models:
 
 
 def _mark(path: str) -> tuple[int, ...]:
-    """What changes when a file is replaced or written to. Raises OSError, ValueError where there is none."""
+    """What changes when a file is replaced or written to. Raises OSError, ValueError if there is none."""
     seen = os.stat(path)
     return seen.st_dev, seen.st_ino, seen.st_size, seen.st_mtime_ns
 

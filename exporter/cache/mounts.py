@@ -13,7 +13,7 @@ _SHOWN_BY_THE_KERNEL = frozenset(
 
 
 def filesystem_of(path: str) -> FilesystemFacts | None:
-    """Free bytes (for users other than root) and size of the filesystem that holds ``path``; None where nothing says so.
+    """Free bytes (for users other than root) and size of the filesystem that holds ``path``; None if nothing says so.
 
     The mount is found by the path, not by its device: files of a btrfs subvolume have another device than their mount.
     """
@@ -26,7 +26,7 @@ def filesystem_of(path: str) -> FilesystemFacts | None:
 
 
 def read_mounts() -> bytes:
-    """The mount table of this process; empty where there is none."""
+    """The mount table of this process; empty if there is none."""
     try:
         with open(MOUNTS, "rb") as table:
             return table.read()

@@ -99,14 +99,14 @@ def read_at(descriptor: int, limit: int, offset: int) -> bytes:
 
 
 def mark(name: str, found: os.stat_result, marks: list[tuple[str, int]], now: float) -> None:
-    """Remember a folder's or file's time of change, so that the next scan can tell; 0 where it can't be relied on."""
+    """Remember a folder's or file's time of change, so that the next scan can tell; 0 if it can't be relied on."""
     settled = now * 1e9 - found.st_mtime_ns > SETTLED_NS
     if len(marks) <= MAX_MARKS:
         marks.append((name, found.st_mtime_ns if settled else 0))
 
 
 def usable_marks(marks: list[tuple[str, int]]) -> tuple[tuple[str, int], ...]:
-    """Marks worth keeping: none at all where one is unreliable or they are too many, so that the next scan reads."""
+    """Marks worth keeping: none at all if one is unreliable or they are too many, so that the next scan reads."""
     if len(marks) > MAX_MARKS or any(not time for _, time in marks):
         return ()
     return tuple(marks)

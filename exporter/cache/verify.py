@@ -29,7 +29,7 @@ class Blob:
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """One blob and what is wrong with it: ``None`` where nothing is. ``corrupt`` is False where it can't be read."""
+    """One blob and what is wrong with it: ``None`` if nothing is. ``corrupt`` is False if it can't be read."""
 
     blob: Blob
     problem: str | None = None
@@ -39,7 +39,7 @@ class Checked:
 def find_blobs(cache_folder: CacheFolder) -> tuple[Blob, ...]:
     """The files of a cache that are named by a hash of their content, in the order of their paths.
 
-    Layouts without such files have none. Raises OSError where the cache can't be read.
+    Layouts without such files have none. Raises OSError if the cache can't be read.
     """
     layout = LAYOUTS[cache_folder.kind]
     if layout.blobs == "none":

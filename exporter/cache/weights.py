@@ -221,7 +221,7 @@ class _Cursor:
         self.at = at
 
     def value(self, kind: int, *, keep: bool) -> Any:
-        """One value of the metadata; None where it isn't to be kept, or is a list or a text longer than any that is used."""
+        """One value of the metadata; None if it isn't to be kept, or is a list or a text longer than any that is used."""
         if kind in _SCALARS:
             return self.scalar(_SCALARS[kind])
         if kind == _STRING:
@@ -367,7 +367,7 @@ _INTERVALS = {"qwen3next": 4, "qwen35": 4, "qwen35moe": 4, "minimax-01": 8}
 
 
 def _kv_heads(each: object) -> int:
-    """One number, or one a layer: 0 where a layer has no cache."""
+    """One number, or one a layer: 0 if a layer has no cache."""
     return max((_count(one) or 0 for one in each), default=0) if isinstance(each, list) else _count(each) or 0
 
 

@@ -84,7 +84,7 @@ def _send(process: subprocess.Popen[bytes], job: WorkerJob) -> None:
 def _collect(
     process: subprocess.Popen[bytes], stall_seconds: float, most_seconds: float, cancel: threading.Event
 ) -> bytes:
-    """What a job's processes say once all have ended. Raises WorkerError where they hang or say too much."""
+    """What a job's processes say once all have ended. Raises WorkerError if they hang or say too much."""
     assert process.stdout is not None  # noqa: S101  # it was opened as a pipe
     output = bytearray()
     begun = quiet_since = time.monotonic()

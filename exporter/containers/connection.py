@@ -68,7 +68,7 @@ class EngineConnection:
             raise EngineError(f"GET {path} was not answered with JSON") from error
 
     def optional(self, path: str, query: Mapping[str, str] | None = None) -> Mapping[str, Any] | None:
-        """The same for what a reading can do without: None where it is refused, not there, or does not come in time."""
+        """The same for what a reading can do without: None if it is refused, not there, or does not come in time."""
         kind, _, call = path.strip("/").partition("/")
         call = f"/{kind}/{{id}}/{call.rpartition('/')[2]}"
         try:
@@ -89,7 +89,7 @@ class EngineConnection:
         return content
 
     def link_target(self, identifier: str, path: str) -> str | None:
-        """Where a symbolic link leads; None where there is none."""
+        """Where a symbolic link leads; None if there is none."""
         stat, _ = self._archive(identifier, path)
         return stat.link_target or None if stat else None
 

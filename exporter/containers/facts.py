@@ -78,11 +78,11 @@ ON_HOST: Final = OwnNetwork()
 
 @dataclass(frozen=True, slots=True)
 class ContainerFacts:
-    """One container that runs, or is made to run, an inference server; ``None`` where nothing told.
+    """One container that runs, or is made to run, an inference server; ``None`` if nothing told.
 
     ``quantization`` is ``none`` and ``kv_cache_dtype`` ``auto`` where the command line and the model's name are known and
     ask for nothing else. ``cache_path`` is the folder inside the container from which the weights come (the hub folder of
-    a Hugging Face cache), ``cache_source`` the same on the host, None where no mount covers it: then the weights lie in
+    a Hugging Face cache), ``cache_source`` the same on the host, None if no mount covers it: then the weights lie in
     the container's own layer.
     """
 
@@ -93,14 +93,14 @@ class ContainerFacts:
     """As configured; where only an id is configured, a tag of that id."""
     image_id: str
     backend: str | None
-    """None where the image or the devices are of an inference container, but no server was seen in it (a toolbox)."""
+    """None if the image or the devices are of an inference container, but no server was seen in it (a toolbox)."""
     running: bool
     """False also for a container that is paused or restarting."""
     started_at_seconds: float | None = None
     urls: tuple[CandidateUrl, ...] = ()
     """Best first."""
     unreachable: str = ""
-    """Why there are no ``urls``, as a sentence for a person; empty where there are."""
+    """Why there are no ``urls``, as a sentence for a person; empty if there are."""
     model: str | None = None
     """As configured: a repository, a path or a file's name, without credentials."""
     served_model_name: str | None = None
@@ -109,7 +109,7 @@ class ContainerFacts:
     tensor_parallel: int | None = None
     aiter: bool | None = None
     aiter_usable: bool | None = None
-    """Whether the image's AITER is built for the host's GPU; None where the GPU is not known or AITER not asked for."""
+    """Whether the image's AITER is built for the host's GPU; None if the GPU is not known or AITER not asked for."""
     devices: Devices = Devices()
     cache_path: str | None = None
     cache_source: str | None = None

@@ -8,7 +8,7 @@ EMPTY: Final[Mapping[str, Any]] = {}
 
 
 def mapping(value: object, *path: str) -> Mapping[str, Any]:
-    """The mapping under ``path``; empty where anything on the way is missing or of another type."""
+    """The mapping under ``path``; empty if anything on the way is missing or of another type."""
     for key in path:
         value = value.get(key) if isinstance(value, Mapping) else None
     return value if isinstance(value, Mapping) else EMPTY

@@ -24,7 +24,7 @@ def own_container(proc: Path) -> str | None:
 
 
 def own_network_in(inspect: Mapping[str, Any] | None, proc: Path) -> OwnNetwork:
-    """How the exporter's own container is connected; ``inspect`` is None where the engine does not list one.
+    """How the exporter's own container is connected; ``inspect`` is None if the engine does not list one.
 
     A container that the engine does not know may be any: only its default gateway is taken for the host.
     """

@@ -39,7 +39,7 @@ _PARENTS: Final[tuple[ProgramName, ...]] = (
 class _Launch:
     """How the server in a container is started, with the container's whole environment; never keep or log it.
 
-    ``settings`` are None where an inference image runs no server that was seen. ``seen`` where the arguments are the
+    ``settings`` are None if an inference image runs no server that was seen. ``seen`` where the arguments are the
     server's own and not a guess.
     """
 

@@ -67,7 +67,7 @@ def _distinct(folders: Sequence[str]) -> tuple[str, ...]:
 
 
 def version_in(content: str, reading: FileReading) -> ImageRocm | None:
-    """The version that the text of such a file states; None where it states none."""
+    """The version that the text of such a file states; None if it states none."""
     found: RocmVersion | None
     match reading:
         case "version":

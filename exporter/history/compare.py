@@ -68,7 +68,7 @@ class Side:
 
 @dataclass(frozen=True, slots=True)
 class Sides:
-    """Two sides beside each other: each figure's ratio, None where a side has too few, and what differs between them.
+    """Two sides beside each other: each figure's ratio, None if a side has too few, and what differs between them.
 
     ``unequal`` are the differences that forbid the comparison: another model, another module or shape of it. ``unknown``
     are facts that only one side knows.
@@ -127,7 +127,7 @@ def _in_zone(text: str, zone: tzinfo | None) -> datetime:
 def side_at(history: History, text: str, now: float, *, module: str | None = None, zone: tzinfo | None = None) -> Side:
     """The side that ``TARGET@TIME`` names, by the given module, else ``default``, else the first.
 
-    Raises ValueError with a sentence where there is no such target, time or module, or no good probe near it, and
+    Raises ValueError with a sentence if there is no such target, time or module, or no good probe near it, and
     whatever the history raises.
     """
     parts = split_target_at(text)

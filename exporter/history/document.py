@@ -57,13 +57,13 @@ def _ledger_of(document: LedgerDocument) -> Ledger:
 
 
 def change_of(document: LedgerDocument) -> Change:
-    """A change from its fields. Raises KeyError or TypeError where some are missing."""
+    """A change from its fields. Raises KeyError or TypeError if some are missing."""
     differences = tuple(Difference(**each) for each in document["differences"])
     return Change(document["target"], float(document["at_seconds"]), differences)
 
 
 def shift_of(document: LedgerDocument) -> Shift:
-    """A shift from its fields. Raises KeyError or TypeError where some are missing."""
+    """A shift from its fields. Raises KeyError or TypeError if some are missing."""
     ratios = {name: document[name] and Ratio(**document[name]) for name in ("speed", "ttft", "prefill")}
     return Shift(**{**document, **ratios, "changes": tuple(document["changes"]), "meanwhile": _meanwhile(document)})
 

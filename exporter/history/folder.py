@@ -12,7 +12,7 @@ def history_file(path: str, environ: Mapping[str, str]) -> Path | None:
     """The file for ``auto``, ``none`` or a path: a folder that exists, else the file itself. None keeps nothing.
 
     ``auto`` is systemd's ``$STATE_DIRECTORY``, else ``$XDG_STATE_HOME/llm-probe-exporter``, else
-    ``~/.local/state/llm-probe-exporter``; None where there is no home either.
+    ``~/.local/state/llm-probe-exporter``; None if there is no home either.
     """
     if path == "none":
         return None

@@ -16,7 +16,7 @@ _LAST_HOUR: Final = 2**24 - 1
 class Hour:
     """The probes of one hour: its beginning (Unix time), how many ran, how many counted, and the medians of those.
 
-    Tokens per second and seconds; None where none was measured.
+    Tokens per second and seconds; None if none was measured.
     """
 
     at_seconds: float

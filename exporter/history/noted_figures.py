@@ -69,7 +69,7 @@ class NotedFigures:
 
 
 def _difference(kind: FigureKind, before: Sequence[float], after: Sequence[float]) -> tuple[float, str, str] | None:
-    """How far apart, in units of what means something, and both medians in words; None where that may be noise."""
+    """How far apart, in units of what means something, and both medians in words; None if that may be noise."""
     if min(len(before), len(after)) < LEAST:
         return None
     old, new = median(before), median(after)

@@ -67,7 +67,7 @@ class Ratio:
 def ratio_of(before: Iterable[float], after: Iterable[float]) -> Ratio | None:
     """Compare two series, each in the order in which it was measured; what is not a positive number is left out.
 
-    None where a side has fewer than ``LEAST_SAMPLES``. With fewer than ``FEW`` on a side, the interval also covers what
+    None if a side has fewer than ``LEAST_SAMPLES``. With fewer than ``FEW`` on a side, the interval also covers what
     each of these samples would give alone, so that a difference is told only where all of them show it.
     """
     old, new = _logarithms(before), _logarithms(after)
@@ -128,7 +128,7 @@ def _autocorrelation(residuals: Sequence[float], scatter: float) -> float:
 
 
 def _repetition(count: int, correlation: float) -> float:
-    """By how much the autocorrelation multiplies the variance of a mean of ``count``: 1 where there is none."""
+    """By how much the autocorrelation multiplies the variance of a mean of ``count``: 1 if there is none."""
     rest = 1 - correlation
     return (1 + correlation) / rest - 2 * correlation * (1 - correlation**count) / (count * rest * rest)
 

@@ -20,13 +20,13 @@ def key_of(series: int, hour: int) -> int:
 
 
 def series_of(connection: "sqlite3.Connection", target: str, module: str) -> int | None:
-    """The number of a series; None where it has no probe."""
+    """The number of a series; None if it has no probe."""
     row = connection.execute("SELECT id FROM series WHERE target = ? AND module = ?", (target, module)).fetchone()
     return None if row is None else int(row[0])
 
 
 def samples_in(packed: bytes) -> list[Sample]:
-    """The samples of a row; none where it was cut off."""
+    """The samples of a row; none if it was cut off."""
     return list(Samples(packed)) if is_whole(packed) else []
 
 
@@ -50,7 +50,7 @@ def hour_in(key: int, figures: Sequence[Any]) -> Hour:
 
 
 def grown(connection: "sqlite3.Connection", key: int, samples: Iterable[Sample]) -> tuple[Hour, list[Sample]]:
-    """An hour with more probes, and all its single probes by time; none where those that it had are gone."""
+    """An hour with more probes, and all its single probes by time; none if those that it had are gone."""
     row = connection.execute("SELECT * FROM hour WHERE key = ?", (key,)).fetchone()
     raw = connection.execute("SELECT packed FROM raw WHERE key = ?", (key,)).fetchone()
     if row is not None and raw is None:

@@ -18,7 +18,7 @@ _LARGEST: Final = 3e38
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One probe that ran: Unix time, tokens per second and seconds; ``None`` where it was not measured.
+    """One probe that ran: Unix time, tokens per second and seconds; ``None`` if it was not measured.
 
     ``cold_start`` is a probe that waited for the model to load, ``beside_users`` one that shared the server with others.
     """

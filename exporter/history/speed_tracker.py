@@ -47,7 +47,7 @@ class SpeedTracker:
 
     ``since`` are the newest good samples at the present level, ``before`` those before the change or step that is judged,
     ``count`` how many good samples there have been since it, ``early`` how the first of them compared (a logarithm).
-    ``judged`` is when that change or step was (Unix time); None where there was none yet. ``shifts`` are oldest first.
+    ``judged`` is when that change or step was (Unix time); None if there was none yet. ``shifts`` are oldest first.
     """
 
     module: str

@@ -214,7 +214,7 @@ class Store:
             self._handing.notify_all()
 
     def flush(self, timeout: float = 10.0) -> bool:
-        """Wait until all probes and news that were handed over are in the file; False where they are not in time (seconds)."""
+        """Wait until all probes and news that were handed over are in the file; False if they are not in time (seconds)."""
         with self._handing:
             self._flushes_asked += 1
             mine = self._flushes_asked
@@ -222,7 +222,7 @@ class Store:
             return self._handing.wait_for(lambda: self._flushes_done >= mine, timeout) and self._retry_at is None
 
     def close(self, timeout: float = 10.0) -> bool:
-        """Write what waits, every ledger too, and end; False where that was not done in time (seconds)."""
+        """Write what waits, every ledger too, and end; False if that was not done in time (seconds)."""
         with self._handing:
             self._closing = True
             self._handing.notify_all()
@@ -284,7 +284,7 @@ class Store:
         return self._closing or self._flushes_asked > self._flushes_done
 
     def _write(self, *, last: bool) -> bool:
-        """Whatever the disk does, nothing raises, and what it did not take waits; False where an empty file awaits it."""
+        """Whatever the disk does, nothing raises, and what it did not take waits; False if an empty file awaits it."""
         with self._handing:
             probes, ledgers = self._probes, self._ledgers
             self._probes, self._ledgers = deque(), {}
@@ -362,7 +362,7 @@ class _Writer:
 
     @contextlib.contextmanager
     def shared(self) -> Iterator[sqlite3.Connection]:
-        """The connection, for a reader of a history in memory. Raises HistoryError where it is not open."""
+        """The connection, for a reader of a history in memory. Raises HistoryError if it is not open."""
         with self._using:
             if self._connection is None:
                 raise HistoryError("the history is not open")
@@ -658,7 +658,7 @@ def _text(document: Mapping[str, Any]) -> str:
 
 
 def _read(make: Callable[[Mapping[str, Any]], T], text: str) -> list[T]:
-    """What a document says; nothing where it can't be read, so that one damaged document does not affect the others."""
+    """What a document says; nothing if it can't be read, so that one damaged document does not affect the others."""
     try:
         return [make(json.loads(text))]
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:

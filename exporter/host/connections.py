@@ -28,7 +28,7 @@ class Connections:
 def read_connections(folder: Path, port: int, own: Path, *, doubts_root: bool = False) -> Connections | None:
     """Who is connected to a port of the network namespace of a process; ``folder`` is the process's, ``own`` that of this one.
 
-    None where nothing listens at that port, or no list can be read whole. With ``doubts_root`` a listener of root's counts as none: it
+    None if nothing listens at that port, or no list can be read whole. With ``doubts_root`` a listener of root's counts as none: it
     may be Docker's proxy, past which other machines reach the container.
     """
     found = _sockets(folder, port)
@@ -48,7 +48,7 @@ def _sockets(folder: Path, port: int) -> list[TcpSocket] | None:
 
 
 def _is_own_network(folder: Path) -> bool:
-    """Whether a process is in this one's network namespace; False where that can't be seen."""
+    """Whether a process is in this one's network namespace; False if that can't be seen."""
     try:
         return (folder / "ns/net").samefile("/proc/self/ns/net")
     except OSError:

@@ -74,7 +74,7 @@ class PowerMeter:
             self._thread = None
 
     def mean_watts(self, start_ns: int, end_ns: int) -> float | None:
-        """Average power between two instants of ``time.monotonic_ns()``; ``None`` where it wasn't measured."""
+        """Average power between two instants of ``time.monotonic_ns()``; ``None`` if it wasn't measured."""
         return mean_watts(tuple(self._samples), start_ns, end_ns)
 
     def __enter__(self) -> Self:

@@ -39,7 +39,7 @@ def read_number(path: Path) -> int | None:
 
 
 def list_names(folder: Path, problems: list[str]) -> list[str]:
-    """List the names in a folder, sorted; none where it isn't there."""
+    """List the names in a folder, sorted; none if it isn't there."""
     try:
         return sorted(os.listdir(folder))  # noqa: PTH208 - only the names are needed
     except (FileNotFoundError, NotADirectoryError):

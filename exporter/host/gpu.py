@@ -100,7 +100,7 @@ class GpuReading:
 
 @dataclass(frozen=True, slots=True)
 class GpuSample:
-    """What a GPU does now; ``None`` or missing where it wasn't measured.
+    """What a GPU does now; ``None`` or missing if it wasn't measured.
 
     ``busy_ratio`` is the driver's own and may stay at 1 while an idle process holds a queue. ``power_scope`` is
     ``socket`` where the sensor counts the CPU too. ``temperatures`` are (sensor, degrees Celsius), ``clocks`` (domain,
@@ -150,7 +150,7 @@ def sample_gpus(sysfs: Path, previous: Sequence[GpuSample] = ()) -> tuple[GpuSam
 
 
 def memory_in_use(gpu: GpuFacts, sample: GpuSample) -> int | None:
-    """Bytes of a GPU's memory in use by all processes; ``None`` where that isn't measured. A suspended GPU holds nothing."""
+    """Bytes of a GPU's memory in use by all processes; ``None`` if that isn't measured. A suspended GPU holds nothing."""
     if sample.suspended:
         return 0
     if sample.vram_used_bytes is None or gpu.unified_memory is None:

@@ -16,7 +16,7 @@ _RENDER: Final = re.compile(r"renderD\d{1,4}")
 
 @dataclass(frozen=True, slots=True)
 class GpuLink:
-    """One AMD GPU's names; a divided GPU has several of each but its address. Empty where hidden.
+    """One AMD GPU's names; a divided GPU has several of each but its address. Empty if hidden.
 
     ``render_nodes`` are names in ``/dev/dri``, ``kfd_nodes`` the numbers of its nodes, by which ROCm orders its devices,
     ``gpu_ids`` KFD's ids, ``unique_ids`` 16 hex digits by which ROCm names a GPU (``GPU-<id>``).

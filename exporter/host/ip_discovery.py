@@ -9,7 +9,7 @@ from typing import Final
 
 from exporter.host.files import read_number
 
-# The compiler's name where it isn't the hardware's version: as the kernel's compute driver maps them.
+# The compiler's name if it isn't the hardware's version: as the kernel's compute driver maps them.
 _TARGETS: Final = {
     (9, 0, 1): "gfx900",
     (9, 1, 0): "gfx902",

@@ -27,7 +27,7 @@ class Bank:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A GPU, or one partition of it. ``address`` is that of its PCI function, ``unique_id`` 0 where it has none.
+    """A GPU, or one partition of it. ``address`` is that of its PCI function, ``unique_id`` 0 if it has none.
 
     ``number`` is the node's, by which ROCm orders its devices; ``gpu_id`` names the GPU in KFD's other files, and
     ``render_minor`` is 128 for ``renderD128``. Old kernels give no ``gfx_target``.

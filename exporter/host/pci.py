@@ -16,7 +16,7 @@ def parse_address(text: str) -> str | None:
 
 
 def read_uevent(device: Path, problems: list[str]) -> dict[str, str]:
-    """Read the ``KEY=value`` lines of a device's ``uevent``; empty where there are none."""
+    """Read the ``KEY=value`` lines of a device's ``uevent``; empty if there are none."""
     lines = (read_text(device / "uevent", problems) or "").splitlines()
     return dict(line.split("=", 1) for line in lines if "=" in line)
 
@@ -27,7 +27,7 @@ def address_in(uevent: dict[str, str]) -> str | None:
 
 
 def ids_in(uevent: dict[str, str]) -> tuple[str, str]:
-    """Vendor and device id in lower-case hex without prefix; empty where unknown."""
+    """Vendor and device id in lower-case hex without prefix; empty if unknown."""
     vendor, _, device = uevent.get("PCI_ID", "").lower().partition(":")
     return vendor, device
 

@@ -57,7 +57,7 @@ _MACHINE_IN_CONTAINER: Final = "/run/host/"
 
 @dataclass(frozen=True, slots=True)
 class ProcessFacts:
-    """One server process. ``None`` or empty where it isn't known; ``unknown`` then says why, a sentence each.
+    """One server process. ``None`` or empty if it isn't known; ``unknown`` then says why, a sentence each.
 
     ``pids`` are the process and all that it started, workers' too: some of them may hold the GPU's memory. ``container``
     is the container that it runs in (the first 12 digits of its id, or LXC's name), ``unit`` its systemd service; both
@@ -88,7 +88,7 @@ class ProcessFacts:
 
 @dataclass(frozen=True, slots=True)
 class ProcessReading:
-    """All servers that were seen, by process id. ``hidden``: why there may be others, empty where there can't be.
+    """All servers that were seen, by process id. ``hidden``: why there may be others, empty if there can't be.
 
     ``forwarded`` are the ports at which Docker's proxy listens for a container. What comes from another machine goes to the
     container past it.
@@ -126,7 +126,7 @@ def read_processes(proc: Path = PROC, *, ticks_per_second: int | None = None) ->
 
 
 def process_of(url: str, processes: Iterable[ProcessFacts], host_names: Collection[str] = ()) -> ProcessFacts | None:
-    """The process that answers at a URL; None where none or more than one may.
+    """The process that answers at a URL; None if none or more than one may.
 
     ``host_names`` are the machine's names and addresses besides loopback's, which is that of the exporter's own network.
     Where no socket was seen, only a port that was stated counts.
@@ -170,7 +170,7 @@ def _is_at(process: ProcessFacts, host: str, host_names: Collection[str]) -> boo
 
 
 def working(process: ProcessFacts) -> ProcessFacts | None:
-    """The process that computes for a server: itself, or its only worker; None where it has several."""
+    """The process that computes for a server: itself, or its only worker; None if it has several."""
     if not process.workers:
         return process
     return process.workers[0] if len(process.workers) == 1 else None
@@ -352,7 +352,7 @@ def _port(folders: Sequence[Path], launch: LaunchSettings) -> tuple[int | None, 
 
 
 def _model_file(folder: Path, launch: LaunchSettings, container: str, unknown: list[str]) -> str | None:
-    """The model's file or folder as the exporter can open it; None where it is a repository's name, or out of reach."""
+    """The model's file or folder as the exporter can open it; None if it is a repository's name, or out of reach."""
     path = launch.model_path
     if path is not None and not path.startswith("/"):
         path = _resolve(folder, path, unknown)

@@ -52,7 +52,7 @@ class DriverFacts:
 
 @dataclass(frozen=True, slots=True)
 class RocmFacts:
-    """ROCm as installed on the host; ``None`` where there is none or it can't be told.
+    """ROCm as installed on the host; ``None`` if there is none or it can't be told.
 
     ``version`` is the text as found (``7.2.0-43``), ``normalised`` its numbers (``7.2.0``, or ``7.2`` where only that is
     known), ``release`` major.minor. ``source`` is the kind of place that told: ``info``, ``header``, ``manifest``,

@@ -40,7 +40,7 @@ def meets_minimum(
 
 
 def serves_by(computes: Iterable[str | None]) -> bool | None:
-    """Whether ROCm computes for one of these servers, by what computes in each; ``None`` where it isn't known or there are none."""
+    """Whether ROCm computes for one of these servers, by what computes in each; ``None`` if it isn't known or there are none."""
     known = set(computes)
     if "rocm" in known:
         return True

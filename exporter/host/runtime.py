@@ -42,7 +42,7 @@ _GGML: Final[tuple[tuple[Compute, re.Pattern[str]], ...]] = (
 
 
 def find_compute(libraries: Collection[str]) -> tuple[Compute, ...]:
-    """The runtimes that the loaded libraries are of: ``cpu`` where there is no other, several where it can't be told."""
+    """The runtimes that the loaded libraries are of: ``cpu`` if there is no other, several if it can't be told."""
     names = {basename(path.removesuffix(_REPLACED)) for path in libraries}
     found = tuple(kind for kind, pattern in _KINDS if any(map(pattern.fullmatch, names)))
     if len(found) < 2:

@@ -93,7 +93,7 @@ def read_highest_mclk(device: Path) -> int | None:
 
 
 def read_metrics(device: Path) -> GpuMetrics:
-    """Read the driver's binary file; empty where there is none."""
+    """Read the driver's binary file; empty if there is none."""
     with suppress(OSError):
         return decode(read_bytes(device / "gpu_metrics"))
     return GpuMetrics()

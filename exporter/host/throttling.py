@@ -18,7 +18,7 @@ Throttling = tuple[tuple[Reason, float], ...]
 NEAR: Final = 10.0
 """Degrees below its limit from which a sensor may be what throttles: readings are averages, and the firmware's is quicker."""
 STUCK_HOTSPOT: Final = frozenset({"gfx1100", "gfx1101", "gfx1102", "gfx1201"})
-"""GPUs whose hot spot's bit is set at rest, so that it says nothing where its temperature can't be read."""
+"""GPUs whose hot spot's bit is set at rest, so that it says nothing if its temperature can't be read."""
 TOLERANCE: Final = 1.2
 """How much faster than time a counter may seem to grow; one that is faster still doesn't count time."""
 

@@ -140,7 +140,7 @@ def _is_flag(name: str, flags: Collection[str]) -> bool:
 
 
 def expand(text: str | None, environment: Mapping[str, str]) -> str | None:
-    """``$NAME``, ``${NAME}`` and ``${NAME:-default}`` replaced from ``environment``; None where one is not known."""
+    """``$NAME``, ``${NAME}`` and ``${NAME:-default}`` replaced from ``environment``; None if one is not known."""
     if text is None:
         return None
     unknown = False

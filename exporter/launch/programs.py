@@ -86,7 +86,7 @@ class ServerProgram:
     single: frozenset[str] = frozenset()
 
     def switch(self, setting: Setting) -> Switch:
-        """The options and variables of a setting; none where the program has no such setting."""
+        """The options and variables of a setting; none if the program has no such setting."""
         return self.switches.get(setting, _NO_SWITCH)
 
 
@@ -338,14 +338,14 @@ _WORKER_TITLE: Final = "VLLM::"
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """A server that a command line starts, with its arguments; ``name`` is None where the command is known to be no server."""
+    """A server that a command line starts, with its arguments; ``name`` is None if the command is known to be no server."""
 
     name: ProgramName | None
     arguments: tuple[str, ...] = ()
 
 
 def started_by(words: Sequence[str]) -> Started | None:
-    """What one simple command starts, whatever wraps it (``tini -- vllm serve``); None where the command can't tell."""
+    """What one simple command starts, whatever wraps it (``tini -- vllm serve``); None if the command can't tell."""
     found = (_started_at(words, at) for at in range(len(words)))
     return next((started for started in found if started), None)
 

@@ -67,7 +67,7 @@ _HAS_A_FLAGS_FILE: Final = frozenset({"text-generation-webui"})
 
 @dataclass(frozen=True, slots=True)
 class LaunchSettings:
-    """How a server was started; None, empty or False where nobody stated it.
+    """How a server was started; None, empty or False if nobody stated it.
 
     ``complete``: whether all that could state a setting was read, so that what isn't stated is the program's default.
     ``model`` is for people (no credentials, no folders of a cache or before a file), ``model_path`` is the same as given,
@@ -140,7 +140,7 @@ def read_launch(
     """The settings of a server by its arguments (without program and subcommand) and its environment.
 
     ``environment`` may hold more than ``allowed`` variables, since arguments may refer to them (``$PORT``). ``complete``
-    is whether both are all there is. ``positionals`` is False where the arguments may be another program's.
+    is whether both are all there is. ``positionals`` is False if the arguments may be another program's.
     """
     server = SERVERS[name]
     options = parse_options(arguments, server.flags, _single(server))
@@ -412,7 +412,7 @@ def _keeps_cache_on_cpu(given: _Arguments) -> bool:
 
 
 def _speculative(given: _Arguments) -> str | None:
-    """How the server drafts tokens, ``none`` where it is told not to, None where nothing is told."""
+    """How the server drafts tokens, ``none`` where it is told not to, None if nothing is told."""
     found = [word for value in given.accumulated("speculation") for word in _methods(value)]
     if any(name.startswith("speculative-config") for name, _ in given.options.named) and not found:
         found.append("on")
@@ -459,7 +459,7 @@ def _is_yes(value: str) -> bool:
 
 
 def aiter_usable(architectures: Sequence[str], gfx_targets: Sequence[str]) -> bool | None:
-    """Whether AITER works on one of the GPUs; None where no GPU is known.
+    """Whether AITER works on one of the GPUs; None if no GPU is known.
 
     Where the image doesn't say what it is built for: on gfx942 and gfx950. On RDNA 4 (gfx12) it depends on vLLM's
     version, which an environment doesn't tell: None. On others, gfx1151 with them, it has no effect or ends the engine.
@@ -472,16 +472,16 @@ def aiter_usable(architectures: Sequence[str], gfx_targets: Sequence[str]) -> bo
 
 
 def aiter_state(launch: LaunchSettings, gfx_targets: Sequence[str] = ()) -> AiterState | None:
-    """What AITER does for this server on these GPUs; None where nobody stated whether it is on."""
+    """What AITER does for this server on these GPUs; None if nobody stated whether it is on."""
     if not launch.aiter:
         return None if launch.aiter is None else "off"
     return "no_effect" if aiter_usable(launch.aiter_architectures, gfx_targets) is False else "on"
 
 
 def cpu_offload(launch: LaunchSettings, layers: int | None = None) -> str | None:
-    """What of the model's work is kept off the GPU, in the words of the switches; ``none`` where nothing is.
+    """What of the model's work is kept off the GPU, in the words of the switches; ``none`` if nothing is.
 
-    ``layers`` is the number of the model's layers: llama-server counts the output as one more. None where it can't be
+    ``layers`` is the number of the model's layers: llama-server counts the output as one more. None if it can't be
     told, as when the program itself chooses how many layers to put on the GPU.
     """
     found = list(launch.offloads)

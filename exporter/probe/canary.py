@@ -131,7 +131,7 @@ def judge_expected(pattern: re.Pattern[str], answer: Answer, known: Markers) -> 
 
 
 def after_thinking(answer: Answer) -> str | None:
-    """What was said after the thinking; None where the budget ended within it, or nothing followed it."""
+    """What was said after the thinking; None if the budget ended within it, or nothing followed it."""
     said, thought = answer.text, bool(answer.reasoning.strip())
     if ends := list(_THOUGHT.finditer(said)):
         said, thought = said[ends[-1].end() :], True

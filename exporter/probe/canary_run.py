@@ -177,7 +177,7 @@ class CanaryRun(Run):
         return None
 
     def _depth_now(self) -> int | None:
-        """Tokens of the deep prompt, by our estimate; None where the context, or the server's time, is too short for one."""
+        """Tokens of the deep prompt, by our estimate; None if the context, or the server's time, is too short for one."""
         prober, module, status = self._prober, self._module, self._status
         context = status.context_length or status.identity.context_length
         room = int((context - module.max_tokens - TEMPLATE_TOKENS) * SURE_SHARE) if context else self._depth
@@ -251,7 +251,7 @@ class CanaryRun(Run):
         self._busy_seconds += prober.monotonic() - started
 
     def _read_first_tokens(self) -> tuple[dict[int, float] | None, ...] | None:
-        """The log-probabilities of the first token after each prompt; None where the server gives none, or fails."""
+        """The log-probabilities of the first token after each prompt; None if the server gives none, or fails."""
         found: list[dict[int, float] | None] = []
         for prompt in PROMPTS:
             try:

@@ -204,7 +204,7 @@ def fetch(
 ) -> Reply:
     """Read something small within ``timeout`` seconds. Any status is a reply.
 
-    Raises ``ProbeFailure`` where there is no answer, or one of more than ``limit_bytes``; ``Cancelled``.
+    Raises ``ProbeFailure`` if there is no answer, or one of more than ``limit_bytes``; ``Cancelled``.
     """
     started_ns = time.monotonic_ns()
     timer = Timer(started_ns, timeout, "no whole answer")
@@ -237,7 +237,7 @@ def fetch(
 
 
 def is_refused(connection: Connection, timeout: float = 2.0) -> bool:
-    """Whether nothing listens any more: one connect, closed at once. False where that can't be told."""
+    """Whether nothing listens any more: one connect, closed at once. False if that can't be told."""
     started_ns = time.monotonic_ns()
     timer = Timer(started_ns, timeout, "no connection")
     exchange = Exchange(
@@ -321,7 +321,7 @@ class _Notes:
     def show_blanks(self) -> None:
         """Where no text came at all: take the chunks without text as the answer, if they are its tokens.
 
-        They are where the server's count rises with them, or where there is one for each token that it counted.
+        They are where the server's count rises with them, or if there is one for each token that it counted.
         """
         counts = [count for _, count in self._blank if count]
         rising = len(counts) == len(self._blank) and len(set(counts)) > 1
@@ -474,7 +474,7 @@ def _take(event: Event, read: Callable[[Event], Delta], notes: _Notes) -> bool:
 
 
 def _pieces(response: httpx.Response) -> Iterator[bytes]:
-    """The body as it comes, unpacked; nothing where it is packed in a way that can't be read."""
+    """The body as it comes, unpacked; nothing if it is packed in a way that can't be read."""
     if not is_readable(response.headers):
         return iter(())
     return decoded(response.iter_raw(), response.headers, STREAM_LIMIT)

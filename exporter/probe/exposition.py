@@ -26,7 +26,7 @@ def parse(text: str, *names: str) -> tuple[MetricSample, ...]:
 
 
 def total(samples: tuple[MetricSample, ...], *names: str, **labels: str) -> float | None:
-    """The sum over all series of the first of these names that is there and has these labels; None where none has."""
+    """The sum over all series of the first of these names that is there and has these labels; None if none has."""
     for name in names:
         values = [each.value for each in samples if each.name == name and labels.items() <= each.labels.items()]
         if values:

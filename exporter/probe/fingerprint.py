@@ -111,7 +111,7 @@ def distance_of(known: Sequence[Learned], reading: TokenReading) -> float | None
 
 
 def first_token(answer: Any) -> dict[int, float] | None:
-    """The log-probabilities of the first token of an answer (its JSON, read); None where it has fewer than two."""
+    """The log-probabilities of the first token of an answer (its JSON, read); None if it has fewer than two."""
     for entries in _lists_of(answer):
         found: dict[int, float] = {}
         for token, value in islice(entries, _MOST_TOKENS):

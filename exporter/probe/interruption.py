@@ -32,8 +32,8 @@ _STEP_SECONDS: Final = 0.25
 class Interruption:
     """Watches the streams of one probe in a thread of its own, while the ``with`` block runs.
 
-    ``others`` reads how many requests of others run or wait (None where the server can't tell) and may raise ProbeFailure.
-    ``newcomers`` are asked where it doesn't tell.
+    ``others`` reads how many requests of others run or wait (None if the server can't tell) and may raise ProbeFailure.
+    ``newcomers`` are asked if it doesn't tell.
     ``connection`` is that of the server, whose cancellation ends the streams: it must be of this probe alone.
     """
 
@@ -57,7 +57,7 @@ class Interruption:
         self._asked_at: tuple[int, ...] | None = None
         self._thread = threading.Thread(target=self._watch, name="probe: users", daemon=True)
         self.seen: float | None = None
-        """The most requests of others that were seen; None where no read told."""
+        """The most requests of others that were seen; None if no read told."""
         self.clean_until_ns = time.monotonic_ns()
         """The start of the last read, or look, that saw nobody, in monotonic ns."""
         self.failure: ProbeFailure | None = None

@@ -156,7 +156,7 @@ def combine(timelines: Sequence[Timeline]) -> Measurements:
 
 
 def why_no_speed(timeline: Timeline) -> str:
-    """Why a stream that was read to its end gives no speed: it does not show all that was generated. Empty where it may."""
+    """Why a stream that was read to its end gives no speed: it does not show all that was generated. Empty if it may."""
     chunks = timeline.chunks
     if not chunks:
         return ""
@@ -249,7 +249,7 @@ def _fits(tokens: float, chunks: Sequence[Chunk]) -> bool:
 
 
 def _counted_by_chunk(timeline: Timeline, usage: Usage) -> tuple[float, ...] | None:
-    """The server's running count at each chunk, where it gives one that can be true."""
+    """The server's running count at each chunk, if it gives one that can be true."""
     chunks, most = timeline.chunks, timeline.max_tokens
     running = [float(chunk.output_tokens) for chunk in chunks if chunk.output_tokens is not None]
     if len(running) != len(chunks) or not _is_running(running, chunks):

@@ -22,11 +22,11 @@ class Connected(Protocol):
 
     @property
     def ours(self) -> int:
-        """How many are known to be ours: none where the server is behind a proxy or in a network of its own."""
+        """How many are known to be ours: none if the server is behind a proxy or in a network of its own."""
 
 
 ReadConnected = Callable[[], Connected | None]
-"""Who is connected now; None where that can't be seen."""
+"""Who is connected now; None if that can't be seen."""
 
 
 def unseen() -> Connected | None:
@@ -52,7 +52,7 @@ class Newcomers:
         self._last: frozenset[bytes] = frozenset()
 
     def read(self) -> Came | None:
-        """Who came; None where that can't be seen. Meant to be called a fraction of a second apart."""
+        """Who came; None if that can't be seen. Meant to be called a fraction of a second apart."""
         now = self._read() if self._before is not None else None
         if now is None or self._before is None:
             return None

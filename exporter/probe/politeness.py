@@ -49,7 +49,7 @@ def standing_of(status: ServerStatus) -> Standing:
 
 
 def short_length(module: Module, tokens_per_second: float | None) -> int:
-    """Tokens that a probe asks for: those of some seconds of decode at the last known speed, the fewest where none is known."""
+    """Tokens that a probe asks for: those of some seconds of decode at the last known speed, the fewest if none is known."""
     return min(max(math.ceil((tokens_per_second or 0.0) * DECODE_SECONDS), LEAST_TOKENS), module.max_tokens)
 
 

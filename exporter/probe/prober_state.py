@@ -68,11 +68,11 @@ class ProberState:
         self.by_hand = by_hand
         """Whether a person asked for it now: then it has its whole length, and is a use of the server like any other."""
         self.fingerprints = fingerprints
-        """What is known of the models' first tokens; None where nobody keeps it."""
+        """What is known of the models' first tokens; None if nobody keeps it."""
         self.took_seconds = 0.0
         """How long the streams of the last probe ran, without a wait in the server's queue."""
         self.speeds = speeds or Speeds()
-        """The last speed by module, tokens per second; those of a restart ago, where they are known."""
+        """The last speed by module, tokens per second; those of a restart ago, if they are known."""
         self.ttfts: dict[str, deque[float]] = {}
         """The last TTFTs by module, seconds, of probes that did not wait behind others."""
         self.depths: dict[str, tuple[tuple[str | None, ...], int]] = {}

@@ -18,7 +18,7 @@ from exporter.probe.users import Served, UserFigures, speed_of_ended, users_betw
 WINDOW_SECONDS: Final = 5.0
 # A slow server's few tokens are waited for so long.
 LONGEST_WINDOW_SECONDS: Final = 30.0
-# The slots say exactly what was generated between two readings, so these may be closer where nothing is known yet.
+# The slots say exactly what was generated between two readings, so these may be closer if nothing is known yet.
 FIRST_WINDOW_SECONDS: Final = 2.0
 # Between the readings of one status check, where an answer runs that is seen for the first time.
 AGAIN_SECONDS: Final = 3.0
@@ -31,7 +31,7 @@ STUCK_SECONDS: Final = 240.0
 class Production:
     """Tokens per second of all users together, tokens per second and seconds to first token of one, whether requests are stuck.
 
-    None where the server can't tell or, for what one user gets, where nobody was served.
+    None if the server can't tell or, for what one user gets, where nobody was served.
     """
 
     generated_tokens_per_second: float | None = None

@@ -96,7 +96,7 @@ class TargetState:
     stuck: bool | None = None
     """Whether requests have been running for minutes and nothing came of them."""
     starting_since: float | None = None
-    """Unix time at which its container or process was started, where it doesn't answer yet; it then counts as loading."""
+    """Unix time at which its container or process was started, if it doesn't answer yet; it then counts as loading."""
     drafts: bool = False
     """Whether the server or its answers told of drafted tokens (speculative decoding)."""
     error: str = ""
@@ -175,7 +175,7 @@ class ProbeResult:
     """Whether the server made it wait behind others; then there is no TTFT."""
     queue_seconds: float | None = None
     beside_users: float | None = None
-    """Requests of others that ran while it was measured; None where the server can't tell."""
+    """Requests of others that ran while it was measured; None if the server can't tell."""
     paused_since: float | None = None
     """Where it was skipped since nobody uses the model: Unix time of the last use that is known."""
     model_load_seconds: float | None = None

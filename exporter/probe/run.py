@@ -79,7 +79,7 @@ class Run:
         self._cold = False
         """Whether it is the first request since the server's start, as known when it was sent."""
         self._others: float | None = None
-        """The most requests of others that were seen beside it; None where the server can't tell."""
+        """The most requests of others that were seen beside it; None if the server can't tell."""
         self._paused_since: float | None = None
         self._used = False
         """Whether somebody else is known to have used the model since our last probe."""
@@ -91,7 +91,7 @@ class Run:
         self._lines: list[str] = []
 
     def result(self) -> ProbeResult | None:
-        """Wait for the turn, check the status, and probe if that does no harm. None where no turn came. Raises Cancelled."""
+        """Wait for the turn, check the status, and probe if that does no harm. None if no turn came. Raises Cancelled."""
         prober = self._prober
         with prober.server.in_turn(self._interval, prober.cancellation) as mine:
             self._queued = prober.monotonic() - self._due

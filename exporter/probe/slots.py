@@ -15,7 +15,7 @@ MOST: Final = 10**9
 @dataclass(frozen=True, slots=True)
 class SlotReading:
     """One slot: its newest request, whether that runs, the tokens of its answer, of its prompt that are worked through, and of
-    all that lies in the slot. ``held`` is None where the build doesn't say it.
+    all that lies in the slot. ``held`` is None if the build doesn't say it.
     """
 
     number: int
@@ -30,7 +30,7 @@ class SlotReading:
 class Growth:
     """What users' requests generated between two readings.
 
-    ``tokens`` of all of them, None where a request ran of which nothing was seen. ``followed`` are the tokens of those answers
+    ``tokens`` of all of them, None if a request ran of which nothing was seen. ``followed`` are the tokens of those answers
     that ran at both readings, ``answers`` how many they are; ``ended`` says that an answer which ran at the first reading is over.
     """
 
@@ -79,7 +79,7 @@ def growth(before: Sequence[SlotReading], after: Sequence[SlotReading]) -> Growt
 
 
 def _growth_of(then: SlotReading, now: SlotReading) -> int | None:
-    """Tokens that one slot generated; None where that was not seen."""
+    """Tokens that one slot generated; None if that was not seen."""
     if then.task == now.task:
         if now.running:
             return max(now.decoded - then.decoded, 0)

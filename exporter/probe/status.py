@@ -72,7 +72,7 @@ class StatusResult:
 
 @dataclass(frozen=True, slots=True)
 class Identified:
-    """What ``identify`` found: an identity, or why not. ``listening`` is False where nothing is there at all.
+    """What ``identify`` found: an identity, or why not. ``listening`` is False if nothing is there at all.
 
     ``notice`` is what a person should know before such a server is probed.
     """
@@ -184,7 +184,7 @@ class StatusTracker:
             self.last = replace(self.last, own_task=after.slot_task, slot=after.slot)
 
     def used_since_probe(self, status: ServerStatus) -> bool | None:
-        """Whether somebody else used the model since our last probe; None where that can't be told."""
+        """Whether somebody else used the model since our last probe; None if that can't be told."""
         if self._probed_activity is None or status.activity is None:
             return None
         used = status.activity != self._probed_activity
@@ -234,7 +234,7 @@ class StatusTracker:
         )
 
     def named(self, state: TargetState) -> TargetState:
-        """The state with what the answers told: drafted tokens, and the model, where nothing else names one."""
+        """The state with what the answers told: drafted tokens, and the model, if nothing else names one."""
         state = replace(state, drafts=self.drafts or (state.up and self.last is not None and self.last.drafts))
         if state.identity is None or state.identity.model is not None or self.answered is None:
             return state

@@ -53,14 +53,14 @@ class Served:
 
 @dataclass(frozen=True, slots=True)
 class UserFigures:
-    """What one user got, in the mean over the answers between two readings; None where no user was served, or too little."""
+    """What one user got, in the mean over the answers between two readings; None if no user was served, or too little."""
 
     tokens_per_second: float | None = None
     ttft_seconds: float | None = None
 
 
 def served_of(samples: tuple[MetricSample, ...], prefix: str = "vllm:") -> Served | None:
-    """The sums that a server has by now; None where it has no such histograms (vLLM's ``--disable-log-stats``)."""
+    """The sums that a server has by now; None if it has no such histograms (vLLM's ``--disable-log-stats``)."""
     requests = total(samples, f"{prefix}time_to_first_token_seconds_count")
     first = total(samples, f"{prefix}time_to_first_token_seconds_sum")
     tokens = total(samples, f"{prefix}generation_tokens_total")
@@ -125,7 +125,7 @@ def users_between(before: Served, after: Served, ours: Served) -> UserFigures:
 
 
 def speed_of_ended(before: Served, after: Served, ours: Served) -> float | None:
-    """Decode speed of the users' answers that ended between two readings of one run of a server; None where too little did.
+    """Decode speed of the users' answers that ended between two readings of one run of a server; None if too little did.
 
     The first token of an answer takes no time that is counted, and how many answers there were isn't known: they are taken for
     one, so that many very short ones look a little faster than they are.

@@ -31,7 +31,7 @@ class SourceLocation:
 class Document:
     """Plain data, every scalar as its text or None, with the location of each key and item, and what was wrong.
 
-    ``data`` is None where the text was empty or could not be read at all; then a problem says why.
+    ``data`` is None if the text was empty or could not be read at all; then a problem says why.
     """
 
     data: Any = None

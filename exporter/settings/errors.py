@@ -96,13 +96,13 @@ def suggestion(text: str, known: Iterable[str]) -> str:
 
 
 def nearest(text: object, known: Iterable[str]) -> str:
-    """The known word that a text is close to, as a question; empty where none is."""
+    """The known word that a text is close to, as a question; empty if none is."""
     found = close_to(text.lower(), known) if isinstance(text, str) else None
     return f": did you mean {found}?" if found else ""
 
 
 def close_to(text: str, known: Iterable[str]) -> str | None:
-    """The known word that a text is closest to; None where none is close."""
+    """The known word that a text is closest to; None if none is close."""
     from difflib import get_close_matches  # noqa: PLC0415 - with the first mistake
 
     return next(iter(get_close_matches(text, list(known), n=1)), None)
@@ -165,7 +165,7 @@ def _alternatives(annotation: Any) -> Iterator[Any]:
 
 
 def inner_type(annotation: Any, step: str | int) -> Any:
-    """The type of what stands at a key or an index of a type; None where nothing can."""
+    """The type of what stands at a key or an index of a type; None if nothing can."""
     bare = _bare(annotation)
     if (section := section_type(bare)) is not None:
         known = section.model_fields.get(str(step))

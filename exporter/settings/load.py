@@ -69,7 +69,7 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Settings:
     """The settings of a file (None: the defaults) with the environment over it; SettingsError with all that is wrong.
 
     Mappings merge key by key, lists replace. Paths in a file are seen from the file's folder. Of a key nothing is read but
-    that its file is there. The oldest supported ROCm is that of the profiles where nothing else is given.
+    that its file is there. The oldest supported ROCm is that of the profiles if nothing else is given.
     """
     draft = _draft_of(path, 0, Settings)
     _overlay(draft, read_environment(environ))
@@ -142,7 +142,7 @@ def make_target(**given: Any) -> Target:
 
 
 def _draft_of(path: Path | None, number: int, model: type[BaseModel], *, shipped: bool = False) -> Draft:
-    """A file that must hold a mapping as a draft of a model; SettingsError where there is nothing to go on with.
+    """A file that must hold a mapping as a draft of a model; SettingsError if there is nothing to go on with.
 
     Only a file that adds to something, or whose model says so itself, may be empty.
     """
@@ -246,7 +246,7 @@ def _append_targets(draft: Draft, targets: list[Any], path: Path, number: int) -
 
 
 def _check_named(draft: Draft, key: str, read: Callable[[Path], M]) -> M | None:
-    """What another file holds that a key of the draft names; None where there is none, or its problems are the draft's."""
+    """What another file holds that a key of the draft names; None if there is none, or its problems are the draft's."""
     name = draft.data.get(key)
     if not isinstance(name, str) or not os.path.isfile(name):  # noqa: PTH113 - takes any text
         return None
@@ -295,7 +295,7 @@ def _mappings(data: Any, key: str) -> Iterator[tuple[Loc, dict[str, Any]]]:
 
 
 def _name_of(target: Mapping[str, Any]) -> tuple[str | None, str]:
-    """A target's name, given or by its address, and the key that it comes from; None where neither is of use."""
+    """A target's name, given or by its address, and the key that it comes from; None if neither is of use."""
     name, url = target.get("name"), target.get("url")
     if name is not None:
         return (name if isinstance(name, str) else None), "name"

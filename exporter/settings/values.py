@@ -282,7 +282,7 @@ def auto_or_bool(value: object) -> object:
 
 
 def check_pattern(text: str) -> str:
-    """A regular expression as it is; ValueError where it is none."""
+    """A regular expression as it is; ValueError if it is none."""
     try:
         re.compile(text)
     except re.error as exc:

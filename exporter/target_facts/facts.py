@@ -15,7 +15,7 @@ from exporter.tiers import NO_GPU_GIVEN, ON_CPU, SAID_BY_THE_SERVER, TargetFacts
 def target_facts_of(
     target: Target, identity: Identity | None, machine: Machine, state: TargetState | None = None
 ) -> TargetFacts:
-    """All that is known of one target; None, field by field, where nobody said. ``state`` is its newest status check."""
+    """All that is known of one target; None, field by field, if nobody said. ``state`` is its newest status check."""
     setup = setup_of(target.url, machine)
     container = setup.container
     identity = identity or Identity(decided(target.backend) or (container and container.backend) or "")
@@ -61,7 +61,7 @@ def _speculative(launched: str | None, state: TargetState | None) -> str | None:
 
 
 def _why_no_gpu(setup: ServerSetup, identity: Identity) -> str:
-    """Why no GPU computes, in words; empty where one may."""
+    """Why no GPU computes, in words; empty if one may."""
     if compute_of(setup, identity) == "cpu":
         return ON_CPU
     return NO_GPU_GIVEN if setup.container is not None and not setup.container.devices.gives_gpu else ""

@@ -12,7 +12,7 @@ from exporter.target_facts.server import Machine, setup_of
 
 
 def hints_of(target: Target, machine: Machine) -> dict[str, bool]:
-    """What a prober should know of its server's launch: ``sleeps`` and ``prompt_cache``, where it is known."""
+    """What a prober should know of its server's launch: ``sleeps`` and ``prompt_cache``, if it is known."""
     found: dict[str, bool] = {}
     for launch in setup_of(target.url, machine).launches:
         if launch.name != "llama-server":
@@ -25,7 +25,7 @@ def hints_of(target: Target, machine: Machine) -> dict[str, bool]:
 
 
 def connections_to(url: str, machine: Machine, proc: Path) -> ReadConnected:
-    """How to read who is connected to the server at a URL; it gives None where that server's table can't be read.
+    """How to read who is connected to the server at a URL; it gives None if that server's table can't be read.
 
     A process in another network has a table of its own. In ours it is enough that something listens at the port, but for Docker's
     proxy: what comes from another machine goes past it. Where other users' processes are hidden, root's listener may be one.

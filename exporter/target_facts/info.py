@@ -15,7 +15,7 @@ from exporter.tiers import Judgement, TargetFacts, hardware_of, judge, scenario_
 def info_of(
     target: Target, identity: Identity | None, known: TargetFacts, machine: Machine, profiles: Profiles
 ) -> TargetInfo:
-    """The identity of a target in words, as ``llm_target_info`` carries it; empty where it is not known."""
+    """The identity of a target in words, as ``llm_target_info`` carries it; empty if it is not known."""
     setup = setup_of(target.url, machine)
     container, served = setup.container, serving_of(target, identity, machine)
     return TargetInfo(

@@ -64,7 +64,7 @@ _HOST: Final = re.compile(r"(?:\[(?P<address>[0-9A-Fa-f:.]+)\]|(?P<name>[A-Za-z0
 _CHALLENGE: Final = {"www-authenticate": 'Basic realm="llm-probe-exporter", charset="UTF-8"'}
 
 Stamp = tuple[int, int, int] | None
-"""What changes when a file does: time of change, size, inode. None where there is no file."""
+"""What changes when a file does: time of change, size, inode. None if there is no file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ class Rules:
     tls: ssl.SSLContext | None = None
     users: Mapping[str, str] = field(default_factory=dict)
     trust: str = ""
-    """Which clients a certificate lets in: a digest of the CA and of what is asked for; empty where none is checked."""
+    """Which clients a certificate lets in: a digest of the CA and of what is asked for; empty if none is checked."""
     files: tuple[tuple[Path, Stamp], ...] = ()
 
     @property
@@ -256,7 +256,7 @@ class Auth:
         return guarded
 
     async def _refusal(self, scope: Message) -> PlainTextResponse | None:
-        """The answer to a request that is refused; None where it is allowed."""
+        """The answer to a request that is refused; None if it is allowed."""
         if scope["path"] == OPEN_PATH:
             return None
         rules, headers = self.rules, Headers(scope=scope)
@@ -275,7 +275,7 @@ class Auth:
         return None if right else _refused(401, "The user name or the password is wrong.", _CHALLENGE)
 
     async def _is_right(self, rules: Rules, user: str, password: bytes, address: str) -> bool | None:
-        """Whether this is the user's password; None where too many others wait for that answer."""
+        """Whether this is the user's password; None if too many others wait for that answer."""
         if rules is not self._known_to:
             self._known.clear()
             self._known_to = rules
@@ -342,7 +342,7 @@ def _cost_of(stored: str) -> int:
 
 
 def _password_of(authorization: str) -> tuple[str, bytes] | None:
-    """User name and password of a header; None where it has none."""
+    """User name and password of a header; None if it has none."""
     scheme, _, encoded = authorization.partition(" ")
     if scheme.lower() != "basic":
         return None

@@ -47,7 +47,7 @@ def badge_of(status: TargetStatus) -> str:
 
 
 def badge_text(status: TargetStatus) -> str:
-    """The verdict, with the speed that it is about where there is one."""
+    """The verdict, with the speed that it is about if there is one."""
     first = status.probes[0]
     fresh = first.speed is not None and first.verdict == status.verdict and not first.stale
     if first.stale:

@@ -48,7 +48,7 @@ def changes_json(entries: Iterable[Entry]) -> dict[str, Any]:
 
 
 def host_json(view: View) -> dict[str, Any]:
-    """What is known of the machine; null where nothing was read."""
+    """What is known of the machine; null if nothing was read."""
     return {
         "rocm": as_json(view.get(ROCM)),
         "gpus": as_json(view.get(GPU)),

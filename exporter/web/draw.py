@@ -50,7 +50,7 @@ class Sparkline:
 
 
 def bar_of(speed: float | None, judgement: Judgement) -> Bar:
-    """Where a speed stands. The scale holds tiers, band and speed; a ceiling only where it doesn't crush the rest."""
+    """Where a speed stands. The scale holds tiers, band and speed; a ceiling only if it doesn't crush the rest."""
     limits = judgement.thresholds
     top = max(1.3 * limits.excellent, 1.1 * (speed or 0.0), 1.1 * (judgement.expected_max or 0.0))
     ceiling = judgement.ceiling_tokens_per_second

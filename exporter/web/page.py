@@ -47,7 +47,7 @@ LONGEST_NAMED: Final = 32
 
 @dataclass(frozen=True, slots=True)
 class PageQuery:
-    """What a reader asked for: the board, one target, or those that a text and a verdict fit; all where nothing is given."""
+    """What a reader asked for: the board, one target, or those that a text and a verdict fit; all if nothing is given."""
 
     board: bool = False
     target: str = ""

@@ -9,13 +9,13 @@ _MESSAGES: Final = ("message", "detail", "error", "msg")
 
 
 def log_rows(log: tuple[str, ...]) -> list[tuple[float | None, str]]:
-    """Each line as seconds since the probe was due, where it says so, and its text."""
+    """Each line as seconds since the probe was due, if it says so, and its text."""
     found = [(_WHEN.fullmatch(line), line) for line in log]
     return [(float(when[1]), plain(when[2])) if when else (None, plain(line)) for when, line in found]
 
 
 def plain(text: str) -> str:
-    """The text with an object of JSON replaced by the message in it, or left out where there is none."""
+    """The text with an object of JSON replaced by the message in it, or left out if there is none."""
     begin, end = text.find("{"), text.rfind("}")
     if begin < 0 or end < begin:
         return text

@@ -19,7 +19,7 @@ MOST_POINTS: Final = 240
 
 
 def thinned(points: Iterable[Point], since: float, until: float) -> tuple[Point, ...]:
-    """At most ``MOST_POINTS`` for a stretch of Unix time: medians of those that lie together. Failed where all of them failed."""
+    """At most ``MOST_POINTS`` for a stretch of Unix time: medians of those that lie together. Failed if all of them failed."""
     width = max((until - since) / MOST_POINTS, 1e-9)
     together: dict[int, list[Point]] = {}
     for point in points:

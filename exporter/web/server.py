@@ -56,7 +56,7 @@ class ListenError(Exception):
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens on the address (``""`` is every address); ListenError where that can't be."""
+    """A socket that listens on the address (``""`` is every address); ListenError if that can't be."""
     at = f"{f'[{host}]' if ':' in host else host}:{port}"
     if not host and (both := _listen_on_all(port)) is not None:
         return both
@@ -79,7 +79,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def _listen_on_all(port: int) -> socket.socket | None:
-    """A socket on every address, IPv6 and IPv4; None where this machine has no IPv6, or the port is taken."""
+    """A socket on every address, IPv6 and IPv4; None if this machine has no IPv6, or the port is taken."""
     if not socket.has_dualstack_ipv6():
         return None
     try:
@@ -147,7 +147,7 @@ class WebServer:
         return bool(self._server.started) and self._thread.is_alive()
 
     def start(self, timeout: float = 5.0) -> None:
-        """Serve; returns once requests are answered. RuntimeError where that takes longer than ``timeout`` seconds."""
+        """Serve; returns once requests are answered. RuntimeError if that takes longer than ``timeout`` seconds."""
         self._thread.start()
         deadline = time.monotonic() + timeout
         while not self.alive:
@@ -162,7 +162,7 @@ class WebServer:
                 self._server.loop.call_soon_threadsafe(self._server.drop, is_stale)
 
     def stop(self, timeout: float = 2.0) -> bool:
-        """Take no more requests, let running ones end, within ``timeout`` seconds; False where some did not."""
+        """Take no more requests, let running ones end, within ``timeout`` seconds; False if some did not."""
         self._server.should_exit = True
         self._thread.join(timeout * 0.75)
         self._server.force_exit = True
@@ -265,7 +265,7 @@ class _Server(uvicorn.Server):
             task.cancel()
 
     def _make_room(self) -> bool:
-        """Drop the connection that has been waited for longest; False where none is waited for."""
+        """Drop the connection that has been waited for longest; False if none is waited for."""
         candidates: list[tuple[float, Callable[[], object]]] = [
             (since, task.cancel) for task, since in self._arriving.items()
         ]

@@ -178,7 +178,7 @@ class TargetStatus:
 
     @property
     def cause(self) -> str:
-        """A few words by which servers are grouped that are as they are for the same reason; empty where none is known."""
+        """A few words by which servers are grouped that are as they are for the same reason; empty if none is known."""
         return self.why.title if self.why else ""
 
     @property
@@ -355,7 +355,7 @@ def _why_loading(state: TargetState) -> str:
 
 
 def _too_slow_for_users(service: Service | None, state: TargetState | None) -> str:
-    """What to say where users get less than is acceptable; empty where they don't."""
+    """What to say where users get less than is acceptable; empty if they don't."""
     speed = finite(state.user_tokens_per_second) if state else None
     if speed is None or service is None or service.tier != "poor":
         return ""

@@ -34,7 +34,7 @@ def steady_tier(speeds: Iterable[float], bounds: Thresholds) -> Tier | None:
 
 
 def near_bound(speed: float, shown: Tier, bounds: Thresholds) -> float | None:
-    """The bound between a speed and the tier that is shown for it; None where they agree."""
+    """The bound between a speed and the tier that is shown for it; None if they agree."""
     own = tier_of(speed, bounds)
     if own == shown:
         return None

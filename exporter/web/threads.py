@@ -20,7 +20,7 @@ _FREE: Final[WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore]] = 
 
 
 async def in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """What the function returns or raises. RuntimeError where the system gives no thread."""
+    """What the function returns or raises. RuntimeError if the system gives no thread."""
     loop = asyncio.get_running_loop()
     free = _FREE.setdefault(loop, asyncio.Semaphore(MOST))
     done: asyncio.Future[T] = loop.create_future()

@@ -29,7 +29,7 @@ WHY_NOT: Final = "why-not"
 class Get(Protocol):
     """A read of a path, made once for each path and status check; ``body`` makes it a POST (Ollama's ``/api/show``).
 
-    Raises ProbeFailure where nothing answers at that address. A reply of status 0 says that this one path brought no usable
+    Raises ProbeFailure if nothing answers at that address. A reply of status 0 says that this one path brought no usable
     answer, and its header ``WHY_NOT`` why.
     """
 
@@ -48,7 +48,7 @@ _large: Final = threading.Lock()
 
 @dataclass(frozen=True, slots=True)
 class ServerStatus:
-    """What one round of reads that cost nothing says of a server that is up; None where this kind of server can't tell.
+    """What one round of reads that cost nothing says of a server that is up; None if this kind of server can't tell.
 
     ``model`` is what a probe would ask for; empty ``choices`` where that is settled, else the models among which nothing
     decides. ``notice`` is something that a person who reads the log of a probe should know.
@@ -106,7 +106,7 @@ class ServerStatus:
     uses: Mapping[str, str] = field(default_factory=dict)
     """``activity`` of each model in a router's memory."""
     recent: str | None = None
-    """The model in memory whose use by us changes least in that order, as the one that was used last; None where that was not seen."""
+    """The model in memory whose use by us changes least in that order, as the one that was used last; None if that was not seen."""
     read_is_use: bool = False
     """Whether what runs was read in a way that counts as a use of the model: regular status checks leave that out."""
     unloads: bool | None = False
@@ -114,11 +114,11 @@ class ServerStatus:
     drafts: bool = False
     """Whether the server says that it drafts tokens (speculative decoding)."""
     unable: str = ""
-    """Why the model generates no text; empty where it may."""
+    """Why the model generates no text; empty if it may."""
     missing: str = ""
     """What is wrong with the configured name, where the server has no such model."""
     would_reload: str = ""
-    """Why a probe could make the server load its model again; empty where it can't."""
+    """Why a probe could make the server load its model again; empty if it can't."""
     key_refused: bool = False
     router: bool = False
     metrics_wanted: bool = False
@@ -191,24 +191,24 @@ class Dialect(Protocol):
         """The fields of its requests that a server may refuse and a probe can do without."""
 
     def recognise(self, get: Get) -> bool:
-        """True where the answers to harmless reads are those of this kind of server."""
+        """True if the answers to harmless reads are those of this kind of server."""
 
     def status(self, query: StatusQuery) -> ServerStatus:
-        """The server's state by reads that cost it nothing. Raises ProbeFailure where it is not up or is loading."""
+        """The server's state by reads that cost it nothing. Raises ProbeFailure if it is not up or is loading."""
 
     def others(self, get: Get, status: ServerStatus, ours: int) -> float | None:  # noqa: ARG002 - most servers can't tell
-        """Requests of others that run or wait while ``ours`` run, by a read that costs nothing then; None where none tells."""
+        """Requests of others that run or wait while ``ours`` run, by a read that costs nothing then; None if none tells."""
         return None
 
     def give_back(self, status: ServerStatus) -> tuple[str, bytes] | None:  # noqa: ARG002 - most servers owe nobody anything
-        """Path and body of the request that undoes what probes did to the time that the model stays; None where nothing is owed."""
+        """Path and body of the request that undoes what probes did to the time that the model stays; None if nothing is owed."""
         return None
 
     def request(self, chat: ChatRequest) -> Request:
         """A streaming request for exactly that many tokens, counted by the server, past its prompt cache, where it can."""
 
     def read(self, event: Event) -> Delta:
-        """What one event of its stream says. Raises ValueError where it is not of this API."""
+        """What one event of its stream says. Raises ValueError if it is not of this API."""
 
 
 def json_of(reply: Reply) -> Any:
@@ -222,7 +222,7 @@ def json_of(reply: Reply) -> Any:
 
 
 def object_of(data: bytes) -> dict[str, Any]:
-    """The JSON object that an event holds. Raises ValueError where it holds none."""
+    """The JSON object that an event holds. Raises ValueError if it holds none."""
     value = _json(data)
     if not isinstance(value, dict):
         raise ValueError("an event is not a JSON object")  # noqa: TRY004 - what comes from outside is a value
@@ -310,7 +310,7 @@ def rejected_fields(status: int, body: bytes, optional: frozenset[str]) -> froze
 
 
 def without_ours(running: float | None, waiting: float | None, ours: int) -> float | None:
-    """How many requests of others run or wait, of all that a server counts; None where it does not say."""
+    """How many requests of others run or wait, of all that a server counts; None if it does not say."""
     return None if running is None else max(running + (waiting or 0) - ours, 0.0)
 
 

@@ -95,5 +95,5 @@ def after_failure(keep_alive: KeepAlive, sent_seconds: float, expires_at: float)
 
 
 def nearly_over(keep_alive: KeepAlive, now: float, interval: float) -> bool:
-    """True where so little is left that a probe could shorten the stay that the next user's request gives."""
+    """True if so little is left that a probe could shorten the stay that the next user's request gives."""
     return keep_alive.leaves_at - now <= min(MARGIN_INTERVALS * interval, keep_alive.full_seconds / 2)

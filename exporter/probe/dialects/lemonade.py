@@ -37,7 +37,7 @@ class Lemonade(OpenAI):
         return _with_metrics(status, query.get) if query.hints.server_metrics else status
 
     def others(self, get: Get, status: ServerStatus, ours: int) -> float | None:
-        """By ``/metrics``, where that is read: ``is_busy`` can't tell our request from another one."""
+        """By ``/metrics``, if that is read: ``is_busy`` can't tell our request from another one."""
         if status.waiting is None:
             return None
         load = _with_metrics(status, get)

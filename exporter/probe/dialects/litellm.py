@@ -59,7 +59,7 @@ def _described(status: ServerStatus, name: str, deployments: list[dict[str, Any]
 
 
 def _price(name: str, infos: list[Mapping[str, Any]]) -> str:
-    """What a probe of a model costs, in words; empty where LiteLLM names no price."""
+    """What a probe of a model costs, in words; empty if LiteLLM names no price."""
     prices = [
         (number_of(each.get("input_cost_per_token")), number_of(each.get("output_cost_per_token"))) for each in infos
     ]

@@ -205,13 +205,13 @@ def _drafts(props: Mapping[str, Any]) -> bool:
 
 
 def _build_of(props: Mapping[str, Any]) -> int:
-    """The number in ``b11434-0d4c86e``; 0 where there is none."""
+    """The number in ``b11434-0d4c86e``; 0 if there is none."""
     found = re.match(r"b(\d{1,6})\b", text_of(props.get("build_info")) or "")
     return int(found[1]) if found else 0
 
 
 def _may_sleep(props: Mapping[str, Any], hints: Hints) -> bool | None:
-    """Whether it unloads its model when idle: by its launch settings, else unknown where its build can."""
+    """Whether it unloads its model when idle: by its launch settings, else unknown if its build can."""
     if props.get("is_sleeping") is True:
         return True
     return False if "is_sleeping" not in props else hints.sleeps
@@ -259,7 +259,7 @@ def _slots(reply: Reply) -> list[dict[str, Any]] | None:
 def _with_slots(
     status: ServerStatus, get: Get, path: str, query: StatusQuery, props: Mapping[str, Any]
 ) -> ServerStatus:
-    """What runs, the slot for a probe, and who used the slots last; nothing where the endpoint is switched off."""
+    """What runs, the slot for a probe, and who used the slots last; nothing if the endpoint is switched off."""
     slots = _slots(get(path)) if props.get("endpoint_slots") is not False else None
     if slots is None:
         return status

@@ -14,7 +14,7 @@ MATRICES: Final = 3
 """Of each expert: gate, up, down."""
 LEAST_SHARE: Final = 0.3
 """Share of the parameters that the experts of a mixture have at least; a figure below it counts something else."""
-# Architectures whose ``feed_forward_length`` is that of an expert, where nothing else says it: Mixtral's and gpt-oss's.
+# Architectures whose ``feed_forward_length`` is that of an expert, if nothing else says it: Mixtral's and gpt-oss's.
 _ONE_LENGTH: Final = frozenset({"llama", "gptoss", "gpt-oss"})
 # Pairs of models whose layers don't all keep the whole context, or read their embeddings in another way.
 _OTHER_CACHE: Final = ("sliding_window", "conv_kernel", "kv_lora_rank", "full_attention_interval", "shared_kv_layers")
@@ -32,7 +32,7 @@ class Shape:
 
 
 def shape_of(info: Any) -> Shape:
-    """The shape by ``model_info``; empty where there is none."""
+    """The shape by ``model_info``; empty if there is none."""
     architecture = text_of(info.get("general.architecture")) if isinstance(info, Mapping) else None
     if architecture is None:
         return Shape()

@@ -261,7 +261,7 @@ def _identified(status: ServerStatus, version: str, model: str, entry: Mapping[s
 
 
 def _why_reload(version: str, context: int | None, training_context: int | None) -> str:
-    """Why repeating what ``/api/ps`` says could load the model again; empty where it can't."""
+    """Why repeating what ``/api/ps`` says could load the model again; empty if it can't."""
     numbers = tuple(int(part) for part in re.findall(r"\d+", version)[:3])
     how = "state the options of its clients in targets[].options, or update Ollama to 0.30"
     if context is None:

@@ -1,7 +1,7 @@
 """The OpenAI chat API as such: what TGI, mlx_lm, Docker Model Runner, llama-cpp-python and others serve.
 
 Other dialects build on its functions. Some of these servers load a model on request and list many: where they say which ones
-are in memory (``residency``), only those are probed; where they don't, only one that the target names, or the only one.
+are in memory (``residency``), only those are probed; if they don't, only one that the target names, or the only one.
 """
 
 import json
@@ -187,9 +187,9 @@ def _generates(entry: Mapping[str, Any]) -> bool:
 
 
 def choose(served: list[str], resident: Mapping[str, Any] | None, last: ServerStatus | None) -> str | None:
-    """The model to probe where none is configured: the one before while it stays, else the first that is in memory.
+    """The model to probe if none is configured: the one before while it stays, else the first that is in memory.
 
-    None where several are listed and nothing says which is in memory: a request for one could load it, or cost money.
+    None if several are listed and nothing says which is in memory: a request for one could load it, or cost money.
     """
     first = [each for each in served if resident is None or each in resident]
     if resident is None and len(served) > 1:
@@ -250,7 +250,7 @@ def counted_request(chat: ChatRequest) -> Request:
 
 
 def read_chat(event: Event) -> Delta:
-    """One event of a chat completion's stream. Raises ValueError where it is no JSON object."""
+    """One event of a chat completion's stream. Raises ValueError if it is no JSON object."""
     if event.data.strip() == b"[DONE]":
         return Delta(final=True)
     if event.name == "error":

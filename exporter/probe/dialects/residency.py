@@ -26,9 +26,9 @@ _KOBOLD_EMPTY: Final = "koboldcpp/inactive"
 class ModelResidency:
     """The models in memory by name, each with what the server says of it; ``remote`` are those of a cloud.
 
-    ``running`` and ``waiting`` are requests, ``activity`` a text that is another one after a request; None where not told.
+    ``running`` and ``waiting`` are requests, ``activity`` a text that is another one after a request; None if not told.
     ``uses`` are such texts by model, where each model has its own. ``crowded`` says that several are in memory, of which the server evicts the one that was not used for longest, ``recent`` which of
-    them was used last; None where not told.
+    them was used last; None if not told.
     """
 
     models: Mapping[str, Mapping[str, Any]]
@@ -42,7 +42,7 @@ class ModelResidency:
 
 
 def residency_of(get: Get, entries: Entries) -> ModelResidency | None:
-    """What is in memory, by the list of models and one more read; None where the server can't tell."""
+    """What is in memory, by the list of models and one more read; None if the server can't tell."""
     owners = {text_of(each.get("owned_by")) for each in entries}
     for owner, read in _BY_OWNER.items():
         if owner in owners:
@@ -93,7 +93,7 @@ def _lemonade(get: Get, entries: Entries) -> ModelResidency | None:
 
 
 def _used_last(times: Mapping[str, float | None]) -> str | None:
-    """Of several models the one with the newest time of use; None where one has none."""
+    """Of several models the one with the newest time of use; None if one has none."""
     if len(times) < 2 or None in times.values():
         return None
     return max(times, key=lambda name: times[name] or 0.0)
@@ -129,7 +129,7 @@ def _koboldcpp(get: Get, entries: Entries) -> ModelResidency | None:
 
 
 def kobold_load(perf: Any) -> tuple[float | None, float | None]:
-    """Requests that run and that wait, by KoboldCpp's ``/api/extra/perf``; None where it doesn't say."""
+    """Requests that run and that wait, by KoboldCpp's ``/api/extra/perf``; None if it doesn't say."""
     idle, waiting = count_of(member(perf, "idle")), count_of(member(perf, "queue"))
     return (None, None) if idle is None or waiting is None else (float(not idle), float(waiting))
 

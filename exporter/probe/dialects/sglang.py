@@ -116,7 +116,7 @@ def _with_metrics(status: ServerStatus, get: Get) -> ServerStatus:
 
 
 def _progress_of(samples: tuple[MetricSample, ...]) -> tuple[float, ...] | None:
-    """Prompt and answer tokens as they are worked on; None where it counts only what has ended."""
+    """Prompt and answer tokens as they are worked on; None if it counts only what has ended."""
     moving = tuple(each.value for each in samples if each.name == GENERATED[0])
     return (*moving, *(each.value for each in samples if each.name == f"{SUMS[1]}count")) if moving else None
 

@@ -74,7 +74,7 @@ class TextGenerationWebui(Dialect):
 
 
 def _with_residency(status: ServerStatus, query: StatusQuery) -> ServerStatus:
-    """Whether the model that it names is in memory, by its tokenizer; None where that can't be asked."""
+    """Whether the model that it names is in memory, by its tokenizer; None if that can't be asked."""
     last = query.last
     asked_at = last.resident_asked_at if last and last.model == status.model and last.resident is False else None
     if asked_at is not None and 0 <= query.now - asked_at < ASK_AGAIN_SECONDS:
