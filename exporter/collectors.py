@@ -1,4 +1,4 @@
-"""The collectors: facts of the machine, each read on a schedule of its own, timed, and reported where it fails or hangs.
+"""The collectors: facts of the machine, each read on a schedule of its own, timed, and reported if it fails or hangs.
 
 A collector is a function that gives ``Collected``. To add one, write the function and give it a row in ``_rows``.
 """
@@ -209,7 +209,7 @@ class Collectors:
         return Collected(((GPU_SENSORS, sample_gpus(host.sysfs, before)),))
 
     def _read_processes(self, host: Host) -> Collected:
-        """The servers among the processes; may hang where one of them hangs in the kernel."""
+        """The servers among the processes; may hang if one of them hangs in the kernel."""
         reading = read_processes(host.proc)
         names = self._snapshot.view().get(GPU_NAMES) or GpuNames()
         memory = tuple(
@@ -219,7 +219,7 @@ class Collectors:
         return Collected(((PROCESSES, ServerProcesses(reading, memory)),))
 
     def _read_models(self) -> Collected | None:
-        """The weights of the models that targets run, by their own files; may hang where a filesystem does."""
+        """The weights of the models that targets run, by their own files; may hang if a filesystem does."""
         by_path = self._models.read(model_paths(self._snapshot.view()), self._stopping)
         if self._stopping.is_set():
             return None

@@ -124,7 +124,7 @@ class Daemon:
         self._warn_if_open()
         self._warn_of_risks()
         # What is here now stays. Left out of garbage collections, each of the full ones is short: all else waits for them,
-        # and they were the longest waits of a scrape and of a probe's reads where targets are many.
+        # and they were the longest waits of a scrape and of a probe's reads if targets are many.
         gc.collect()
         gc.freeze()
         gc.enable()

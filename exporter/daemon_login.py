@@ -37,7 +37,7 @@ class Login:
 class DaemonAddress:
     """Where the daemon is.
 
-    ``certificate`` is the daemon's own with its key, where its configuration names one. ``wants_certificate`` says that it asks
+    ``certificate`` is the daemon's own with its key, if its configuration names one. ``wants_certificate`` says that it asks
     its clients for theirs.
     """
 
@@ -127,7 +127,7 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 
 
 def _tls(address: DaemonAddress, login: Login | None) -> ssl.SSLContext:
-    """The daemon is verified by --cacert, else by its own certificate where its configuration tells, else as any server is.
+    """The daemon is verified by --cacert, else by its own certificate if its configuration tells, else as any server is.
 
     One on loopback that gets no password isn't verified: its certificate is for others, who know it by a name.
     """

@@ -28,7 +28,7 @@ class LeanLibrary:
     """A library as the daemon imports it.
 
     ``module`` is imported without ``left_out``, and ``why`` says what these are. ``newest`` is the last version, major and minor,
-    with which ``tests/test_lean.py`` and ``tests/test_imports.py`` have passed; they fail where a newer one is installed.
+    with which ``tests/test_lean.py`` and ``tests/test_imports.py`` have passed; they fail if a newer one is installed.
     """
 
     distribution: str

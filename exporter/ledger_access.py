@@ -128,7 +128,7 @@ def _refused(url: str, path: str, error: HTTPError, user: str) -> str:
 
 
 class FileAccess:
-    """The history's file, where no daemon runs. Raises AccessError if there is none."""
+    """The history's file, if no daemon runs. Raises AccessError if there is none."""
 
     def __init__(self, settings: HistoryFile, environ: Mapping[str, str]) -> None:
         path = history_file(str(settings.path), environ)

@@ -45,7 +45,7 @@ class Ledgers:
         return (self._store.status.bytes or None) if self._store else None
 
     def start(self) -> None:
-        """Open the store and take up the ledgers that it holds; the store says why where it can't keep a file."""
+        """Open the store and take up the ledgers that it holds; the store says why if it can't keep a file."""
         if self._store is None:
             return
         self._store.start()

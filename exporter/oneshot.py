@@ -134,7 +134,7 @@ class Session:
         ]
 
     def _probe(self, prober: Prober, step: Callable[[str], None]) -> ProbeResult | None:
-        """One probe, and a second one where the model had to be loaded first; None after a cancellation."""
+        """One probe, and a second one if the model had to be loaded first; None after a cancellation."""
         step(prober.target.url)
         result = prober.probe(self.name, self.module)
         if result is not None and result.result == "ok" and result.cold_start:
@@ -164,7 +164,7 @@ class Session:
         )
 
     def _case(self, result: ProbeResult, info: TargetInfo, judgement: Judgement, machine: Machine) -> Case:
-        """All that advice looks at. The machine's own setup is read where it is this machine's GPU that serves."""
+        """All that advice looks at. The machine's own setup is read if it is this machine's GPU that serves."""
         container = next((each for each in machine.containers if info.container and each.name == info.container), None)
         facts = None
         if info.gpus:
@@ -196,7 +196,7 @@ def _normal(url: str) -> str | None:
 
 
 def read_engine(settings: Settings, gfx_targets: Sequence[str] = ()) -> EngineReading:
-    """The containers of this machine; unavailable where the settings say not to look."""
+    """The containers of this machine; unavailable if the settings say not to look."""
     if settings.docker.enabled is False:
         return EngineReading(available=False, problem="the configuration says docker: {enabled: false}")
     return Engine(settings.docker.host, timeout_seconds=ENGINE_SECONDS).read(gfx_targets)

@@ -26,7 +26,7 @@ _TORCH_HIP: Final = re.compile(r"^hip\b[^=\n]*=\s*['\"]([\w.-]+)", re.MULTILINE)
 
 @dataclass(frozen=True, slots=True)
 class RocmVersion:
-    """A version as it was found (``raw``) and as numbers; ``patch`` is ``None`` where the text has none that is ROCm's."""
+    """A version as it was found (``raw``) and as numbers; ``patch`` is ``None`` if the text has none that is ROCm's."""
 
     raw: str
     major: int
@@ -40,7 +40,7 @@ class RocmVersion:
 
     @property
     def normalised(self) -> str:
-        """``major.minor.patch``, or ``major.minor`` where the patch is not known."""
+        """``major.minor.patch``, or ``major.minor`` if the patch is not known."""
         return self.release if self.patch is None else f"{self.release}.{self.patch}"
 
     @property
@@ -102,7 +102,7 @@ def parse_manifest(text: str) -> RocmVersion | None:
 
 
 def is_supported(version: RocmVersion, minimum: RocmVersion) -> bool:
-    """Tell whether ``version`` is at or above ``minimum``; a patch counts only where both have one."""
+    """Tell whether ``version`` is at or above ``minimum``; a patch counts only if both have one."""
     if version.patch is None or minimum.patch is None:
         return version.numbers[:2] >= minimum.numbers[:2]
     return version.numbers >= minimum.numbers

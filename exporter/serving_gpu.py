@@ -222,7 +222,7 @@ class _Given:
 
     left: tuple[Candidate, ...]
     rocm: tuple[Candidate, ...] | None
-    """``None`` where the order isn't known."""
+    """``None`` if the order isn't known."""
     vulkan: tuple[Candidate, ...] | None
     reasons: tuple[str, ...] = ()
     decided: Serving | None = None

@@ -43,7 +43,7 @@ def silence_of(before: Silence | None, state: TargetState, started: Iterable[flo
 
 
 def starting_since(silence: Silence | None, window: float, now: float) -> float | None:
-    """When a silent server was started, where it may still be starting; None if it is down."""
+    """When a silent server was started, if it may still be starting; None if it is down."""
     if silence is None or not silence.there or len(silence.starts) > MOST_STARTS or now - silence.since >= window:
         return None
     return silence.starts[-1] if -AHEAD_SECONDS <= now - silence.starts[-1] < window else None

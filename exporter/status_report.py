@@ -26,7 +26,7 @@ _BARS: Final = "▁▂▃▄▅▆▇█"
 
 
 def check(document: object) -> StatusDocument:
-    """The document, where it is one. Raises ValueError."""
+    """The document, if it is one. Raises ValueError."""
     if isinstance(document, Mapping) and isinstance(document.get("targets"), list):
         return document
     raise ValueError("has no list of targets")

@@ -1,4 +1,4 @@
-"""What a service tells systemd, where systemd asked for it; a datagram, no library."""
+"""What a service tells systemd, if systemd asked for it; a datagram, no library."""
 
 import logging
 import os

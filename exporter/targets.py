@@ -416,7 +416,7 @@ def _paths_of(target: Target, state: TargetState | None, view: View) -> tuple[st
 
 
 def _with_start(watched: Watched, state: TargetState, machine: Machine) -> TargetState:
-    """The state, as loading where the server was started not long ago and doesn't answer yet."""
+    """The state, as loading if the server was started not long ago and doesn't answer yet."""
     target = watched.target
     watched.silence = silence_of(watched.silence, state, starts_of(target.url, machine) if not state.up else ())
     return with_start(state, starting_since(watched.silence, target.start_window, state.at_seconds))

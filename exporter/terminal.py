@@ -58,7 +58,7 @@ Trends = dict[str, deque[tuple[float, float]]]
 class Screen:
     """What ``top`` knows: the newest document, the speeds that it has seen, and why the daemon does not answer, if it does not.
 
-    ``ask`` gets a document from the daemon and raises ``problem`` where that fails; ``history`` gives the past speeds of a target.
+    ``ask`` gets a document from the daemon and raises ``problem`` if that fails; ``history`` gives the past speeds of a target.
     """
 
     def __init__(

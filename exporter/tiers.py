@@ -29,7 +29,7 @@ PARTLY: Final = "not all of its work is done on the GPU"
 CPU_ALONE: Final = frozenset({"all", "cpu", "device none", "device cpu"})
 """Launch settings by which nothing is done on a GPU, in the words of ``cpu_offload``."""
 
-# Sizes in names are rounded; a family of the tables is meant only where a stated size agrees with its own this well.
+# Sizes in names are rounded; a family of the tables is meant only if a stated size agrees with its own this well.
 SAME_SIZE: Final = 0.25
 SAME_DENSE_SIZE: Final = 0.12
 
@@ -38,7 +38,7 @@ SAME_DENSE_SIZE: Final = 0.12
 class Weights:
     """What is known of a model's size. Bytes; ``kv_bytes_per_token`` is of one token of context, keys and values.
 
-    ``streamed_bytes`` are the weights read for each token where the files told (without an untied input embedding, and of
+    ``streamed_bytes`` are the weights read for each token if the files told (without an untied input embedding, and of
     a mixture of experts the active ones), ``bytes`` the whole; ``experts`` is True for a mixture of experts, None if nothing told.
     """
 
@@ -165,11 +165,11 @@ def _conditions_hold(scenario: Scenario, known: TargetFacts) -> bool:
 
 
 def _effective_aiter(known: TargetFacts) -> bool | None:
-    """Whether AITER computes: switched on where it has no effect, it doesn't."""
+    """Whether AITER computes; it doesn't if it is switched on without effect."""
     return False if known.aiter and known.aiter_usable is False else known.aiter
 
 
-# What a full-precision model is called where it is called anything: all of these answer a condition of `none`.
+# Names of full-precision types. Each of them meets a condition of `none`.
 UNQUANTIZED: Final = frozenset({"none", "auto", "fp16", "f16", "float16", "half", "bf16", "bfloat16", "fp32", "f32"})
 
 
@@ -259,7 +259,7 @@ def _is_dense_family(known: TargetFacts, profiles: Profiles) -> bool:
 def bytes_per_token(known: TargetFacts, context_tokens: float, profiles: Profiles) -> float | None:
     """Bytes read from memory for one token at this length of context; None if the model's size isn't known.
 
-    Source: the roofline of memory-bound decode. For a mixture of experts it is the active share of the weights, where the
+    Source: the roofline of memory-bound decode. For a mixture of experts it is the active share of the weights, if the
     model's files, its name or the tables state it. Of a model that may be either, nothing is known.
     """
     weights = known.weights
@@ -339,7 +339,7 @@ def expected_of(
     ceiling: float | None = None,
     named: bool = False,
 ) -> Expected:
-    """The scenario's band where it holds, else a share of the ceiling; never above the ceiling.
+    """The scenario's band if it holds, else a share of the ceiling; never above the ceiling.
 
     ``hardware`` is the profile of what serves. ``named`` says that the user chose the scenario: then its band holds.
     """

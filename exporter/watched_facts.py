@@ -41,7 +41,7 @@ def watched_facts(
     modules: Mapping[str, Module],
     view: View,
 ) -> Facts:
-    """All facts of a target that are watched; those of the machine only where it serves."""
+    """All facts of a target that are watched; those of the machine only if it serves."""
     facts: Facts = {
         **_served_facts(identity, info, weights),
         "exporter": exporter.__version__,
@@ -64,7 +64,7 @@ def watched_facts(
 
 
 def figures_beside(info: TargetInfo, state: TargetState | None, view: View) -> dict[str, float]:
-    """What the machine did beside a probe, by the names in ``KINDS``: of the GPU that serves, where one does; users."""
+    """What the machine did beside a probe, by the names in ``KINDS``: of the GPU that serves, if one does; users."""
     found: dict[str, float | None] = {"requests of users": state.requests_running if state else None}
     samples = {each.address: each for each in view.get(GPU_SENSORS) or () if not each.suspended}
     if len(info.gpus) == 1 and (sample := samples.get(info.gpus[0])) is not None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 class Advice:
     """A condition that holds: its id, the sentence about it, and the address of the GPU if it is about one.
 
-    The id is stable: alerts, the page and the runbook refer to it. ``remedy`` is what to do, where ``sentence`` does not end
+    The id is stable: alerts, the page and the runbook refer to it. ``remedy`` is what to do, if ``sentence`` does not end
     with it; ``title`` names the condition in a few words, by which a list of servers is grouped. ``since_seconds`` (Unix time)
     is when it began, if that is known.
     """

@@ -28,7 +28,7 @@ LOWERED: Final = 0.8
 class AdviceFacts:
     """What the conditions look at. ``models`` are (address of the one GPU that serves it, bytes) of models.
 
-    ``driver_source`` is ``in-tree`` where the kernel's own amdgpu drives the GPUs, ``dkms`` for AMD's module.
+    ``driver_source`` is ``in-tree`` if the kernel's own amdgpu drives the GPUs, ``dkms`` for AMD's module.
     """
 
     machine: MachineFacts
@@ -73,7 +73,7 @@ def advise(facts: AdviceFacts) -> tuple[Advice, ...]:
     return (*about_gpus, *about_machine)
 
 
-# Each returns its sentence where it holds, and None if it doesn't or nothing says whether it does. -----------------
+# Each returns its sentence if it holds, and None if it doesn't or nothing says whether it does. -----------------
 
 
 def _broken_mes_firmware(facts: AdviceFacts, gpu: GpuFacts) -> str | None:

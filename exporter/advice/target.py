@@ -74,7 +74,7 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """A row of the table. ``fact`` gives the sentence where the condition holds; ``remedy`` says what to do.
+    """A row of the table. ``fact`` gives the sentence if the condition holds; ``remedy`` says what to do.
 
     ``only_slow`` conditions say something of a server that is slow, and nothing of one that is fast in spite of them.
     ``since`` gives the Unix time at which it began.
@@ -134,7 +134,7 @@ def _sentence(text: str) -> str:
     return f"{text[:1].upper()}{text[1:]}{'' if text.endswith(('.', '?', '!')) else '.'}"
 
 
-# Each returns its sentence where it holds, and None if it doesn't or nothing says whether it does. -----------------
+# Each returns its sentence if it holds, and None if it doesn't or nothing says whether it does. -----------------
 
 
 FAULTS_OF_ANSWERS: Final[Mapping[str, str]] = {
@@ -287,7 +287,7 @@ def _what_if(speed: float, bits: float) -> str:
 
 
 def weights_of(quantization: str) -> tuple[float | None, str]:
-    """Bits of a weight where a 4-bit copy has fewer, and the weights in words."""
+    """Bits of a weight, None if a 4-bit copy has no fewer, and the weights as text."""
     name = quantization.lower()
     if name in UNQUANTIZED - {"fp32", "f32"}:
         return 16.0, "16-bit weights" if name in {"none", "auto", "half"} else f"{quantization.upper()} weights"

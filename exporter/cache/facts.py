@@ -60,7 +60,7 @@ class Unfinished:
 class ModelFacts:
     """One model of a cache; each file counts once, whatever links to it.
 
-    ``complete``: whether the files that its own index, manifest or header calls for are there; ``None`` where nothing
+    ``complete``: whether the files that its own index, manifest or header calls for are there; ``None`` if nothing
     says what should be there. ``missing`` names what is not, at most eight. ``variants``: (name, weights) of each GGUF
     in a repository that holds several; ``weights`` is set if there is one set. ``shared``: (device, inode, bytes)
     of files that another model may hold as well. ``marks`` and ``watched`` let the next scan see that nothing changed.
@@ -85,7 +85,7 @@ class ModelFacts:
 
     @property
     def weight_bytes(self) -> int | None:
-        """Bytes of its tensors, where one set of weights was read."""
+        """Bytes of its tensors, if one set of weights was read."""
         return None if self.weights is None else self.weights.weight_bytes
 
 

@@ -253,7 +253,7 @@ class _Walk:
         return True
 
     def _follows(self, found: os.stat_result, name: str) -> bool:
-        """Whether the folder that a link leads to is to be entered: not where it was seen, or leads out of all caches."""
+        """Whether the folder that a link leads to is to be entered: not if it was seen, or leads out of all caches."""
         if (found.st_dev, found.st_ino) in self.seen:
             return False
         refusal = self.bounds.refusal(found) or (
@@ -292,7 +292,7 @@ def _file(entry: os.DirEntry[str], found: os.stat_result) -> _File:
 
 @dataclass(frozen=True, slots=True)
 class Completeness:
-    """Whether files make a whole model; what is missing, by name; and the weights, in sets where there are several."""
+    """Whether files make a whole model; what is missing, by name; and the weights, in sets if there are several."""
 
     complete: bool | None
     missing: tuple[str, ...]

@@ -158,7 +158,7 @@ class _Reading:
                     if len(entry.name) not in HASH_LENGTHS or entry.is_symlink():
                         self._odd_blob(entry, blobs)
         except FileNotFoundError:
-            return  # files are copied into the snapshots where links are not to be had
+            return  # files are copied into the snapshots if links can't be made
         except OSError as error:
             self.scan_errors.add(f"{self.path}/blobs", error)
 

@@ -33,7 +33,7 @@ class Models:
     """Models by path, each read again only when its file or folder has changed. For one thread.
 
     A header is read in a process of its own, whose memory and time are bounded. Only the look at whether a file has changed is
-    this thread's own: it hangs where the filesystem does.
+    this thread's own: it hangs when the filesystem does.
     """
 
     def __init__(self, *, stall_seconds: float = STALL_SECONDS, most_seconds: float = READ_SECONDS) -> None:

@@ -64,7 +64,7 @@ def folder(name: str, dir_fd: int | None = None, *, follow: bool = False) -> Ite
 def open_file(name: str, dir_fd: int | None = None) -> int:
     """A regular file's descriptor; a pipe or a device is refused, not waited for. Raises OSError.
 
-    Reading must not count as use, so the time of access is kept where the system can do so.
+    Reading must not count as use, so the time of access is kept if the system can do so.
     """
     # The look before the open keeps devices unopened: the open of some does something.
     if not stat.S_ISREG(os.stat(name, dir_fd=dir_fd).st_mode):

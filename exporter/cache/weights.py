@@ -74,7 +74,7 @@ def _json_object(raw: bytes) -> dict[str, Any]:
 
 
 def read_safetensors_index(name: str, dir_fd: int | None = None) -> tuple[dict[str, str], int | None]:
-    """``*.index.json`` → (file of each tensor, bytes of all tensors where it says). Raises OSError, ``WeightsError``."""
+    """``*.index.json`` → (file of each tensor, bytes of all tensors if it says). Raises OSError, ``WeightsError``."""
     index = read_json(name, dir_fd)
     weight_map, metadata = index.get("weight_map"), index.get("metadata")
     if not isinstance(weight_map, dict) or set(map(type, weight_map.values())) - {str}:
@@ -362,7 +362,7 @@ _EXPERTS = "_exps."
 _BLOCK = re.compile(r"blk\.([0-9]{1,9})\.")
 # Of these a token reads a row, however large they are.
 _LOOKED_UP = ("per_layer_token_embd.weight", "position_embd.weight", "token_types.weight")
-# Of their layers one in that many has a KV cache that grows, where the file doesn't say how many.
+# Of their layers one in that many has a KV cache that grows, if the file doesn't say how many.
 _INTERVALS = {"qwen3next": 4, "qwen35": 4, "qwen35moe": 4, "minimax-01": 8}
 
 
@@ -374,7 +374,7 @@ def _kv_heads(each: object) -> int:
 def _active_gguf(tensors: Mapping[str, int], of: Callable[[str], Any]) -> int | None:
     """Bytes of the tensors that one token reads, the input embedding with them; of experts the share that it uses.
 
-    The last blocks of a model that can draft its own tokens are read only while it drafts. ``None`` where the file
+    The last blocks of a model that can draft its own tokens are read only while it drafts. ``None`` if the file
     doesn't say how many experts a token uses.
     """
     experts, used = _count(of("expert_count")), of("expert_used_count")

@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def _bound_memory(memory_bytes: int) -> None:
-    """Bound this process and those that it splits off; where the machine runs out, the kernel ends them before others."""
+    """Bound this process and those that it splits off; if the machine runs out, the kernel ends them before others."""
     with contextlib.suppress(OSError, ValueError):
         if memory_bytes:
             resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))

@@ -47,7 +47,7 @@ class Workers:
         self._hanging: dict[Hashable, subprocess.Popen[bytes]] = {}
 
     def run(self, key: Hashable, job: WorkerJob, cancel: threading.Event | None = None) -> list[Any]:
-        """The answers of a job's processes. Raises WorkerError; within a tenth of a second where ``cancel`` is set."""
+        """The answers of a job's processes. Raises WorkerError; within a tenth of a second if ``cancel`` is set."""
         hanging = self._hanging.pop(key, None)
         if hanging is not None and not _gone(hanging):
             self._hanging[key] = hanging

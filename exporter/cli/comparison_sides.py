@@ -26,7 +26,7 @@ def sides_of(
 ) -> tuple[ComparisonSide, ComparisonSide, list[Report]]:
     """Both sides, and the reports of those that were measured or saved. Two servers are probed in turns.
 
-    Ends the command where one has nothing to compare.
+    Ends the command if one has nothing to compare.
     """
     names = (baseline, candidate)
     past = {name: _past_side(session, name) for name in names if _is_past(name)}
@@ -67,7 +67,7 @@ def _past_side(session: Session, name: str) -> Side:
 
 
 def _reports_of(session: Session, names: Sequence[str], count: int) -> list[Report]:
-    """A report of each name: read from a file, or measured, in turns where both are URLs or names of targets."""
+    """A report of each name: read from a file, or measured, in turns if both are URLs or names of targets."""
     probed = [_is_url(name) or (session.is_named(name) and not Path(name).exists()) for name in names]
     targets = [session.target(name) for name, wanted in zip(names, probed, strict=True) if wanted]
     saved = [None if wanted else _read_report(Path(name)) for name, wanted in zip(names, probed, strict=True)]
@@ -76,7 +76,7 @@ def _reports_of(session: Session, names: Sequence[str], count: int) -> list[Repo
 
 
 def _is_url(name: str) -> bool:
-    """Whether a name is the address of a server rather than a file: by its scheme, else by its form where no such file is."""
+    """Whether a name is the address of a server rather than a file: by its scheme, else by its form if no such file is."""
     return "://" in name or ("://" in prompt_url(name) and not Path(name).exists())
 
 

@@ -13,7 +13,7 @@ from exporter.settings import CacheKind
 
 @dataclass(frozen=True, slots=True)
 class ContainerCache:
-    """The folder inside the container, the same on the host where a mount covers it, and all mounts that hold models."""
+    """The folder inside the container, the same on the host if a mount covers it, and all mounts that hold models."""
 
     path: str | None
     source: str | None
@@ -23,7 +23,7 @@ class ContainerCache:
 def cache_of(
     backend: str | None, weights_at: str | None, inspect: Mapping[str, Any], environment: Mapping[str, str]
 ) -> ContainerCache:
-    """``weights_at`` is the absolute path of the model where it is configured by one, else a cache is used."""
+    """``weights_at`` is the absolute path of the model if it is configured by one, else a cache is used."""
     mounts = tuple(_mounts(inspect))
     folders = tuple(_folders(backend, weights_at, inspect, environment))
     held = tuple(

@@ -36,7 +36,7 @@ def stat_of(header: str) -> ArchiveStat | None:
 
 
 def file_in(archive: bytes, limit: int = LARGEST_FILE) -> str | None:
-    """The text of the first member, where that is a regular file: its first ``limit`` bytes, however large it says it is."""
+    """The text of the first member, if that is a regular file: its first ``limit`` bytes, however large it says it is."""
     import tarfile  # noqa: PLC0415 - with the first file of a container
 
     try:

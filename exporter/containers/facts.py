@@ -26,7 +26,7 @@ class CandidateUrl:
 class Devices:
     """Which GPU devices the container was given. ``privileged`` implies all of them, with no device listed.
 
-    ``render_nodes`` are names in ``/dev/dri`` where it was given these and not the whole folder; ``nvidia`` that it was given
+    ``render_nodes`` are names in ``/dev/dri`` if it was given these and not the whole folder; ``nvidia`` that it was given
     NVIDIA's devices.
     """
 
@@ -80,7 +80,7 @@ ON_HOST: Final = OwnNetwork()
 class ContainerFacts:
     """One container that runs, or is made to run, an inference server; ``None`` if nothing told.
 
-    ``quantization`` is ``none`` and ``kv_cache_dtype`` ``auto`` where the command line and the model's name are known and
+    ``quantization`` is ``none`` and ``kv_cache_dtype`` ``auto`` if the command line and the model's name are known and
     ask for nothing else. ``cache_path`` is the folder inside the container from which the weights come (the hub folder of
     a Hugging Face cache), ``cache_source`` the same on the host, None if no mount covers it: then the weights lie in
     the container's own layer.
@@ -90,7 +90,7 @@ class ContainerFacts:
     """The first 12 hex digits."""
     name: str
     image: str
-    """As configured; where only an id is configured, a tag of that id."""
+    """As configured; if only an id is configured, a tag of that id."""
     image_id: str
     backend: str | None
     """None if the image or the devices are of an inference container, but no server was seen in it (a toolbox)."""
@@ -116,7 +116,7 @@ class ContainerFacts:
     cache_mounts: tuple[CacheMount, ...] = ()
     rocm: ImageRocm | None = None
     launch: LaunchSettings | None = None
-    """How its server was started, where one was seen or the image is made for one."""
+    """How its server was started, if one was seen or the image is made for one."""
 
     @property
     def notes(self) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ _OWN_MOUNT = re.compile(
 
 
 def own_container(proc: Path) -> str | None:
-    """The id of the container that this process runs in; None on a host, or where the engine hides it."""
+    """The id of the container that this process runs in; None on a host, or if the engine hides it."""
     try:
         found = _OWN_MOUNT.search((proc / "self" / "mountinfo").read_text(encoding="utf-8", errors="replace"))
     except OSError:

@@ -10,7 +10,7 @@ _GGUF = re.compile(
     r"(?![A-Za-z0-9])",
     re.IGNORECASE,
 )
-# First match wins. The names follow those of vLLM's --quantization where it has one.
+# First match wins. The names follow those of vLLM's --quantization if it has one.
 _NAMED: Final = (
     ("awq", re.compile(r"(?<![a-z0-9])awq", re.IGNORECASE)),
     ("gptq", re.compile(r"(?<![a-z0-9])gptq", re.IGNORECASE)),

@@ -39,7 +39,7 @@ _PARENTS: Final[tuple[ProgramName, ...]] = (
 class _Launch:
     """How the server in a container is started, with the container's whole environment; never keep or log it.
 
-    ``settings`` are None if an inference image runs no server that was seen. ``seen`` where the arguments are the
+    ``settings`` are None if an inference image runs no server that was seen. ``seen`` if the arguments are the
     server's own and not a guess.
     """
 
@@ -122,7 +122,7 @@ def recognise(
 
 
 def image_reference(inspect: Mapping[str, Any], image: Mapping[str, Any] | None = None) -> str:
-    """The image as configured, or a tag of it where only an id is configured."""
+    """The image as configured, or a tag of it if only an id is configured."""
     configured = text(inspect, "Config", "Image") or text(inspect, "ImageName")
     if configured and not is_bare_id(configured):
         return configured

@@ -233,7 +233,7 @@ def _observe(ledger: Ledger, module: str, phase: Phase, sample: Sample) -> Ledge
 def observe_fingerprint(
     ledger: Ledger, at_seconds: float, fingerprints: Mapping[str, bytes], *, stepped: bool
 ) -> Ledger:
-    """After the fingerprint of a model that is known was read; where it has stepped, another model answers to the name."""
+    """After the fingerprint of a model that is known was read; if it has stepped, another model answers to the name."""
     number = int(ledger.facts.get(ANSWERS, "").rpartition(" ")[2] or 1)
     ledger = observe_facts(ledger, at_seconds, {ANSWERS: f"fingerprint {number}"})
     if stepped:

@@ -79,6 +79,6 @@ def percent_text(ratio: float) -> str:
 
 
 def effect_text(speed: Ratio) -> str:
-    """``6.4, before 12.1 tok/s (-47 %)``, and that it is noise where it is."""
+    """``6.4, before 12.1 tok/s (-47 %)``, and that it is noise if it is."""
     told = f"{rate_text(speed.after)}, before {rate_text(speed.before)} tok/s ({percent_text(speed.ratio)}"
     return f"{told})" if speed.beyond_noise else f"{told}, within the noise)"

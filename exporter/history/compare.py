@@ -43,7 +43,7 @@ class History(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """A time, where ``since`` and ``until`` are the same, or all from ``since`` up to ``until``; Unix time."""
+    """One time, if ``since`` and ``until`` are equal, else the stretch between them; Unix time."""
 
     text: str
     since: float

@@ -24,7 +24,7 @@ def history_file(path: str, environ: Mapping[str, str]) -> Path | None:
 
 
 def _state_folder(environ: Mapping[str, str]) -> Path | None:
-    # systemd gives several folders where the unit names several; only absolute paths are valid in either variable.
+    # systemd gives several folders if the unit names several; only absolute paths are valid in either variable.
     of_unit = environ.get("STATE_DIRECTORY", "").partition(":")[0]
     if of_unit.startswith("/"):
         return Path(of_unit)

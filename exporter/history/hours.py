@@ -47,7 +47,7 @@ def hour_of(number: int, samples: Iterable[Sample]) -> Hour:
 
 
 def joined(one: Hour, other: Hour) -> Hour:
-    """Both together, where the single probes of one are gone: the medians of the one with more of them."""
+    """Both together, if the single probes of one are gone: the medians of the one with more of them."""
     larger = max(one, other, key=lambda hour: hour.good)
     return Hour(
         one.at_seconds,

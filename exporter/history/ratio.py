@@ -1,7 +1,7 @@
 """The two-sample test: how a figure after compares with the same figure before, and whether the difference is noise.
 
 Medians, so that single outliers decide nothing. The noise is the median of absolute deviations; it is widened because
-probes of one server resemble the one before (autocorrelation), and once more where few probes tell how large it is. Pure.
+probes of one server resemble the one before (autocorrelation), and once more if few probes tell how large it is. Pure.
 """
 
 import math
@@ -38,7 +38,7 @@ _WINSOR: Final = 3.0
 class Ratio:
     """Medians before and after in the figure's own unit, ``ratio`` = after ÷ before, and the interval that it lies in.
 
-    The interval is as wide as what counts as noise: where it includes 1, the difference is noise.
+    The interval is as wide as what counts as noise: if it includes 1, the difference is noise.
     """
 
     before: float
@@ -68,7 +68,7 @@ def ratio_of(before: Iterable[float], after: Iterable[float]) -> Ratio | None:
     """Compare two series, each in the order in which it was measured; what is not a positive number is left out.
 
     None if a side has fewer than ``LEAST_SAMPLES``. With fewer than ``FEW`` on a side, the interval also covers what
-    each of these samples would give alone, so that a difference is told only where all of them show it.
+    each of these samples would give alone, so that a difference is told only if all of them show it.
     """
     old, new = _logarithms(before), _logarithms(after)
     if min(len(old), len(new)) < LEAST_SAMPLES:

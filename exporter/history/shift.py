@@ -20,7 +20,7 @@ class Shift:
     """How one module's figures compare with those before ``since_seconds`` (Unix time).
 
     ``speed`` is that of ``phase``: decode, or the prefill of long prompts, which may hold while the other falls.
-    ``changes`` are the times of the changes that it belongs to: several where too few probes lie between them to tell them
+    ``changes`` are the times of the changes that it belongs to: several if too few probes lie between them to tell them
     apart, none for an unexplained step. ``told_at_seconds`` is when the speed was first found to differ beyond the noise,
     ``back_at_seconds`` when it was found to be as before again, ``accepted_at_seconds`` when the new level became the usual one.
     """

@@ -47,7 +47,7 @@ class Reference:
         return len(self.packed) // 4
 
     def followed_by(self, speed: float) -> "Reference":
-        """With one more speed, or without it where it is none of one in ``stride``."""
+        """With one more speed, or without it if it is not one in ``stride``."""
         if self.skipped + 1 < self.stride:
             return replace(self, skipped=self.skipped + 1)
         speeds = array("f", self.packed)

@@ -60,7 +60,7 @@ class HistoryError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """How the history is kept: in a file, or in memory only where ``path`` is None.
+    """How the history is kept: in a file, or in memory only if ``path`` is None.
 
     ``problem`` says why it is in memory or what keeps it from being written, ``set_aside`` where a damaged file is now.
     ``bytes`` is the size of the file and its log, ``dropped`` counts probes that could not be written. ``commits`` are
@@ -195,7 +195,7 @@ class Store:
         return replace(self._writer.status, dropped=self._dropped)
 
     def start(self) -> None:
-        """Open the file; returns when it is open, or after 10 s where the disk hangs."""
+        """Open the file; returns when it is open, or after 10 s if the disk hangs."""
         self._thread.start()
         self._opened.wait(OPEN_SECONDS)
 
@@ -208,7 +208,7 @@ class Store:
             self._handing.notify_all()
 
     def save(self, ledger: Ledger) -> None:
-        """Keep what is known of a target: at once where it says something new, else within the hour."""
+        """Keep what is known of a target: at once if it says something new, else within the hour."""
         with self._handing:
             self._ledgers[ledger.target] = ledger
             self._handing.notify_all()
@@ -272,7 +272,7 @@ class Store:
             last, asked = self._closing, self._flushes_asked
             at_once = self._must_write()
         if at_once or self._retry_at is None or self._monotonic() >= self._retry_at:
-            for _ in range(2):  # once more where a damaged file was replaced
+            for _ in range(2):  # once more if a damaged file was replaced
                 if self._write(last=last):
                     break
         with self._handing:
@@ -345,7 +345,7 @@ class _Writer:
         self._path, self._clock, self._monotonic = path, clock, monotonic
         self._raw_hours, self._keep_hours = RAW_HOURS, max(1, round(keep_seconds / HOUR_SECONDS))
         self._using = threading.RLock()
-        """Held while the connection is in use: where the history is in memory, readers share it."""
+        """Held while the connection is in use: if the history is in memory, readers share it."""
         self._connection: sqlite3.Connection | None = None
         self._lock_file: int | None = None
         self._series: dict[tuple[str, str], int] = {}
@@ -371,7 +371,7 @@ class _Writer:
     # The file
 
     def open(self) -> None:
-        """Open the file, set it aside where it is damaged, and go without one where there can be none."""
+        """Open the file, set it aside if it is damaged, and go without one if there can be none."""
         if self._path is None:
             self._open_in_memory()
             return

@@ -26,7 +26,7 @@ COVERED: Final = 0.9
 def mean_watts(samples: Sequence[tuple[int, float]], start_ns: int, end_ns: int) -> float | None:
     """Average power over a stretch of time; between two readings it is taken to change evenly.
 
-    ``samples`` are (monotonic ns, watts) in the order of time. ``None`` where readings cover too little of the stretch.
+    ``samples`` are (monotonic ns, watts) in the order of time. ``None`` if readings cover too little of the stretch.
     """
     joules_ns, covered = 0.0, 0
     for (at, watts), (next_at, next_watts) in pairwise(samples):

@@ -57,9 +57,9 @@ class PartitionFacts:
 
 @dataclass(frozen=True, slots=True)
 class GpuFacts:
-    """What a GPU is. ``None`` where nothing readable says it.
+    """What a GPU is. ``None`` if nothing readable says it.
 
-    ``address`` is its PCI address (``0000:c1:00.0``). ``compute_units`` are counted by KFD, or the data sheet's where KFD
+    ``address`` is its PCI address (``0000:c1:00.0``). ``compute_units`` are counted by KFD, or the data sheet's if KFD
     is hidden and only one product can be meant. ``memory_pool_bytes`` is what a model can use: a discrete GPU's VRAM, an
     APU's share of the system's memory as the compute driver or GTT limits it. ``bandwidth_source`` is ``memory bank``,
     ``memory modules``, ``memory clock`` or ``table``. ``partitions`` is empty for a GPU that is whole, and what may be seen of the others
@@ -80,7 +80,7 @@ class GpuFacts:
 
     @property
     def power_scope(self) -> PowerScope | None:
-        """What the power sensor counts: ``socket`` where the GPU shares it with the CPU."""
+        """What the power sensor counts: ``socket`` if the GPU shares it with the CPU."""
         return None if self.unified_memory is None else "socket" if self.unified_memory else "gpu"
 
 
@@ -103,9 +103,9 @@ class GpuSample:
     """What a GPU does now; ``None`` or missing if it wasn't measured.
 
     ``busy_ratio`` is the driver's own and may stay at 1 while an idle process holds a queue. ``power_scope`` is
-    ``socket`` where the sensor counts the CPU too. ``temperatures`` are (sensor, degrees Celsius), ``clocks`` (domain,
+    ``socket`` if the sensor counts the CPU too. ``temperatures`` are (sensor, degrees Celsius), ``clocks`` (domain,
     Hz). ``throttling`` are the reasons that held the clocks down with their shares of the time since the sample before,
-    told from ``residency`` where the firmware counts. A suspended GPU is not woken: only ``suspended`` is known of it.
+    told from ``residency`` if the firmware counts. A suspended GPU is not woken: only ``suspended`` is known of it.
     """
 
     address: str
@@ -207,7 +207,7 @@ def _facts(address: str, device: Path | None, nodes: Sequence[Node], module_mts:
 def _partitions(
     nodes: Sequence[Node], products: tuple[Product, ...], vram: int | None, bandwidth: float | None
 ) -> tuple[PartitionFacts, ...]:
-    """The parts of a divided GPU. A lone node is one too where its kind has more units: the others are hidden."""
+    """The parts of a divided GPU. A lone node is one too if its kind has more units: the others are hidden."""
     units = [product.compute_units or 0 for product in products]
     if not nodes or nodes[0].gfx_target not in PARTITIONED_TARGETS:
         return ()

@@ -44,7 +44,7 @@ def target_of(major: int, minor: int, revision: int) -> str:
 
 
 def read_target(device: Path) -> str | None:
-    """Read what a GPU's graphics core is; ``None`` where the driver doesn't say. Wakes no GPU."""
+    """Read what a GPU's graphics core is; ``None`` if the driver doesn't say. Wakes no GPU."""
     for block in ("GC", "11"):
         folder = device / "ip_discovery/die/0" / block / "0"
         major, minor, revision = (read_number(folder / name) for name in ("major", "minor", "revision"))

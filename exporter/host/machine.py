@@ -2,7 +2,7 @@
 
 World-readable files only; what isn't there, or is masked in a container, is absent. No serial number and no host name is
 read, and of the kernel's command line nothing but the parameters named here. Firmware and limits of a GPU that sleeps are
-read only where that doesn't wake it.
+read only if that doesn't wake it.
 """
 
 import re
@@ -60,7 +60,7 @@ class GpuSettings:
 
 @dataclass(frozen=True, slots=True)
 class MachineFacts:
-    """A machine's other facts; ``None`` where nothing readable says it. ``parameters`` are (name, value), by name."""
+    """A machine's other facts; ``None`` if nothing readable says it. ``parameters`` are (name, value), by name."""
 
     kernel_release: str | None = None
     parameters: tuple[tuple[str, str], ...] = ()
@@ -152,6 +152,6 @@ def _word(path: Path, problems: list[str]) -> str | None:
 
 
 def _word_of(text: str | None, *, slashes: bool = False) -> str | None:
-    """The text, where it looks like a version or a name."""
+    """The text, if it looks like a version or a name."""
     plain = text.replace("/", "") if text and slashes else text
     return text if plain and _WORD.fullmatch(plain) else None

@@ -63,7 +63,7 @@ _ARC: Final = {
 
 @dataclass(frozen=True, slots=True)
 class OtherGpu:
-    """A GPU of which only this much is known; ``name`` is ``None`` where nothing readable says it.
+    """A GPU of which only this much is known; ``name`` is ``None`` if nothing readable says it.
 
     ``integrated`` tells whether it is a part of the processor, ``small`` whether it is known to be too small for a model.
     """

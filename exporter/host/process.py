@@ -1,7 +1,7 @@
 """Inference servers that are plain processes: how each was started, where it listens, what computes in it.
 
 Found by their command lines, which anyone may read. What only the same user may read (the environment, the memory map,
-the working folder) is used where it can be read, and said to be unknown, with its reason, where it can't. A server in a
+the working folder) is used if it can be read, else said to be unknown, with the reason. A server in a
 container is a process of this machine, too: ``container`` says so. Processes that a server started belong to it; those of
 them that are servers themselves (Ollama's llama-server) are its ``workers``.
 """
@@ -61,8 +61,8 @@ class ProcessFacts:
 
     ``pids`` are the process and all that it started, workers' too: some of them may hold the GPU's memory. ``container``
     is the container that it runs in (the first 12 digits of its id, or LXC's name), ``unit`` its systemd service; both
-    are empty for a process of a login. ``network`` is ``own`` where it has the exporter's network, ``host`` for the
-    machine's where that is another. ``port`` is the one it is asked at, ``listening`` whether a socket of its user was
+    are empty for a process of a login. ``network`` is ``own`` if it has the exporter's network, ``host`` for the
+    machine's if that is another. ``port`` is the one it is asked at, ``listening`` whether a socket of its user was
     seen there. ``model_file`` is the model's file or folder as the exporter can open it. ``runtime`` is the version of
     what computes: ROCm's, Mesa's, CUDA's.
     """

@@ -1,8 +1,8 @@
 """What AMD calls its GPUs, as data: one PCI id covers several products, told apart by compute units and PCI revision.
 
-Names and revisions are those of the public list ``amdgpu.ids`` (libdrm, 2026) and, where it has none, of ``pci.ids``.
+Names and revisions are those of the public list ``amdgpu.ids`` (libdrm, 2026) and, if it has none, of ``pci.ids``.
 Compute units, bus widths and bandwidths are those of AMD's product pages and data sheets; a dash if none was found,
-where sources differ, where they depend on the memory that a maker fitted, or where products under one name differ.
+if sources differ, if they depend on the memory that a maker fitted, or if products under one name differ.
 """
 
 from collections.abc import Sequence
@@ -214,7 +214,7 @@ PRODUCTS: Final[tuple[Product, ...]] = tuple(map(_product, _TABLE.strip().splitl
 
 
 def find_products(pci_id: str | None, revision: str | None, compute_units: int | None) -> tuple[Product, ...]:
-    """Find the products that the evidence leaves: one where it decides, several if it doesn't, none for an unknown id.
+    """Find the products that the evidence leaves: one if it decides, several if it doesn't, none for an unknown id.
 
     ``pci_id`` and ``revision`` are lower-case hex without prefix. What was counted goes before what a revision says.
     """
@@ -230,7 +230,7 @@ def find_products(pci_id: str | None, revision: str | None, compute_units: int |
 
 
 def describe(products: tuple[Product, ...]) -> str | None:
-    """Name what was found: ``Radeon 8060S``, or ``Radeon 8060S / 8050S`` where it may be either."""
+    """Name what was found: ``Radeon 8060S``, or ``Radeon 8060S / 8050S`` if it may be either."""
     if not products:
         return None
     first, *others = dict.fromkeys(product.name for product in products)

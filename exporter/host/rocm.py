@@ -54,7 +54,7 @@ class DriverFacts:
 class RocmFacts:
     """ROCm as installed on the host; ``None`` if there is none or it can't be told.
 
-    ``version`` is the text as found (``7.2.0-43``), ``normalised`` its numbers (``7.2.0``, or ``7.2`` where only that is
+    ``version`` is the text as found (``7.2.0-43``), ``normalised`` its numbers (``7.2.0``, or ``7.2`` if only that is
     known), ``release`` major.minor. ``source`` is the kind of place that told: ``info``, ``header``, ``manifest``,
     ``hip``, ``library``, ``folder``, ``pip`` or ``package``. ``problems`` are lines for a person, each naming a file.
     """

@@ -15,7 +15,7 @@ ENDED: Final = frozenset({"gfx900", "gfx902", "gfx904", "gfx906", "gfx909", "gfx
 
 
 def minimum_rocm_for(gfx_target: str | None, minimum: RocmVersion) -> RocmVersion | None:
-    """The minimum for one GPU: the one given, or ``None`` where no release from 7 on supports the GPU."""
+    """The minimum for one GPU: the one given, or ``None`` if no release from 7 on supports the GPU."""
     ended = gfx_target in ENDED or (gfx_target is not None and re.fullmatch(r"gfx[78]\d\d", gfx_target) is not None)
     return None if ended and minimum.major >= 7 else minimum
 
@@ -23,7 +23,7 @@ def minimum_rocm_for(gfx_target: str | None, minimum: RocmVersion) -> RocmVersio
 def meets_minimum(
     version: RocmVersion, minimum: RocmVersion, gfx_targets: Iterable[str | None], *, serves: bool | None
 ) -> bool | None:
-    """Tell whether a ROCm is recent enough for a machine, or ``None`` where there is nothing to judge.
+    """Tell whether a ROCm is recent enough for a machine, or ``None`` if there is nothing to judge.
 
     ``gfx_targets`` are those of the machine's GPUs; one that can meet the minimum is enough to judge by. ``serves`` says whether
     this ROCm computes for a server here: one that doesn't is not judged, and of one of which that isn't known only that it is

@@ -33,7 +33,7 @@ _KINDS: Final[tuple[tuple[Compute, re.Pattern[str]], ...]] = (
     ("vulkan", _VULKAN_DRIVER),
     ("cuda", _CUDA_LIBRARY),
 )
-# llama.cpp's own backends, where they are libraries: the one that it loaded tells what it computes with.
+# llama.cpp's own backends, if they are libraries: the one that it loaded tells what it computes with.
 _GGML: Final[tuple[tuple[Compute, re.Pattern[str]], ...]] = (
     ("rocm", re.compile(r"libggml-hip(?:-[\w.]+)?\.so(?:\.[\d.]+)?")),
     ("vulkan", re.compile(r"libggml-vulkan\.so(?:\.[\d.]+)?")),
@@ -52,7 +52,7 @@ def find_compute(libraries: Collection[str]) -> tuple[Compute, ...]:
 
 
 def find_version(compute: Compute, libraries: Iterable[str], root: Path) -> str | None:
-    """The version of a runtime, by its libraries; ``None`` where none of them says it.
+    """The version of a runtime, by its libraries; ``None`` if none of them says it.
 
     ``root`` is the folder under which the process's files are seen: ``/``, or ``/proc/<pid>/root``.
     """

@@ -2,7 +2,7 @@
 
 A power limit at full load is normal and says only that the GPU does what it can; heat is a fault that someone can mend.
 A firmware's bit is a claim: Navi 31, 32, 33 and 48 keep the one for a hot spot that is too hot at 37 degrees. A bit that
-names a sensor is believed where that sensor's temperature is near its limit.
+names a sensor is believed if that sensor's temperature is near its limit.
 """
 
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from exporter.host.gpu_metrics import Residency
 Reason = Literal["thermal", "power", "current", "other"]
 REASONS: Final[tuple[Reason, ...]] = ("thermal", "power", "current", "other")
 Throttling = tuple[tuple[Reason, float], ...]
-"""(reason, share of the time); 0 or 1 where the firmware says only what holds now. A reason that can't be told is left out."""
+"""(reason, share of the time); 0 or 1 if the firmware says only what holds now. A reason that can't be told is left out."""
 
 NEAR: Final = 10.0
 """Degrees below its limit from which a sensor may be what throttles: readings are averages, and the firmware's is quicker."""
@@ -59,7 +59,7 @@ def by_counters(then: Residency | None, now: Residency) -> Throttling:
     """Tell for what share of the time between two readings each reason held the clocks down.
 
     Several limits of one reason may have done so at the same time: the share is that of the one that did for longest.
-    Nothing is told without two readings, or where the counters were reset in between.
+    Nothing is told without two readings, or if the counters were reset in between.
     """
     if then is None or now.total <= then.total:
         return ()

@@ -106,7 +106,7 @@ def parse_options(words: Sequence[str], flags: Collection[str] = (), single: Col
 
     A word after an option is its value unless it begins with a dash or the option is one of ``flags`` (or begins with
     ``enable-``, ``disable-`` or ``no-``): the servers have hundreds of options, and most take a value. A word is a
-    positional argument only where no option can claim it: first, after another, after a flag, or after the value of one
+    positional argument only if no option can claim it: first, after another, after a flag, or after the value of one
     of ``single``. What follows ``--api-key A`` may be a second key.
     """
     named: list[tuple[str, str]] = []

@@ -1,6 +1,6 @@
 """A server's arguments and environment → the settings it was started with. Pure; reads only what ``programs`` lists.
 
-What nobody stated is None. A program's own default stands for it only where everything that could state something else
+What nobody stated is None. A program's own default stands for it only if everything that could state something else
 was read (``complete``) and every version of the program has that default.
 """
 
@@ -71,10 +71,10 @@ class LaunchSettings:
 
     ``complete``: whether all that could state a setting was read, so that what isn't stated is the program's default.
     ``model`` is for people (no credentials, no folders of a cache or before a file), ``model_path`` is the same as given,
-    where it can be a path. ``gpu_layers`` is the number of layers to be put on the GPU, ``all``, or None for the
+    if it can be a path. ``gpu_layers`` is the number of layers to be put on the GPU, ``all``, or None for the
     program's own choice. ``offloads`` names, in the words of the switches, what else keeps a part of the work off this
     machine's GPU. ``visible_devices`` are (variable, value). ``aiter_architectures`` are the gfx targets that the AITER
-    of the image is built for, where the environment names them.
+    of the image is built for, if the environment names them.
     """
 
     name: ProgramName
@@ -95,7 +95,7 @@ class LaunchSettings:
     cache_type_k: str | None = None
     cache_type_v: str | None = None
     context: int | None = None
-    """Tokens, of all slots together where the program divides them."""
+    """Tokens, of all slots together if the program divides them."""
     tensor_parallel: int | None = None
     slots: int | None = None
     micro_batch: int | None = None
@@ -108,16 +108,16 @@ class LaunchSettings:
     gpu_layers: int | Literal["all"] | None = None
     offloads: tuple[str, ...] = ()
     speculative: str | None = None
-    """How tokens are drafted (``draft``, ``draft-mtp``, ``ngram-mod``, ``eagle3``), ``none`` where they are not."""
+    """How tokens are drafted (``draft``, ``draft-mtp``, ``ngram-mod``, ``eagle3``), ``none`` if they are not."""
     aiter: bool | None = None
     aiter_architectures: tuple[str, ...] = ()
     sleep_idle_seconds: int | None = None
     prompt_cache: bool | None = None
-    """Whether llama-server keeps replaced prompts in the machine's memory, where the command line says it."""
+    """Whether llama-server keeps replaced prompts in the machine's memory, if the command line says it."""
 
     @property
     def kv_cache(self) -> str | None:
-        """The type of the KV cache; ``q8_0/f16`` where keys and values differ, ``?`` for the one that nobody stated."""
+        """The type of the KV cache; ``q8_0/f16`` if keys and values differ, ``?`` for the one that nobody stated."""
         if self.cache_type_k == self.cache_type_v:
             return self.cache_type_k
         return f"{self.cache_type_k or '?'}/{self.cache_type_v or '?'}"
@@ -311,7 +311,7 @@ def _port(value: str | None) -> int | None:
 
 
 def _cache_types(given: _Arguments, *, complete: bool) -> tuple[str | None, str | None]:
-    """The KV cache's type of keys and of values; one for both where the program has one switch."""
+    """The KV cache's type of keys and of values; one for both if the program has one switch."""
     default = given.server.cache_type if complete else None
     keys = given.term("cache_type_k")
     if given.name == "koboldcpp":
@@ -412,7 +412,7 @@ def _keeps_cache_on_cpu(given: _Arguments) -> bool:
 
 
 def _speculative(given: _Arguments) -> str | None:
-    """How the server drafts tokens, ``none`` where it is told not to, None if nothing is told."""
+    """How the server drafts tokens, ``none`` if it is told not to, None if nothing is told."""
     found = [word for value in given.accumulated("speculation") for word in _methods(value)]
     if any(name.startswith("speculative-config") for name, _ in given.options.named) and not found:
         found.append("on")
@@ -518,9 +518,9 @@ def settings_of(
 
 
 def defaults_of(launch: LaunchSettings, compute: Compute | None) -> dict[str, str]:
-    """The settings that nobody stated, as ``default``, where all that could state them was read.
+    """The settings that nobody stated, as ``default``, if all that could state them was read.
 
-    Without it a switch that is given for the first time, or no more, would be no change. ``compute`` is what computes; where
+    Without it a switch that is given for the first time, or no more, would be no change. ``compute`` is what computes; if
     that is not known, neither is whether a part of the work is off the GPU.
     """
     if not launch.complete or launch.name not in _OF_ONE_MODEL or launch.model is None:

@@ -143,7 +143,7 @@ class Nonsense:
 
 @dataclass(frozen=True, slots=True)
 class AnswerJudgement:
-    """A verdict on an answer, its reason in a clause, and what is wrong where something is."""
+    """A verdict on an answer, its reason in a clause, and what is wrong if something is."""
 
     verdict: AnswerVerdict
     reason: str = ""
@@ -183,7 +183,7 @@ def judge_text(
     """What is wrong with the text that these chunks make up, or None.
 
     ``forced``: the length was forced (``ignore_eos``), so only what comes before the model's own end is judged, and of that the
-    first ``FORCED_CHARACTERS``. ``tokens``: how many tokens the text has, where the server counted them. ``ended``: the model ended
+    first ``FORCED_CHARACTERS``. ``tokens``: how many tokens the text has, if the server counted them. ``ended``: the model ended
     by itself, so that digits alone are a number.
     """
     text = "".join(chunks)
@@ -207,7 +207,7 @@ def printable(text: str) -> str:
 
 
 def _before_end(text: str) -> str:
-    """What the model said before it would have ended, had it been allowed to; all of it where it ends at once."""
+    """What the model said before it would have ended, had it been allowed to; all of it if it ends at once."""
     end = _END.search(text)
     return text[: end.start()] if end and text[: end.start()].strip() else text
 
@@ -369,7 +369,7 @@ def _ends(character: str) -> bool:
 
 
 def _from_its_beginning(run: _Run) -> str:
-    """The unit, begun at a word where it was found from within one."""
+    """The unit, begun at a word if it was found from within one."""
     at = next((at for at, each in enumerate(run.unit) if each.isspace()), None)
     return run.unit if run.whole or at is None else run.unit[at:] + run.unit[:at]
 

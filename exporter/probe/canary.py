@@ -79,7 +79,7 @@ class Canary:
 
     @property
     def words(self) -> tuple[str, ...]:
-        """The words of both to remember, so that they are known where they come back in another answer."""
+        """The words of both to remember, so that they are recognised if they come back in another answer."""
         return tuple(word for each in (self.short, self.deep) for word in (each.marker, " ".join(each.fact)))
 
 
@@ -103,7 +103,7 @@ def compose_canary(seed: int, depth: int = DEFAULT_DEPTH) -> Canary:
 
 
 def judge_short(question: Question, answer: Answer, known: Markers) -> AnswerJudgement:
-    """Right; degenerate; foreign; or undecided, where the fact is not recalled: then the model can't be judged by it."""
+    """Right; degenerate; foreign; or undecided, if the fact is not recalled: then the model can't be judged by it."""
     return _judge_nonsense(question, answer, known) or _judge_recall(question, answer, or_else="undecided")
 
 

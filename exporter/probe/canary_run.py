@@ -1,7 +1,7 @@
 """A probe that asks whether the answers are right: a fact in a short prompt and in a deep one, and at times the fingerprint.
 
 The rules are those of any probe: it waits for its turn, skips a busy server, and stops for users. The deep question also measures
-the speed of prefill and of decode at its depth; where a model recalls nothing it is asked for that alone. An answer that is
+the speed of prefill and of decode at its depth; if a model recalls nothing it is asked for that alone. An answer that is
 wrong is asked for once more before it counts.
 """
 
@@ -77,7 +77,7 @@ class CanaryRun(Run):
         )
 
     def _send(self) -> ProbeResult:
-        """Ask both questions, once more where an answer is wrong, and take the fingerprint where one is due."""
+        """Ask both questions, once more if an answer is wrong, and take the fingerprint if one is due."""
         for again in (False, True):
             if again:
                 self._say("asked once more, with other facts")
@@ -107,7 +107,7 @@ class CanaryRun(Run):
         return self._no_longer_idle() or self._ask_deep(canary.deep, said if judged.verdict == "right" else None)
 
     def _ask_deep(self, question: Question, short: Said | None) -> ProbeFailure | ProbeResult | None:
-        """Ask the deep question, and judge its answer by the short one, where that was right."""
+        """Ask the deep question, and judge its answer by the short one, if that was right."""
         prober = self._prober
         tokens = MEASURED_TOKENS if short is None else self._answer_tokens()
         said = self._ask(question, tokens, may_end=short is not None)
@@ -224,7 +224,7 @@ class CanaryRun(Run):
     # The fingerprint ---------------------------------------------------------------------------------------------------
 
     def _take_fingerprint(self) -> None:
-        """Read the first tokens if that is due and nobody is there; again at once where they are far from what they were."""
+        """Read the first tokens if that is due and nobody is there; again at once if they are far from what they were."""
         prober, memory, identity = self._prober, self._prober.fingerprints, self._status.identity
         if memory is None or not memory.due(identity, prober.monotonic()):
             return

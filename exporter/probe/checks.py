@@ -1,6 +1,6 @@
 """What the streams of a probe said → the failure of a probe whose answer is none: nonsense, another request's answer, a wrong one.
 
-A server can send nonsense at full speed, so a probe's figures count only where its text is an answer. The text is kept until it is
+A server can send nonsense at full speed, so a probe's figures count only if its text is an answer. The text is kept until it is
 judged here, and then dropped: what is published of it is what repeats, in at most 40 characters. Pure.
 """
 
@@ -59,7 +59,7 @@ def said_of(prompt: str, request: Request, progress: Progress, timeline: Timelin
 def judge_answers(
     failure: ProbeFailure | None, said: Sequence[Said], known: Markers, expect: str | None = None
 ) -> ProbeFailure | None:
-    """The failure of a probe: its own, or where that has none, what is wrong with its answers. None for a good probe.
+    """The failure of a probe: its own, or if that has none, what is wrong with its answers. None for a good probe.
 
     ``expect`` is a regular expression that every answer has to match; an answer whose thinking did not end isn't judged by it.
     """
@@ -72,7 +72,7 @@ def judge_answers(
 
 
 def nonsense_of(said: Iterable[Said]) -> ProbeFailure | None:
-    """The failure where one of the texts is none."""
+    """The failure if one of the texts is none."""
     for each in said:
         ended = each.finish_reason == "stop" and not each.forced
         if found := judge_text((text for _, text in each.text), forced=each.forced, tokens=each.tokens, ended=ended):
@@ -81,7 +81,7 @@ def nonsense_of(said: Iterable[Said]) -> ProbeFailure | None:
 
 
 def foreign_of(said: Iterable[Said], known: Markers) -> ProbeFailure | None:
-    """The failure where one of the answers holds the marker of another request."""
+    """The failure if one of the answers holds the marker of another request."""
     for each in said:
         if foreign_markers(f"{each.answer.reasoning}\n{each.answer.text}", known, each.own):
             fault: AnswerFault = "name_of_another_request"

@@ -321,7 +321,7 @@ class _Notes:
     def show_blanks(self) -> None:
         """Where no text came at all: take the chunks without text as the answer, if they are its tokens.
 
-        They are where the server's count rises with them, or if there is one for each token that it counted.
+        They are if the server's count rises with them, or if there is one for each token that it counted.
         """
         counts = [count for _, count in self._blank if count]
         rising = len(counts) == len(self._blank) and len(set(counts)) > 1
@@ -493,7 +493,7 @@ def _opening(pieces: Iterator[bytes]) -> bytes:
 
 
 def _is_stream(response: httpx.Response, framing: Framing, opening: bytes) -> bool:
-    """Whether an answer is a stream: by its type, or where that is JSON (some proxies say so) by its beginning."""
+    """Whether an answer is a stream: by its type, or if that is JSON (some proxies say so) by its beginning."""
     if response.status_code != 200 or not is_readable(response.headers):
         return False
     events = framing == "sse" and _SSE_START.match(opening) is not None

@@ -49,7 +49,7 @@ class ProbeFailure(Exception):  # noqa: N818 - a result of measuring, not a faul
     """A probe that did not succeed: ``result`` for the counters, ``message`` for people, and what had been seen by then.
 
     ``status`` and ``body`` (its first 4 KiB) are those of the HTTP answer, if there was one; ``fault`` is what is wrong with the
-    model's answer, where that is the failure.
+    model's answer, if that is the failure.
     """
 
     def __init__(

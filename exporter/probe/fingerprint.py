@@ -133,7 +133,7 @@ def numbers_of(state: State) -> list[float]:
 
 
 def state_of(numbers: Sequence[float]) -> State:
-    """The state that ``numbers_of`` wrote down; an empty one where the numbers are of other prompts, or are not whole."""
+    """The state that ``numbers_of`` wrote down; an empty one if the numbers are of other prompts, or are not whole."""
     try:
         found = _read_back(numbers)
     except (IndexError, ValueError, OverflowError, TypeError):

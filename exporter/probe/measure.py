@@ -1,7 +1,7 @@
-"""Timeline → Measurements: pure formulas, ``None`` where a figure is undefined.
+"""Timeline → Measurements: pure formulas, ``None`` if a figure is undefined.
 
 What tokens are counted by, best first: the server's running count in each chunk; its total for the request, shared out
-over the chunks by their text; the chunks themselves, or their words where they are too long for tokens. Where tokens were
+over the chunks by their text; the chunks themselves, or their words if they are too long for tokens. Where tokens were
 generated that the stream does not show, there is no speed (``why_no_speed``). Chunks that arrived at the same instant count as one: of tokens that
 came together only their sum has a time. Speed is taken from the first instant to the last, unless the time of one of them is in
 doubt and that of a neighbour is not.
@@ -240,7 +240,7 @@ def _visible(output: int, reasoning: int | None, chunks: Sequence[Chunk]) -> int
 
 
 def _fits(tokens: float, chunks: Sequence[Chunk]) -> bool:
-    """Whether that many tokens can have made the text of these chunks; any number where they show none."""
+    """Whether that many tokens can have made the text of these chunks; any number if they show none."""
     characters = sum(chunk.characters for chunk in chunks)
     if not characters:
         return tokens >= len(chunks) - 1
@@ -287,7 +287,7 @@ def _is_running(running: Sequence[float], chunks: Sequence[Chunk]) -> bool:
 
 
 def _shared_out(tokens: int, chunks: Sequence[Chunk]) -> tuple[float, ...]:
-    """Share a total out over chunks by their text, or evenly where both the total and the first text are about so."""
+    """Share a total out over chunks by their text, or evenly if both the total and the first text are about so."""
     characters = list(accumulate(chunk.characters or 1 for chunk in chunks))
     by_text = tuple(tokens * upto / characters[-1] for upto in characters)
     even = -(-tokens // len(chunks))
@@ -358,7 +358,7 @@ def _is_buffered(
 ) -> bool | None:
     """Whether the text came in too few instants, or too fast, to have been sent as it was generated.
 
-    ``None`` where there were too few tokens to tell. Few instants mean nothing by themselves when each chunk holds many
+    ``None`` if there were too few tokens to tell. Few instants mean nothing by themselves when each chunk holds many
     tokens (a server may send every 16th); many chunks at each instant do.
     """
     if instants[-1].running <= _MIN_TOKENS:
@@ -429,7 +429,7 @@ def _ratio(amount: float, seconds: float) -> float | None:
 
 
 def _believable(figure: float | None) -> float | None:
-    """Seconds, or tokens per second, that a server claims, where they can be true."""
+    """Seconds, or tokens per second, that a server claims, if they can be true."""
     return figure if figure is not None and _LEAST < figure < _MOST else None
 
 

@@ -46,7 +46,7 @@ def hidden_wait(marks: Timeline) -> float:
 
 
 def undisturbed(stream: Stream, until_ns: int) -> Stream:
-    """A stream that was given up for a user, as a measurement of what came before; still given up where that is too little."""
+    """A stream that was given up for a user, as a measurement of what came before; still given up if that is too little."""
     marks = stream.timeline
     chunks = tuple(each for each in marks.chunks if each.at_ns <= until_ns) if marks else ()
     if marks is None or not chunks:
@@ -60,7 +60,7 @@ def undisturbed(stream: Stream, until_ns: int) -> Stream:
 def spent_by(stream: Stream) -> tuple[int, int]:
     """What one stream cost the server, prompt and output tokens: by its own count, else estimated.
 
-    A failed one cost something where the server could have worked: the request was sent, and it was not refused. Then the
+    A failed one cost something if the server could have worked: the request was sent, and it was not refused. Then the
     prompt counts whole (it goes on after a client has left), and of the output what arrived.
     """
     marks, failure = stream.timeline, stream.failure

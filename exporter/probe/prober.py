@@ -4,7 +4,7 @@ A ``Prober`` belongs to one target and is kept across reloads while the target s
 itself) and ``probe`` end in bounded time and never raise.
 
 How it is used: a job for each target and module asks ``due`` at every interval of the module, and calls ``probe`` when that is
-True; where a budget or a pause stretches the interval, ``interval_seconds`` says to what. Another job calls ``status``, so that
+True; if a budget or a pause stretches the interval, ``interval_seconds`` says to what. Another job calls ``status``, so that
 state and production throughput are known between probes. Probers of one server get one ``Server`` (``Servers.at(url)``), so that
 its probes wait for each other.
 """
@@ -41,7 +41,7 @@ class Prober(ProberState):
     """Probes one target, one probe at a time for each server. Thread-safe."""
 
     def interval_seconds(self, name: str, module: Module) -> float:
-        """How often this module is meant to run now: its interval, or a multiple where a budget or a pause wants that."""
+        """How often this module is meant to run now: its interval, or a multiple if a budget or a pause wants that."""
         return self.pace.interval(name, module)
 
     def add_hints(self, **known: Any) -> None:

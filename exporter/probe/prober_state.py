@@ -58,9 +58,9 @@ class ProberState:
         self.rejected: dict[tuple[str, str | None], frozenset[str]] = {}
         """Fields that the backend in its present version is known to refuse."""
         self.completes: tuple[str | None, ...] | None = None
-        """What is served, where it has no chat template: it is asked for a plain completion."""
+        """What is served, if it has no chat template: it is asked for a plain completion."""
         self.fits: tuple[tuple[str | None, ...], int] = ((), 0)
-        """What is served, where it refused a prompt as too long, and how many tokens it may take."""
+        """What is served, if it refused a prompt as too long, and how many tokens it may take."""
         self.secrets: dict[str, tuple[str, ...]] = {}
         """By module: secrets that its headers hold."""
         self.prompt_factor = 1.0

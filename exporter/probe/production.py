@@ -20,7 +20,7 @@ WINDOW_SECONDS: Final = 5.0
 LONGEST_WINDOW_SECONDS: Final = 30.0
 # The slots say exactly what was generated between two readings, so these may be closer if nothing is known yet.
 FIRST_WINDOW_SECONDS: Final = 2.0
-# Between the readings of one status check, where an answer runs that is seen for the first time.
+# Between the readings of one status check, if an answer runs that is seen for the first time.
 AGAIN_SECONDS: Final = 3.0
 LEAST_FOLLOWED: Final = 8
 # Requests that run for so long without any sign of work are stuck.
@@ -31,7 +31,7 @@ STUCK_SECONDS: Final = 240.0
 class Production:
     """Tokens per second of all users together, tokens per second and seconds to first token of one, whether requests are stuck.
 
-    None if the server can't tell or, for what one user gets, where nobody was served.
+    None if the server can't tell or, for what one user gets, if nobody was served.
     """
 
     generated_tokens_per_second: float | None = None
@@ -155,7 +155,7 @@ class ProductionMeter:
             self._speed_of_ended = speed_of_ended(before.sums, reading.sums, reading.ours - before.ours)
 
     def _read_slots(self, status: ServerStatus, now: float) -> None:
-        """What users got and all together generate, by llama-server's slots; read where that costs the server nothing."""
+        """What users got and all together generate, by llama-server's slots; read if that costs the server nothing."""
         if status.slot_readings is None:
             self._slots = None
             return

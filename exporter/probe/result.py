@@ -73,7 +73,7 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class TargetState:
-    """One status check at a target by reads that cost it nothing; ``None`` where its backend has no way to tell.
+    """One status check at a target by reads that cost it nothing; ``None`` if its backend has no way to tell.
 
     Ratios are 0 to 1. ``generated_tokens_per_second`` is the production throughput between this status check and the one before,
     the probes' own tokens taken out.
@@ -106,7 +106,7 @@ class TargetState:
 
 @dataclass(frozen=True, slots=True)
 class Measurements:
-    """The numbers of one probe; seconds, tokens per second, tokens. ``None`` where undefined or not measured."""
+    """The numbers of one probe; seconds, tokens per second, tokens. ``None`` if undefined or not measured."""
 
     tokens_per_second: float | None = None
     end_to_end_tokens_per_second: float | None = None
@@ -136,7 +136,7 @@ CHECKS: Final[tuple[tuple[Depth, AnswerVerdict], ...]] = tuple(product(get_args(
 
 @dataclass(frozen=True, slots=True)
 class AnswerCheck:
-    """The verdict on one answer of a canary, its reason in a clause, and what is wrong where something is."""
+    """The verdict on one answer of a canary, its reason in a clause, and what is wrong if something is."""
 
     depth: Depth
     verdict: AnswerVerdict
@@ -183,7 +183,7 @@ class ProbeResult:
     output_tokens_spent: int = 0
     busy_seconds: float = 0.0
     fault: AnswerFault | None = None
-    """What is wrong with its answer, where that is why it failed."""
+    """What is wrong with its answer, if that is why it failed."""
     checks: tuple[AnswerCheck, ...] = ()
     """The verdicts of a canary, by depth."""
     fingerprint: FingerprintReading | None = None

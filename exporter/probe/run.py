@@ -57,7 +57,7 @@ SHORT_PROMPT: Final = 1024
 SLOWEST_PREFILL: Final = 50.0
 _PHASES: Final = ("resolve", "connect", "tls", "queue", "first_token", "decode", "total")
 FORCING: Final = frozenset({"ignore_eos", "min_tokens"})
-"""Fields that keep a model from ending its answer: none of them where the answer is judged."""
+"""Fields that keep a model from ending its answer: none of them if the answer is judged."""
 _NOT_LOADED: Final = b"model is not loaded"
 # What Ollama and llama-server say of a model that generates no text.
 _NO_CHAT: Final = (b"does not support chat", b"does not support logits", b"does not support completions")
@@ -195,7 +195,7 @@ class Run:
         return left
 
     def _refusal(self) -> ProbeResult | None:
-        """The result where the server's state forbids a probe: it would cost somebody something, or can't succeed."""
+        """The result if the server's state forbids a probe: it would cost somebody something, or can't succeed."""
         if failure := self._failure():
             return self.end(Outcome(failure=failure))
         if skip := self._reason_to_skip():
@@ -235,7 +235,7 @@ class Run:
         return None
 
     def _pause(self) -> ProbeResult | None:
-        """The result where nobody has used the model since our last probe, and the server could unload it by now."""
+        """The result if nobody has used the model since our last probe, and the server could unload it by now."""
         tracker, status = self._prober.tracker, self._status
         if self._pauses and status.crowded and status.recent != status.model:
             self._paused_since = tracker.used_at or self._prober.started_at
@@ -251,7 +251,7 @@ class Run:
         return self._skip("skipped_unloaded", f"paused: nobody used {self._model} since {at}")
 
     def _wait_for_users(self) -> ProbeResult | None:
-        """Give a busy server a moment to become idle; the result where it does not, unless a probe may go to it."""
+        """Give a busy server a moment to become idle; the result if it does not, unless a probe may go to it."""
         prober, module = self._prober, self._module
         polls = 0
         while (standing := standing_of(self._status)) == "busy" or self._status.conversation:
@@ -292,7 +292,7 @@ class Run:
         return self.end(found) if isinstance(found, Outcome) else found
 
     def _exchange(self) -> Outcome | ProbeResult:
-        """Send the streams; once more without the fields that the server rejects, if it does. A result where it can't answer."""
+        """Send the streams; once more without the fields that the server rejects, if it does. A result if it can't answer."""
         dialect, status, prober = self._dialect, self._status, self._prober
         version = (dialect.name, status.identity.backend_version)
         known = prober.rejected.get(version, frozenset())
@@ -313,7 +313,7 @@ class Run:
         return outcome
 
     def _adapted(self, outcome: Outcome, rejected: frozenset[str]) -> Outcome:
-        """Send once more, where the server refused a chat since the model has no template, or the prompt since it is too long."""
+        """Send once more, if the server refused a chat since the model has no template, or the prompt since it is too long."""
         prober, served = self._prober, self._served
         if outcome.failure and prober.completes != served and wants_template(outcome.failure):
             self._say(f"refused: {outcome.failure.message}; once more as a plain completion")
@@ -555,7 +555,7 @@ class Run:
         return tuple(sorted((*measured, ("queue", self._queued)), key=lambda phase: _PHASES.index(phase[0])))
 
     def _cold_start(self, outcome: Outcome) -> tuple[bool, float | None]:
-        """Whether the probe waited for a load, and how long that took where the server says or it was seen."""
+        """Whether the probe waited for a load, and how long that took if the server says or it was seen."""
         if outcome.failure or not outcome.timelines:
             return False, None
         tracker = self._prober.tracker
@@ -612,7 +612,7 @@ class Run:
 
 
 def prefill_allowance(module: Module, prompt_tokens: int) -> float:
-    """Seconds that a long prompt may take beyond the module's timeouts, where those are the defaults."""
+    """Seconds that a long prompt may take beyond the module's timeouts, if those are the defaults."""
     if module.timeouts.model_fields_set:
         return 0.0
     return max(prompt_tokens - SHORT_PROMPT, 0) / SLOWEST_PREFILL
@@ -628,7 +628,7 @@ def with_module_headers(headers: Headers, module: Module) -> tuple[Headers, tupl
 
 
 def _name_one(choices: tuple[str, ...]) -> str:
-    """What to do where several models are served and nothing says which is in memory."""
+    """What to do if several models are served and nothing says which is in memory."""
     shown = ", ".join(one_line(each) for each in choices[:8]) + (", …" if len(choices) > 8 else "")
     return f"the server lists several models and does not say which is in memory: set model: to name one of: {shown}"
 

@@ -8,7 +8,7 @@ from exporter.probe.result import Identity, ProbeResult
 class Speeds:
     """The last decode speeds of one model, tokens per second by module. Another model begins without any.
 
-    ``kept`` are those of a model before a restart. A model is another one where its name, its backend or its quantization
+    ``kept`` are those of a model before a restart. A model is another one if its name, its backend or its quantization
     differs; a quantization that is not known is that of before.
     """
 

@@ -1,7 +1,7 @@
 """The marks of one streaming request: instants and counts as they were observed, no formulas.
 
-Every instant is monotonic time in nanoseconds (``time.monotonic_ns()``); ``None`` where it did not happen. An instant of
-something received is the time at which its last byte arrived in the kernel where that could be read, else the time right
+Every instant is monotonic time in nanoseconds (``time.monotonic_ns()``); ``None`` if it did not happen. An instant of
+something received is the time at which its last byte arrived in the kernel if that could be read, else the time right
 after the read; ``late_ns`` says how far apart the two may be.
 """
 
@@ -43,7 +43,7 @@ class ServerTimings:
 class Delta:
     """What one event of a stream says, in the terms that all dialects share. Empty for an event that says nothing.
 
-    ``output_tokens`` is the server's own running count of generated tokens up to and including this event, where the
+    ``output_tokens`` is the server's own running count of generated tokens up to and including this event, if the
     server gives one for each chunk; ``final`` marks the event after which the dialect expects nothing more. ``blank`` marks a
     chunk of the answer without text, which may still hold a token; ``unread`` one with something in it that is no known
     form of text.
@@ -66,7 +66,7 @@ class Delta:
 class Chunk:
     """One event that carried generated text: when it arrived, how much text, and the server's running token count.
 
-    ``words`` counts words, digits and marks, and stands for the characters where it is None. An event without text has 0
+    ``words`` counts words, digits and marks, and stands for the characters if it is None. An event without text has 0
     characters: it is a chunk only in a stream that shows no text at all.
     """
 

@@ -40,7 +40,7 @@ class Document:
 
 
 QUICK: Final[Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-"""libyaml's, where PyYAML has it. It words errors differently, and takes some texts that the other does not."""
+"""libyaml's, if PyYAML has it. It words errors differently, and takes some texts that the other does not."""
 
 
 class _UnreadableError(Exception):

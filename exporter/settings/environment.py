@@ -27,7 +27,7 @@ NOWHERE: Final = SourceLocation((ENVIRONMENT, 0, 0), "")
 
 
 class _Source(EnvSettingsSource):
-    """pydantic-settings' reading of the environment, with YAML (of which JSON is a part) where a value has parts."""
+    """pydantic-settings' reading of the environment, with YAML (of which JSON is a part) if a value has parts."""
 
     def __init__(self, variables: Mapping[str, str]) -> None:
         super().__init__(Settings)

@@ -147,7 +147,7 @@ def section_type(annotation: Any) -> type[BaseModel] | None:
 
 
 def is_path(annotation: Any, value: str) -> bool:
-    """Whether a text is a path where a value of this type is wanted; a word that the type knows (``Literal``) is none."""
+    """Whether a text stands for a path in a setting of this type; a word that the type knows (``Literal``) is none."""
     parts = tuple(_alternatives(annotation))
     words = {word for part in parts if get_origin(part) is Literal for word in get_args(part)}
     return value not in words and any(part in {Path, PathPattern} for part in parts)

@@ -76,7 +76,7 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Settings:
     _append_targets_files(draft)
     _check_named(draft, "web_config_file", load_web_config)
     named = _check_named(draft, "profiles_file", load_profiles)
-    # Ids are not checked against the shipped profiles where the user's own can't be read: they may be in there.
+    # Ids are not checked against the shipped profiles if the user's own can't be read: they may be in there.
     profiles = named if "profiles_file" in draft.data else load_profiles(None)
     for loc, message in [*_contradictions(draft.data), *(_unknown_ids(draft.data, profiles) if profiles else ())]:
         draft.add(loc, message)

@@ -247,7 +247,7 @@ class Host(Section):
 
 
 class Docker(Section):
-    """The engine that is asked about containers; ``enabled`` None (``auto``) asks it where it can be reached.
+    """The engine that is asked about containers; ``enabled`` None (``auto``) asks it if it can be reached.
 
     ``host`` empty is ``DOCKER_HOST``, or the socket of Docker or Podman that is there.
     """

@@ -44,12 +44,12 @@ class ProbeAddress:
 
     @property
     def ip(self) -> IpAddress | None:
-        """The address, where the host is one and no name."""
+        """The address, if the host is one and no name."""
         return _ip_of(self.host)
 
     @property
     def url(self) -> str:
-        """The URL, without the port where it is the scheme's own."""
+        """The URL, without the port if it is the scheme's own."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         port = "" if self.port == _OWN_PORTS[self.scheme] else f":{self.port}"
         return f"{self.scheme}://{host}{port}{self.path}"

@@ -130,7 +130,7 @@ def _check_port(parts: SplitResult) -> None:
 
 
 def name_from_url(url: str) -> str:
-    """``host:port`` of a URL, the port also where the scheme implies it."""
+    """``host:port`` of a URL, the port also if the scheme implies it."""
     parts = urlsplit(url)
     host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
     return f"{host}:{parts.port or (443 if parts.scheme == 'https' else 80)}"

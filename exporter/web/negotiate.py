@@ -11,7 +11,7 @@ GZIP_LEVEL: Final = 1
 
 
 def choose_format(accept: str) -> str:
-    """OpenMetrics where the client likes it at least as well as text, else text; a header that can't be read is text."""
+    """OpenMetrics if the client likes it at least as well as text, else text; a header that can't be read is text."""
     liked = {TEXT: 0.0, OPENMETRICS: 0.0}
     for value, quality, parameters in _preferences(accept):
         if value == "application/openmetrics-text" and parameters.get("version", "1.0.0") == "1.0.0":
@@ -22,7 +22,7 @@ def choose_format(accept: str) -> str:
 
 
 def accepts_gzip(accept_encoding: str) -> bool:
-    """Whether gzip was named with a quality above 0 (``*`` counts where gzip itself is not named)."""
+    """Whether gzip was named with a quality above 0 (``*`` counts if gzip itself is not named)."""
     liked = {value: quality for value, quality, _ in _preferences(accept_encoding)}
     return liked.get("gzip", liked.get("*", 0.0)) > 0
 

@@ -62,7 +62,7 @@ class PageQuery:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Targets that are as they are for the same reason; ``said`` and ``remedy`` where they are the same for all."""
+    """Targets that are as they are for the same reason; ``said`` and ``remedy`` if they are the same for all."""
 
     verdict: status.Verdict
     cause: str

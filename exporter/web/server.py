@@ -1,6 +1,6 @@
 """The listening socket and uvicorn on it, in a thread of its own; and how much one client may take.
 
-The socket is bound where the daemon starts, so that a port in use is an error at start and not a line in a log.
+The socket is bound when the daemon starts, so that a port in use is an error at start and not a line in a log.
 
 No client can keep the others out: a request must be whole within seconds, an answer must be taken, and when there are too
 many connections, the one goes that has been of no use for longest. So clients that are idle or slow are never in the way of a
@@ -232,7 +232,7 @@ class _Server(uvicorn.Server):
                 task = asyncio.create_task(self._welcome(sock))
                 self._arriving[task] = loop.time()
                 task.add_done_callback(self._arrived)
-            await asyncio.sleep(0)  # where many come at once, let those that are here go on
+            await asyncio.sleep(0)  # if many come at once, let those that are here go on
 
     async def _welcome(self, sock: socket.socket) -> None:
         tls, loop = self._tls(), asyncio.get_running_loop()
@@ -341,7 +341,7 @@ class _Connection(H11Protocol):
             self._wait_for("")
 
     def _headers_are_too_large(self) -> bool:
-        """Whether the request that comes next has more headers than any may. h11 looks only where they have not all come."""
+        """Whether the request that comes next has more headers than any may. h11 looks only if they have not all come."""
         if self.conn.their_state is not h11.IDLE or self.conn.our_state is not h11.IDLE:
             return False
         received = self.conn.trailing_data[0]

@@ -183,7 +183,7 @@ class TargetStatus:
 
     @property
     def summary(self) -> str:
-        """The reason as a sentence, or what opens where the advice says the same."""
+        """The reason as a sentence, or what opens if the advice says the same."""
         reason = self.reason
         for probe in self.probes:
             reason = reason.removeprefix(f"{probe.record.module}: ")
@@ -199,7 +199,7 @@ class TargetStatus:
 
     @property
     def speed_text(self) -> str:
-        """The speed that the verdict is about; empty where there is none, and where the answers are wrong."""
+        """The speed that the verdict is about; empty if there is none, and if the answers are wrong."""
         if self.users_decide:
             return rate_text(self.state.user_tokens_per_second if self.state else None)
         first = self.probes[0]
@@ -355,7 +355,7 @@ def _why_loading(state: TargetState) -> str:
 
 
 def _too_slow_for_users(service: Service | None, state: TargetState | None) -> str:
-    """What to say where users get less than is acceptable; empty if they don't."""
+    """What to say if users get less than is acceptable; empty if they don't."""
     speed = finite(state.user_tokens_per_second) if state else None
     if speed is None or service is None or service.tier != "poor":
         return ""

@@ -60,7 +60,7 @@ class ServerStatus:
     choices: tuple[str, ...] = ()
     resident: bool | None = None
     resident_asked_at: float | None = None
-    """Unix time at which the server was asked for that, where the answer costs it something."""
+    """Unix time at which the server was asked for that, if the answer costs it something."""
     running: float | None = None
     waiting: float | None = None
     kv_cache_usage: float | None = None
@@ -71,9 +71,9 @@ class ServerStatus:
     sums: Served | None = None
     """The sums of its histograms, by which it tells what users get."""
     ended: Served | None = None
-    """The sums of the answers that have ended, where it counts no others and not when their first tokens came."""
+    """The sums of the answers that have ended, if it counts no others and not when their first tokens came."""
     slot_readings: tuple[SlotReading, ...] | None = None
-    """What llama-server's slots hold, where each status check may read them."""
+    """What llama-server's slots hold, if each status check may read them."""
     progress: tuple[float | SlotReading, ...] | None = None
     """What it counts of its work: the same at two status checks means that it has done nothing in between."""
     served: bool | None = None
@@ -116,7 +116,7 @@ class ServerStatus:
     unable: str = ""
     """Why the model generates no text; empty if it may."""
     missing: str = ""
-    """What is wrong with the configured name, where the server has no such model."""
+    """What is wrong with the configured name, if the server has no such model."""
     would_reload: str = ""
     """Why a probe could make the server load its model again; empty if it can't."""
     key_refused: bool = False
@@ -205,7 +205,7 @@ class Dialect(Protocol):
         return None
 
     def request(self, chat: ChatRequest) -> Request:
-        """A streaming request for exactly that many tokens, counted by the server, past its prompt cache, where it can."""
+        """A streaming request for exactly that many tokens, counted by the server, past its prompt cache, if it can."""
 
     def read(self, event: Event) -> Delta:
         """What one event of its stream says. Raises ValueError if it is not of this API."""
@@ -272,7 +272,7 @@ def text_of(value: Any) -> str | None:
 def short_name(model: str | None) -> str | None:
     """A model's name as it is shown. Started from a folder, a server names a model by a path, which is long and names
     users' folders: then it is the file's or folder's name, or in a Hugging Face cache the repository's. The revision that
-    ``transformers serve`` adds is left out where it is ``main``, which every model has.
+    ``transformers serve`` adds is left out if it is ``main``, which every model has.
     """
     model = (model or "").removesuffix("@main") or None
     if model is None or not (model.startswith(("/", "./", "../", "~")) or "\\" in model):
@@ -302,7 +302,7 @@ def number_of(value: Any) -> float | None:
 
 
 def rejected_fields(status: int, body: bytes, optional: frozenset[str]) -> frozenset[str]:
-    """Which of the optional fields an answer of status 400 or 422 complains about; all of them where it names none."""
+    """Which of the optional fields an answer of status 400 or 422 complains about; all of them if it names none."""
     if status not in {400, 422}:
         return frozenset()
     words = set(re.findall(r"\w+", body.decode("utf-8", "replace")))

@@ -1,7 +1,7 @@
 """Lemonade: ``/v1/health`` says which models are in memory, of which type, by which recipe, and whether they are busy.
 
 ``/metrics`` counts tokens and says who waits, but each read empties the gauges of the llama-server behind it, as a user's own
-Prometheus would notice: it is read only where the target wants ``server_metrics``. Models of a cloud are listed too; they are
+Prometheus would notice: it is read only if the target wants ``server_metrics``. Models of a cloud are listed too; they are
 never taken.
 """
 
@@ -61,6 +61,6 @@ def _with_metrics(status: ServerStatus, get: Get) -> ServerStatus:
 
 
 def _known(samples: tuple[MetricSample, ...], name: str, otherwise: float | None) -> float | None:
-    """The sum of a metric, or what else is known where it is not there (an engine that is no llama-server)."""
+    """The sum of a metric, or what else is known if it is not there (an engine that is no llama-server)."""
     found = total(samples, name)
     return otherwise if found is None else found

@@ -1,7 +1,7 @@
 """LiteLLM's proxy: a gateway to other servers, some of which send a bill. Only a model that the target names is probed.
 
 ``/v1/models`` is free and lists all that are configured; ``/health`` would call each of them, so it is never read.
-``/v1/model/info`` says, where the key may read it, what kind of model a name is and what its tokens cost.
+``/v1/model/info`` says, if the key may read it, what kind of model a name is and what its tokens cost.
 """
 
 from collections.abc import Mapping

@@ -5,7 +5,7 @@
 - ``GET /slots`` wakes a sleeping server and restarts its sleep timer, so a server that may sleep is asked only just before a
   request, which does the same.
 - ``GET /metrics`` wakes a sleeping server before build 10531, and in all builds each read resets the rates that a user's own
-  Prometheus reads. It is read only where the user wants it. Of a single slot nothing else here tells who waits for it.
+  Prometheus reads. It is read only if the user wants it. Of a single slot nothing else here tells who waits for it.
 - A router's ``?model=`` would load the model, but for ``autoload=false``.
 """
 
@@ -131,11 +131,11 @@ class LlamaCpp(Dialect):
         return replace(status, identity=identity, model=wanted or identity.model)
 
     def others(self, get: Get, status: ServerStatus, ours: int) -> float | None:
-        """By the slots; where all are ours, by ``/metrics``: it alone tells that somebody waits."""
+        """By the slots; if all are ours, by ``/metrics``: it alone tells that somebody waits."""
         if status.notice == V1_ONLY:
             return None
         model = f"?model={quote(str(status.model), safe='')}&autoload=false" if status.router else ""
-        # Each read waits for the server's current step, so the slots are left out where they can't tell.
+        # Each read waits for the server's current step, so the slots are left out if they can't tell.
         slots = _slots(get(f"/slots{model}")) if status.slots is None or status.slots > ours else None
         busy = None if slots is None else sum(each.get("is_processing") is True for each in slots) - ours
         if busy or (slots is not None and len(slots) > ours):

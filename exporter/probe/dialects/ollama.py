@@ -1,7 +1,7 @@
 """Ollama by its own API: ``/api/chat`` as NDJSON, ``/api/ps`` for what is in memory, durations in nanoseconds.
 
 A request that names another runner option than the model was loaded with makes Ollama load it again, so a probe repeats the
-context length that ``/api/ps`` gives, where that is the one which Ollama compares with:
+context length that ``/api/ps`` gives, if that is the one which Ollama compares with:
 
 - up to 0.9.6 it gives none;
 - from 0.15.5 on it gives one that is cut to the model's training context, while the uncut one is compared;
@@ -316,7 +316,7 @@ def _keep_alive(reply: Reply, loaded: Mapping[str, Any], last: ServerStatus | No
 
 
 def _server_time(reply: Reply, now: float) -> float:
-    """The server's clock where it is far from ours, by the second that its answer names."""
+    """The server's clock if it is far from ours, by the second that its answer names."""
     try:
         theirs = parsedate_to_datetime(reply.headers.get("date", "")).timestamp()
     except ValueError:

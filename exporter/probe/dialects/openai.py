@@ -1,6 +1,6 @@
 """The OpenAI chat API as such: what TGI, mlx_lm, Docker Model Runner, llama-cpp-python and others serve.
 
-Other dialects build on its functions. Some of these servers load a model on request and list many: where they say which ones
+Other dialects build on its functions. Some of these servers load a model on request and list many: if they say which ones
 are in memory (``residency``), only those are probed; if they don't, only one that the target names, or the only one.
 """
 
@@ -82,7 +82,7 @@ class OpenAI(Dialect):
         )
 
     def status(self, query: StatusQuery) -> ServerStatus:
-        """One read: the list of models; one more where the server says what is in memory."""
+        """One read: the list of models; one more if the server says what is in memory."""
         return status_by_models(self.name, query)
 
     def others(self, get: Get, status: ServerStatus, ours: int) -> float | None:
@@ -298,7 +298,7 @@ def read_chunk(chunk: Mapping[str, Any]) -> Delta:
 
 
 def usage_of(usage: Any) -> Usage | None:
-    """The token counts of a ``usage`` object, each only where it is a sane number."""
+    """The token counts of a ``usage`` object, each only if it is a sane number."""
     if not isinstance(usage, Mapping):
         return None
     return Usage(

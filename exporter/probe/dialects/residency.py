@@ -1,6 +1,6 @@
 """Which models are in memory, on servers of the OpenAI API that load on request and say so at a path of their own.
 
-Each path is read only where the list of models is that server's: the same path may cost something on another.
+Each path is read only if the list of models is that server's: the same path may cost something on another.
 
 - llama-swap: ``/running``, with what is starting.
 - LM Studio: ``/api/v0/models``.
@@ -27,7 +27,7 @@ class ModelResidency:
     """The models in memory by name, each with what the server says of it; ``remote`` are those of a cloud.
 
     ``running`` and ``waiting`` are requests, ``activity`` a text that is another one after a request; None if not told.
-    ``uses`` are such texts by model, where each model has its own. ``crowded`` says that several are in memory, of which the server evicts the one that was not used for longest, ``recent`` which of
+    ``uses`` are such texts by model, if each model has its own. ``crowded`` says that several are in memory, of which the server evicts the one that was not used for longest, ``recent`` which of
     them was used last; None if not told.
     """
 

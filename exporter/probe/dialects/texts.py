@@ -26,7 +26,7 @@ _NO_TEXT: Final = frozenset({"role", "name", "id", "provider_specific_fields", "
 
 @dataclass(frozen=True, slots=True)
 class Texts:
-    """What a delta says. ``unread`` where it holds something, and none of it is a known form of text."""
+    """What a delta says. ``unread`` if it holds something, and none of it is a known form of text."""
 
     answer: str = ""
     reasoning: str = ""

@@ -73,7 +73,7 @@ class Transformers(Dialect):
     def request(self, chat: ChatRequest) -> Request:
         """The plain streaming chat request; its length can't be fixed, its cache not be passed by.
 
-        It names a model only where it may load one: a server that was started with a model answers with that one anyway.
+        It names a model only if it may load one: a server that was started with a model answers with that one anyway.
         """
         return chat_request(chat if chat.may_load else replace(chat, model=None))
 

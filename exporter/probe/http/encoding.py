@@ -26,7 +26,7 @@ def is_readable(headers: Mapping[str, str]) -> bool:
 def decoded(pieces: Iterable[bytes], headers: Mapping[str, str], limit_bytes: int) -> Iterator[bytes]:
     """The pieces of a body without its encoding, each as soon as its bytes are there.
 
-    Raises ProbeFailure: ``too_large`` where they become more than ``limit_bytes``, ``protocol`` where they are not so encoded.
+    Raises ProbeFailure: ``too_large`` if they become more than ``limit_bytes``, ``protocol`` if they are not so encoded.
     """
     name = encoding_of(headers)
     if not name:

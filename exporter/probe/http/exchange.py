@@ -7,7 +7,7 @@ from exporter.probe.http.deadlines import Stage, Timer
 
 
 class Arrival:
-    """When the last byte of a read arrived: at ``at_ns``; where that is not its ``own`` stamp, from ``floor_ns`` to ``at_ns``.
+    """When the last byte of a read arrived: at ``at_ns``; if that is not its ``own`` stamp, from ``floor_ns`` to ``at_ns``.
 
     Both in monotonic ns.
     """
@@ -43,7 +43,7 @@ class Exchange:
     received: int = 0
     """Bytes, those of TLS included."""
     head: bytes = b""
-    """The first bytes received, at least 16 where there are as many."""
+    """The first bytes received, at least 16 if there are as many."""
     ended: bool = False
     clock_error_ns: int = 0
     """The largest error of mapping a stamp to monotonic time."""
