@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 LOOPBACK: Final = "127.0.0.1"
 DEFAULT_LISTEN: Final = f"{LOOPBACK}:9937"
-"""Where the daemon answers scrapes, unless it is told another address."""
+"""Where the daemon answers scrapes, unless another address is set."""
 _OWN_NAMES: Final = frozenset({"localhost", "::1", "0.0.0.0"})  # noqa: S104 - compared, not bound
 
 Address = tuple[str, int]

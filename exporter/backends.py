@@ -12,7 +12,7 @@ from typing import Final
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """One server program: the port on which it listens unless told otherwise, and the names by which it is seen.
+    """One server program: the port on which it listens by default, and the names by which it is seen.
 
     ``image`` is a regular expression, searched in an image's repository (``org/name``); of several programs whose
     expression matches, the one that matches first in the name counts. ``executables`` are file names, ``subcommands``
@@ -33,7 +33,7 @@ class Backend:
 
     ``id`` is the ``backend`` of settings and metrics, ``name`` what people read, ``dialect`` the class in the file
     ``probe/dialects/<id>.py``. ``ports`` are tried on this machine. ``owned_by`` are the values of that field in
-    ``/v1/models`` that are of this kind of server. ``gguf`` says that its models are GGUF files, whose names tell the
+    ``/v1/models`` that are of this kind of server. ``gguf`` says that its models are GGUF files, whose names say the
     quantization. One that is not ``configurable`` is found, but can't be chosen in the settings. ``imitated`` says that no
     real one was measured yet: its dialect is written by its documentation and source, and tested against an imitation.
     """

@@ -26,7 +26,7 @@ REACHED: Final = frozenset({"excellent", "good", "minimum"})
 
 @dataclass(frozen=True, slots=True)
 class Noise:
-    """Whether a difference is more than noise, by the same test as the ledger; ``beyond`` is None if too few runs tell.
+    """Whether a difference is more than noise, by the same test as the ledger; ``beyond`` is None after too few runs.
 
     ``min`` and ``max`` are the interval that the ratio lies in.
     """
@@ -54,7 +54,7 @@ class ComparisonSide:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """A baseline against a candidate. ``ttft_ratio`` is None if too few runs tell.
+    """A baseline against a candidate. ``ttft_ratio`` is None after too few runs.
 
     ``differences`` are the facts that differ between the sides; ``unequal`` those of them that forbid the comparison: another
     model, another module or shape of it.

@@ -127,7 +127,7 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 
 
 def _tls(address: DaemonAddress, login: Login | None) -> ssl.SSLContext:
-    """The daemon is verified by --cacert, else by its own certificate if its configuration tells, else as any server is.
+    """The daemon is verified by --cacert, else by its own certificate if its configuration names one, else as any server is.
 
     One on loopback that gets no password isn't verified: its certificate is for others, who know it by a name.
     """

@@ -89,7 +89,7 @@ def process_candidates(
 ) -> Iterator[ServerCandidate]:
     """The server processes of this machine at ports that no other candidate has.
 
-    A toolbox has the machine's network, and its engine may not tell what runs in it: then the process does, and its container
+    A toolbox has the machine's network, and its engine may not say what runs in it: then the process does, and its container
     gives the name.
     """
     names = {each.id: each.name for each in containers if each.running and not each.urls}

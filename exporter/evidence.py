@@ -19,7 +19,7 @@ Row = tuple[str, str]
 def evidence_markdown(report: Report, findings: Findings | None, server: ServerReport | None, version: str) -> str:
     """A report of ``probe`` with the machine that it is about; ``findings`` is None if the server runs elsewhere.
 
-    ``server`` is what the machine tells of the server; ``version`` is that of the exporter.
+    ``server`` is what the machine shows of the server; ``version`` is that of the exporter.
     """
     rows = [*_machine_rows(findings), *_server_rows(report, findings, server), *_speed_rows(report, version)]
     lines = ["| what | |", "|---|---|"]

@@ -38,7 +38,7 @@ class DaemonAccess:
 
     @property
     def name(self) -> str:
-        """What a person is told of where this comes from."""
+        """A text for people that says where this comes from."""
         return f"from the daemon at {self.url}"
 
     @property
@@ -139,7 +139,7 @@ class FileAccess:
 
     @property
     def name(self) -> str:
-        """What a person is told of where this comes from."""
+        """A text for people that says where this comes from."""
         return f"no daemon answers; read from {self._path}"
 
     @property

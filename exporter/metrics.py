@@ -471,7 +471,7 @@ def _filesystem(read: Callable[[Any], float]) -> Callable[..., LabelledValues]:
 
 
 def _shared(engine: EngineReading | None, *records: CacheRecord) -> LabelledValues:
-    """A container whose weights lie in its own layer shares nothing; which cache a mounted one is of, the paths tell.
+    """A container whose weights lie in its own layer shares nothing; the paths say which cache a mounted one is of.
 
     A folder that is mounted but is no cache known here may be one under another path: nothing is claimed of it.
     """

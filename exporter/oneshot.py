@@ -203,7 +203,7 @@ def read_engine(settings: Settings, gfx_targets: Sequence[str] = ()) -> EngineRe
 
 
 def read_machine(settings: Settings, *, containers: bool = True) -> Machine:
-    """The GPUs, the containers and the server processes of this machine, which tell what to expect of a server on it."""
+    """The GPUs, the containers and the server processes of this machine, which decide what to expect of a server on it."""
     sysfs, proc = settings.host.sysfs, settings.host.proc
     gpus = read_gpus(sysfs).gpus
     targets = [gpu.gfx_target for gpu in gpus if gpu.gfx_target]

@@ -4,7 +4,7 @@ The rules, in their order: what the settings name · what the server was given (
 hide devices, ``--device``, ``-mg``) · whose memory the server's processes hold · the first GPUs in ROCm's order, as many
 as its tensor parallel has · the one GPU whose memory in use is at least the model's weights · a small integrated GPU
 never serves beside a discrete one · the only GPU. A GPU of another vendor is a GPU: it may be the one that serves, and
-beside it the last rules decide nothing. Where no rule decides, the reason is told.
+beside it the last rules decide nothing. If no rule decides, the reason is given.
 """
 
 import re
@@ -40,7 +40,7 @@ _DEVICE: Final = re.compile(r"(rocm|hip|vulkan|cuda)(\d{1,3})", re.IGNORECASE)
 class Candidate:
     """A GPU that may serve. ``None`` and empty if not known; only amdgpu's have figures.
 
-    ``integrated`` tells whether it is a part of the processor. ``memory_in_use`` is in bytes, of all processes. ``kfd_nodes``
+    ``integrated`` says whether it is a part of the processor. ``memory_in_use`` is in bytes, of all processes. ``kfd_nodes``
     give ROCm's order, ``unique_ids`` are those by which ROCm names it.
     """
 
@@ -177,7 +177,7 @@ def are_alike(gpus: Sequence[GpuFacts]) -> bool:
 
 
 def bandwidth_together(bandwidths: Sequence[float | None], split: Split, shares: Sequence[float] = ()) -> float | None:
-    """Bytes per second at which several GPUs together read a model's weights; ``None`` if that can't be told.
+    """Bytes per second at which several GPUs together read a model's weights; ``None`` if that can't be known.
 
     ``parallel`` (tensor parallel, rows): all read their equal parts at the same time, and wait for the slowest.
     ``layers``: one reads after the other, so equal GPUs are no faster than one; of unequal ones ``shares``, each GPU's

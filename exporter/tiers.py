@@ -38,8 +38,8 @@ SAME_DENSE_SIZE: Final = 0.12
 class Weights:
     """What is known of a model's size. Bytes; ``kv_bytes_per_token`` is of one token of context, keys and values.
 
-    ``streamed_bytes`` are the weights read for each token if the files told (without an untied input embedding, and of
-    a mixture of experts the active ones), ``bytes`` the whole; ``experts`` is True for a mixture of experts, None if nothing told.
+    ``streamed_bytes`` are the weights read for each token if the files say it (without an untied input embedding, and of
+    a mixture of experts the active ones), ``bytes`` the whole; ``experts`` is True for a mixture of experts, None if unknown.
     """
 
     bytes: float | None = None
@@ -211,7 +211,7 @@ def active_parameters_in(model: str) -> float | None:
 
 
 def is_mixture_of_experts(known: TargetFacts, profiles: Profiles) -> bool | None:
-    """Whether a token reads only some of the weights, by the files, the name or the tables; None if nothing tells."""
+    """Whether a token reads only some of the weights, by the files, the name or the tables; None if unknown."""
     if known.weights.experts is not None:
         return known.weights.experts
     name = _plain(known.model)

@@ -1,4 +1,4 @@
-"""The facts of a target whose changes are told, by name and in words. Pure.
+"""The facts of a target whose changes are reported, by name and as text. Pure.
 
 To watch one more fact, give it a line in ``watched_facts``. None and empty are unknown, which is no change. A value never
 holds an environment, a key or a command line; times and sizes that waver are no facts.
@@ -28,7 +28,7 @@ Facts = dict[str, str | None]
 _REVISION: Final = re.compile(r"/snapshots/([0-9a-f]{7,40})(?:/|$)")
 WEIGHTS_FILE: Final = "weights file"
 """The size and time of the model's file: another file under the same name is a change of weights."""
-# The settings that other facts tell already.
+# The settings that other facts hold already.
 _TOLD: Final = frozenset({"gpu"})
 
 

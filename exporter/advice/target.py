@@ -28,7 +28,7 @@ HOT_SHARE: Final = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """All that is known of one target; None or empty if nothing told.
+    """All that is known of one target; None or empty if unknown.
 
     ``ran`` is the newest probe that ran and ``checked`` the newest of a canary. ``machine`` are the facts of this machine with
     the GPUs that serve the target alone, ``samples`` what these GPUs do now. ``user_tokens_per_second`` is what one request of

@@ -451,7 +451,7 @@ class _Judgement:
             return {}
 
     def _sizes(self, weight_map: Mapping[str, str], prefix: str, config: Mapping[str, Any]) -> dict[str, int]:
-        """Tensor sizes from the shards' headers: the embedding's, or all if experts must be told from the rest."""
+        """Tensor sizes from the shards' headers: the embedding's, or all if experts must be separated from the rest."""
         experts, _ = expert_counts(config)
         wanted = set(weight_map.values()) if experts else {weight_map[tensor] for tensor in embeddings_in(weight_map)}
         sizes: dict[str, int] = {}

@@ -1,4 +1,4 @@
-"""Which model of a cache a server means by the name, the repository, the folder or the file that it tells."""
+"""Which model of a cache a server means by the name, the repository, the folder or the file that it names."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping

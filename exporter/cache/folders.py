@@ -113,7 +113,7 @@ _IDENTIFYING: Final[dict[str, threading.Thread]] = {}  # looks that have not com
 
 
 def _identity_soon(folder: CacheFolder) -> tuple[int, int] | str | None:
-    """The folder's (device, inode); its path if it doesn't tell in time; None if it isn't there."""
+    """The folder's (device, inode); its path if that isn't known in time; None if it isn't there."""
     pending = _IDENTIFYING.get(folder.path)
     if pending is not None and pending.is_alive():
         return folder.path

@@ -42,7 +42,7 @@ class Models:
 
     @property
     def stamps(self) -> tuple[tuple[str, str], ...]:
-        """Of each file that was read last, what tells it from another one under its name: its size and time, in words."""
+        """Of each file that was read last, what distinguishes it from another one under its name: its size and time, as text."""
         return tuple((path, stamp) for path in self._known if (stamp := _stamp(path)))
 
     def read(

@@ -99,7 +99,7 @@ def read_at(descriptor: int, limit: int, offset: int) -> bytes:
 
 
 def mark(name: str, found: os.stat_result, marks: list[tuple[str, int]], now: float) -> None:
-    """Remember a folder's or file's time of change, so that the next scan can tell; 0 if it can't be relied on."""
+    """Remember a folder's or file's time of change, so that the next scan sees a change; 0 if it can't be relied on."""
     settled = now * 1e9 - found.st_mtime_ns > SETTLED_NS
     if len(marks) <= MAX_MARKS:
         marks.append((name, found.st_mtime_ns if settled else 0))

@@ -492,7 +492,7 @@ def weights_of_safetensors(
         elements = cached * 2 * kv_heads * head_dim
     experts, used = expert_counts(config)
     moe = bool(experts) or any(_EXPERT_MODULES in name for name in names)
-    # Where not every header was read, as of a dense model in shards, nothing is taken out: the ceiling comes out low.
+    # If not every header was read, as of a dense model in shards, nothing is taken out: the ceiling comes out low.
     unread = (
         {name: size for name, size in sizes.items() if _is_unread(name, layers)} if len(sizes) == len(names) else {}
     )

@@ -32,7 +32,7 @@ READINGS: Final = 3
 SETTLE_SECONDS: Final = 0.2
 # A stream of events that is silent for so long is opened again: a connection can break without a notice.
 SILENT_SECONDS: Final = 60.0
-# Where a proxy refuses events, changes are looked for this often.
+# If a proxy refuses events, changes are looked for this often.
 POLL_SECONDS: Final = 5.0
 FIRST_PAUSE_SECONDS: Final = 1.0
 LONGEST_PAUSE_SECONDS: Final = 30.0
@@ -186,7 +186,7 @@ class Engine:
         return facts if rocm is None else replace(facts, rocm=rocm)
 
     def _processes(self, connection: EngineConnection, identifier: str) -> Mapping[str, Any] | None:
-        """Docker runs ``ps``, which cuts lines at COLUMNS unless told not to; Podman may not know that option."""
+        """Docker runs ``ps``, which cuts lines at COLUMNS by default; Podman may not know that option."""
         path = f"/containers/{identifier}/top"
         return connection.optional(path, {"ps_args": "-efww"}) or connection.optional(path)
 

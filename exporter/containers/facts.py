@@ -78,7 +78,7 @@ ON_HOST: Final = OwnNetwork()
 
 @dataclass(frozen=True, slots=True)
 class ContainerFacts:
-    """One container that runs, or is made to run, an inference server; ``None`` if nothing told.
+    """One container that runs, or is made to run, an inference server; ``None`` if unknown.
 
     ``quantization`` is ``none`` and ``kv_cache_dtype`` ``auto`` if the command line and the model's name are known and
     ask for nothing else. ``cache_path`` is the folder inside the container from which the weights come (the hub folder of

@@ -55,7 +55,7 @@ def environment_of(inspect: Mapping[str, Any]) -> dict[str, str]:
 
 
 def needs_processes(inspect: Mapping[str, Any], image: Mapping[str, Any] | None = None) -> bool:
-    """Whether only the container's processes can tell which server runs in it: a toolbox, or a start script."""
+    """Whether only the container's processes show which server runs in it: a toolbox, or a start script."""
     commands = _commands(inspect)
     if not text(inspect, "Id") or any(started_by(command) for command in commands):
         return False

@@ -32,7 +32,7 @@ _LIBRARIES: Final = (
 
 @dataclass(frozen=True, slots=True)
 class ImageFile:
-    """A file that may tell the version: its absolute path in the image, and how to read its text.
+    """A file that may hold the version: its absolute path in the image, and how to read its text.
 
     For a ``library`` the text is the name that its symbolic link points to.
     """

@@ -1,7 +1,7 @@
 """The ledger of one target: facts and samples into changes, what each of them cost, and steps that none explains. Pure.
 
 A ``Ledger`` is never changed: each function gives the next one. Time comes in as Unix seconds and only says when
-something was seen; what lies before and after is told by the order in which it came in.
+something was seen; what lies before and after is decided by the order in which it came in.
 
     ledger = observe_facts(ledger, now, {"image": "vllm:0.12@sha256:…", "kernel": "6.14"})
     ledger = observe(ledger, "default", Sample(now, tokens_per_second=12.1, ttft_seconds=0.31))
@@ -119,13 +119,13 @@ class Ledger:
 
     @property
     def restless(self) -> tuple[str, ...]:
-        """The facts that change too often to be told."""
+        """The facts that change too often to be reported."""
         return tuple(name for name, seen in self.recent.items() if len(seen.times) >= RESTLESS)
 
 
 @dataclass(frozen=True, slots=True)
 class News:
-    """What a ledger says that the one before it did not: to be kept, to be told. ``gone`` was undone or explained."""
+    """What a ledger says that the one before it did not: to be kept and reported. ``gone`` was undone or explained."""
 
     changes: tuple[Change, ...] = ()
     shifts: tuple[Shift, ...] = ()
@@ -173,7 +173,7 @@ def _bounded(known: dict[str, Known], given: Collection[str]) -> dict[str, Known
 
 
 def _is_restless(recent: dict[str, Seen], name: str, told: str, value: str, at_seconds: float) -> bool:
-    """Note whether a fact has changed, in ``recent``, and say whether it does so too often to be told."""
+    """Note whether a fact has changed, in ``recent``, and say whether it does so too often to be reported."""
     seen = recent.get(name)
     if value != (seen.value if seen else told):
         times = tuple(each for each in (seen.times if seen else ()) if abs(at_seconds - each) < RESTLESS_SECONDS)

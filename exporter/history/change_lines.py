@@ -1,4 +1,4 @@
-"""Changes as they are told: as JSON to programs, as lines to people. Pure; time comes in as Unix seconds."""
+"""Changes as they are reported: as JSON to programs, as lines to people. Pure; time comes in as Unix seconds."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ MOST_LINES: Final = 3
 
 @dataclass(frozen=True, slots=True)
 class ChangeLine:
-    """One change, or one unexplained step, and what it did to the speed; ``effect`` is empty while too few probes tell.
+    """One change, or one unexplained step, and what it did to the speed; ``effect`` is empty while there are too few probes.
 
     ``standing`` says that the speed is lower since and neither back nor accepted, ``own`` that it is the decode speed of the
     module that judges the target.

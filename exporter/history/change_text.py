@@ -24,7 +24,7 @@ MOST_NAMED: Final = 3
 
 
 def in_order(differences: Iterable[Difference]) -> tuple[Difference, ...]:
-    """The most telling facts first."""
+    """The facts that explain most come first."""
     return tuple(sorted(differences, key=lambda each: FIRST.index(each.fact) if each.fact in FIRST else len(FIRST)))
 
 

@@ -13,7 +13,7 @@ from exporter.history.ratio import scatter_of
 
 MOST: Final = 150
 LEAST: Final = 5
-"""Fewer readings on either side tell nothing."""
+"""Fewer readings on either side show nothing."""
 SIGMAS: Final = 4.0
 MOST_TOLD: Final = 4
 
@@ -56,7 +56,7 @@ class NotedFigures:
         return NotedFigures((*self.readings[-(MOST - 1) :], (at_seconds, dict(figures))))
 
     def stood_out(self, since_seconds: float) -> tuple[tuple[str, str, str], ...]:
-        """What differs since a time (Unix): name, before, after, in words; the most telling first."""
+        """What differs since a time (Unix): name, before, after, as text; the largest difference first."""
         found = []
         for name, kind in KINDS.items():
             sides = [

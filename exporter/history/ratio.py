@@ -1,7 +1,7 @@
 """The two-sample test: how a figure after compares with the same figure before, and whether the difference is noise.
 
 Medians, so that single outliers decide nothing. The noise is the median of absolute deviations; it is widened because
-probes of one server resemble the one before (autocorrelation), and once more if few probes tell how large it is. Pure.
+probes of one server resemble the one before (autocorrelation), and once more if few probes show how large it is. Pure.
 """
 
 import math
@@ -16,7 +16,7 @@ from exporter.history.sample import positive
 LEAST_SAMPLES: Final = 3
 """Fewer on either side give no ratio."""
 LEAST_CHANGE: Final = math.log(1.02)
-"""A difference of less than 2 % is never told, however quiet the series is."""
+"""A difference of less than 2 % is never reported, however quiet the series is."""
 SIGMAS: Final = 4.0
 FEW: Final = 5
 """With fewer than these on a side, single samples decide: two outliers of three are their median."""
@@ -68,7 +68,7 @@ def ratio_of(before: Iterable[float], after: Iterable[float]) -> Ratio | None:
     """Compare two series, each in the order in which it was measured; what is not a positive number is left out.
 
     None if a side has fewer than ``LEAST_SAMPLES``. With fewer than ``FEW`` on a side, the interval also covers what
-    each of these samples would give alone, so that a difference is told only if all of them show it.
+    each of these samples would give alone, so that a difference is reported only if all of them show it.
     """
     old, new = _logarithms(before), _logarithms(after)
     if min(len(old), len(new)) < LEAST_SAMPLES:
@@ -106,7 +106,7 @@ def _residuals(values: Sequence[float], middle: float) -> list[float]:
 
 
 def _width(old: Sequence[float], new: Sequence[float]) -> float:
-    """Four standard deviations of the difference of both medians, as far as the samples can tell."""
+    """Four standard deviations of the difference of both medians, as far as the samples show it."""
     total = len(old) + len(new)
     # Two medians were taken from the same samples, which makes their residuals smaller than the noise is.
     scatter = scatter_of([*old, *new]) * total / (total - 2)

@@ -36,7 +36,7 @@ class Shift:
     back_at_seconds: float | None = None
     accepted_at_seconds: float | None = None
     told_after_seconds: float = 0.0
-    """Time under watch when it was told. Clocks are set; a level counts as accepted after 30 days of watching."""
+    """Time under watch when it was reported. Clocks are set; a level counts as accepted after 30 days of watching."""
     phase: Phase = DECODE
     meanwhile: tuple[tuple[str, str, str], ...] = ()
     """What else was different since an unexplained step: name, before, after."""

@@ -1,4 +1,4 @@
-"""One module of one target: which samples lie before and after a change, when they are compared, and what that tells. Pure.
+"""One module of one target: which samples lie before and after a change, when they are compared, and what that shows. Pure.
 
 After a change or a step, the samples since are compared with those before when there are 3, 5, 10 and 30, and then
 daily. Samples are told apart by their order, so that a clock that is set moves none to the other side. From 30 on the CUSUM

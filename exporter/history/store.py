@@ -2,7 +2,7 @@
 
 Probes and ledgers are handed over without waiting; the writer commits them together about once a second. Each probe is
 kept for two days, then the medians of its hour. In write-ahead mode a process that is killed at any point leaves a whole
-file. Where no file can be kept, a smaller history is kept in memory, and ``Status.problem`` says why.
+file. If no file can be kept, a smaller history is kept in memory, and ``Status.problem`` says why.
 """
 
 import contextlib
@@ -626,7 +626,7 @@ def _upgrade(connection: sqlite3.Connection) -> None:
         raise HistoryError("it was written by a newer version")
     if not tables:
         connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
-    # Where the filesystem has no shared memory, SQLite keeps its rollback journal, which is as safe and slower.
+    # If the filesystem has no shared memory, SQLite keeps its rollback journal, which is as safe and slower.
     connection.execute("PRAGMA journal_mode = WAL").fetchall()
     connection.execute("PRAGMA synchronous = NORMAL")
     connection.execute("PRAGMA wal_autocheckpoint = 256").fetchall()

@@ -30,7 +30,7 @@ SPARE_HOURS: Final = 24
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What may stay. ``hour`` is the present one, by number; ``steady`` says that the clock which tells it can be trusted.
+    """What may stay. ``hour`` is the present one, by number; ``steady`` says that its clock can be trusted.
 
     ``raw_hours`` is how long single probes are kept, ``keep_hours`` how long medians are.
     """

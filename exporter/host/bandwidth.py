@@ -34,7 +34,7 @@ def find_bandwidth(
     clock_mhz: int | None,
     module_mts: int | None,
 ) -> tuple[float, str] | tuple[None, None]:
-    """Work out (bytes per second, where that comes from), or nothing if it can't be told.
+    """Work out (bytes per second, where that comes from), or nothing if it can't be known.
 
     ``width_bits`` and ``clock_mhz`` are those of the GPU's memory bank, ``module_mts`` the rated megatransfers per second
     of the system's memory modules, which an APU shares. The source is ``memory bank``, ``memory modules`` or ``table``.

@@ -105,7 +105,7 @@ class GpuSample:
     ``busy_ratio`` is the driver's own and may stay at 1 while an idle process holds a queue. ``power_scope`` is
     ``socket`` if the sensor counts the CPU too. ``temperatures`` are (sensor, degrees Celsius), ``clocks`` (domain,
     Hz). ``throttling`` are the reasons that held the clocks down with their shares of the time since the sample before,
-    told from ``residency`` if the firmware counts. A suspended GPU is not woken: only ``suspended`` is known of it.
+    computed from ``residency`` if the firmware counts. A suspended GPU is not woken: only ``suspended`` is known of it.
     """
 
     address: str

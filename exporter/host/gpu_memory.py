@@ -1,8 +1,8 @@
 """How much memory of which GPU the processes of a server hold: evidence for which GPU serves it.
 
-Two places tell. ``/sys/class/kfd/kfd/proc/<pid>/vram_<gpu id>`` is readable by everyone and counts what ROCm allocated.
+Two places say it. ``/sys/class/kfd/kfd/proc/<pid>/vram_<gpu id>`` is readable by everyone and counts what ROCm allocated.
 ``/proc/<pid>/fdinfo`` counts all that a DRM client holds, under Vulkan too, and may be read by the process's own user
-and by root. A ROCm process is in both, so per GPU the larger figure counts, never the sum. NVIDIA's driver tells neither.
+and by root. A ROCm process is in both, so per GPU the larger figure counts, never the sum. NVIDIA's driver gives neither.
 """
 
 import re

@@ -47,7 +47,7 @@ _MEMORY_CLOCK_U16: Final = {(3, 0): 186}
 
 @dataclass(frozen=True, slots=True)
 class Residency:
-    """For how long each limit held the clocks down, as (limit, count); of two readings the difference tells.
+    """For how long each limit held the clocks down, as (limit, count); the difference of two readings is what counts.
 
     ``total`` is what a limit would have counted that held them down all the time.
     """

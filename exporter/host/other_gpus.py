@@ -65,7 +65,7 @@ _ARC: Final = {
 class OtherGpu:
     """A GPU of which only this much is known; ``name`` is ``None`` if nothing readable says it.
 
-    ``integrated`` tells whether it is a part of the processor, ``small`` whether it is known to be too small for a model.
+    ``integrated`` says whether it is a part of the processor, ``small`` whether it is known to be too small for a model.
     """
 
     vendor: Vendor

@@ -1,4 +1,4 @@
-"""One process as ``/proc/<pid>`` tells it: its files, read and parsed, nothing judged.
+"""One process as ``/proc/<pid>`` shows it: its files, read and parsed, nothing judged.
 
 Most of it anyone may read; the environment, the memory map, open files and links only a process of the same user, or one
 with CAP_SYS_PTRACE. What can't be read is ``None``: the process has ended, or belongs to somebody else.
@@ -131,7 +131,7 @@ def _listener(line: bytes) -> Listener | None:
 
 
 def network_of(folder: Path) -> int | None:
-    """What tells two network namespaces apart; anyone may ask it, unlike ``ns/net``.
+    """What distinguishes two network namespaces; anyone may ask it, unlike ``ns/net``.
 
     It is the inode of the namespace's own table of sockets.
     """

@@ -70,7 +70,7 @@ class ProcessFacts:
     pid: int
     launch: LaunchSettings
     start_ticks: int
-    """Since the machine's start: together with ``pid`` it tells a restart, whatever the clock does."""
+    """Since the machine's start: together with ``pid`` it shows a restart, whatever the clock does."""
     started_at_seconds: float | None = None
     user_id: int | None = None
     pids: tuple[int, ...] = ()
@@ -129,7 +129,7 @@ def process_of(url: str, processes: Iterable[ProcessFacts], host_names: Collecti
     """The process that answers at a URL; None if none or more than one may.
 
     ``host_names`` are the machine's names and addresses besides loopback's, which is that of the exporter's own network.
-    Where no socket was seen, only a port that was stated counts.
+    If no socket was seen, only a port that was stated counts.
     """
     host, port = address_of(url)
     found = [

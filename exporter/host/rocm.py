@@ -52,10 +52,10 @@ class DriverFacts:
 
 @dataclass(frozen=True, slots=True)
 class RocmFacts:
-    """ROCm as installed on the host; ``None`` if there is none or it can't be told.
+    """ROCm as installed on the host; ``None`` if there is none or it can't be known.
 
     ``version`` is the text as found (``7.2.0-43``), ``normalised`` its numbers (``7.2.0``, or ``7.2`` if only that is
-    known), ``release`` major.minor. ``source`` is the kind of place that told: ``info``, ``header``, ``manifest``,
+    known), ``release`` major.minor. ``source`` is the kind of place where it was read: ``info``, ``header``, ``manifest``,
     ``hip``, ``library``, ``folder``, ``pip`` or ``package``. ``problems`` are lines for a person, each naming a file.
     """
 
@@ -202,7 +202,7 @@ def follow(path: Path, root: Path) -> Path | None:
         place /= part
         try:
             target = place.readlink()
-        except OSError:  # no link, or nothing at all: the end of the walk tells
+        except OSError:  # no link, or nothing at all: the end of the walk shows which
             continue
         links += 1
         if links > LINKS_FOLLOWED:

@@ -33,7 +33,7 @@ _KINDS: Final[tuple[tuple[Compute, re.Pattern[str]], ...]] = (
     ("vulkan", _VULKAN_DRIVER),
     ("cuda", _CUDA_LIBRARY),
 )
-# llama.cpp's own backends, if they are libraries: the one that it loaded tells what it computes with.
+# llama.cpp's own backends, if they are libraries: the one that it loaded shows what it computes with.
 _GGML: Final[tuple[tuple[Compute, re.Pattern[str]], ...]] = (
     ("rocm", re.compile(r"libggml-hip(?:-[\w.]+)?\.so(?:\.[\d.]+)?")),
     ("vulkan", re.compile(r"libggml-vulkan\.so(?:\.[\d.]+)?")),
@@ -42,7 +42,7 @@ _GGML: Final[tuple[tuple[Compute, re.Pattern[str]], ...]] = (
 
 
 def find_compute(libraries: Collection[str]) -> tuple[Compute, ...]:
-    """The runtimes that the loaded libraries are of: ``cpu`` if there is no other, several if it can't be told."""
+    """The runtimes that the loaded libraries are of: ``cpu`` if there is no other, several if it can't be known."""
     names = {basename(path.removesuffix(_REPLACED)) for path in libraries}
     found = tuple(kind for kind, pattern in _KINDS if any(map(pattern.fullmatch, names)))
     if len(found) < 2:
@@ -113,7 +113,7 @@ def _mesa_version(paths: Iterable[str], root: Path) -> str | None:
 
 @lru_cache(maxsize=16)
 def _version_in_driver(path: str, identity: tuple[int, int, int]) -> str | None:  # noqa: ARG001 - a new file is read again
-    """Mesa's version, as its drivers tell it to programs; they hold it as text. Raises OSError, ValueError."""
+    """Mesa's version, as its drivers give it to programs; they hold it as text. Raises OSError, ValueError."""
     handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         if os.fstat(handle).st_size > _LARGEST_DRIVER:

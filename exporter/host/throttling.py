@@ -13,7 +13,7 @@ from exporter.host.gpu_metrics import Residency
 Reason = Literal["thermal", "power", "current", "other"]
 REASONS: Final[tuple[Reason, ...]] = ("thermal", "power", "current", "other")
 Throttling = tuple[tuple[Reason, float], ...]
-"""(reason, share of the time); 0 or 1 if the firmware says only what holds now. A reason that can't be told is left out."""
+"""(reason, share of the time); 0 or 1 if the firmware says only what holds now. A reason that can't be known is left out."""
 
 NEAR: Final = 10.0
 """Degrees below its limit from which a sensor may be what throttles: readings are averages, and the firmware's is quicker."""
@@ -59,7 +59,7 @@ def by_counters(then: Residency | None, now: Residency) -> Throttling:
     """Tell for what share of the time between two readings each reason held the clocks down.
 
     Several limits of one reason may have done so at the same time: the share is that of the one that did for longest.
-    Nothing is told without two readings, or if the counters were reset in between.
+    Nothing is known without two readings, or if the counters were reset in between.
     """
     if then is None or now.total <= then.total:
         return ()

@@ -66,7 +66,7 @@ def _switch(options: str, variables: str = "") -> Switch:
 
 @dataclass(frozen=True, slots=True)
 class ServerProgram:
-    """How one server program is configured, and what it does unless told otherwise.
+    """How one server program is configured, and its defaults.
 
     ``backend`` and ``port`` are those of the program's row in ``exporter.backends``.
 
@@ -77,10 +77,10 @@ class ServerProgram:
     backend: str = ""
     port: int | None = None
     listen: str = ""
-    """The host that it binds unless told otherwise; empty for all."""
+    """The host that it binds by default; empty for all."""
     model_is_positional: bool = False
     cache_type: str | None = None
-    """The type of its KV cache unless told otherwise."""
+    """The type of its KV cache by default."""
     switches: Mapping[Setting, Switch] = field(default_factory=dict)
     flags: frozenset[str] = frozenset()
     single: frozenset[str] = frozenset()
@@ -345,7 +345,7 @@ class Started:
 
 
 def started_by(words: Sequence[str]) -> Started | None:
-    """What one simple command starts, whatever wraps it (``tini -- vllm serve``); None if the command can't tell."""
+    """What one simple command starts, whatever wraps it (``tini -- vllm serve``); None if the command doesn't say it."""
     found = (_started_at(words, at) for at in range(len(words)))
     return next((started for started in found if started), None)
 

@@ -412,7 +412,7 @@ def _keeps_cache_on_cpu(given: _Arguments) -> bool:
 
 
 def _speculative(given: _Arguments) -> str | None:
-    """How the server drafts tokens, ``none`` if it is told not to, None if nothing is told."""
+    """How the server drafts tokens, ``none`` if it is set not to, None if nothing is set."""
     found = [word for value in given.accumulated("speculation") for word in _methods(value)]
     if any(name.startswith("speculative-config") for name, _ in given.options.named) and not found:
         found.append("on")
@@ -461,8 +461,8 @@ def _is_yes(value: str) -> bool:
 def aiter_usable(architectures: Sequence[str], gfx_targets: Sequence[str]) -> bool | None:
     """Whether AITER works on one of the GPUs; None if no GPU is known.
 
-    Where the image doesn't say what it is built for: on gfx942 and gfx950. On RDNA 4 (gfx12) it depends on vLLM's
-    version, which an environment doesn't tell: None. On others, gfx1151 with them, it has no effect or ends the engine.
+    If the image doesn't say what it is built for: on gfx942 and gfx950. On RDNA 4 (gfx12) it depends on vLLM's
+    version, which an environment doesn't hold: None. On others, gfx1151 with them, it has no effect or ends the engine.
     """
     if not gfx_targets:
         return None

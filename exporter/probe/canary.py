@@ -1,4 +1,4 @@
-"""Whether a model still recalls what it was told: a fact at the start of a prompt, asked for at its end, and the verdict.
+"""Whether a model still recalls what its prompt said: a fact at its start, asked for at its end, and the verdict.
 
 The same kind of fact is asked for twice: in a short prompt, and in a deep one with harmless notes between the fact and the
 question. The model is judged against itself: what it recalls in the short prompt it must recall in the deep one. Where it does

@@ -237,7 +237,7 @@ def fetch(
 
 
 def is_refused(connection: Connection, timeout: float = 2.0) -> bool:
-    """Whether nothing listens any more: one connect, closed at once. False if that can't be told."""
+    """Whether nothing listens any more: one connect, closed at once. False if that can't be known."""
     started_ns = time.monotonic_ns()
     timer = Timer(started_ns, timeout, "no connection")
     exchange = Exchange(
@@ -319,9 +319,9 @@ class _Notes:
                 self._blank.append((self._arrival, delta.output_tokens))
 
     def show_blanks(self) -> None:
-        """Where no text came at all: take the chunks without text as the answer, if they are its tokens.
+        """If no text came at all, take the chunks without text as the answer, if they are its tokens.
 
-        They are if the server's count rises with them, or if there is one for each token that it counted.
+        They are if the server's count rises with them, or if it counted as many tokens as there are chunks.
         """
         counts = [count for _, count in self._blank if count]
         rising = len(counts) == len(self._blank) and len(set(counts)) > 1
@@ -485,7 +485,7 @@ def _kind_of(response: httpx.Response) -> str:
 
 
 def _opening(pieces: Iterator[bytes]) -> bytes:
-    """The beginning of a body, long enough to tell server-sent events from JSON."""
+    """The beginning of a body, long enough to distinguish server-sent events from JSON."""
     found = b""
     while len(found) < _LONGEST_FIELD and (piece := next(pieces, None)) is not None:
         found = (found + piece).lstrip()

@@ -187,7 +187,7 @@ def wants_template(failure: ProbeFailure) -> bool:
 
 
 def context_exceeded(failure: ProbeFailure) -> int | None:
-    """Where a server refused a prompt as too long: how many tokens its context holds, 0 if it doesn't say; else None."""
+    """If a server refused a prompt as too long, how many tokens its context holds (0 if it doesn't say); else None."""
     said = _said(failure)
     refused = failure.status in {400, 413, 422} or failure.result == "server_error"
     if not refused or _TOO_LONG.search(said) is None:

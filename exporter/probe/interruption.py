@@ -1,10 +1,10 @@
 """The early end of a probe: while its streams run, it checks for requests of users, and for a server that shuts down.
 
-From 1.5 s after it was sent, once a second, a read that costs the server nothing tells whether requests of others run or wait. If
+From 1.5 s after it was sent, once a second, a read that costs the server nothing shows whether requests of others run or wait. If
 they do, the streams end at once. A read before the first token is repeated right after it: llama-server answers in the middle of
-a prompt without having seen who has come since. Where no read tells, the connections to the server do, which are looked at twice a
+a prompt without having seen who has come since. If no read shows it, the connections to the server do, which are looked at twice a
 second from 1 s on, so that one that came in the first second is known to stand after 1.5 s. If nothing has come for long, one
-connect tells whether the server still listens: a server that was told to end waits for our stream, and refuses new connections
+connect shows whether the server still listens: a server that is ending waits for our stream, and refuses new connections
 meanwhile.
 """
 
@@ -33,7 +33,7 @@ class Interruption:
     """Watches the streams of one probe in a thread of its own, while the ``with`` block runs.
 
     ``others`` reads how many requests of others run or wait (None if the server can't tell) and may raise ProbeFailure.
-    ``newcomers`` are asked if it doesn't tell.
+    ``newcomers`` are asked if it can't.
     ``connection`` is that of the server, whose cancellation ends the streams: it must be of this probe alone.
     """
 
@@ -50,14 +50,14 @@ class Interruption:
         self._others = others
         self._newcomers = newcomers
         self._users_seen = False
-        """Whether the last read told how many others there are."""
+        """Whether the last read said how many others there are."""
         self._progress = progress
         self._yields = yields
         self._over = threading.Event()
         self._asked_at: tuple[int, ...] | None = None
         self._thread = threading.Thread(target=self._watch, name="probe: users", daemon=True)
         self.seen: float | None = None
-        """The most requests of others that were seen; None if no read told."""
+        """The most requests of others that were seen; None if no read showed any."""
         self.clean_until_ns = time.monotonic_ns()
         """The start of the last read, or look, that saw nobody, in monotonic ns."""
         self.failure: ProbeFailure | None = None

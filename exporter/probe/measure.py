@@ -28,17 +28,17 @@ _HIDDEN_TOKENS: Final = 32
 """This many tokens beyond that may have no text: markers of a chat format, the end of the text."""
 _CHARACTERS_PER_TOKEN: Final = 16
 _CHARACTERS_PER_SPLIT_TOKEN: Final = 8
-"""Where there are more chunks than counted tokens, a lower bound: either tokens were split up or not all were counted."""
+"""If there are more chunks than counted tokens, a lower bound: either tokens were split up or not all were counted."""
 _TOKENS_PER_WORD: Final = 2
 _SPARE_TOKENS: Final = 8
 """Tokens a word: a model needs no more, so further tokens were generated without being shown."""
 _BLANKS: Final = 3
 """This many chunks before the first text may be empty: the role, a character that is split over several tokens."""
 _WORDS_PER_CHUNK: Final = 1.6
-"""Where chunks hold more words than this in the mean, they are not tokens."""
+"""Chunks that hold more words than this in the mean are not tokens."""
 _CHARACTERS_PER_WORD: Final = 8
 _LEAST_CHARACTERS: Final = 2
-"""Chunks that hold fewer characters in the mean are pieces of tokens, or tokens of another script: which can't be told."""
+"""Chunks that hold fewer characters in the mean are pieces of tokens, or tokens of another script; which of them can't be known."""
 _INSTANT_SHARE: Final = 0.05
 _INSTANT_SECONDS: Final = 0.001
 """Chunks closer to each other than this, and than this share of the mean gap, came together as far as buffering goes."""

@@ -59,7 +59,7 @@ class Newcomers:
         # What the client said last before the probe may wait for ever: a WebSocket over which only it speaks.
         came = (now.others - self._before.others) | (now.unanswered - self._before.unanswered)
         standing, self._last = came & self._last, came
-        # Where ours are not known by their address, so many of those that came are ours. Where they aren't there at all, the
+        # If ours are not known by their address, so many of those that came are ours. If they aren't there at all, the
         # server's connections are in another list.
         hidden = 0 if now.ours else self._streams
         if len(came) < hidden:

@@ -28,7 +28,7 @@ LEAST_TOKENS: Final = 16
 LEAST_DECODE_SECONDS: Final = 1.0
 # A wait in the server's queue below this is its scheduler's own step.
 QUEUED_SECONDS: Final = 0.05
-# A wait that only the server's own time for the prompt tells: besides a queue it may be the network or a prompt cache.
+# A wait that only the server's own time for the prompt shows: besides a queue it may be the network or a prompt cache.
 HIDDEN_WAIT_SECONDS: Final = 0.3
 LATE_TIMES: Final = 3.0
 LATE_SECONDS: Final = 1.0

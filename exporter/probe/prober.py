@@ -102,5 +102,5 @@ class Prober(ProberState):
             return None
         except ProbeFailure as exc:
             return run.end(Outcome(failure=exc.settled()))
-        except Exception as exc:  # noqa: BLE001 - told by fault
+        except Exception as exc:  # noqa: BLE001 - reported by fault
             return run.end(Outcome(failure=self.fault("probe", exc)))

@@ -103,7 +103,7 @@ class ProberState:
                 checked = self.tracker.status(READ_SECONDS, until=until, thorough=thorough)
             except Cancelled:
                 raise
-            except Exception as exc:  # noqa: BLE001 - told by fault
+            except Exception as exc:  # noqa: BLE001 - reported by fault
                 checked = StatusResult(failure=self.fault("status check", exc))
             return checked, self.tracker.state(checked)
         finally:

@@ -73,7 +73,7 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class TargetState:
-    """One status check at a target by reads that cost it nothing; ``None`` if its backend has no way to tell.
+    """One status check at a target by reads that cost it nothing; ``None`` if its backend has no way to say it.
 
     Ratios are 0 to 1. ``generated_tokens_per_second`` is the production throughput between this status check and the one before,
     the probes' own tokens taken out.
@@ -98,7 +98,7 @@ class TargetState:
     starting_since: float | None = None
     """Unix time at which its container or process was started, if it doesn't answer yet; it then counts as loading."""
     drafts: bool = False
-    """Whether the server or its answers told of drafted tokens (speculative decoding)."""
+    """Whether the server or its answers reported drafted tokens (speculative decoding)."""
     error: str = ""
     notice: str = ""
     """What a person should know of probes of this server."""
@@ -177,7 +177,7 @@ class ProbeResult:
     beside_users: float | None = None
     """Requests of others that ran while it was measured; None if the server can't tell."""
     paused_since: float | None = None
-    """Where it was skipped since nobody uses the model: Unix time of the last use that is known."""
+    """If it was skipped since nobody uses the model: Unix time of the last use that is known."""
     model_load_seconds: float | None = None
     prompt_tokens_spent: int = 0
     output_tokens_spent: int = 0
@@ -187,7 +187,7 @@ class ProbeResult:
     checks: tuple[AnswerCheck, ...] = ()
     """The verdicts of a canary, by depth."""
     fingerprint: FingerprintReading | None = None
-    """Where one was taken."""
+    """None if none was taken."""
     state: TargetState | None = None
     timelines: tuple[Timeline, ...] = ()
     log: tuple[str, ...] = ()

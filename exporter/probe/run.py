@@ -282,7 +282,7 @@ class Run:
 
     @property
     def _has_room(self) -> bool:
-        """Whether a probe beside users would not wait for them, as far as the server tells."""
+        """Whether a probe beside users would not wait for them, as far as the server says."""
         status = self._status
         return not status.waiting and not status.conversation and (status.slots is None or status.slot is not None)
 
@@ -502,7 +502,7 @@ class Run:
         requests, seconds = grown
         if seconds <= QUEUED_SECONDS or requests == len(outcome.streams):
             return seconds / requests
-        return None  # how much of it was ours can't be told
+        return None  # how much of it was ours can't be known
 
     def _queue_growth(self, after: ServerStatus | None) -> tuple[float, float] | None:
         """How many requests left the server's queue since the check before the probe, and how long they waited in all."""
@@ -533,7 +533,7 @@ class Run:
             return
         if not queued:
             prober.took_seconds = outcome.busy_seconds
-        # Where the tokens came too few or in a burst, the speed over the whole tells at least how long that many take.
+        # If the tokens were too few or came in a burst, the speed over the whole shows at least how long that many take.
         if speed := measured.tokens_per_second or (None if queued else measured.end_to_end_tokens_per_second):
             prober.speeds.note(self._name, self._status.identity, speed)
         if measured.ttft_seconds and not queued and not self._others:

@@ -18,7 +18,7 @@ class Speeds:
 
     @classmethod
     def of_result(cls, result: ProbeResult | None) -> "Speeds":
-        """What a probe told that ran before."""
+        """What an earlier probe showed."""
         speed = result.measurements.tokens_per_second if result else None
         identity = result.state.identity if result and result.state else None
         return cls({result.module: speed} if result and speed else None, identity)

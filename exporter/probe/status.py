@@ -111,7 +111,7 @@ class StatusTracker:
         self.answered: str | None = None
         """The model that the newest answer named."""
         self.drafts = False
-        """Whether an answer told of drafted tokens, since the server came up."""
+        """Whether an answer reported drafted tokens, since the server came up."""
         self.hints = Hints(options=target.options, server_metrics=target.server_metrics)
         """What is known of the server from elsewhere."""
         self.reloads: tuple[str | None, str] | None = None
@@ -178,13 +178,13 @@ class StatusTracker:
         self._doubtful = True
 
     def probed(self, after: ServerStatus | None) -> None:
-        """Remember what the server says right after a probe of ours, to tell other uses from it."""
+        """Remember what the server says right after a probe of ours, to distinguish other uses from it."""
         self._probed_activity = after.activity if after else None
         if after and self.last:
             self.last = replace(self.last, own_task=after.slot_task, slot=after.slot)
 
     def used_since_probe(self, status: ServerStatus) -> bool | None:
-        """Whether somebody else used the model since our last probe; None if that can't be told."""
+        """Whether somebody else used the model since our last probe; None if that can't be known."""
         if self._probed_activity is None or status.activity is None:
             return None
         used = status.activity != self._probed_activity
@@ -193,7 +193,7 @@ class StatusTracker:
         return used
 
     def forbids(self, status: ServerStatus) -> str:
-        """Why the model that is loaded now is not probed again, by what an earlier probe did or was told."""
+        """Why the model that is loaded now is not probed again, by what an earlier probe did or was answered."""
         return self.reloads[1] if self.reloads and status.resident and self.reloads[0] == status.model else ""
 
     def warmed(self) -> None:
@@ -234,7 +234,7 @@ class StatusTracker:
         )
 
     def named(self, state: TargetState) -> TargetState:
-        """The state with what the answers told: drafted tokens, and the model, if nothing else names one."""
+        """The state with what the answers reported: drafted tokens, and the model, if nothing else names one."""
         state = replace(state, drafts=self.drafts or (state.up and self.last is not None and self.last.drafts))
         if state.identity is None or state.identity.model is not None or self.answered is None:
             return state
@@ -294,7 +294,7 @@ class StatusTracker:
     def _learn_of_sleep(self, status: ServerStatus, *, thorough: bool) -> None:
         """A server that slept has a sleep timer; one that stayed awake for an hour without any use has none.
 
-        A thorough check counts as a use. The activity tells that nobody else used it since.
+        A thorough check counts as a use. The activity shows that nobody else used it since.
         """
         now, touched = self._monotonic(), self._touched
         if status.resident is False and status.unloads:
@@ -405,7 +405,7 @@ def _reader(connection: Connection, headers: Headers, seconds: float, until: flo
                 # Whatever accepted the connection and then said nothing will not say more at another path.
                 if exc.result in _NOBODY_THERE or exc.result.startswith("timeout"):
                     raise
-                # Nor will what does not speak HTTP, as its first answer tells.
+                # Nor will what does not speak HTTP, as its first answer shows.
                 if not replies and exc.result == "protocol" and exc.status is None:
                     raise
                 replies[key] = Reply(0, {WHY_NOT: exc.message}, b"")

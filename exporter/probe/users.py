@@ -15,7 +15,7 @@ from exporter.probe.timeline import Timeline
 LEAST_TOKENS: Final = 8
 """This many tokens of users must lie between two readings for a speed."""
 LEAST_SHARE: Final = 0.2
-"""Where less than this share of a sum is the users', what is left of it after ours is mostly the error of ours."""
+"""If less than this share of a sum is the users', what is left of it after ours is mostly the error of ours."""
 LEAST_TTFT_SHARE: Final = 0.5
 """The same of the seconds to first tokens: those of our probes, as a client measures them, hold HTTP and the network too."""
 _GAPS: Final = ("inter_token_latency_seconds_sum", "time_per_output_token_seconds_sum")

@@ -14,7 +14,7 @@ from exporter.settings.values import quote
 NOT_SETTINGS: Final = frozenset({"LLM_PROBE_CONFIG", "LLM_PROBE_CACHE", "LLM_PROBE_REQUIRE_REAL"})
 """Variables with the settings' prefix that belong to the command line and to the tests."""
 
-# Kubernetes tells each container of the services of its namespace: those of one named llm-probe-… look like settings.
+# Kubernetes gives each container the services of its namespace as variables: those of one named llm-probe-… look like settings.
 _SERVICE: Final = re.compile(
     rf"{PREFIX}(?:\w+_)?(?:SERVICE_HOST|SERVICE_PORT(?:_\w+)?|PORT_\d+_(?:TCP|UDP|SCTP)(?:_(?:PROTO|PORT|ADDR))?)"
 )

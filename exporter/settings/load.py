@@ -42,7 +42,7 @@ PROFILES: Final = Path(__file__).parent.with_name("profiles.yaml")
 class Draft:
     """Data on its way to a model, with everything that is known to be wrong so far.
 
-    ``listed`` tells for a target that came from a file of targets where in that file's list it stands.
+    ``listed`` says, for a target from a file of targets, where in that file's list it stands.
     """
 
     data: dict[str, Any]

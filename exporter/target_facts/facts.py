@@ -54,7 +54,7 @@ def target_facts_of(
 
 
 def _speculative(launched: str | None, state: TargetState | None) -> str | None:
-    """How tokens are drafted, by the launch settings, else by what the answers told; ``none`` if neither says that they are."""
+    """How tokens are drafted, by the launch settings, else by what the answers reported; ``none`` if neither says that they are."""
     if launched in {None, "none"} and state is not None and state.drafts:
         return SAID_BY_THE_SERVER
     return launched

@@ -28,7 +28,7 @@ def connections_to(url: str, machine: Machine, proc: Path) -> ReadConnected:
     """How to read who is connected to the server at a URL; it gives None if that server's table can't be read.
 
     A process in another network has a table of its own. In ours it is enough that something listens at the port, but for Docker's
-    proxy: what comes from another machine goes past it. Where other users' processes are hidden, root's listener may be one.
+    proxy: what comes from another machine goes past it. If other users' processes are hidden, root's listener may be one.
     """
     setup, (host, port) = setup_of(url, machine), address_of(url)
     own, process, container = proc / "self", setup.process, setup.container

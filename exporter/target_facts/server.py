@@ -84,7 +84,7 @@ def setup_of(url: str, machine: Machine) -> ServerSetup:
     if container is None:
         process = process_of(url, processes)
         if process is not None and process.container:
-            # A toolbox, whose engine doesn't tell what runs in it.
+            # A toolbox, whose engine doesn't say what runs in it.
             container = next(
                 (each for each in machine.containers if each.running and each.id == process.container), None
             )

@@ -211,7 +211,7 @@ class _Site:
                 404, f"{printable(path)} is not the badge of a target; /api/v1/targets lists the targets"
             )
         svg = await in_thread(_draw_badge, view, name, modules, self._clock())
-        # A picture is made to stand in other pages. Where a password is set, it is asked for here, too.
+        # A badge is meant for other pages. If a password is set, it is required here, too.
         headers = {"cache-control": "no-store", "cross-origin-resource-policy": "cross-origin"}
         return Response(svg, media_type="image/svg+xml", headers=headers)
 
@@ -432,7 +432,7 @@ async def _static(request: Request) -> Response:
 
 
 def _with_headers(app: AsgiApp) -> AsgiApp:
-    """The application with what tells a browser to load, run and embed nothing else."""
+    """The application with the headers that forbid a browser to load, run or embed anything else."""
 
     async def guarded(scope: Message, receive: Any, send: Any) -> None:
         async def send_with_headers(message: Message) -> None:

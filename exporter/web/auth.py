@@ -40,7 +40,7 @@ from exporter.web.threads import in_thread
 log = logging.getLogger(__name__)
 
 OPEN_PATH: Final = "/-/healthy"
-"""Answered without a password: the health check of a container has none, and the answer tells nothing but that it runs."""
+"""Answered without a password: the health check of a container has none, and the answer says nothing but that it runs."""
 REMEMBERED: Final = 64
 """Right passwords that are remembered."""
 WAITING: Final = 16

@@ -109,7 +109,7 @@ class WebServer:
     """Serves an ASGI application on a bound socket until ``stop``.
 
     ``app`` is what answers, with whatever guards it already around it. ``tls`` is asked for each new connection what it must
-    speak: TLS by a context, or plain HTTP (None). ``refused`` is told the address of a client whose certificate was missing
+    speak: TLS by a context, or plain HTTP (None). ``refused`` gets the address of a client whose certificate was missing
     or not accepted.
     """
 

@@ -144,7 +144,7 @@ class ProbeStatus:
 
     @property
     def next_run_seconds(self) -> float | None:
-        """Unix time of the next probe, as far as the last one tells."""
+        """Unix time of the next probe, as far as the last one says."""
         last = self.record.last
         return None if last is None else last.at_seconds + self.record.interval_seconds
 
@@ -207,7 +207,7 @@ class TargetStatus:
 
     @property
     def other_changes(self) -> tuple[ChangeLine, ...]:
-        """What changed besides what the reason tells."""
+        """What changed besides what the reason says."""
         why = self.why.sentence if self.why else ""
         return tuple(each for each in self.changes if not (each.effect and f"{each.what}: {each.effect}." in why))
 

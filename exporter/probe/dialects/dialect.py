@@ -1,6 +1,6 @@
 """What all dialects share: the records that cross from the run of a probe to a backend and back, and the Protocol.
 
-A dialect knows one kind of inference server: how to recognise it, which reads tell its state and cost it nothing, how to ask
+A dialect knows one kind of inference server: how to recognise it, which reads show its state and cost it nothing, how to ask
 it for a measured answer, and what its stream says. Dialects hold no state and never touch the network themselves.
 """
 
@@ -69,7 +69,7 @@ class ServerStatus:
     counts_at_end: bool = False
     """Whether that counter gets the tokens of a request only when it has ended."""
     sums: Served | None = None
-    """The sums of its histograms, by which it tells what users get."""
+    """The sums of its histograms, which show what users get."""
     ended: Served | None = None
     """The sums of the answers that have ended, if it counts no others and not when their first tokens came."""
     slot_readings: tuple[SlotReading, ...] | None = None
@@ -197,7 +197,7 @@ class Dialect(Protocol):
         """The server's state by reads that cost it nothing. Raises ProbeFailure if it is not up or is loading."""
 
     def others(self, get: Get, status: ServerStatus, ours: int) -> float | None:  # noqa: ARG002 - most servers can't tell
-        """Requests of others that run or wait while ``ours`` run, by a read that costs nothing then; None if none tells."""
+        """Requests of others that run or wait while ``ours`` run, by a read that costs nothing then; None if no such read shows it."""
         return None
 
     def give_back(self, status: ServerStatus) -> tuple[str, bytes] | None:  # noqa: ARG002 - most servers owe nobody anything

@@ -45,7 +45,7 @@ class Lemonade(OpenAI):
 
 
 def _with_metrics(status: ServerStatus, get: Get) -> ServerStatus:
-    """Who runs and who waits, and a count that tells each use; nothing of what a cloud generated."""
+    """Who runs and who waits, and a count that rises with each use; nothing of what a cloud generated."""
     reply = get("/metrics")
     samples = parse(reply.body.decode("utf-8", "replace"), RUNNING, WAITING, TOKENS) if reply.status == 200 else ()
     own = tuple(each for each in samples if each.labels.get("recipe") != "cloud")

@@ -5,7 +5,7 @@
 - ``GET /slots`` wakes a sleeping server and restarts its sleep timer, so a server that may sleep is asked only just before a
   request, which does the same.
 - ``GET /metrics`` wakes a sleeping server before build 10531, and in all builds each read resets the rates that a user's own
-  Prometheus reads. It is read only if the user wants it. Of a single slot nothing else here tells who waits for it.
+  Prometheus reads. It is read only if the user wants it. Nothing else here shows who waits for a single slot.
 - A router's ``?model=`` would load the model, but for ``autoload=false``.
 """
 
@@ -131,11 +131,11 @@ class LlamaCpp(Dialect):
         return replace(status, identity=identity, model=wanted or identity.model)
 
     def others(self, get: Get, status: ServerStatus, ours: int) -> float | None:
-        """By the slots; if all are ours, by ``/metrics``: it alone tells that somebody waits."""
+        """By the slots; if all are ours, by ``/metrics``: it alone shows that somebody waits."""
         if status.notice == V1_ONLY:
             return None
         model = f"?model={quote(str(status.model), safe='')}&autoload=false" if status.router else ""
-        # Each read waits for the server's current step, so the slots are left out if they can't tell.
+        # Each read waits for the server's current step, so the slots are left out if they can't show it.
         slots = _slots(get(f"/slots{model}")) if status.slots is None or status.slots > ours else None
         busy = None if slots is None else sum(each.get("is_processing") is True for each in slots) - ours
         if busy or (slots is not None and len(slots) > ours):
@@ -143,7 +143,7 @@ class LlamaCpp(Dialect):
         if not status.metrics_wanted:
             return None
         load = _with_metrics(replace(status, running=None), get, f"/metrics{model}", enabled=True)
-        # Slots that are all taken don't tell whether somebody waits.
+        # Slots that are all taken don't show whether somebody waits.
         return without_ours(load.running, load.waiting, ours)
 
     def request(self, chat: ChatRequest) -> Request:
@@ -238,7 +238,7 @@ def _with_metrics(status: ServerStatus, get: Get, path: str, enabled: object) ->
 
 
 def _counting(status: ServerStatus) -> ServerStatus:
-    """The server's counters tell of each use, and reading them is none."""
+    """The server's counters count each use, and reading them is none."""
     if status.generated_tokens is None:
         return status
     counted = replace(
@@ -384,7 +384,7 @@ def _recent(loaded: list[str], uses: Mapping[str, str], last: ServerStatus | Non
 
 
 def _status_by_v1(query: StatusQuery) -> ServerStatus:
-    """What ``/v1`` alone tells, through a proxy that passes nothing else: the model, of a router also which are in memory."""
+    """What ``/v1`` alone says, through a proxy that passes nothing else: the model, of a router also which are in memory."""
     status = status_by_models("llama_cpp", query)
     if status.key_refused:
         return status

@@ -1,4 +1,4 @@
-"""What Ollama's ``/api/show`` tells of a model's shape under ``model_info``: the pairs of its GGUF, without the tensors. Pure.
+"""What Ollama's ``/api/show`` says of a model's shape under ``model_info``: the pairs of its GGUF, without the tensors. Pure.
 
 Whether it is a mixture of experts, how many of its parameters a token uses, and the size of its key-value cache. What a pair
 that is missing would say stays unknown.

@@ -7,12 +7,12 @@ context length that ``/api/ps`` gives, if that is the one which Ollama compares 
 - from 0.15.5 on it gives one that is cut to the model's training context, while the uncut one is compared;
 - from 0.30 on it may be repeated.
 
-Where it can't be known there is no probe, unless the target states the ``options`` of its clients. Other options
+If it can't be known, there is no probe, unless the target states the ``options`` of its clients. Other options
 (``num_thread``, ``num_batch``, ``main_gpu``, ``use_mmap``) can't be read at all: a reload that a probe causes is noticed after it.
 
 Of several models in memory the one with the shortest keep-alive is evicted first (server/sched.go, ByDurationAndName): asking for
 what is left of it would make the probed one the first. There a probe names no keep-alive, which restarts the model's time as any
-request does, and comes only after somebody else's request, which ``expires_at`` tells.
+request does, and comes only after somebody else's request, which ``expires_at`` shows.
 """
 
 import json
@@ -121,7 +121,7 @@ class Ollama(Dialect):
             activity_is_free=crowded,
             resident=True,
             served=True,
-            # Where the clients' options are stated, one that can't be repeated is left to them.
+            # If the clients' options are stated, one that can't be repeated is left to them.
             context_length=None if reloads and query.hints.options else context,
             keep_alive=keep_alive,
             would_reload="" if query.hints.options else reloads,
@@ -217,7 +217,7 @@ def _show(get: Get, model: str) -> Any:
 
 
 def _details(get: Get, model: str, entry: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What the lists say of a model, with its capabilities, which before 0.30 only ``/api/show`` tells."""
+    """What the lists say of a model, with its capabilities, which before 0.30 only ``/api/show`` gives."""
     capabilities = entry.get("capabilities") or member(_show(get, model), "capabilities")
     return {**entry, "capabilities": capabilities}
 

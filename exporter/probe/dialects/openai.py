@@ -86,7 +86,7 @@ class OpenAI(Dialect):
         return status_by_models(self.name, query)
 
     def others(self, get: Get, status: ServerStatus, ours: int) -> float | None:
-        """KoboldCpp tells who runs and who waits; the others can't."""
+        """KoboldCpp says who runs and who waits; the others can't."""
         if status.waiting is None:
             return None
         running, waiting = kobold_load(json_of(get(KOBOLD_PERF)))

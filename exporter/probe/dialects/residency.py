@@ -8,7 +8,7 @@ Each path is read only if the list of models is that server's: the same path may
   in memory here.
 - Docker Model Runner: ``/api/ps``, whose ``expires_at`` moves with each use.
 - LocalAI: ``/system``, which doesn't say when a model was used. Its list names neither owner nor date.
-- KoboldCpp: the first in its list; ``/api/extra/perf`` tells its queue and counts its answers.
+- KoboldCpp: the first in its list; ``/api/extra/perf`` gives its queue and counts its answers.
 """
 
 from collections.abc import Mapping
@@ -26,9 +26,9 @@ _KOBOLD_EMPTY: Final = "koboldcpp/inactive"
 class ModelResidency:
     """The models in memory by name, each with what the server says of it; ``remote`` are those of a cloud.
 
-    ``running`` and ``waiting`` are requests, ``activity`` a text that is another one after a request; None if not told.
+    ``running`` and ``waiting`` are requests, ``activity`` a text that is another one after a request; None if unknown.
     ``uses`` are such texts by model, if each model has its own. ``crowded`` says that several are in memory, of which the server evicts the one that was not used for longest, ``recent`` which of
-    them was used last; None if not told.
+    them was used last; None if unknown.
     """
 
     models: Mapping[str, Mapping[str, Any]]

@@ -122,7 +122,7 @@ def _progress_of(samples: tuple[MetricSample, ...]) -> tuple[float, ...] | None:
 
 
 def _sum(samples: tuple[MetricSample, ...], name: str) -> float | None:
-    """The sum over the replicas (``dp_rank``). The ranks of one replica each tell the same, and so do the series by priority
+    """The sum over the replicas (``dp_rank``). The ranks of one replica each give the same, and so do the series by priority
     beside their sum, whose ``priority`` is empty.
     """
     replicas: dict[str, float] = {}

@@ -34,7 +34,7 @@ class Texts:
 
 
 def texts_of(delta: Mapping[str, Any]) -> Texts:
-    """The text of a delta. Where several members repeat the same thinking, one of them counts."""
+    """The text of a delta. If several members repeat the same thinking, one of them counts."""
     answer, inner = "", ""
     for name in ANSWER:
         for text, thinks in _parts(delta.get(name), thinks=False):

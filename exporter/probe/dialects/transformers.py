@@ -38,7 +38,7 @@ class Transformers(Dialect):
 
     def recognise(self, get: Get) -> bool:
         """Its answers carry a request id, but for the list of models, which fails while the cache folder is missing: then the
-        path that it does not have tells. Its health is asked last, since that costs something on another server.
+        path that it does not have shows it. Its health is asked last, since that costs something on another server.
         """
         models = get("/v1/models")
         listing = isinstance(member(json_of(models), "data"), list)

@@ -60,7 +60,7 @@ class Vllm(Dialect):
     optional: frozenset[str] = COUNTED_OPTIONAL
 
     def recognise(self, get: Get) -> bool:
-        """Its models are owned by vllm; without the key its open /version and /metrics tell."""
+        """Its models are owned by vllm; without the key its open /version and /metrics show it."""
         reply = get("/v1/models")
         if refused_without_key(reply):
             return member(json_of(get("/version")), "version") is not None and PREFIX in get("/metrics").body
@@ -165,7 +165,7 @@ def _identify(get: Get, wanted: str | None) -> ServerStatus:
 
 
 def _status_by_v1(query: StatusQuery) -> ServerStatus:
-    """What ``/v1`` alone tells: the model and its context, nothing of what runs."""
+    """What ``/v1`` alone says: the model and its context, nothing of what runs."""
     models = query.get("/v1/models")
     if models.status != 200 and not refused_without_key(models):
         raise unusable("/v1/models", models)
