@@ -1,8 +1,8 @@
 """The C library's memory, kept small.
 
-glibc gives threads up to eight arenas for each core, and each keeps what it once held: a few hundred threads that now and then read
-a megabyte make a daemon grow for days though nothing leaks. Threads that take turns by the interpreter's lock gain nothing by
-more than one; and what is large is mapped on its own, and so goes back at once.
+glibc gives threads up to eight arenas for each core, and each keeps what it once held. So a few hundred threads that now and
+then read a megabyte make a daemon grow for days though nothing leaks. Threads that take turns by the interpreter's lock gain
+nothing by more than one; and what is large is mapped on its own, and so goes back at once.
 """
 
 import ctypes

@@ -1,10 +1,17 @@
 """Which GPU serves a target: one decision from what was read and stated, the first rule that decides. Pure.
 
-The rules, in their order: what the settings name · what the server was given (a container's devices, the variables that
-hide devices, ``--device``, ``-mg``) · whose memory the server's processes hold · the first GPUs in ROCm's order, as many
-as its tensor parallel has · the one GPU whose memory in use is at least the model's weights · a small integrated GPU
-never serves beside a discrete one · the only GPU. A GPU of another vendor is a GPU: it may be the one that serves, and
-beside it the last rules decide nothing. If no rule decides, the reason is given.
+The rules, in their order:
+
+- what the settings name
+- what the server was given: a container's devices, the variables that hide devices, ``--device``, ``-mg``
+- whose memory the server's processes hold
+- the first GPUs in ROCm's order, as many as its tensor parallel has
+- the one GPU whose memory in use is at least the model's weights
+- a small integrated GPU never serves beside a discrete one
+- the only GPU
+
+A GPU of another vendor is a GPU: it may be the one that serves, and beside it the last rules decide nothing. If no rule
+decides, the reason is given.
 """
 
 import re

@@ -1,6 +1,6 @@
 """Facts into judgements: tier, scenario, expected band, ceiling, efficiency. Pure; every figure comes from the profiles.
 
-The ceiling is the roofline of single-stream decode: memory bandwidth ÷ bytes read for each token, which are the weights
+The ceiling is the roofline of single-stream decode: memory bandwidth ÷ bytes read for each token. These are the weights
 (without an untied input embedding, of which one row is read) and the key-value cache of the context.
 """
 
@@ -38,8 +38,9 @@ SAME_DENSE_SIZE: Final = 0.12
 class Weights:
     """What is known of a model's size. Bytes; ``kv_bytes_per_token`` is of one token of context, keys and values.
 
-    ``streamed_bytes`` are the weights read for each token if the files say it (without an untied input embedding, and of
-    a mixture of experts the active ones), ``bytes`` the whole; ``experts`` is True for a mixture of experts, None if unknown.
+    ``streamed_bytes`` are the weights read for each token if the files say it, ``bytes`` the whole. They are without an untied
+    input embedding, and of a mixture of experts only the active ones. ``experts`` is True for a mixture of experts, None if
+    unknown.
     """
 
     bytes: float | None = None
@@ -53,13 +54,13 @@ class Weights:
 class TargetFacts:
     """All that is known of the setup behind one target; None or empty if nobody said.
 
-    ``gfx_target``, ``compute_units`` and ``gpu_name`` are of the GPU that serves it (or of several that are alike),
-    ``memory_bandwidth`` is in bytes/s, of several GPUs together as they share the work; ``bandwidth_problem`` is why it isn't known.
-    ``aiter_usable`` is False if AITER has no effect on that GPU. ``no_gpu`` says in words why no GPU computes, empty if
+    ``gfx_target``, ``compute_units`` and ``gpu_name`` are of the GPU that serves it, or of several that are alike.
+    ``memory_bandwidth`` is in bytes/s, of several GPUs together as they share the work; ``bandwidth_problem`` is why it isn't
+    known. ``aiter_usable`` is False if AITER has no effect on that GPU. ``no_gpu`` says in words why no GPU computes, empty if
     one may. ``offloaded`` is True if a part of the model lies in memory that the GPU doesn't own, ``offload`` what the launch
     settings keep off it. ``speculative`` is how tokens are drafted, ``none`` if they aren't. ``weights_problem`` is why the
-    size of the weights isn't known. ``throttled`` says whether heat holds the GPU's clocks down now, ``users`` how many requests
-    of others run, ``power_scope`` what the GPU's power sensor counts.
+    size of the weights isn't known. ``throttled`` says whether heat holds the GPU's clocks down now, ``users`` how many
+    requests of others run, ``power_scope`` what the GPU's power sensor counts.
     """
 
     backend: str

@@ -18,11 +18,11 @@ class CacheFolder:
 class WeightFacts:
     """What a roofline needs of one set of weights, read from config.json and safetensors, or from a GGUF header.
 
-    ``active_bytes``: weights that one token reads before the input embedding is taken out: all of a dense model; of a
-    mixture of experts the shared part and the experts that one token uses; ``None`` if that can't be known.
-    ``kv_elements_per_token``: numbers that one token of context adds to the KV cache over all layers (multiply by the
-    bytes of the cache's type); ``None`` for layouts that don't grow with each token in every layer.
-    ``sliding_window``: tokens that its windowed layers keep, if it has such layers.
+    ``active_bytes``: weights that one token reads before the input embedding is taken out. Of a dense model that is all; of a
+    mixture of experts it is the shared part and the experts that one token uses. It is ``None`` if that can't be known.
+    ``kv_elements_per_token``: numbers that one token of context adds to the KV cache over all layers. Multiply it by the bytes
+    of the cache's type. It is ``None`` for layouts that don't grow with each token in every layer. ``sliding_window``: tokens
+    that its windowed layers keep, if it has such layers.
     """
 
     weight_bytes: int

@@ -45,8 +45,8 @@ def find_caches(
 ) -> tuple[CacheFolder, ...]:
     """The caches that are there, each once, whatever names lead to it; a second one of a kind is called ``<kind>-2``.
 
-    One that can't be looked into or doesn't answer within two seconds is kept if it is this user's or a service's, so
-    that its scan can say what is wrong.
+    If one can't be looked into or doesn't answer within two seconds, it is kept if it is this user's or a service's. Its scan
+    then says what is wrong.
     """
     own = {folder.path for folder in candidates(environ, home)} | set(services)
     folders = [*candidates(environ, home), *(CacheFolder("ollama", "ollama", path) for path in services)]

@@ -1,8 +1,8 @@
 """Jobs on untrusted files, each in a process of its own: bounded in memory, watched for progress, ended when it hangs.
 
-Why processes: their work takes nothing from the threads that time a stream, the kernel runs them at low priority, one that
-hangs in a dead network filesystem is killed or left behind, what a huge file took of memory is given back, and a crash
-ends nothing else. A process that doesn't even die when killed waits in the kernel; until it is gone its job isn't run again.
+Why processes: their work takes nothing from the threads that time a stream, and the kernel runs them at low priority. One that
+hangs in a dead network filesystem is killed or left behind. The memory that a huge file took is given back, and a crash ends
+nothing else. A process that doesn't even die when killed waits in the kernel; until it is gone its job isn't run again.
 """
 
 import contextlib

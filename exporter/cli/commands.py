@@ -274,10 +274,10 @@ def compare(
     """Compare a baseline with a candidate.
 
     Shows whether the candidate is faster, and by enough. Each of the two is the URL of a running server, a file saved from
-    `probe --json`, or TARGET@TIME for a past time in the daemon's history, such as vllm@2h, vllm@yesterday, vllm@2026-11-20T12:00.
-    Two URLs are probed alternately. Facts that differ are named; another model or module is refused without --anyway. The verdict
-    is the success criterion of the profiles that the speed or the ratio reaches. Exits with 0 if one is reached, with 1 if none is,
-    or if the difference is within the noise.
+    `probe --json`, or TARGET@TIME for a past time in the daemon's history. Examples: vllm@2h, vllm@yesterday,
+    vllm@2026-11-20T12:00. Two URLs are probed alternately. Facts that differ are named; another model or module is refused
+    without --anyway. The verdict is the success criterion of the profiles that the speed or the ratio reaches. Exits with 0 if
+    one is reached, with 1 if none is, or if the difference is within the noise.
 
     \b
     llm-probe-exporter probe http://127.0.0.1:8000 --count 5 --json > before.json

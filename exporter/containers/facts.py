@@ -1,7 +1,7 @@
 """The facts about containers: frozen records of one inference container, no behaviour.
 
-None of them holds a value of the container's environment besides the switches, paths and types named here, a key, or a
-command line: what a field can hold is checked by its shape before it gets here.
+Of the container's environment they hold only the switches, paths and types named here. They hold no key and no command line:
+what a field can hold is checked by its shape before it gets here.
 """
 
 from dataclasses import dataclass
@@ -80,10 +80,10 @@ ON_HOST: Final = OwnNetwork()
 class ContainerFacts:
     """One container that runs, or is made to run, an inference server; ``None`` if unknown.
 
-    ``quantization`` is ``none`` and ``kv_cache_dtype`` ``auto`` if the command line and the model's name are known and
-    ask for nothing else. ``cache_path`` is the folder inside the container from which the weights come (the hub folder of
-    a Hugging Face cache), ``cache_source`` the same on the host, None if no mount covers it: then the weights lie in
-    the container's own layer.
+    ``quantization`` is ``none`` and ``kv_cache_dtype`` ``auto`` if the command line and the model's name are known and ask for
+    nothing else. ``cache_path`` is the folder inside the container from which the weights come (the hub folder of a Hugging
+    Face cache). ``cache_source`` is the same on the host, None if no mount covers it: then the weights lie in the container's
+    own layer.
     """
 
     id: str

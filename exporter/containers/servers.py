@@ -1,7 +1,7 @@
 """What an image is made for, by its name, and which server an environment configures. Pure; tables and a few rules.
 
-Names mislead in both directions: ``open-webui`` and exporters have the name of the server that they use, and an image with
-``/bin/bash`` as its command may have a server started in it by hand.
+Names mislead in both directions. ``open-webui`` and exporters have the name of the server that they use. In a container of an
+image with ``/bin/bash`` as its command, a server may have been started by hand.
 """
 
 import re

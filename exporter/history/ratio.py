@@ -1,7 +1,7 @@
 """The two-sample test: how a figure after compares with the same figure before, and whether the difference is noise.
 
-Medians, so that single outliers decide nothing. The noise is the median of absolute deviations; it is widened because
-probes of one server resemble the one before (autocorrelation), and once more if few probes show how large it is. Pure.
+Medians, so that single outliers decide nothing. The noise is the median of absolute deviations. It is widened because probes of
+one server resemble the one before (autocorrelation), and once more if few probes show how large it is. Pure.
 """
 
 import math
@@ -67,8 +67,8 @@ class Ratio:
 def ratio_of(before: Iterable[float], after: Iterable[float]) -> Ratio | None:
     """Compare two series, each in the order in which it was measured; what is not a positive number is left out.
 
-    None if a side has fewer than ``LEAST_SAMPLES``. With fewer than ``FEW`` on a side, the interval also covers what
-    each of these samples would give alone, so that a difference is reported only if all of them show it.
+    None if a side has fewer than ``LEAST_SAMPLES``. With fewer than ``FEW`` on a side, the interval also covers what each of
+    these samples would give alone. So a difference is reported only if all of them show it.
     """
     old, new = _logarithms(before), _logarithms(after)
     if min(len(old), len(new)) < LEAST_SAMPLES:

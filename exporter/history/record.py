@@ -128,9 +128,9 @@ class SpeedHistory:
 class Record:
     """All that is known of one module on one target.
 
-    ``last`` is the newest result, ``ran`` the newest of a probe that was not skipped; a skipped probe leaves everything
-    that ``ran`` says as it was, a failed one leaves nothing of an older one behind. ``recent`` holds results newest first,
-    failures for longer than successes.
+    ``last`` is the newest result, ``ran`` the newest of a probe that was not skipped. A skipped probe leaves everything that
+    ``ran`` says as it was; a failed one leaves nothing of an older one behind. ``recent`` holds results newest first, failures
+    for longer than successes.
     """
 
     target: str

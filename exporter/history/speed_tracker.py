@@ -45,8 +45,8 @@ ZERO: Final = Cusum()
 class SpeedTracker:
     """What is known of one module's speed.
 
-    ``since`` are the newest good samples at the present level, ``before`` those before the change or step that is judged,
-    ``count`` how many good samples there have been since it, ``early`` how the first of them compared (a logarithm).
+    ``since`` are the newest good samples at the present level, ``before`` those before the change or step that is judged.
+    ``count`` is how many good samples there have been since it, ``early`` how the first of them compared (a logarithm).
     ``judged`` is when that change or step was (Unix time); None if there was none yet. ``shifts`` are oldest first.
     """
 

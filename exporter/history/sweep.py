@@ -1,7 +1,7 @@
 """Tidying up, once an hour: probes move on to the row of their hour, and what is too old or too much is deleted.
 
-In steps, each of which the caller runs in a transaction of its own: none takes long, and a process that is killed between
-two of them leaves nothing half moved.
+It works in steps, each of which the caller runs in a transaction of its own. None takes long, and a process that is killed
+between two of them leaves nothing half moved.
 """
 
 from collections import defaultdict

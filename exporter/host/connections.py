@@ -15,8 +15,10 @@ from exporter.host.tcp_table import read_table
 
 @dataclass(frozen=True, slots=True)
 class Connections:
-    """Who is connected to a server: the far ends of the connections that this process did not make, as text that tells them
-    apart, and how many it made, as far as its own sockets are in the same list.
+    """Who is connected to a server.
+
+    ``others`` are the far ends of the connections that this process did not make, as text that tells them apart. ``ours`` is
+    how many it made, as far as its own sockets are in the same list.
     """
 
     others: frozenset[bytes] = field(default_factory=frozenset)

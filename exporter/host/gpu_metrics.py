@@ -4,9 +4,9 @@ Little endian; a header of size (u16), format and content (u8 each) says which l
 of the kernel's ``kgd_pp_interface.h``; a layout that isn't in the tables is not read at all. A field full of ones is one
 that this GPU doesn't support.
 
-Older layouts have a status, a bit for each limit that holds the clocks down now. Newer ones count for how long each limit
-did so: format 3.0 (Ryzen AI) in cycles of the firmware's power management timer, 1.6 to 1.8 (MI300 and later) in updates
-of a table, whose number stands beside them.
+Older layouts have a status, a bit for each limit that holds the clocks down now. Newer ones count for how long each limit did
+so. Format 3.0 (Ryzen AI) counts in cycles of the firmware's power management timer. 1.6 to 1.8 (MI300 and later) count in
+updates of a table, whose number stands beside them.
 """
 
 import struct

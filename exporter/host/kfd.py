@@ -1,7 +1,7 @@
 """The nodes of the kernel's compute driver (KFD), as it describes them in ``/sys/class/kfd/kfd/topology/nodes``.
 
-The kernel hides a GPU's node (EPERM) from a process that may not use the GPU's device, as in a container or a service
-that wasn't given it: that is a problem line and a missing node, nothing more.
+The kernel hides a GPU's node (EPERM) from a process that may not use the GPU's device, as in a container or a service that
+wasn't given it. That is a problem line and a missing node, nothing more.
 """
 
 from collections.abc import Container, Sequence

@@ -102,8 +102,8 @@ class ProcessReading:
 def read_processes(proc: Path = PROC, *, ticks_per_second: int | None = None) -> ProcessReading:
     """Read the server processes under a ``/proc``. Never raises.
 
-    A command line is kept in the memory of its process, so that one which hangs in the kernel can hold the reader up: a
-    caller that must not hang runs this in a thread of its own.
+    A command line is kept in the memory of its process, so a process that hangs in the kernel can hold the reader up. A caller
+    that must not hang runs this in a thread of its own.
     """
     pids = list_pids(proc)
     if not pids:

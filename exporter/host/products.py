@@ -1,8 +1,8 @@
 """What AMD calls its GPUs, as data: one PCI id covers several products, told apart by compute units and PCI revision.
 
-Names and revisions are those of the public list ``amdgpu.ids`` (libdrm, 2026) and, if it has none, of ``pci.ids``.
-Compute units, bus widths and bandwidths are those of AMD's product pages and data sheets; a dash if none was found,
-if sources differ, if they depend on the memory that a maker fitted, or if products under one name differ.
+Names and revisions are those of the public list ``amdgpu.ids`` (libdrm, 2026) and, if it has none, of ``pci.ids``. Compute
+units, bus widths and bandwidths are those of AMD's product pages and data sheets. A dash stands for a figure that was not
+found, on which sources differ, or which differs between products of one name or by the memory that a maker fitted.
 """
 
 from collections.abc import Sequence

@@ -1,6 +1,6 @@
 """Which release of ROCm a machine should have at least, by its GPUs and by what computes on them. Pure.
 
-A minimum is a judgement about a setup that can meet it: AMD's releases from 7 on have no libraries for GPUs of the Vega
+A minimum is a judgement about a setup that can meet it. AMD's releases from 7 on have no libraries for GPUs of the Vega
 generation before CDNA, and a server that computes through Vulkan doesn't use ROCm at all.
 """
 
@@ -25,9 +25,9 @@ def meets_minimum(
 ) -> bool | None:
     """Tell whether a ROCm is recent enough for a machine, or ``None`` if there is nothing to judge.
 
-    ``gfx_targets`` are those of the machine's GPUs; one that can meet the minimum is enough to judge by. ``serves`` says whether
-    this ROCm computes for a server here: one that doesn't is not judged, and of one of which that isn't known only that it is
-    recent enough is said.
+    ``gfx_targets`` are those of the machine's GPUs; one that can meet the minimum is enough to judge by. ``serves`` says
+    whether this ROCm computes for a server here. If it doesn't, it is not judged. If that isn't known, the result is at most
+    that it is recent enough.
     """
     if serves is False:
         return None

@@ -104,10 +104,10 @@ class Options:
 def parse_options(words: Sequence[str], flags: Collection[str] = (), single: Collection[str] = ()) -> Options:
     """Read ``--name value``, ``--name=value``, ``--na_me`` and ``-n value``.
 
-    A word after an option is its value unless it begins with a dash or the option is one of ``flags`` (or begins with
-    ``enable-``, ``disable-`` or ``no-``): the servers have hundreds of options, and most take a value. A word is a
-    positional argument only if no option can claim it: first, after another, after a flag, or after the value of one
-    of ``single``. What follows ``--api-key A`` may be a second key.
+    A word after an option is its value unless it begins with a dash or the option is a flag: one of ``flags``, or one that
+    begins with ``enable-``, ``disable-`` or ``no-``. The servers have hundreds of options, and most take a value. A word is a
+    positional argument only if no option can claim it: first, after another, after a flag, or after the value of one of
+    ``single``. What follows ``--api-key A`` may be a second key.
     """
     named: list[tuple[str, str]] = []
     given: set[str] = set()

@@ -1,10 +1,10 @@
 """What a model's first tokens say of it: their log-probabilities, and how far they are from those that it had.
 
-One token is asked for after each of a few fixed prompts. The same model on the same kernels gives the same log-probabilities but
-for rounding; another model, quantization or kernel behind the same name moves them. A distance is in units of the model's own
-noise, which repeated readings show; it is never taken as less than ``LEAST_NOISE`` or half the step in which the server's logits
-are rounded, so that equal readings do not make a step out of the next rounding. Pure: what was read goes in as JSON, and
-what is known is a value made of plain numbers, for a history to keep.
+One token is asked for after each of a few fixed prompts. The same model on the same kernels gives the same log-probabilities
+but for rounding; another model, quantization or kernel behind the same name moves them. A distance is in units of the model's
+own noise, which repeated readings show. The noise is never taken as less than ``LEAST_NOISE`` or half the step in which the
+server's logits are rounded. So equal readings do not make a step out of the next rounding. Pure: what was read goes in as JSON,
+and what is known is a value made of plain numbers, for a history to keep.
 
     state, seen = observe(state, tuple(first_token(answer) for answer in answers))
 

@@ -1,9 +1,9 @@
 """The early end of a probe: while its streams run, it checks for requests of users, and for a server that shuts down.
 
-From 1.5 s after it was sent, once a second, a read that costs the server nothing shows whether requests of others run or wait. If
-they do, the streams end at once. A read before the first token is repeated right after it: llama-server answers in the middle of
-a prompt without having seen who has come since. If no read shows it, the connections to the server do, which are looked at twice a
-second from 1 s on, so that one that came in the first second is known to stand after 1.5 s. If nothing has come for long, one
+From 1.5 s after it was sent, once a second, a read that costs the server nothing shows whether requests of others run or wait.
+If they do, the streams end at once. A read before the first token is repeated right after it: llama-server answers in the
+middle of a prompt without having seen who has come since. If no read shows it, the connections to the server do. They are read
+twice a second from 1 s on, so one that came in the first second is known to stay after 1.5 s. If nothing has come for long, one
 connect shows whether the server still listens: a server that is ending waits for our stream, and refuses new connections
 meanwhile.
 """

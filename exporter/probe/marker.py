@@ -1,8 +1,8 @@
 """Words that belong to one request of ours, and how they are recognised when they come back in another answer.
 
-A marker is a made-up name such as ``Tavoribedak``: five syllables and a rare ending, one of five thousand million, so that
-neither a word nor a name that a model invents is one. A prompt holds one at its beginning and in its request, so that an answer about it
-holds it too. Common words are no evidence: a healthy answer may hold any of them. Only hashes are kept, of the last
+A marker is a made-up name such as ``Tavoribedak``: five syllables and a rare ending. There are five thousand million, so
+neither a word nor a name that a model invents is one. A prompt holds one at its beginning and in its request, so that an answer
+about it holds it too. Common words are no evidence: a healthy answer may hold any of them. Only hashes are kept, of the last
 ``REMEMBERED`` words. Pure: ``Markers`` is a value, and its owner replaces it.
 """
 

@@ -1,10 +1,10 @@
 """Timeline → Measurements: pure formulas, ``None`` if a figure is undefined.
 
-What tokens are counted by, best first: the server's running count in each chunk; its total for the request, shared out
-over the chunks by their text; the chunks themselves, or their words if they are too long for tokens. Where tokens were
-generated that the stream does not show, there is no speed (``why_no_speed``). Chunks that arrived at the same instant count as one: of tokens that
-came together only their sum has a time. Speed is taken from the first instant to the last, unless the time of one of them is in
-doubt and that of a neighbour is not.
+What tokens are counted by, best first: the server's running count in each chunk; its total for the request, shared out over the
+chunks by their text; the chunks themselves. Words replace chunks that are too long for tokens. Where tokens were generated that
+the stream does not show, there is no speed (``why_no_speed``). Chunks that arrived at the same instant count as one: of tokens
+that came together only their sum has a time. Speed is taken from the first instant to the last, unless the time of one of them
+is in doubt and that of a neighbour is not.
 """
 
 import math
@@ -125,7 +125,7 @@ def measure(timeline: Timeline) -> Measurements:
 def combine(timelines: Sequence[Timeline]) -> Measurements:
     """Compute the figures of streams that ran at once.
 
-    Speeds and times of a stream are medians over the streams, tokens are sums, ``total`` is that of the longest, and the
+    Speeds and times of a stream are medians over the streams, tokens are sums, and ``total`` is that of the longest. The
     aggregate speed is all output tokens over the time from the first request sent to the last text of any.
     """
     each = [measure(timeline) for timeline in timelines]

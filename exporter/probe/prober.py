@@ -4,9 +4,9 @@ A ``Prober`` belongs to one target and is kept across reloads while the target s
 itself) and ``probe`` end in bounded time and never raise.
 
 How it is used: a job for each target and module asks ``due`` at every interval of the module, and calls ``probe`` when that is
-True; if a budget or a pause stretches the interval, ``interval_seconds`` says to what. Another job calls ``status``, so that
-state and production throughput are known between probes. Probers of one server get one ``Server`` (``Servers.at(url)``), so that
-its probes wait for each other.
+True. If a budget or a pause stretches the interval, ``interval_seconds`` says to what. Another job calls ``status``, so that
+state and production throughput are known between probes. Probers of one server get one ``Server`` (``Servers.at(url)``), so
+that its probes wait for each other.
 """
 
 import logging

@@ -1,8 +1,9 @@
 """The text that a probe sends: ordinary English of about so many tokens, which begins with a marker and fresh random words.
 
-Ordinary, because tokenizers and speculative decoding are made for it; fresh at its beginning, because a server keeps what it
-computed for a prompt and answers the same beginning from memory. The request names the marker (a made-up name), so that the answer
-holds it too: in the answer to another request it shows that requests mix. Pure: the same number gives the same text.
+It is ordinary, because tokenizers and speculative decoding are made for that. It is fresh at its beginning, because a server
+keeps what it computed for a prompt and answers the same beginning from memory. The request names the marker (a made-up name),
+so that the answer holds it too: in the answer to another request it shows that requests mix. Pure: the same number gives the
+same text.
 """
 
 import random

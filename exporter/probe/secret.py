@@ -2,8 +2,9 @@
 
 What is asked and read stays as it is; the key is hidden in what leaves this package: messages, logs, names.
 
-A key is found in upper and lower case, as JSON, HTML and URLs write it (also twice over), as base64, base32, numbers and hexadecimal
-digits, backwards, with anything between its letters and digits, and in part: from half of it on, at least 8 characters.
+A key is found in upper and lower case, as JSON, HTML and URLs write it (also twice over), as base64, base32, numbers and
+hexadecimal digits. It is found backwards, with anything between its letters and digits, and in part: from half of it on, at
+least 8 characters.
 """
 
 import base64

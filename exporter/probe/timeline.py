@@ -1,8 +1,8 @@
 """The marks of one streaming request: instants and counts as they were observed, no formulas.
 
-Every instant is monotonic time in nanoseconds (``time.monotonic_ns()``); ``None`` if it did not happen. An instant of
-something received is the time at which its last byte arrived in the kernel if that could be read, else the time right
-after the read; ``late_ns`` says how far apart the two may be.
+Every instant is monotonic time in nanoseconds (``time.monotonic_ns()``); ``None`` if it did not happen. An instant of something
+received is the time at which its last byte arrived in the kernel if that could be read, else the time right after the read.
+``late_ns`` says how far apart the two may be.
 """
 
 from dataclasses import dataclass
@@ -43,10 +43,9 @@ class ServerTimings:
 class Delta:
     """What one event of a stream says, in the terms that all dialects share. Empty for an event that says nothing.
 
-    ``output_tokens`` is the server's own running count of generated tokens up to and including this event, if the
-    server gives one for each chunk; ``final`` marks the event after which the dialect expects nothing more. ``blank`` marks a
-    chunk of the answer without text, which may still hold a token; ``unread`` one with something in it that is no known
-    form of text.
+    ``output_tokens`` is the server's own running count of generated tokens up to and including this event, if the server gives
+    one for each chunk. ``final`` marks the event after which the dialect expects nothing more. ``blank`` marks a chunk of the
+    answer without text, which may still hold a token; ``unread`` one with something in it that is no known form of text.
     """
 
     answer: str = ""

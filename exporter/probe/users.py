@@ -25,8 +25,10 @@ SUMS: Final = (*_GAPS, "time_to_first_token_seconds_", "generation_tokens_total"
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """Sums since a server's start, or what ours are of them: requests that got a first token and the seconds until then, all
-    tokens, and the seconds between tokens of one answer.
+    """Sums since a server's start, or what ours are of them.
+
+    They are requests that got a first token and the seconds until then, all tokens, and the seconds between tokens of one
+    answer.
     """
 
     requests: float = 0.0
@@ -127,8 +129,8 @@ def users_between(before: Served, after: Served, ours: Served) -> UserFigures:
 def speed_of_ended(before: Served, after: Served, ours: Served) -> float | None:
     """Decode speed of the users' answers that ended between two readings of one run of a server; None if too little did.
 
-    The first token of an answer takes no time that is counted, and how many answers there were isn't known: they are taken for
-    one, so that many very short ones look a little faster than they are.
+    The first token of an answer takes no time that is counted, and how many answers there were isn't known. They are taken for
+    one, so many very short ones look a little faster than they are.
     """
     whole = after - before
     tokens, seconds = whole.tokens - ours.tokens, whole.gap_seconds - ours.gap_seconds

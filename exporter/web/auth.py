@@ -3,9 +3,9 @@
 ``Auth`` holds the rules in force. ``guard`` puts it around the application, ``context`` gives the TLS of a new connection, and
 ``refresh`` takes over files that have changed. Rules that are wrong never replace rules that work.
 
-A password is checked by bcrypt, which is slow on purpose, so an attacker could use it to keep the exporter busy: one hash runs
-at a time, in a thread, with as long a pause after a wrong password; few may wait for that; and a password that was right once
-is remembered (by a keyed digest), so that a scrape never waits.
+A password is checked by bcrypt, which is slow on purpose, so an attacker could use it to keep the exporter busy. So one hash
+runs at a time, in a thread, and few may wait for that. A wrong password is followed by a pause as long as its check. A password
+that was right once is remembered (by a keyed digest), so that a scrape never waits.
 """
 
 import asyncio
@@ -376,8 +376,8 @@ def _names(hosts: Iterable[str]) -> frozenset[str]:
 def _is_meant(host: str, hosts: frozenset[str]) -> bool:
     """Whether the Host header of a request is a name of this machine, whatever the address of the connection.
 
-    A foreign web page can let its own name resolve to any address that its reader reaches, and is then of one site with what
-    answers there: it could read all. Its requests still carry its name. A name without a dot is none of the public DNS.
+    A foreign web page can let its own name resolve to any address that its reader reaches. It is then of one site with what
+    answers there, and could read all. Its requests still carry its name. A name without a dot is none of the public DNS.
     """
     if not host:
         return True  # no browser leaves it out

@@ -2,8 +2,8 @@
 
 The socket is bound when the daemon starts, so that a port in use is an error at start and not a line in a log.
 
-No client can keep the others out: a request must be whole within seconds, an answer must be taken, and when there are too
-many connections, the one goes that has been of no use for longest. So clients that are idle or slow are never in the way of a
+No client can keep the others out. A request must be whole within seconds, and an answer must be taken. When there are too many
+connections, the one goes that has been of no use for longest. So clients that are idle or slow are never in the way of a
 scrape, however many they are.
 """
 

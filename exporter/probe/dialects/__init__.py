@@ -22,8 +22,8 @@ DIALECTS: Final[Mapping[str, Dialect]] = MappingProxyType({id_: _dialect_of(row)
 def recognise(get: Get) -> Dialect | None:
     """The first dialect that knows the server from what it answers; None if none does.
 
-    Every dialect asks ``/v1/models`` first, which is free on every server, and another path only if that answer fits: the
-    same path is free on one server and costs money on another (LiteLLM's ``/health`` calls every model that it knows).
+    Every dialect asks ``/v1/models`` first, which is free on every server, and another path only if that answer fits. The same
+    path is free on one server and costs money on another (LiteLLM's ``/health`` calls every model that it knows).
     """
     if is_gateway(get("/v1/models")):
         return DIALECTS["litellm"]

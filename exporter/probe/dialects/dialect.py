@@ -1,7 +1,8 @@
 """What all dialects share: the records that cross from the run of a probe to a backend and back, and the Protocol.
 
-A dialect knows one kind of inference server: how to recognise it, which reads show its state and cost it nothing, how to ask
-it for a measured answer, and what its stream says. Dialects hold no state and never touch the network themselves.
+A dialect knows one kind of inference server: how to recognise it, and which reads show its state and cost it nothing. It also
+knows how to ask it for a measured answer, and what its stream says. Dialects hold no state and never touch the network
+themselves.
 """
 
 import json
@@ -270,9 +271,11 @@ def text_of(value: Any) -> str | None:
 
 
 def short_name(model: str | None) -> str | None:
-    """A model's name as it is shown. Started from a folder, a server names a model by a path, which is long and names
-    users' folders: then it is the file's or folder's name, or in a Hugging Face cache the repository's. The revision that
-    ``transformers serve`` adds is left out if it is ``main``, which every model has.
+    """A model's name as it is shown.
+
+    A server that was started from a folder names a model by a path, which is long and names users' folders. Then the short name
+    is the file's or folder's name, or in a Hugging Face cache the repository's. The revision that ``transformers serve`` adds
+    is left out if it is ``main``, which every model has.
     """
     model = (model or "").removesuffix("@main") or None
     if model is None or not (model.startswith(("/", "./", "../", "~")) or "\\" in model):

@@ -1,8 +1,8 @@
 """How long a model stays in memory after its last use, and how to probe it without changing that (Ollama's keep-alive).
 
 A request's ``keep_alive`` is set when the last running request ends, and stays in force for later requests that name none. So a
-probe asks for just what is left, and when a user's request is seen to have come since, the next probe gives back what that
-request would have got. Pure: times are Unix seconds and come in as numbers.
+probe asks for just what is left. When a user's request is seen to have come since, the next probe gives back what that request
+would have got. Pure: times are Unix seconds and come in as numbers.
 """
 
 from dataclasses import dataclass, replace

@@ -1,7 +1,7 @@
 """Lemonade: ``/v1/health`` says which models are in memory, of which type, by which recipe, and whether they are busy.
 
-``/metrics`` counts tokens and says who waits, but each read empties the gauges of the llama-server behind it, as a user's own
-Prometheus would notice: it is read only if the target wants ``server_metrics``. Models of a cloud are listed too; they are
+``/metrics`` counts tokens and says who waits. But each read empties the gauges of the llama-server behind it, as a user's own
+Prometheus would notice. It is read only if the target wants ``server_metrics``. Models of a cloud are listed too; they are
 never taken.
 """
 

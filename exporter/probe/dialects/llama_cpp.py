@@ -149,8 +149,8 @@ class LlamaCpp(Dialect):
     def request(self, chat: ChatRequest) -> Request:
         """A chat of exactly that many tokens, past the prompt cache, with the server's own times in every chunk.
 
-        It asks for the progress of the prompt: while llama-server has nothing to send it looks only once a second whether its
-        client is gone (HTTP_POLLING_SECONDS in its source); with something to send after each batch it notices that at once.
+        It asks for the progress of the prompt. While llama-server has nothing to send, it checks only once a second whether its
+        client is gone (HTTP_POLLING_SECONDS in its source). With something to send after each batch, it notices that at once.
         """
         more: dict[str, Any] = {
             "ignore_eos": True,

@@ -1,6 +1,6 @@
 """Ollama by its own API: ``/api/chat`` as NDJSON, ``/api/ps`` for what is in memory, durations in nanoseconds.
 
-A request that names another runner option than the model was loaded with makes Ollama load it again, so a probe repeats the
+A request that names another runner option than the model was loaded with makes Ollama load it again. So a probe repeats the
 context length that ``/api/ps`` gives, if that is the one which Ollama compares with:
 
 - up to 0.9.6 it gives none;
@@ -10,9 +10,9 @@ context length that ``/api/ps`` gives, if that is the one which Ollama compares 
 If it can't be known, there is no probe, unless the target states the ``options`` of its clients. Other options
 (``num_thread``, ``num_batch``, ``main_gpu``, ``use_mmap``) can't be read at all: a reload that a probe causes is noticed after it.
 
-Of several models in memory the one with the shortest keep-alive is evicted first (server/sched.go, ByDurationAndName): asking for
-what is left of it would make the probed one the first. There a probe names no keep-alive, which restarts the model's time as any
-request does, and comes only after somebody else's request, which ``expires_at`` shows.
+Of several models in memory, Ollama evicts the one with the shortest keep-alive first (server/sched.go, ByDurationAndName).
+Asking for what is left of it would make the probed one the first. There a probe names no keep-alive, which restarts the model's
+time as any request does, and comes only after somebody else's request, which ``expires_at`` shows.
 """
 
 import json

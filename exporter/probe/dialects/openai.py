@@ -1,7 +1,7 @@
 """The OpenAI chat API as such: what TGI, mlx_lm, Docker Model Runner, llama-cpp-python and others serve.
 
-Other dialects build on its functions. Some of these servers load a model on request and list many: if they say which ones
-are in memory (``residency``), only those are probed; if they don't, only one that the target names, or the only one.
+Other dialects build on its functions. Some of these servers load a model on request and list many. If they say which ones are
+in memory (``residency``), only those are probed. If they don't, only one that the target names is probed, or the only one.
 """
 
 import json

@@ -1,9 +1,9 @@
 """text-generation-webui (oobabooga): one model, named by ``/v1/internal/model/info``; requests never change which.
 
-With ``--idle-timeout`` it goes on to name a model that it has unloaded, and any request for text loads that again. Its tokenizer
-leaves the memory with the model (modules/models.py, unload_model), and is asked without loading anything, waiting for a request
-that runs, or restarting the timer (modules/text_generation.py, encode): counting the tokens of a word works while the model
-is in memory, and is a 500 while it is not.
+With ``--idle-timeout`` it goes on to name a model that it has unloaded, and any request for text loads that again. Its
+tokenizer leaves the memory with the model (modules/models.py, unload_model). Asking it loads nothing, waits for no request and
+restarts no timer (modules/text_generation.py, encode). So counting the tokens of a word works while the model is in memory, and
+is a 500 while it is not.
 """
 
 import json

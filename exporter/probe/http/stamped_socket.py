@@ -3,8 +3,8 @@
 On Linux ``SO_TIMESTAMPNS`` makes the kernel return, with the bytes, the time at which the last of them arrived, however long
 the interpreter was busy since. Three things keep these stamps exact:
 
-- A read ends where an event ends, even when more bytes wait (the socket peeks ahead with ``MSG_PEEK``): packets that queued up
-  while this process was not running still give their own stamps.
+- A read ends where an event ends, even when more bytes wait (the socket peeks ahead with ``MSG_PEEK``). So packets that queued
+  up while this process was not running still give their own stamps.
 - The kernel may merge waiting packets, and then only the stamp of the last one is left. Bytes followed by others with the same
   stamp may be older, so their ``Arrival`` gives the earliest time at which they can have arrived.
 - TLS runs on memory buffers above the same reads, one record at a time, so it has the same stamps.

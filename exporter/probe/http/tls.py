@@ -22,8 +22,8 @@ _HEADER_BYTES: Final = 5
 def tls_context(ca_file: str | Path | None, *, insecure_skip_verify: bool) -> ssl.SSLContext:
     """The context for these settings, cached until the CA file changes; the system's CAs if there is no file.
 
-    Certificates are checked as curl checks them, whatever Python does by default: a CA made at home, without the extensions
-    that strict checking asks for, is good, and so is an intermediate one that is named.
+    Certificates are checked as curl checks them, whatever Python does by default. A CA made at home, without the extensions
+    that strict checking asks for, is accepted, and so is an intermediate one that is named.
 
     Raises ``OSError`` (``ssl.SSLError`` is one) when the file can't be read.
     """
