@@ -1,8 +1,8 @@
 """Every recording rule and every alert, once: Prometheus rules, Grafana rules and the runbook are written from here.
 
-An alert is a value that is compared with a bound, and gates that silence it. Prometheus gets ``value < bound`` and the
-gates as one expression. Grafana gets the value (over the bound, where the bound is a metric) with the gates as a query,
-and the comparison as a threshold expression, so that a healthy target still has a row there.
+An alert is a value that is compared with a bound, and gates that silence it. Prometheus gets ``value < bound`` and the gates as
+one expression. Grafana gets the value with the gates as a query, and the comparison as a threshold expression. So a healthy
+target still has a row there. The value is divided by the bound if the bound is a metric.
 """
 
 from dataclasses import dataclass

@@ -1,9 +1,9 @@
 """Write dashboards, rules, their tests, provisioning and the runbook from one source: ``python -m grafana.build``.
 
-``--check`` writes nothing and fails when a committed file is not what the source says, when a file lies there that the
-source doesn't write, when an expression reads a metric that the exporter doesn't have, or when one of its metrics is on no
-dashboard. ``--time-scale 0.05 --out DIR`` writes a set whose windows, ``for`` and intervals are twenty times shorter: for
-trials, or for probes that run every few seconds.
+``--check`` writes nothing. It fails when a committed file is not what the source says, or when a file lies there that the
+source doesn't write. It also fails when an expression reads a metric that the exporter doesn't have, or when one of its metrics
+is on no dashboard. ``--time-scale 0.05 --out DIR`` writes a set whose windows, ``for`` and intervals are twenty times shorter:
+for trials, or for probes that run every few seconds.
 """
 
 import argparse

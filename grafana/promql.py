@@ -1,8 +1,8 @@
 """PromQL as it is written in the sources here, and what it becomes.
 
-Sources write ``@module`` and ``@target`` for the labels that tell one probe, or one server, from another; durations in
-ranges, offsets and ``<10m>`` (a number of seconds inside an expression) are those of a probe every minute and are
-multiplied by the time scale.
+Sources write ``@module`` and ``@target`` for the labels that tell one probe, or one server, from another. Durations in ranges,
+offsets and ``<10m>`` (a number of seconds inside an expression) are those of a probe every minute, and are multiplied by the
+time scale.
 """
 
 import re

@@ -1,13 +1,13 @@
 """Some hours of made-up but plausible history of four made-up machines, as OpenMetrics for ``promtool tsdb
 create-blocks-from openmetrics``. Nothing in it was measured: it is there to draw and test dashboards with.
 
-Sizes of models and bandwidths are real, and what follows from them (ceiling, band, tier, limit, energy, memory in use) is computed:
-by the exporter's own judgement, where it has one.
+Sizes of models and bandwidths are real. What follows from them (ceiling, band, tier, limit, energy, memory in use) is computed,
+by the exporter's own judgement if it has one.
 
-- ``framework``: a Ryzen AI Max+ 395. vLLM with a 14B in BF16 at 6.4 tok/s is restarted from a newer image and reaches 8.3, which is
-  what the memory allows; llama.cpp with a Q4 model runs at 24, and while people use it both get less of the memory.
+- ``framework``: a Ryzen AI Max+ 395. A vLLM with a 14B in BF16 at 6.4 tok/s is restarted from a newer image and reaches 8.3,
+  which is what the memory allows. A llama.cpp with a Q4 model runs at 24. While people use it, both get less of the memory.
 - ``minipc``: another one, whose GPU gets hot: its clocks fall, and Ollama's speed with them.
-- ``workstation``: an RX 7900 XTX. A text-generation-webui whose probes fail for half an hour and recover; a vLLM with AWQ that
+- ``workstation``: an RX 7900 XTX. A text-generation-webui whose probes fail for half an hour and recover. A vLLM with AWQ that
   is so busy with users that its probes are skipped, and slows the other one.
 - ``oldbox``: an RX 7600 with ROCm 6.4. A Transformers server at 7, and a llama.cpp with a draft model that goes down.
 """

@@ -1,7 +1,7 @@
 """Build a release and use it as somebody would who installs it: ``make release``.
 
-Checks that the version is set everywhere and has its section in the changelog, builds the source package and the wheel from
-it, checks what is in them, installs the wheel in an environment of its own and measures a server of ``demo`` with it. The
+Checks that the version is set everywhere and has its section in the changelog. Builds the source package and the wheel from it,
+and checks what is in them. Installs the wheel in an environment of its own, and measures a server of ``demo`` with it. The
 packages are left in ``dist``. ``--unreleased`` leaves out what only a release must have: a dated section, a clean tree.
 """
 

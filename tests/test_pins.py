@@ -1,7 +1,7 @@
 """The parts of libraries that are no public interface of theirs, or that a class of ours stands in for.
 
 The bounds in pyproject.toml keep out versions that these tests have not seen. Before a bound is raised, they must pass with the
-new version: each names what is used, so that its absence is said here and not by a daemon that hangs.
+new version. Each names what is used, so that its absence is said here and not by a daemon that hangs.
 """
 
 import ast

@@ -1,8 +1,10 @@
-"""What verdicts say in words, walked through all that can be put into it: each text must read as a sentence.
+"""What verdicts say, walked through all that can be put into it: each text must read as a sentence. Docstrings: short sentences.
 
 The values come from where the daemon takes them: command lines of each program, every machine of the fixtures, each condition.
 """
 
+import ast
+import inspect
 import re
 from collections.abc import Iterator
 from dataclasses import replace
@@ -370,3 +372,59 @@ def test_a_machine_of_which_nothing_is_known() -> None:
     for machine in (Machine(), Machine(gpus=(alone,)), Machine(names=GpuNames((), (other,), ()))):
         found = Findings(machine, MachineFacts(), RocmFacts(None, None), EngineReading(available=False, problem=""))
         assert read_well(f"{what}: {why}" for what, why in machine_rows(found)) > 8
+
+
+ROOT = Path(__file__).parent.parent
+LONGEST = 30
+"""Words of a sentence; code in backticks and numbers are none."""
+CODE = re.compile(r"``.+?``|`[^`]+`", re.DOTALL)
+SENTENCE_END = re.compile(r"(?<=[.!?])[)\"']?\s+(?=[A-Z\"'(`])")
+LIST_ITEM = re.compile(r"\s*(?:[-*]|\d+\.) ")
+WORD = re.compile(r"(?<!\w)[A-Za-z][A-Za-z'’-]*")
+
+
+def docstrings_in(tree: ast.Module) -> Iterator[str]:
+    """Those of the module, its classes and functions, and the texts below constants and fields."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            for statement in node.body:
+                if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
+                    text = statement.value.value
+                    if isinstance(text, str):
+                        yield inspect.cleandoc(text)
+
+
+def sentences_in(docstring: str) -> Iterator[str]:
+    """The sentences of a docstring. Indented blocks, which hold code or an exposition, are none."""
+    paragraph: list[str] = []
+    for line in [*docstring.splitlines(), ""]:
+        is_code = line.startswith("    ")
+        if paragraph and (is_code or not line or LIST_ITEM.match(line)):
+            yield from SENTENCE_END.split(" ".join(paragraph))
+            paragraph = []
+        if line and not is_code:
+            paragraph.append(line.strip())
+
+
+def word_count(sentence: str) -> int:
+    """How many words a sentence has without its code and its numbers."""
+    return len(WORD.findall(CODE.sub(" ", sentence)))
+
+
+@pytest.mark.parametrize("folder", ["exporter", "grafana", "tests"])
+def test_sentences_of_docstrings_are_short(folder: str) -> None:
+    """A reader gets each sentence at once: it has at most 30 words."""
+    found = {
+        f"{path.relative_to(ROOT)}: {sentence}": count
+        for path in sorted((ROOT / folder).rglob("*.py"))
+        for text in docstrings_in(ast.parse(path.read_text(encoding="utf-8")))
+        for sentence in sentences_in(text)
+        if (count := word_count(sentence)) > LONGEST
+    }
+    assert found == {}
+
+
+def test_what_is_long_is_seen() -> None:
+    """Sentences are told apart, and what is no word doesn't count."""
+    text = f"Short, by ``{'code ' * 40}``. {'Word ' * 31}\n\n    {'exposition ' * 40}\n\n- {'item ' * 20}\n- {'12 ' * 40}"
+    assert [word_count(each) for each in sentences_in(text)] == [2, 31, 20, 0]

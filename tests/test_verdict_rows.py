@@ -1,7 +1,7 @@
 """Machines and setups on which a verdict was once wrong, each through the whole daemon.
 
-A machine is a tree of files (tests/fixtures/host/machines, with origins), a server a simulated one with its process in a made-up
-``/proc``, its model a sparse file with a published model's header. Nothing else is simulated.
+A machine is a tree of files (tests/fixtures/host/machines, with origins). A server is a simulated one with its process in a
+made-up ``/proc``, its model a sparse file with a published model's header. Nothing else is simulated.
 """
 
 import json

@@ -2,10 +2,10 @@
 
     python tests/bench/answers.py [--only answers | --only fingerprints] [--answers 100000] [--years 5]
 
-Each answer is made by a grammar of ``tests/probe/healthy.py``, whole or cut at a limit of tokens, half of them of forced length,
-and judged with the server's count of tokens and without it; its words are compared with those of 512 earlier requests. A year of
-a fingerprint is 8,766 readings of a model with noise. The exit code is 1 where one answer made an alarm, where a fault was not
-found, or where a fingerprint made more than one step a year.
+Each answer is made by a grammar of ``tests/probe/healthy.py``, whole or cut at a limit of tokens, half of them of forced
+length. It is judged with the server's count of tokens and without it, and its words are compared with those of 512 earlier
+requests. A year of a fingerprint is 8,766 readings of a model with noise. The exit code is 1 where one answer made an alarm,
+where a fault was not found, or where a fingerprint made more than one step a year.
 """
 
 import argparse

@@ -2,10 +2,10 @@
 
     python tests/bench/cache.py [--blobs 50000] [--models 200] [--no-locks]
 
-The tree is what huggingface_hub leaves: blobs, links, refs, an index and a config.json for each model, and the lock file
-that it makes for each download and never deletes (``--no-locks`` for a cache that was copied without them). Rounds
-alternate, and the fastest of each counts: on a busy machine the others measure its neighbours. CPU seconds are those of
-the scanning processes. Exits with 1 where the scan took longer than du.
+The tree is what huggingface_hub leaves: blobs, links, refs, an index and a config.json for each model. It has the lock file
+that huggingface_hub makes for each download and never deletes (``--no-locks`` for a cache that was copied without them). Rounds
+alternate, and the fastest of each counts: on a busy machine the others measure its neighbours. CPU seconds are those of the
+scanning processes. Exits with 1 where the scan took longer than du.
 """
 
 import argparse

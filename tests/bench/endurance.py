@@ -2,10 +2,10 @@
 
     python tests/bench/endurance.py [--probes 100000] [--targets 80] [--rotating 20]
 
-A server in its own process, on a loopback address of its own for each target, answers the first requests well, and then about
-every second one; the others get one of all the faults that it knows. The daemon runs as a user starts it, every target each
-second, which is as often as it may; a reload every five seconds lets some targets go and others come. At 100 probes a second,
-100,000 are 70 days of a target that is probed each minute.
+A server in its own process has a loopback address of its own for each target. It answers the first requests well, and then
+about every second one; the others get one of all the faults that it knows. The daemon runs as a user starts it, every target
+each second, which is as often as it may. A reload every five seconds lets some targets go and others come. At 100 probes a
+second, 100,000 are 70 days of a target that is probed each minute.
 """
 
 import argparse

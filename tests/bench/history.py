@@ -2,11 +2,11 @@
 
     python tests/bench/history.py [--hours 24] [--targets 1,100,1000]
 
-Hours of a probe a minute for each target are lived through as fast as they can be written, with a commit for every five seconds
-in which something came in, as the daemon does it; hours end, probes move on. Then what 90 days leave is put in: single probes of
-two days, medians by the hour of the rest. At that size six hours more are lived through, in which as much leaves as comes.
-``written`` is what the process gave to the disk (``/proc/self/io``), the log and its checkpoints included, in a day. Exits with 1
-where a probe is lost or the file not whole.
+Hours of a probe a minute for each target are written as fast as they can be. There is a commit for every five seconds in which
+something came in, as the daemon does it. Hours end, and probes move on. Then what 90 days leave is put in: single probes of two
+days, medians by the hour of the rest. At that size six hours more are lived through, in which as much leaves as comes.
+``written`` is what the process gave to the disk (``/proc/self/io``), the log and its checkpoints included, in a day. Exits with
+1 where a probe is lost or the file not whole.
 """
 
 import argparse

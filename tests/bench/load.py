@@ -2,10 +2,10 @@
 
     python tests/bench/load.py [--targets 1000] [--hanging 20] [--minutes 3]
 
-A simulated server in its own process listens on a loopback address of its own for each target (a target is a server: two on
-one address would take turns). It streams 64 tokens at 50 tokens per second and notes when it really sent them. The daemon
-runs as a user starts it. Printed: how late probes began (against the distance of the first to the next of the same target,
-which should be the interval), the error of the exported speeds, the time of a scrape, and what the daemon took.
+A simulated server in its own process listens on a loopback address of its own for each target (a target is a server: two on one
+address would take turns). It streams 64 tokens at 50 tokens per second and notes when it really sent them. The daemon runs as a
+user starts it. It prints how late probes began, the error of the exported speeds, the time of a scrape, and what the daemon
+took. A probe is late by how much more than the interval lies between it and the one before.
 """
 
 import argparse

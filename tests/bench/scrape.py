@@ -2,8 +2,8 @@
 
     python tests/bench/scrape.py [targets]
 
-Every target has published a probe, a judgement and its state; before each timed scrape a quarter of them publish again,
-as they would between two scrapes at 15 s of probes every 60 s. Publishing is timed on its own.
+Every target has published a probe, a judgement and its state. Before each timed scrape a quarter of them publish again, as they
+would between two scrapes at 15 s of probes every 60 s. Publishing is timed on its own.
 """
 
 import statistics

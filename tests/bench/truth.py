@@ -5,7 +5,7 @@
 At 5, 20, 100 and 300 tokens per second, with the kernel's stamps and with stamps taken after the read in turn, while
 
 - idle: nothing else is done,
-- served: the daemon runs in the measuring process itself, so that both share one interpreter: its /metrics is scraped 20
+- served: the daemon runs in the measuring process itself, so that both share one interpreter. Its /metrics is scraped 20
   times a second, it scans a cache of 50,000 files again and again, and probes 50 other targets every 5 s,
 - busy: one busy process per core runs beside it.
 

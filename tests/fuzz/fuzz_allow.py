@@ -1,7 +1,7 @@
 """Fuzzing of the patterns of ``probe_endpoint.allow`` (``make fuzz``).
 
-Any text is a pattern, or refused in words that don't repeat it. A pattern of addresses matches no name, a pattern of names no
-address, one without a wildcard nothing but its own host, and one without a port the scheme's own alone.
+Any text is a pattern, or refused in words that don't repeat it. A pattern of addresses matches no name, and a pattern of names
+no address. One without a wildcard matches nothing but its own host, and one without a port the scheme's own alone.
 """
 
 from collections.abc import Iterator

@@ -1,7 +1,7 @@
 """Fuzzing of the addresses that ``/probe`` is asked for (``make fuzz``).
 
-A text is an address or refused; an address is the same when its own URL is read again, and the client that connects reads the same
-host and port in it. What is allowed lies in the scheme, the host and the port of a pattern. No name is looked up.
+A text is an address or refused. An address is the same when its own URL is read again, and the client that connects reads the
+same host and port in it. What is allowed lies in the scheme, the host and the port of a pattern. No name is looked up.
 """
 
 import ipaddress

@@ -1,8 +1,9 @@
 """Fuzzing of everything that reads what an inference server sends (``make fuzz``).
 
-Any bytes, cut anywhere, give the same events as whole ones; what a dialect reads from an event are plain values or a
-``ValueError``; the formulas give finite figures of them; and a status query to a server that answers anything at all ends with a
-``ServerStatus`` or a ``ProbeFailure``. Anything else that is raised is a find, and the input that did it is written to a file.
+Any bytes, cut anywhere, give the same events as whole ones. What a dialect reads from an event are plain values or a
+``ValueError``, and the formulas give finite figures of them. A status query to a server that answers anything at all ends with
+a ``ServerStatus`` or a ``ProbeFailure``. Anything else that is raised is a find, and the input that did it is written to a
+file.
 """
 
 import math

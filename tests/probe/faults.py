@@ -1,8 +1,8 @@
 """Fifteen faults that users of real servers reported, as servers that show them: fast, HTTP 200, and wrong.
 
-The streams are made up after what the cited threads tell; none is a copy. ``begins`` is the length of the prompt from which on a
-fault shows, in tokens by ``estimate``; ``detectors`` are those that find it: the text alone, markers of other requests, the canary,
-the fingerprint.
+The streams are made up after what the cited threads tell; none is a copy. ``begins`` is the length of the prompt from which on
+a fault shows, in tokens by ``estimate``. ``detectors`` are those that find it: the text alone, markers of other requests, the
+canary, the fingerprint.
 """
 
 import json

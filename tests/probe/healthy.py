@@ -1,7 +1,7 @@
 """Healthy answers by grammar: texts as models write them, with all that looks like nonsense and is none.
 
 Each style is a function of a ``random.Random``; ``answer`` gives the same text for the same style and number. The voices are
-those of chat models (some open with a courtesy, with thinking, with a heading), and ``cut`` ends a text where a limit of tokens
+those of chat models: some open with a courtesy, with thinking, with a heading. ``cut`` ends a text where a limit of tokens
 would have, in the midst of a rule or a list of zeros too. All of it is made up.
 """
 

@@ -20,8 +20,9 @@ BUILDS = (6_000, 7_600, 9_760, 10_530, 10_531, 11_434)
 
 @pytest.mark.parametrize("build", BUILDS)
 def test_status_checks_leave_no_trace(build: int) -> None:
-    """Before b10531 ``/metrics`` woke a sleeping server and restarted its timer, and in all builds it emptied the rates that the
-    user's own Prometheus reads: with and without status checks, all is the same.
+    """Before b10531 ``/metrics`` woke a sleeping server and restarted its timer.
+
+    In all builds it emptied the rates that the user's own Prometheus reads. With and without status checks, all is the same.
     """
     sleeps = 60.0 if build >= 7_500 else None
     clock = Clock()

@@ -1,8 +1,8 @@
 """Hostile and broken servers, over real sockets: what a probe says of each, and what is exported then.
 
-Every row of the table is a server. Its target was measured well before; then it is probed once by the daemon's own steps,
-and the exposition is read: the result, every metric that is there, and by that every one that is not. The rows of
-``FLOODS`` are for a daemon in a process of its own, whose memory is watched.
+Every row of the table is a server. Its target was measured well before. Then it is probed once by the daemon's own steps, and
+the exposition is read: the result, every metric that is there, and by that every one that is not. The rows of ``FLOODS`` are
+for a daemon in a process of its own, whose memory is watched.
 """
 
 import gc

@@ -1,7 +1,7 @@
 """A proxy before a real llama-server whose model recalls nothing: the timing and the protocol are the server's, the text is another.
 
-Random weights say random words. The proxy says in their place what a model that recalls would say, or one with a fault, token by
-token as the server's own tokens come; with ``as_it_is`` it passes them on.
+Random weights say random words. The proxy says in their place what a model that recalls would say, or one with a fault. It says
+it token by token as the server's own tokens come; with ``as_it_is`` it passes them on.
 """
 
 import http.client

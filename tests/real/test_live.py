@@ -1,9 +1,9 @@
 """Every query of the dashboards and of Grafana's rules, over a Prometheus that scrapes the real daemon with the shipped files.
 
-The daemon watches simulated servers of several fates, a real Docker engine with a container, a cache, and the published values
-of a real GPU and a real ROCm installation (tests/fixtures/host). The files are built with ``--time-scale 0.05``. Some rules look
-back over days: for those the storage holds eighty minutes of made-up past, which are the last day on that scale. All else
-is what the daemon exported while the test ran.
+The daemon watches simulated servers of several fates, a real Docker engine with a container, and a cache. It also reads the
+published values of a real GPU and a real ROCm installation (tests/fixtures/host). The files are built with ``--time-scale
+0.05``. Some rules look back over days: for those the storage holds eighty minutes of made-up past, which are the last day on
+that scale. All else is what the daemon exported while the test ran.
 """
 
 import json

@@ -1,10 +1,10 @@
 """A real nginx before a server that keeps exact time: what its buffering does to a stream, and what a probe says of it.
 
 With ``proxy_buffering on``, its default, nginx passes on an answer without chunks when one of its buffers is full (as large as
-a page of memory) or when it ends, so a client sees bursts: one of a short answer, a few of a long one. Its default is also to
+a page of memory) or when it ends. So a client sees bursts: one of a short answer, a few of a long one. Its default is also to
 ask the server by HTTP/1.0, which knows no chunks: vLLM and all others on uvicorn then answer without, and buffering bites. An
-answer in chunks (nginx 1.22 takes one even by HTTP/1.0) it passes on chunk by chunk, buffering or not. With
-``proxy_buffering off`` it passes on whatever it has just read.
+answer in chunks (nginx 1.22 takes one even by HTTP/1.0) it passes on chunk by chunk, buffering or not. With ``proxy_buffering
+off`` it passes on whatever it has just read.
 """
 
 import statistics

@@ -125,9 +125,9 @@ def test_a_follow_up_finds_its_prompt_cache_after_probes(binary: Path, models: P
 def test_a_user_sent_into_a_probe_waits_two_seconds_at_most(binary: Path, models: Path) -> None:
     """One slot, some 6 tokens a second: a user sent 0.5 s into a probe has his first token at most 2 s later than alone.
 
-    Without --metrics only the kernel's table of connections tells that he waits, 1.5 s after sending; then the batch of the prompt that
-    has begun is worked through: in small batches, each as short as a GPU's. A machine may be in use, so the median counts, and a
-    server that is slower waits in proportion. The user is a process of his own, as every user is.
+    Without --metrics only the kernel's table of connections shows that he waits, 1.5 s after sending. Then the batch of the
+    prompt that has begun is worked through: in small batches, each as short as a GPU's. A machine may be in use, so the median
+    counts, and a server that is slower waits in proportion. The user is a process of his own, as every user is.
     """
     model, port = models / "six.gguf", free_port()
     command: list[str | Path] = [sys.executable, MAKE_MODEL, "--preset", "big", "--layers", "16", "--gguf", model]

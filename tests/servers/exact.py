@@ -8,9 +8,9 @@ before and just after each send. A test compares with what the server did, not w
         played = server.played()[-1]
         played.texts            # [(before_ns, after_ns) of each send with generated text]
 
-With ``own_process=True`` it runs in a process of its own, so that the interpreter of the test does not move its times, and
-where it may goes before all other processes, as a clock has to; monotonic time is the same in both. A route is an ``Answer``, or a list of them: one for each request, the last repeats.
-Other paths answer 404.
+With ``own_process=True`` it runs in a process of its own, so that the interpreter of the test does not move its times. If it
+may, it goes before all other processes, as a clock has to. Monotonic time is the same in both. A route is an ``Answer``, or a
+list of them: one for each request, the last repeats. Other paths answer 404.
 """
 
 import json
@@ -146,9 +146,10 @@ def chat(
 ) -> ScriptedAnswer:
     """An OpenAI chat stream: ``tokens`` tokens, the first ``reasoning`` of them as reasoning, ``per_chunk`` at a time.
 
-    The first chunk comes ``ttft`` seconds after the request, then ``tokens_per_second``. ``role_first`` sends the role at
-    once, long before; ``word`` is said again and again instead of ``WORDS``; ``running`` puts a running usage into each chunk, ``usage`` a final one behind the finish, which comes
-    ``rest_after`` seconds after the last text: about a millisecond with llama-server.
+    The first chunk comes ``ttft`` seconds after the request, then ``tokens_per_second``. ``role_first`` sends the role at once,
+    long before. ``word`` is said again and again instead of ``WORDS``. ``running`` puts a running usage into each chunk,
+    ``usage`` a final one behind the finish. The finish comes ``rest_after`` seconds after the last text: about a millisecond
+    with llama-server.
     """
 
     def chunk(delta: dict[str, Any] | None, *, count: int | None = None, reason: str | None = None) -> bytes:

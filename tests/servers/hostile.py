@@ -3,8 +3,8 @@ r"""A server that says whatever bytes it likes, as fast as they are taken, to wh
     with RawServer(lambda request: [b"HTTP/1.1 200 OK\r\n", b"x" * 1_000_000]) as server:
         ...  # server.url
 
-``say`` gets what came first (up to the end of the headers, or the first packet of something that is not HTTP) and gives
-what to send; the connection is closed after that, or when the client leaves.
+``say`` gets what came first (up to the end of the headers, or the first packet of something that is not HTTP) and gives what to
+send. The connection is closed after that, or when the client leaves.
 """
 
 import socket

@@ -3,8 +3,8 @@
 Read in llama.cpp b11434 (tools/server), in its pull requests 18228 (sleep) and 27376 (sleep and ``/metrics``), and at running
 servers b11434; answers that never change are recorded ones.
 
-Costs: ``wake`` (a sleeping model is loaded again), ``timer restart`` (the time until it sleeps begins anew), ``counter reset`` (a
-read of ``/metrics`` emptied the gauges of speed), ``load`` and ``eviction`` (of a router), ``use`` (a model of a router counts as
+Costs: ``wake`` (a sleeping model is loaded again), ``timer restart`` (the time until it sleeps begins anew), ``counter reset``
+(a read of ``/metrics`` emptied the gauges of speed). Of a router also ``load``, ``eviction`` and ``use`` (a model counts as
 used just now). Conversations that were overwritten are in ``slots.lost``.
 """
 

@@ -3,8 +3,9 @@
 Read in Ollama's source (server/sched.go, server/routes.go, llm/server.go, api/types.go of 0.9.6, 0.24.0, 0.30.0 and 0.33.0) and
 at running servers 0.24 and 0.33. Timers go by a clock that tests move; loads, queues and decoding take real time.
 
-Costs: ``load`` (a model comes into memory), ``reload`` (because a request's options differ; is a load too), ``eviction`` (another
-model had to go), ``timer restart`` (a request ended, so the model's time began anew), ``paid call`` (a model of the cloud).
+Costs: ``load`` (a model comes into memory), ``reload`` (because a request's options differ; is a load too), ``eviction``
+(another model had to go). Also ``timer restart`` (a request ended, so the model's time began anew) and ``paid call`` (a model
+of the cloud).
 """
 
 import hashlib
@@ -367,8 +368,8 @@ class SimulatedOllama(Simulated):
     def _lines(self, request: ReceivedRequest, name: str, keep_alive: float | None) -> Iterator[dict[str, Any]]:
         """Schedule, wait for the slot, work through the prompt, decode: the lines of the answer.
 
-        ``total_duration`` counts from the request's arrival, ``load_duration`` is the time until the scheduler gave a runner,
-        prompt and decoding are the runner's own times: what is left is the wait for the slot.
+        ``total_duration`` counts from the request's arrival. ``load_duration`` is the time until the scheduler gave a runner.
+        Prompt and decoding are the runner's own times: what is left is the wait for the slot.
         """
         began, body, model = time.monotonic(), request.body, self.disk[name]
         base = {"model": body["model"], "created_at": _time(time.time())}
@@ -484,7 +485,7 @@ class SimulatedOllama(Simulated):
         """A runner for a request, from the moment that it is there until the request ends; None where the client left before.
 
         A loaded runner with equal options is used at once. All other requests wait in one line, and the first one holds it up
-        until its model is loaded: it waits for the requests that run, and no other model is loaded meanwhile.
+        until its model is loaded. It waits for the requests that run, and no other model is loaded meanwhile.
         """
         left = request.left if request else (lambda *_: False)
         with self._changed:

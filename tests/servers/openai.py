@@ -14,8 +14,9 @@ from tests.servers.simulated import DONE, ReceivedRequest, ServerAnswer, Simulat
 class AnswerShape:
     """How a server writes its stream.
 
-    ``role`` comes at once, with the first token, or never; ``finish`` in a chunk of its own or in the last token's; ``usage`` in a
-    chunk of its own with these choices, in the finish chunk (``finish``), or never, and only if it was asked for unless ``always``.
+    ``role`` comes at once, with the first token, or never. ``finish`` comes in a chunk of its own or in the last token's.
+    ``usage`` comes in a chunk of its own with these choices, in the finish chunk (``finish``), or never; and only if it was
+    asked for unless ``always``.
     """
 
     role: Literal["at once", "first", "never"] = "first"

@@ -1,8 +1,8 @@
 """The base of the simulated inference servers: HTTP over real sockets, requests remembered, costs counted, streams word by word.
 
-A simulated server has no model, but its queue, its memory and its timers are real ones. What it does in response to each request
-is what the real server does; each behaviour names where it was read: the server's source, its documentation, or
-an answer of a running one. ``costs`` counts what a request did that somebody has to pay for; a read that is free adds nothing.
+A simulated server has no model, but its queue, its memory and its timers are real ones. What it does in response to each
+request is what the real server does. Each behaviour names where it was read: the server's source, its documentation, or an
+answer of a running one. ``costs`` counts what a request did that somebody has to pay for; a read that is free adds nothing.
 """
 
 import json
@@ -56,8 +56,8 @@ class ReceivedRequest:
 class ServerAnswer:
     """A whole body, or pieces that are sent one by one.
 
-    Before an answer in pieces its headers are sent at once; with ``late`` they are sent when the first piece is there, which may
-    be empty: some servers send them only when a request has its slot, or its first token.
+    Before an answer in pieces its headers are sent at once. With ``late`` they are sent when the first piece is there, which
+    may be empty: some servers send them only when a request has its slot, or its first token.
     """
 
     status: int = 200
