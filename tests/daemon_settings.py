@@ -7,6 +7,9 @@ from typing import Any
 from exporter.settings import Discovery, Docker, Host, Settings, Target
 from tests.ports import free_port
 
+PROBES_ONLY = "discovery: {local: false, docker: false}\ndocker: {enabled: false}\ncache: {paths: []}\n"
+"""The same in the text of a configuration."""
+
 
 def settings_of(folder: Path, targets: Iterable[Target] = (), *, port: int | None = None, **changes: Any) -> Settings:
     """Settings with the module ``default`` alone for each target, at a free port unless told; ``changes`` replace or add keys."""

@@ -15,6 +15,7 @@ import pytest
 from exporter.discovery import ServerCandidate, Survey, survey
 from exporter.probe.status import identify
 from exporter.survey_report import survey_rows
+from tests.daemon_settings import PROBES_ONLY
 from tests.ports import free_port
 from tests.real.daemon import forked_daemon, page, scrape, value
 from tests.servers.koboldcpp import SimulatedKoboldCpp
@@ -44,10 +45,7 @@ def watching(
 targets: [{targets}]
 modules: {{default: {{interval: 1s, max_tokens: {tokens}, prompt_tokens: 48{module}}}}}
 history: {{path: {tmp_path / "history.db"}}}
-discovery: {{local: false, docker: false}}
-docker: {{enabled: false}}
-cache: {{paths: []}}
-host: {{proc: {proc}}}
+{PROBES_ONLY}host: {{proc: {proc}}}
 """)
     with forked_daemon("--config", config, port=port, log=tmp_path / "log") as process:
         yield port

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.daemon_settings import PROBES_ONLY
 from tests.host.proc_tree import ProcTree
 from tests.ports import free_port
 from tests.real.daemon import forked_daemon, scrape, value
@@ -34,10 +35,7 @@ def watching(
     config.write_text(f"""
 targets: [{{name: it, url: "{server.url}", budget: {{share: 100%}}}}{others}]
 modules: {{default: {{interval: 1s, max_tokens: 16}}}}
-discovery: {{local: false, docker: false}}
-docker: {{enabled: false}}
-host: {{proc: '{tree.path}', sysfs: '{tmp_path}', rocm: '{tmp_path}', interval: 5s}}
-cache: {{paths: []}}
+{PROBES_ONLY}host: {{proc: '{tree.path}', sysfs: '{tmp_path}', rocm: '{tmp_path}', interval: 5s}}
 """)
     with forked_daemon("--config", config, port=port, log=tmp_path / "log"):
         eventually(

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.daemon_settings import PROBES_ONLY
 from tests.ports import free_port
 from tests.real.daemon import forked_daemon, scrape, value
 from tests.servers.llama_cpp import SimulatedLlamaServer
@@ -23,10 +24,7 @@ def configure(path: Path, url: str) -> None:
     path.write_text(f"""
 targets: [{{name: llama, url: "{url}", budget: {{share: 100%}}, modules: [canary]}}]
 modules: {{canary: {{interval: 1s, max_tokens: 64}}}}
-discovery: {{local: false, docker: false}}
-docker: {{enabled: false}}
-host: {{sysfs: {path.parent}, proc: {path.parent}, rocm: {path.parent}}}
-cache: {{paths: []}}
+{PROBES_ONLY}host: {{sysfs: {path.parent}, proc: {path.parent}, rocm: {path.parent}}}
 history: {{path: none}}
 """)
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from tests.daemon_settings import PROBES_ONLY
 from tests.ports import free_port
 from tests.real.daemon import forked_daemon, labels_of, scrape, value
 from tests.servers.koboldcpp import SimulatedKoboldCpp
@@ -66,10 +67,7 @@ def test_each_reaches_the_metrics_under_its_own_name(tmp_path: Path, config: Pat
         config.write_text(f"""
 targets: {targets}
 modules: {{default: {{interval: 2s, max_tokens: 16, prompt_tokens: 48, when_idle: probe}}}}
-discovery: {{local: false, docker: false}}
-docker: {{enabled: false}}
-cache: {{paths: []}}
-""")
+{PROBES_ONLY}""")
         port = free_port()
         with forked_daemon("--config", config, port=port, log=tmp_path / "log"):
 

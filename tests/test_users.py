@@ -12,6 +12,7 @@ from subprocess import Popen
 
 import pytest
 
+from tests.daemon_settings import PROBES_ONLY
 from tests.ports import free_port
 from tests.real.daemon import forked_daemon, page, scrape, value
 from tests.samples import Samples
@@ -33,10 +34,7 @@ def watching(tmp_path: Path, url: str, *, target: str = "", module: str = "", ho
 targets: [{{name: one, url: "{url}", modules: [default], budget: {{share: 1}}{target}}}]
 modules: {{default: {{interval: 1s, max_tokens: 16, prompt_tokens: 48{module}}}}}
 host: {{interval: {host}}}
-discovery: {{local: false, docker: false}}
-docker: {{enabled: false}}
-cache: {{paths: []}}
-""")
+{PROBES_ONLY}""")
     with forked_daemon("--config", config, port=port, log=tmp_path / "log") as process:
         yield port
         process.terminate()

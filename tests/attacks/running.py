@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 import bcrypt
 
+from tests.daemon_settings import PROBES_ONLY
 from tests.forked import forked_process
 from tests.ports import free_port
 from tests.processes import Process, running_process
@@ -20,9 +21,7 @@ from tests.waiting import eventually
 
 PASSWORD = "right"
 HASH = bcrypt.hashpw(PASSWORD.encode(), bcrypt.gensalt(4)).decode()
-QUIET = (
-    "discovery: {local: false, docker: false}\ndocker: {enabled: false}\ncache: {paths: []}\nhistory: {path: none}\n"
-)
+QUIET = f"{PROBES_ONLY}history: {{path: none}}\n"
 
 
 @dataclass(frozen=True, slots=True)

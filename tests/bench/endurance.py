@@ -33,6 +33,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
+from tests.daemon_settings import PROBES_ONLY
 from tests.ports import free_port
 
 PAUSE_SECONDS: Final = 0.5
@@ -255,9 +256,7 @@ class EndurancePlan:
         plain = [f"http://{self.address(number)}:{self.port}" for number in range(self.targets - len(special))]
         lines = [
             f"listen: 127.0.0.1:{listen}",
-            "discovery: {local: false, docker: false}",
-            "docker: {enabled: false}",
-            "cache: {paths: []}",
+            PROBES_ONLY,
             "modules: {default: {interval: 1s, max_tokens: 12, timeouts: {connect: 500ms, first_token: 500ms, stalled: 500ms, total: 1500ms}}}",
             "targets:",
             *(

@@ -28,7 +28,7 @@ from exporter.probe.prober import Prober
 from exporter.probe.result import RESULTS, SKIPPED, Result
 from exporter.probe.status import identify
 from exporter.settings import Module, Target
-from tests.daemon_settings import settings_of
+from tests.daemon_settings import PROBES_ONLY, settings_of
 from tests.ports import free_port
 from tests.real.daemon import forked_daemon, scrape, value
 from tests.samples import Samples
@@ -714,9 +714,7 @@ def test_floods_are_bounded_in_memory(tmp_path: Path) -> None:
     port = free_port()
     with ExitStack() as stack:
         lines = [
-            "discovery: {local: false, docker: false}",
-            "docker: {enabled: false}",
-            "cache: {paths: []}",
+            PROBES_ONLY,
             f"modules: {{default: {{interval: 1s, timeouts: {json.dumps(TIMEOUTS)}}}}}",
             "targets:",
         ]

@@ -16,6 +16,7 @@ import pytest
 
 from grafana.alerts import ALERTS
 from grafana.build import ROOT
+from tests.daemon_settings import PROBES_ONLY
 from tests.ports import free_port
 from tests.real.conftest import need
 from tests.real.daemon import running_daemon, scrape, value
@@ -149,9 +150,7 @@ def daemon_config(folder: Path, servers: dict[str, Any]) -> Path:
         for name, server in servers.items()
     ]
     lines = [
-        "discovery: {local: false, docker: false}",
-        "docker: {enabled: false}",
-        "cache: {paths: []}",
+        PROBES_ONLY,
         "modules: {default: {interval: 3s, max_tokens: 16, max_skips: 1000}}",
         "targets:",
         *targets,

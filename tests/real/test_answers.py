@@ -32,6 +32,7 @@ from exporter.probe.fingerprint import (
 from exporter.probe.marker import Markers
 from exporter.probe.prompt import compose
 from exporter.probe.stream import Event
+from tests.daemon_settings import PROBES_ONLY
 from tests.ports import free_port
 from tests.probe.faults import FAULTS
 from tests.real.answering_proxy import AnsweringProxy
@@ -208,10 +209,7 @@ def watching(folder: Path, url: str) -> Iterator[int]:
     config.write_text(f"""
 targets: [{{name: llama, url: '{url}', budget: {{share: 100%}}}}]
 modules: {{default: {{interval: 1s, max_tokens: 64}}, canary: {{interval: 2s, max_tokens: 128}}}}
-discovery: {{local: false, docker: false}}
-docker: {{enabled: false}}
-cache: {{paths: []}}
-host: {{sysfs: {folder}, rocm: {folder}}}
+{PROBES_ONLY}host: {{sysfs: {folder}, rocm: {folder}}}
 """)
     with running_daemon("--config", config, port=port, log=folder / "log"):
         yield port

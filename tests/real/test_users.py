@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.daemon_settings import PROBES_ONLY
 from tests.ports import free_port
 from tests.real.daemon import page, running_daemon, scrape, value
 from tests.real.llama import make_model, running_llama
@@ -32,10 +33,7 @@ def configuration(tmp_path: Path, url: str, interval: str = "5s", more: str = ""
 targets: [{{name: one, url: "{url}", modules: [default], budget: {{share: 0.1%}}{more}}}]
 modules: {{default: {{interval: {interval}, max_tokens: 16, prompt_tokens: 48, max_skips: 1000}}}}
 host: {{interval: 2s}}
-discovery: {{local: false, docker: false}}
-docker: {{enabled: false}}
-cache: {{paths: []}}
-""")
+{PROBES_ONLY}""")
     return path
 
 

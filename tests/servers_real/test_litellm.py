@@ -9,6 +9,7 @@ import pytest
 
 from exporter.probe.exposition import parse, total
 from exporter.probe.status import identify
+from tests.daemon_settings import PROBES_ONLY
 from tests.ports import free_port
 from tests.real.conftest import need
 from tests.real.daemon import labels_of, running_daemon, scrape, value
@@ -93,10 +94,7 @@ def test_each_upstream_token_is_counted(gateway: Gateway, tmp_path: Path) -> Non
     config.write_text(f"""
 targets: [{targets}]
 modules: {{default: {{interval: 2s, max_tokens: 24, prompt_tokens: 32}}}}
-discovery: {{local: false, docker: false}}
-docker: {{enabled: false}}
-cache: {{paths: []}}
-""")
+{PROBES_ONLY}""")
 
     def counted() -> float:
         found = scrape(port)

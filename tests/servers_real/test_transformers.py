@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from exporter.probe.status import identify
+from tests.daemon_settings import PROBES_ONLY
 from tests.ports import free_port
 from tests.real.daemon import labels_of, running_daemon, scrape, value
 from tests.servers.user import User
@@ -37,10 +38,7 @@ def test_each_token_is_counted_and_the_model_is_the_one_that_answers(url: str, t
     config.write_text(f"""
 targets: [{{name: tf, url: "{url}", budget: {{share: 1}}, modules: [default]}}]
 modules: {{default: {{interval: 3s, max_tokens: 32, prompt_tokens: 32}}}}
-discovery: {{local: false, docker: false}}
-docker: {{enabled: false}}
-cache: {{paths: []}}
-""")
+{PROBES_ONLY}""")
 
     def probes() -> float:
         return value(scrape(port), "llm_probes_total", target="tf", result="ok") or 0

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.daemon_settings import PROBES_ONLY
 from tests.ports import free_port
 from tests.probe.guest import believe
 from tests.real.daemon import labels_of, running_daemon, scrape, value
@@ -66,10 +67,7 @@ def test_the_daemon_counts_what_the_server_counts(url: str, tmp_path: Path) -> N
     config.write_text(f"""
 targets: [{{name: vllm, url: "{url}", budget: {{share: 1}}, modules: [default]}}]
 modules: {{default: {{interval: 3s, max_tokens: 16, prompt_tokens: 32}}}}
-discovery: {{local: false, docker: false}}
-docker: {{enabled: false}}
-cache: {{paths: []}}
-""")
+{PROBES_ONLY}""")
 
     def probes() -> float:
         return value(scrape(port), "llm_probes_total", target="vllm", result="ok") or 0
@@ -146,10 +144,7 @@ def test_what_users_get_is_what_their_clients_measure(url: str, tmp_path: Path) 
     config.write_text(f"""
 targets: [{{name: vllm, url: "{url}", budget: {{share: 1}}, modules: [default], tiers: {tiers}}}]
 modules: {{default: {{interval: 6s, max_tokens: 16, prompt_tokens: 64, when_busy: probe}}}}
-discovery: {{local: false, docker: false}}
-docker: {{enabled: false}}
-cache: {{paths: []}}
-""")
+{PROBES_ONLY}""")
 
     def of(name: str) -> float | None:
         return value(scrape(port), name, target="vllm")
