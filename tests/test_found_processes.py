@@ -38,10 +38,10 @@ def tree_with_network(folder: Path, at: int) -> ProcTree:
 
 def start(tree: ProcTree, at: int) -> None:
     """Let a llama-server be among the processes of the toolbox."""
-    words = ("llama-server", "-m", "/models/tiny.gguf", "--port", str(at))
+    command = ("llama-server", "-m", "/models/tiny.gguf", "--port", str(at))
     tree.add(
         4242,
-        words,
+        command,
         environment={},
         libraries=[],
         group=f"/system.slice/docker-{TOOLBOX['Id']}.scope",

@@ -26,12 +26,12 @@ def watching(
     others = f', {{name: beside, url: "{beside.url}", budget: {{share: 100%}}}}' if beside else ""
     port, config, tree = free_port(), tmp_path / "config.yml", ProcTree(tmp_path / "proc")
     at = int(server.url.rpartition(":")[2])
-    words = ("llama-server", "-m", "/models/tiny.gguf", "--port", str(at), *options)
+    command = ("llama-server", "-m", "/models/tiny.gguf", "--port", str(at), *options)
     for each in ("1", "self"):
         (tree.path / each / "net" / "tcp").unlink()
     tree.network(1, (at, 1000, SOCKET))
     tree.network("self", like=1)
-    tree.add(4242, words, environment={}, libraries=["/usr/lib/libm.so.6"], sockets=(SOCKET,), cwd="/")
+    tree.add(4242, command, environment={}, libraries=["/usr/lib/libm.so.6"], sockets=(SOCKET,), cwd="/")
     config.write_text(f"""
 targets: [{{name: it, url: "{server.url}", budget: {{share: 100%}}}}{others}]
 modules: {{default: {{interval: 1s, max_tokens: 16}}}}

@@ -52,7 +52,7 @@ def config(tmp_path: Path) -> Path:
     information = tree.path / "driver/nvidia/gpus/0000:0a:00.0/information"
     information.parent.mkdir(parents=True)
     information.write_text("Model: \t\t NVIDIA GeForce RTX 3090\nGPU UUID: \t GPU-canary-uuid\n")
-    words = [
+    command = [
         "/usr/bin/llama-server",
         "-m",
         str(model),
@@ -63,7 +63,7 @@ def config(tmp_path: Path) -> Path:
         "-ngl",
         "99",
     ]
-    tree.add(200, words, environment={"HOME": f"/home/{USER}"}, libraries=[], sockets=[7])
+    tree.add(200, command, environment={"HOME": f"/home/{USER}"}, libraries=[], sockets=[7])
     path = tmp_path / "config.yml"
     path.write_text(
         f"host: {{sysfs: {root / 'sys'}, proc: {tree.path}, rocm: {tmp_path / 'rocm'}}}\n"

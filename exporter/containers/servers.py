@@ -28,9 +28,9 @@ _IDLE: Final = frozenset(
 )
 
 
-def is_idle(words: Sequence[str]) -> bool:
+def is_idle(command: Sequence[str]) -> bool:
     """Whether the command only keeps the container alive, so that a server in it was started by hand."""
-    return not words or basename(words[0]) in _IDLE
+    return not command or basename(command[0]) in _IDLE
 
 
 def repository_of(reference: str) -> str:

@@ -108,10 +108,10 @@ def read_processes(proc: Path = PROC, *, ticks_per_second: int | None = None) ->
     pids = list_pids(proc)
     if not pids:
         return ProcessReading(hidden=NO_PROC)
-    commands = {pid: words for pid in pids if (words := read_command_line(proc / str(pid)))}
-    started = {pid: found for pid, words in commands.items() if (found := run_by(words))}
+    commands = {pid: command for pid in pids if (command := read_command_line(proc / str(pid)))}
+    started = {pid: found for pid, command in commands.items() if (found := run_by(command))}
     hidden = _hidden(proc, pids)
-    forwarded = frozenset(port for words in commands.values() if (port := _forwarded(words)))
+    forwarded = frozenset(port for command in commands.values() if (port := _forwarded(command)))
     if not started:
         return ProcessReading(hidden=hidden, forwarded=forwarded)
     stats = {pid: stat for pid in pids if (stat := read_stat(proc / str(pid)))}
@@ -202,11 +202,11 @@ def settings_of_process(
     return known
 
 
-def _forwarded(words: Sequence[str]) -> int | None:
+def _forwarded(command: Sequence[str]) -> int | None:
     """The port at which a ``docker-proxy -proto tcp -host-ip … -host-port 8080 …`` listens."""
-    if PurePosixPath(words[0]).name != "docker-proxy":
+    if PurePosixPath(command[0]).name != "docker-proxy":
         return None
-    port = dict(pairwise(words)).get("-host-port", "")
+    port = dict(pairwise(command)).get("-host-port", "")
     return int(port) if port.isdecimal() and len(port) <= 5 else None
 
 

@@ -313,7 +313,7 @@ VARIABLES: Final = frozenset(
 
 _MODULES: Final[Mapping[str, ProgramName]] = {module: row.name for _, row in _PROGRAM_ROWS for module in row.modules}
 _SUBCOMMANDS: Final[Mapping[tuple[str, ...], ProgramName]] = {
-    words: row.name for _, row in _PROGRAM_ROWS for words in row.subcommands
+    command: row.name for _, row in _PROGRAM_ROWS for command in row.subcommands
 }
 # With another subcommand these are known to be no server; "llama" alone is a word like any other.
 _TOOLS: Final = frozenset(tool for tool, *_ in _SUBCOMMANDS) - {"llama"}
@@ -344,19 +344,19 @@ class Started:
     arguments: tuple[str, ...] = ()
 
 
-def started_by(words: Sequence[str]) -> Started | None:
+def started_by(command: Sequence[str]) -> Started | None:
     """What one simple command starts, whatever wraps it (``tini -- vllm serve``); None if the command doesn't say it."""
-    found = (_started_at(words, at) for at in range(len(words)))
+    found = (_started_at(command, at) for at in range(len(command)))
     return next((started for started in found if started), None)
 
 
-def run_by(words: Sequence[str]) -> Started | None:
+def run_by(command: Sequence[str]) -> Started | None:
     """The server that a process is, by its own command line; None for any other process.
 
     Only the program itself counts: a shell, ``podman run`` or an editor that has a server's name among its arguments is
     none. A Python program goes by its script or module.
     """
-    rest = list(words)
+    rest = list(command)
     if rest and _LOADER.fullmatch(basename(rest[0])):
         rest = rest[1:]
     if rest and _PYTHON.fullmatch(basename(rest[0])):
@@ -367,9 +367,9 @@ def run_by(words: Sequence[str]) -> Started | None:
     return started if started is not None and started.name is not None else None
 
 
-def _python_program(words: Sequence[str]) -> list[str]:
+def _python_program(command: Sequence[str]) -> list[str]:
     """The module or script that Python runs, and its arguments."""
-    rest = list(words)
+    rest = list(command)
     while rest and rest[0].startswith("-"):
         option = rest.pop(0)
         if option == "-m":
@@ -381,11 +381,11 @@ def _python_program(words: Sequence[str]) -> list[str]:
     return rest
 
 
-def _started_at(words: Sequence[str], at: int) -> Started | None:
+def _started_at(command: Sequence[str], at: int) -> Started | None:
     """What the program at a place among the words starts."""
-    if at >= len(words):
+    if at >= len(command):
         return None
-    word, after = words[at], tuple(words[at + 1 :])
+    word, after = command[at], tuple(command[at + 1 :])
     program = basename(word)
     if wrapped := _WRAPPED.fullmatch(program):  # as NixOS names what it wraps
         program = wrapped["name"]

@@ -43,7 +43,7 @@ class ProcTree:
     def add(
         self,
         pid: int,
-        words: Sequence[str],
+        command: Sequence[str],
         *,
         parent: int = 1,
         environment: Mapping[str, str] | None = None,
@@ -56,7 +56,7 @@ class ProcTree:
         """Add a process; what is None can't be read. It has the network of process 1."""
         folder = self.path / str(pid)
         folder.mkdir()
-        (folder / "cmdline").write_bytes(b"".join(os.fsencode(word) + b"\0" for word in words))
+        (folder / "cmdline").write_bytes(b"".join(os.fsencode(word) + b"\0" for word in command))
         fields = " ".join(["0"] * 15)
         (folder / "stat").write_text(f"{pid} (a) b) S {parent} {pid} {pid} {fields} 1234 0 0\n", encoding="ascii")
         (folder / "status").write_text(f"Name:\ta\nUid:\t{user}\t{user}\t{user}\t{user}\n", encoding="ascii")

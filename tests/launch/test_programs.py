@@ -1,4 +1,4 @@
-"""Which server a process or a command is, by its words."""
+"""Which server a process or a command is, by its command line."""
 
 import re
 
@@ -10,7 +10,7 @@ from exporter.launch.programs import SERVERS, VARIABLES, ProgramName, run_by, st
 
 
 @pytest.mark.parametrize(
-    ("words", "name", "arguments"),
+    ("command", "name", "arguments"),
     [
         ("/usr/local/bin/llama-server -m a.gguf", "llama-server", "-m a.gguf"),
         ("./llama-server", "llama-server", ""),
@@ -35,18 +35,18 @@ from exporter.launch.programs import SERVERS, VARIABLES, ProgramName, run_by, st
         ("python3 -m llama_cpp.server --model m.gguf", "other", "--model m.gguf"),
     ],
 )
-def test_servers(words: str, name: ProgramName, arguments: str) -> None:
+def test_servers(command: str, name: ProgramName, arguments: str) -> None:
     """Each program is known by its own name, its script's or its module's, and its arguments begin after that."""
-    started = run_by(words.split())
+    started = run_by(command.split())
     assert started is not None
     assert (started.name, " ".join(started.arguments)) == (name, arguments)
-    again = started_by(["tini", "--", *words.split()])
+    again = started_by(["tini", "--", *command.split()])
     assert again is not None
     assert again.name == name
 
 
 @pytest.mark.parametrize(
-    "words",
+    "command",
     [
         "",
         "bash -c llama-server",
@@ -71,9 +71,9 @@ def test_servers(words: str, name: ProgramName, arguments: str) -> None:
         "VLLM::EngineCore",
     ],
 )
-def test_other_processes(words: str) -> None:
+def test_other_processes(command: str) -> None:
     """What only has a server's name among its arguments, measures one, or computes for one is none."""
-    assert run_by(words.split()) is None
+    assert run_by(command.split()) is None
 
 
 def test_a_word_that_is_a_model_s_name() -> None:
@@ -97,7 +97,7 @@ def test_no_key_is_in_the_tables() -> None:
         st.text(alphabet="pythonvlmserc-:./=1 ", max_size=12) | st.sampled_from(["vllm", "python3", "-m", "-c", ""])
     )
 )
-def test_any_command_is_survived(words: list[str]) -> None:
+def test_any_command_is_survived(command: list[str]) -> None:
     """No command line raises."""
-    run_by(words)
-    started_by(words)
+    run_by(command)
+    started_by(command)
