@@ -25,7 +25,7 @@ def remedy_of(alert: Alert) -> dict[str, str]:
 
 
 def advice_rows() -> Iterator[dict[str, str]]:
-    """Every condition of the table: its id, its title, and what to do where that does not depend on its fact."""
+    """Every condition of the table: its id, its title, and what to do if that does not depend on its fact."""
     for condition, title in CONDITION_TITLES.items():
         row = TARGET_CONDITIONS.get(condition)
         yield {"id": condition, "title": title, "remedy": row.remedy if row else ""}

@@ -47,7 +47,7 @@ class Alert:
 
     ``{{ $value }}`` in a text is ``value``. ``board`` and ``panel`` name where to look; ``variables`` are the labels that
     the link carries. ``means`` and ``look`` go into the runbook. While an alert without ``exporter_answers`` fires, no
-    exporter can serve the runbook: it then says in words where the runbook is. ``detail`` is a template that asks for more
+    exporter can serve the runbook: it then says where the runbook is. ``detail`` is a template that asks for more
     series: only Prometheus can do that, and adds it to the description.
     """
 
@@ -174,7 +174,7 @@ _SPEED_GATES: Final = (_NOT_BUSY, _ONE_STREAM, _NO_COLD_START, _TRUSTED, _COUNTE
 _SPEED_GATES_TEXT: Final = (
     "The alert is silent while users keep the server busy (on average at least one of their requests runs), and in the ten minutes "
     "after a model load. It is also silent for modules that run several streams at once, while the measurement's own error is above "
-    "10 %, and where the server does not count its tokens, so that the speed is an estimate."
+    "10 %, and if the server does not count its tokens, so that the speed is an estimate."
 )
 _ONE_SERVER: Final = "max by (@target, model) (\n" + "\n".join((RECENT, *_SPEED_GATES)) + "\n)"
 _ACCEPTABLE: Final = f'max by (@target) ({BOUND}{{tier="acceptable"}})'
@@ -203,7 +203,7 @@ _WRONG_FAULTS: Final[tuple[AnswerFault, ...]] = ("fact_not_recalled", "pattern_n
 
 
 def _by_fault(results: str, faults: str) -> str:
-    """How many probes lately ended with these results, once for each fault that was seen; ``unknown`` where none was."""
+    """How many probes lately ended with these results, once for each fault that was seen; ``unknown`` if none was."""
     counted = f'sum by (@module) ({COUNTS}{{result=~"{results}"}})'
     return (
         f"{counted} * on (@module) group_right () {FAULT}{{{faults}}}\n"
@@ -238,7 +238,7 @@ _KNOWN_FAULTS: Final = (
     ),
     (
         "*Does the answer hold markers of a chat template, such as* `<|im_end|>`*?* Then the template is not the model's. llama-server uses "
-        "ChatML where a file has no template, and a base model then answers with its markers (seen with llama-server b11434 and Gemma 3 "
+        "ChatML if a file has no template, and a base model then answers with its markers (seen with llama-server b11434 and Gemma 3 "
         "270M). Use the model that is tuned for chat, or give the model's own template with `--chat-template`."
     ),
     (
@@ -270,7 +270,7 @@ ALERTS: Final = (
         variables=_TARGET_LABELS,
         means=(
             "The median decode speed of one stream, by the fastest module, is below the lower bound of the tier acceptable. The bound is "
-            "10 tokens per second, unless the target's configuration sets another one. A speed of exactly the bound is not below it. Where "
+            "10 tokens per second, unless the target's configuration sets another one. A speed of exactly the bound is not below it. If "
             "the ceiling itself is below the bound, a server that reaches 75 % of it has LLMThroughputAtCeiling instead. "
             + _SPEED_GATES_TEXT
         ),
@@ -281,7 +281,7 @@ ALERTS: Final = (
             ),
             (
                 "*How far is it from the ceiling?* A `llm_decode_efficiency_ratio` below 0.5 says that something other than the memory "
-                "limits decoding. Where there is no ceiling, the status page says why."
+                "limits decoding. If there is no ceiling, the status page says why."
             ),
             '*Is the GPU used at all?* `llm_target_setting_info{setting="compute"}` says what computes; `cpu` is the usual fault.',
             (
@@ -324,13 +324,13 @@ ALERTS: Final = (
         variables=_TARGET_LABELS,
         means=(
             "This alert needs no probe, so it fires also for a server that is always busy. The speed comes from the histograms of vLLM and "
-            "SGLang between two status checks, without the probes' share, and from the slots of llama.cpp while the answers run. Where "
+            "SGLang between two status checks, without the probes' share, and from the slots of llama.cpp while the answers run. If "
             "the idle server is too slow by itself, LLMThroughputPoor (or LLMThroughputAtCeiling) fires in its place: one slow server "
             "gives one alert. The alert is silent while nobody is served."
         ),
         look=(
             (
-                "*How fast is the server for one user alone?* The panel also shows the last probe's speed. Where that is far higher, too "
+                "*How fast is the server for one user alone?* The panel also shows the last probe's speed. If that is far higher, too "
                 "many requests run at once: `llm_server_requests_running`. Allow fewer at once (vLLM `--max-num-seqs`, llama.cpp "
                 "`--parallel`), or share them among machines."
             ),
@@ -438,7 +438,7 @@ ALERTS: Final = (
             "A watched fact changed (image, version, model, weights, ROCm, driver, kernel, launch setting …). The good probes since then "
             "are slower than those before, by more than the noise of both, in decode or in the prefill of long prompts. The median of 3, "
             "5, 10, 30 or more probes is compared with that of up to 60 probes before. Cold starts, probes at the same time as users and "
-            "estimated speeds don't count. Where several facts changed within ten minutes, or with too few probes between them, all of "
+            "estimated speeds don't count. If several facts changed within ten minutes, or with too few probes between them, all of "
             "them are named. The alert ends when the speed is back, when somebody accepts the new speed, or after 30 days."
         ),
         look=(
@@ -1097,7 +1097,7 @@ ALERTS: Final = (
         variables=_HOST_LABELS,
         means=(
             "Heat lowers the GPU's clocks. A power limit lowers them too, at full load on every healthy GPU, so only heat gives an alert. The "
-            "panel shows all reasons. Some firmwares report heat at rest; such bits are left out where the temperature says otherwise."
+            "panel shows all reasons. Some firmwares report heat at rest; such bits are left out if the temperature says otherwise."
         ),
         look=(
             "The Machine dashboard shows temperature, power and the power limit. Check fans, dust and the board's power profile.",

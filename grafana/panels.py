@@ -199,7 +199,7 @@ def stat(
     unit: str = "short", background: bool = False, names: bool = False, only_names: bool = False, rows: bool = False,
     wide: bool = True, value_size: int | None = None, **more: Any,
 ) -> Panel:  # fmt: skip
-    """One number, or one for each series: one below the other with ``rows``. Coloured only where thresholds or mappings judge it.
+    """One number, or one for each series: one below the other with ``rows``. Coloured only if thresholds or mappings judge it.
 
     ``wide``: in a low panel, Grafana may put a name at the far left of its number.
 
@@ -326,7 +326,7 @@ def row(title: str) -> Panel:
 
 
 def place(panels: Sequence[Panel]) -> list[Panel]:
-    """The panels from left to right, a new line where one doesn't fit, with ids in their order."""
+    """The panels from left to right, a new line if one doesn't fit, with ids in their order."""
     x = y = height = 0
     placed = []
     for number, panel in enumerate(panels, start=1):

@@ -56,7 +56,7 @@ def fill(expression: str) -> str:
 
 
 def selectors(expression: str) -> Iterator[promql_parser.VectorSelector]:
-    """Every vector selector of the expression, in no particular order. Raises ``ValueError`` where it does not parse."""
+    """Every vector selector of the expression, in no particular order. Raises ``ValueError`` if it does not parse."""
     try:
         tree = promql_parser.parse(fill(expression))
     except ValueError as error:

@@ -62,13 +62,13 @@ def to_yaml(data: object) -> str:
 
 
 def condition(alert: Alert) -> str:
-    """The whole alert as one PromQL expression: it has a row where the alert holds."""
+    """The whole alert as one PromQL expression: it has a row if the alert holds."""
     match = f"{alert.match} " if alert.match else ""
     return "\n".join((f"{_grouped(alert)} {alert.op} {match}{alert.bound}", *alert.gates))
 
 
 def measured(alert: Alert) -> str:
-    """What Grafana compares with 1 (a bound that is a metric) or with the bound: it has a row where anything is known."""
+    """What Grafana compares with 1 (a bound that is a metric) or with the bound: it has a row if anything is known."""
     return "\n".join(
         (f"{_grouped(alert)} / {alert.match} {alert.bound}" if alert.match else _grouped(alert), *alert.gates)
     )
@@ -96,7 +96,7 @@ def _annotations(alert: Alert, settings: RuleSettings) -> dict[str, str]:
 
 
 def runbook_of(alert: Alert, settings: RuleSettings) -> dict[str, str]:
-    """The annotation that leads to an alert's entry in the runbook: an address, or words where nothing may answer there."""
+    """The annotation that leads to an alert's entry in the runbook: an address, or a hint if nothing may answer there."""
     if "$labels.instance" in settings.runbook_url and not alert.exporter_answers:
         return {
             "runbook": f"section {alert.name} of docs/runbook.md, or of the page /runbook of any exporter that runs"
@@ -334,8 +334,8 @@ _ABOUT: Final = (
 
 
 _ADVICE: Final = (
-    "The status page, `probe` and `machine` give this advice about a server or a machine, each with the fact that shows it. Where "
-    "nothing stands under what to do, it depends on the fact, and the advice itself says it."
+    "The status page, `probe` and `machine` give this advice about a server or a machine, each with the fact that shows it. If "
+    "the column of what to do is empty, that depends on the fact, and the advice itself says it."
 )
 
 
