@@ -173,8 +173,8 @@ _COUNTED: Final = "unless on (@module) (llm_probe_token_count_exact == 0)"
 _SPEED_GATES: Final = (_NOT_BUSY, _ONE_STREAM, _NO_COLD_START, _TRUSTED, _COUNTED)
 _SPEED_GATES_TEXT: Final = (
     "The alert is silent while users keep the server busy (on average at least one of their requests runs), and in the ten minutes "
-    "after a model load. It is also silent for modules that run several streams at once, while the measurement's own error is above "
-    "10 %, and if the server does not count its tokens, so that the speed is an estimate."
+    "after a model load. It is also silent for modules that run several streams at once, and while the measurement's own error is "
+    "above 10 %. If the server does not count its tokens, the speed is an estimate, and the alert is silent too."
 )
 _ONE_SERVER: Final = "max by (@target, model) (\n" + "\n".join((RECENT, *_SPEED_GATES)) + "\n)"
 _ACCEPTABLE: Final = f'max by (@target) ({BOUND}{{tier="acceptable"}})'
@@ -219,7 +219,7 @@ def _named_faults(*names: AnswerFault) -> str:
 _KNOWN_FAULTS: Final = (
     (
         "*Is it the length of the prompt?* Compare the depths `short` and `deep` of the canary. A llama.cpp built for HIP gave wrong "
-        "logits on gfx1151 for each prompt longer than its micro-batch of 512, and a Vulkan build on the same GPU gave right ones "
+        "logits on gfx1151 for each prompt longer than its micro-batch of 512. A Vulkan build on the same GPU gave right ones "
         "(ggml-org/llama.cpp#28211). In ggml-org/llama.cpp#26239 the fault went away with `-b 6144 -ub 6144`, which does not split the "
         "prompt."
     ),
@@ -500,8 +500,8 @@ ALERTS: Final = (
         panel="Time to first token",
         variables=_PROBE_LABELS,
         means=(
-            "The median time to first token of the last hour is more than twice the median of the seven days before, and above half a "
-            "second, because a few milliseconds may double by noise. Every prompt starts with fresh words, so a prefix cache doesn't "
+            "The median time to first token of the last hour is more than twice the median of the seven days before. It is also above "
+            "half a second, because a few milliseconds may double by noise. Every prompt starts with fresh words, so a prefix cache doesn't "
             "explain it. The alert is silent while users keep the server busy, and after a model load."
         ),
         look=(
@@ -1051,8 +1051,8 @@ ALERTS: Final = (
         variables=_HOST_LABELS,
         means=(
             "`host.minimum_rocm` sets the minimum; 7.0 is AMD's minimum for current hardware. The host brings the kernel driver, a container "
-            "its own user space. Three kinds of machine have no such series and no alert: machines without ROCm, machines with a GPU that no "
-            "release from 7 on supports, and machines whose servers compute with something else (Vulkan)."
+            "its own user space. A machine has no such series and no alert if it has no ROCm, or if no release from 7 on "
+            "supports its GPU. The same holds if its servers compute with something else (Vulkan)."
         ),
         look=(
             "Update ROCm on the host, or the container's image. The panel lists each version, and where it was read.",
