@@ -12,9 +12,9 @@ from urllib.parse import urlencode
 from urllib.request import OpenerDirector, Request
 
 from exporter.history.change import accept
+from exporter.history.change_lines import entry_json
 from exporter.history.folder import history_file
 from exporter.history.store import HistoryError, Reader, Store, open_reader
-from exporter.history.change_lines import entry_json
 from exporter.settings import HistoryFile
 from exporter.status_report import check
 

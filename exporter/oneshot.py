@@ -57,12 +57,12 @@ from exporter.settings import (
 from exporter.snapshot import GpuNames, ModelFiles, ServerProcesses, TargetInfo
 from exporter.target_facts import (
     Machine,
-    setup_of,
     connections_to,
     info_of,
     judged_figures,
     judgement_of,
     paths_of,
+    setup_of,
     target_facts_of,
 )
 from exporter.tiers import Judgement

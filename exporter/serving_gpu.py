@@ -237,7 +237,9 @@ class _Given:
     @staticmethod
     def begin(evidence: Evidence) -> "_Given":
         if evidence.compute == "cpu":
-            return _Given((), None, None, decided=Serving(rule="given", reason="no GPU: the server computes on the CPU"))
+            return _Given(
+                (), None, None, decided=Serving(rule="given", reason="no GPU: the server computes on the CPU")
+            )
         left = tuple(gpu for gpu in evidence.gpus if _may_use(gpu, evidence))
         reasons: tuple[str, ...] = ()
         if evidence.render_nodes is not None:

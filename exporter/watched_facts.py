@@ -20,7 +20,7 @@ from exporter.launch.settings import defaults_of
 from exporter.probe.result import Identity, TargetState
 from exporter.settings import Module, Target
 from exporter.snapshot import GPU_SENSORS, MACHINE, ROCM, TargetInfo, View
-from exporter.target_facts import setup_of, machine_of, paths_of
+from exporter.target_facts import machine_of, paths_of, setup_of
 from exporter.tiers import Weights
 
 Facts = dict[str, str | None]

@@ -380,7 +380,7 @@ LONGEST = 30
 CODE = re.compile(r"``.+?``|`[^`]+`", re.DOTALL)
 SENTENCE_END = re.compile(r"(?<=[.!?])[)\"']?\s+(?=[A-Z\"'(`])")
 LIST_ITEM = re.compile(r"\s*(?:[-*]|\d+\.) ")
-WORD = re.compile(r"(?<!\w)[A-Za-z][A-Za-z'’-]*")
+WORD = re.compile(r"(?<!\w)[A-Za-z][A-Za-z'-]*")
 
 
 def docstrings_in(tree: ast.Module) -> Iterator[str]:
@@ -426,5 +426,7 @@ def test_sentences_of_docstrings_are_short(folder: str) -> None:
 
 def test_what_is_long_is_seen() -> None:
     """Sentences are told apart, and what is no word doesn't count."""
-    text = f"Short, by ``{'code ' * 40}``. {'Word ' * 31}\n\n    {'exposition ' * 40}\n\n- {'item ' * 20}\n- {'12 ' * 40}"
+    text = (
+        f"Short, by ``{'code ' * 40}``. {'Word ' * 31}\n\n    {'exposition ' * 40}\n\n- {'item ' * 20}\n- {'12 ' * 40}"
+    )
     assert [word_count(each) for each in sentences_in(text)] == [2, 31, 20, 0]

@@ -234,7 +234,10 @@ def test_a_long_context_lowers_the_ceiling() -> None:
 @pytest.mark.parametrize(
     ("known", "why"),
     [
-        (replace(STRIX_HALO, bandwidth_problem="2 GPUs may serve", memory_bandwidth=None, gfx_target=None), "2 GPUs may serve"),
+        (
+            replace(STRIX_HALO, bandwidth_problem="2 GPUs may serve", memory_bandwidth=None, gfx_target=None),
+            "2 GPUs may serve",
+        ),
         (replace(STRIX_HALO, offloaded=True), "a part of its model lies outside the GPU's memory, so"),
         (
             replace(STRIX_HALO, no_gpu=ON_CPU, offload="all"),

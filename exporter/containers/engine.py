@@ -138,7 +138,9 @@ class Engine:
         self._said = reading.problem
         self._was_available = self._was_available or reading.available
 
-    def _read_containers(self, connection: EngineConnection, host_gfx: Sequence[str]) -> tuple[tuple[ContainerFacts, ...], str]:
+    def _read_containers(
+        self, connection: EngineConnection, host_gfx: Sequence[str]
+    ) -> tuple[tuple[ContainerFacts, ...], str]:
         listed = connection.json("/containers/json")
         identifiers = [text(each, "Id") for each in listed if text(each, "Id")] if isinstance(listed, list) else []
         own_network = self._own_network or self._find_own_network(connection, identifiers)

@@ -13,7 +13,7 @@ from typing import Any, Final
 from exporter.backends import BACKENDS
 from exporter.containers.cache import cache_of
 from exporter.containers.facts import ON_HOST, CandidateUrl, ContainerFacts, Devices, OwnNetwork
-from exporter.containers.json_access import items, mapping, seconds, text, strings
+from exporter.containers.json_access import items, mapping, seconds, strings, text
 from exporter.containers.quantization import gguf_type, method_in
 from exporter.containers.rocm import stated_version
 from exporter.containers.servers import configured_for, is_idle, made_for

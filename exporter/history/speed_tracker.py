@@ -187,7 +187,9 @@ def _judge(tracker: SpeedTracker, at_seconds: float) -> SpeedTracker:
     return _return_to(tracker, speed, at_seconds, but=shift.since_seconds)
 
 
-def _changed_level(tracker: SpeedTracker, after: Samples, speed: Ratio, at_seconds: float) -> tuple[SpeedTracker, Shift]:
+def _changed_level(
+    tracker: SpeedTracker, after: Samples, speed: Ratio, at_seconds: float
+) -> tuple[SpeedTracker, Shift]:
     """Note how the change or step that is judged compares now."""
     old = tracker.shift
     told_at, told_after, back_at, accepted_at = None, tracker.watched_seconds, None, None

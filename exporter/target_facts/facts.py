@@ -7,7 +7,7 @@ from exporter.launch.settings import settings_of
 from exporter.probe.result import Identity, TargetState
 from exporter.settings import Target
 from exporter.target_facts.gpu import NOT_HERE, gpus_of, serving_of, with_gpu
-from exporter.target_facts.server import ServerSetup, Machine, setup_of, compute_of, decided
+from exporter.target_facts.server import Machine, ServerSetup, compute_of, decided, setup_of
 from exporter.target_facts.weights import files_of, stated_weights, weights_of
 from exporter.tiers import NO_GPU_GIVEN, ON_CPU, SAID_BY_THE_SERVER, TargetFacts
 

@@ -8,10 +8,18 @@ from exporter.host.gpu import GpuFacts
 from exporter.host.gpu_memory import ProcessMemory
 from exporter.launch.settings import aiter_usable
 from exporter.probe.result import Identity
-from exporter.serving_gpu import Candidate, Evidence, Serving, Split, are_alike, bandwidth_together, candidates_of, which_gpu
+from exporter.serving_gpu import (
+    Candidate,
+    Evidence,
+    Serving,
+    Split,
+    are_alike,
+    bandwidth_together,
+    candidates_of,
+    which_gpu,
+)
 from exporter.settings import Target
-from exporter.snapshot import GPU
-from exporter.target_facts.server import ServerSetup, Machine, setup_of, compute_of, decided
+from exporter.target_facts.server import Machine, ServerSetup, compute_of, decided, setup_of
 from exporter.target_facts.weights import files_of
 from exporter.tiers import TargetFacts
 

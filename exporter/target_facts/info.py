@@ -8,7 +8,7 @@ from exporter.settings import Profiles, Target
 from exporter.snapshot import Service, TargetInfo
 from exporter.target_facts.facts import settings_in
 from exporter.target_facts.gpu import serving_of
-from exporter.target_facts.server import ServerSetup, Machine, setup_of, decided
+from exporter.target_facts.server import Machine, ServerSetup, decided, setup_of
 from exporter.tiers import Judgement, TargetFacts, hardware_of, judge, scenario_of, tier_of
 
 

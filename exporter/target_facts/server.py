@@ -11,7 +11,20 @@ from exporter.host.gpu import GpuFacts, GpuSample
 from exporter.host.process import ProcessFacts, awaited_at, process_of, working
 from exporter.launch.settings import Compute, LaunchSettings
 from exporter.probe.result import Identity
-from exporter.snapshot import CACHE, CONTAINERS, GPU, GPU_NAMES, GPU_SENSORS, GpuNames, MODEL_FILES, ModelFiles, PROCESSES, ServerProcesses, View, collector_key
+from exporter.snapshot import (
+    CACHE,
+    CONTAINERS,
+    GPU,
+    GPU_NAMES,
+    GPU_SENSORS,
+    MODEL_FILES,
+    PROCESSES,
+    GpuNames,
+    ModelFiles,
+    ServerProcesses,
+    View,
+    collector_key,
+)
 
 SERVER_COLLECTORS: Final = frozenset({"containers", "processes"})
 

@@ -9,7 +9,7 @@ from exporter.containers.facts import ContainerFacts
 from exporter.host.process import working
 from exporter.probe.result import Identity
 from exporter.snapshot import TARGET, View
-from exporter.target_facts.server import ServerSetup, Machine, setup_of, machine_of
+from exporter.target_facts.server import Machine, ServerSetup, machine_of, setup_of
 from exporter.tiers import UNQUANTIZED, Weights
 
 
@@ -53,7 +53,9 @@ def _on_host(path: str, container: ContainerFacts) -> Iterator[str]:
             yield mount.source.rstrip("/") + path.removeprefix(inside)
 
 
-def files_of(setup: ServerSetup, identity: Identity, model: str | None, machine: Machine) -> tuple[WeightFacts | None, str]:
+def files_of(
+    setup: ServerSetup, identity: Identity, model: str | None, machine: Machine
+) -> tuple[WeightFacts | None, str]:
     """The weights that a server runs, or why they aren't known.
 
     By the path of its file, else in any cache of this machine by its folder, its repository, or its name.
@@ -85,7 +87,9 @@ def _kv_bytes(kv_cache: str | None) -> float:
     return next((size for start, size in _KV_BYTES if (kv_cache or "").lower().startswith(start)), 2.0)
 
 
-def weights_of(identity: Identity, facts: WeightFacts | None, kv_cache: str | None, quantization: str | None) -> Weights:
+def weights_of(
+    identity: Identity, facts: WeightFacts | None, kv_cache: str | None, quantization: str | None
+) -> Weights:
     """Sizes by what the server says of itself, the rest by the files."""
     if facts is None:
         return stated_weights(identity, kv_cache)

@@ -13,8 +13,8 @@ from typing import Final
 from exporter.advice import Advice, AdviceFacts, Case, advise, advise_target, model_on
 from exporter.advice.target import FAILURES, FAULTS_OF_ANSWERS
 from exporter.history.change import Ledger
-from exporter.history.record import Record
 from exporter.history.change_lines import ChangeLine, lines_of
+from exporter.history.record import Record
 from exporter.probe.result import NOT_AN_ANSWER, SKIPPED, Measurements, ProbeResult, TargetState
 from exporter.snapshot import (
     CONTAINERS,

@@ -43,7 +43,7 @@ basic_auth_users:
 
 @contextmanager
 def running(folder: Path, web: Path | None) -> Iterator[int]:
-    """a daemon that requires authentication, with nothing to probe; its port."""
+    """A daemon that requires authentication, with nothing to probe; its port."""
     port = free_port()
     settings = Settings(
         listen=f"127.0.0.1:{port}",

@@ -29,7 +29,9 @@ def server_of(name: str) -> str:
 class Captured(Simulated):
     """Answers GET of a path by the capture that ``gets`` names for it, else by ``missing``."""
 
-    def __init__(self, gets: dict[str, str], missing: str, post: Callable[[ReceivedRequest], ServerAnswer] | None = None) -> None:
+    def __init__(
+        self, gets: dict[str, str], missing: str, post: Callable[[ReceivedRequest], ServerAnswer] | None = None
+    ) -> None:
         super().__init__()
         self.name = server_of(missing)
         self._gets = gets

@@ -58,7 +58,9 @@ class SimulatedLiteLLM(OpenAIServer):
                 return as_json("I'm alive!")
             case "GET", "/health/readiness":
                 return as_json({"status": "healthy", "db": "Not connected"})
-            case _, path if path in GUARDED and self.key and request.headers.get("authorization") != f"Bearer {self.key}":
+            case _, path if (
+                path in GUARDED and self.key and request.headers.get("authorization") != f"Bearer {self.key}"
+            ):
                 return _error("Authentication Error, No api key passed in.", "auth_error", 401)
             case "GET", "/v1/models" | "/models":
                 return as_json({"data": [self._entry(name) for name in self.models], "object": "list"})

@@ -23,7 +23,17 @@ from typing import Any
 
 from tests.servers.clock import Clock
 from tests.servers.queue import Queue, ticks
-from tests.servers.simulated import DONE, ReceivedRequest, RejectedError, ServerAnswer, Simulated, as_json, as_text, sse, words_of
+from tests.servers.simulated import (
+    DONE,
+    ReceivedRequest,
+    RejectedError,
+    ServerAnswer,
+    Simulated,
+    as_json,
+    as_text,
+    sse,
+    words_of,
+)
 
 DEFAULT_CONTEXT = 4096
 DEFAULT_KEEP_ALIVE = 300.0
@@ -397,7 +407,9 @@ class SimulatedOllama(Simulated):
                         line |= {key: _nanoseconds(seconds) for key, seconds in times.items()}
                     yield line
 
-    def _decode(self, request: ReceivedRequest, base: dict[str, Any], runner: Loaded | None = None) -> Iterator[dict[str, Any]]:
+    def _decode(
+        self, request: ReceivedRequest, base: dict[str, Any], runner: Loaded | None = None
+    ) -> Iterator[dict[str, Any]]:
         body, began = request.body, time.monotonic()
         prompt = len(words_of(body))
         if request.left(prompt * self.prompt_pace):

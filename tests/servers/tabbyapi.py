@@ -34,7 +34,11 @@ class SimulatedTabbyAPI(OpenAIServer):
 
     def answer(self, request: ReceivedRequest) -> ServerAnswer:  # noqa: PLR0911 - one case for each path
         """As TabbyAPI."""
-        if self.key and request.path.startswith("/v1/") and request.headers.get("authorization") != f"Bearer {self.key}":
+        if (
+            self.key
+            and request.path.startswith("/v1/")
+            and request.headers.get("authorization") != f"Bearer {self.key}"
+        ):
             return as_json({"detail": "Please provide an API key"}, 401)
         match request.method, request.path:
             case "GET", "/health":

@@ -289,7 +289,9 @@ class SimulatedVllm(Simulated):
         """Requests that run at once take some of each other's time."""
         return self.pace * (1 + self.slowdown * (self.queue.running - 1))
 
-    def _token(self, request: ReceivedRequest, chunk: dict[str, Any], number: int, prompt: int, finish: str | None) -> bytes:
+    def _token(
+        self, request: ReceivedRequest, chunk: dict[str, Any], number: int, prompt: int, finish: str | None
+    ) -> bytes:
         """A token's chunk; before the first one the role."""
         body = request.body
         kind = "reasoning" if number <= self.thinks else "content"

@@ -9,7 +9,19 @@ from exporter.containers.facts import Devices
 from exporter.host.gpu import GpuFacts, PartitionFacts
 from exporter.settings import make_target
 from exporter.target_facts import Machine, info_of, judgement_of, target_facts_of
-from tests.target_facts.machines import CACHE, FILES, HERE, LLAMA, MACHINE, PROFILES, SAYS, STRIX_HALO, VLLM, machine_named, ran
+from tests.target_facts.machines import (
+    CACHE,
+    FILES,
+    HERE,
+    LLAMA,
+    MACHINE,
+    PROFILES,
+    SAYS,
+    STRIX_HALO,
+    VLLM,
+    machine_named,
+    ran,
+)
 
 SECOND = replace(STRIX_HALO, address="0000:c2:00.0")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from exporter.containers.facts import CandidateUrl
-from exporter.host.process import Network, OTHERS_HIDDEN, OWN_CONTAINER, ProcessReading
+from exporter.host.process import OTHERS_HIDDEN, OWN_CONTAINER, Network, ProcessReading
 from exporter.snapshot import ServerProcesses
 from exporter.target_facts import Machine, connections_to, hints_of
 from tests.target_facts.machines import HERE, MACHINE, VLLM, ran

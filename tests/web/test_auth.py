@@ -293,7 +293,9 @@ def test_a_changed_password_is_used_without_a_restart(tmp_path: Path) -> None:
     "broken",
     ["basic_auth_users: {prom: plain}", "nonsense: 1", "{", 'basic_auth_users: {prom: "$2b$31$' + "a" * 53 + '"}'],
 )
-def test_a_broken_file_keeps_the_previous_authentication(tmp_path: Path, caplog: pytest.LogCaptureFixture, broken: str) -> None:
+def test_a_broken_file_keeps_the_previous_authentication(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, broken: str
+) -> None:
     """A file that is wrong, or gone, changes nothing, is named once in the log, and is used when it is right again."""
     auth, path = auth_of(tmp_path, prom="right"), tmp_path / "web.yml"
     with serving(auth) as (port, _):
@@ -403,7 +405,11 @@ def test_a_health_check_where_certificates_are_wanted(tmp_path: Path, *, knows_i
     more = ("client_auth_type: RequireAndVerifyClientCert", f"client_ca_file: {accepted[0]}")
     web = tls_config(tmp_path / "web.yml", server, *more)
     with serving(Auth(web)) as (port, _):
-        environment = {"LLM_PROBE_LISTEN": f"127.0.0.1:{port}", "LLM_PROBE_WEB_CONFIG_FILE": str(web), "LLM_PROBE_CONFIG": ""}
+        environment = {
+            "LLM_PROBE_LISTEN": f"127.0.0.1:{port}",
+            "LLM_PROBE_WEB_CONFIG_FILE": str(web),
+            "LLM_PROBE_CONFIG": "",
+        }
         asked = CliRunner().invoke(main, ["healthcheck"], env=environment)
     assert asked.exit_code == code
     assert ("the scheduler runs" if code == 0 else "requires a client certificate") in asked.output
@@ -620,7 +626,9 @@ def test_serve_with_authentication(tmp_path: Path) -> None:
         assert [status("/metrics"), status("/metrics", "wrong"), status("/metrics", "first")] == [401, 401, 200]
         health = [sys.executable, "-m", "exporter", "healthcheck"]
         environment = {"LLM_PROBE_LISTEN": f"127.0.0.1:{port}", "LLM_PROBE_WEB_CONFIG_FILE": str(web)}
-        assert subprocess.run(health, env={**os.environ, **environment}, capture_output=True, check=False).returncode == 0
+        assert (
+            subprocess.run(health, env={**os.environ, **environment}, capture_output=True, check=False).returncode == 0
+        )
         web.write_text(f'{stored}basic_auth_users:\n  prom: "{hashed("second")}"\n')
         eventually(lambda: status("/metrics", "second") == 200, "the change of a password")
         assert status("/metrics", "first") == 401
