@@ -182,7 +182,7 @@ def test_a_change_in_the_midst_of_a_reading(made_up_engine: MadeUpEngine, monkey
             engine._changes_seen += 1
         return seen
 
-    monkeypatch.setattr(engine, "_look", read_and_change)
+    monkeypatch.setattr(engine, "_read_containers", read_and_change)
     assert [each.name for each in engine.read().containers] == ["vllm-awq", "llama"]
     assert len(readings) == 2
     monkeypatch.setattr(Engine, "_changes_seen", property(lambda _: object()), raising=False)
