@@ -1,7 +1,7 @@
 """Who is connected to a server of this machine, by the kernel's list of TCP sockets: a read that costs the server nothing.
 
 A connection within one network namespace has two sockets, one for each end. The list of this process's own namespace is taken from
-sock_diag, and that of another, or where sock_diag isn't allowed, from ``/proc/<pid>/net/tcp``.
+sock_diag, and that of another, or if sock_diag isn't allowed, from ``/proc/<pid>/net/tcp``.
 """
 
 from dataclasses import dataclass, field
@@ -24,7 +24,7 @@ class Connections:
     others: frozenset[bytes] = field(default_factory=frozenset)
     ours: int = 0
     unanswered: frozenset[bytes] = field(default_factory=frozenset)
-    """Those of others over which the last bytes came from the client. Empty where only the table tells who is connected."""
+    """Those of others over which the last bytes came from the client. Empty if only the table shows who is connected."""
 
 
 def read_connections(folder: Path, port: int, own: Path, *, doubts_root: bool = False) -> Connections | None:

@@ -1,7 +1,7 @@
 """Who came into a probe, by the connections to its server: for servers that can't say themselves that somebody waits.
 
-A connection counts that came after the probe was sent and stands at two looks: a scrape or a health check is over by then. One that
-stood before the probe counts if a request came over it since then, and waits for its answer at two looks.
+A connection counts that came after the probe was sent and stays for two readings: a scrape or a health check is over by then. One that
+stood before the probe counts if a request came over it since then, and waits for its answer at two readings.
 """
 
 from collections.abc import Callable

@@ -157,8 +157,9 @@ def listening() -> Iterator[int]:
 @pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
 @pytest.mark.parametrize("diagnosed", [True, False])
 def test_the_sockets_of_this_machine(address: str, monkeypatch: pytest.MonkeyPatch, *, diagnosed: bool) -> None:
-    """Of two connections that this process makes both are ours to it, and others' to a process that has no such sockets; by
-    sock_diag, and by the table where that isn't allowed.
+    """Two connections of this process are its own, and others' to a process that has no such sockets.
+
+    Both sock_diag and the table, which is read if sock_diag isn't allowed, show that.
     """
     if not diagnosed:
         monkeypatch.setattr("exporter.host.connections.ask_kernel", lambda _: None)

@@ -46,7 +46,7 @@ def came_at(readings: Iterable[Connected | None], streams: int = 1) -> Iterator[
         pytest.param("k||", [(0, 0), (0, 0)], id="a kept one that leaves"),
         pytest.param("|ab|abc|bc", [(2, 0), (3, 2), (2, 2)], id="several"),
         pytest.param("k|K|K|k", [(1, 0), (1, 1), (0, 0)], id="a request over a kept one"),
-        pytest.param("kl|K|L|kl", [(1, 0), (1, 0), (0, 0)], id="a scrape over a kept one at each look"),
+        pytest.param("kl|K|L|kl", [(1, 0), (1, 0), (0, 0)], id="a scrape over a kept one at each reading"),
         pytest.param("K|K|K", [(0, 0), (0, 0)], id="a kept one whose client spoke last before"),
         pytest.param("|A|A|A", [(1, 0), (1, 1), (1, 1)], id="one who came and waits is one"),
     ],
