@@ -81,9 +81,8 @@ def cells(table: str) -> list[list[str]]:
 
 
 def brief(truth: str) -> str:
-    """What README.md quotes of the table of truth.py: a line for each load and speed, with the kernel's stamps.
-
-    Beside them is the speed's error with stamps after the read.
+    """What README.md quotes of the table of truth.py: a line for each load and speed, with the kernel's stamps and beside them
+    the speed's error with stamps after the read.
     """
     return "\n".join([BRIEF, *_brief(cells(truth))])
 
