@@ -3,7 +3,9 @@
 The figures are invented; the shapes are those of a Strix Halo box with two containers.
 """
 
+import functools
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -144,7 +146,7 @@ def judged(
 
 def publish_run(
     snapshot: Snapshot,
-    results: list[ProbeResult],
+    results: Sequence[ProbeResult],
     info: TargetInfo,
     judgement: Judgement | None,
     state: TargetState | None,
@@ -161,11 +163,12 @@ def publish_run(
         snapshot.publish(target_key(target), state)
 
 
+@functools.cache
 def steady(
     target: str, speed: float, *, count: int = 150, wavers: float = 0.03, ttft: float = 0.41
-) -> list[ProbeResult]:
+) -> tuple[ProbeResult, ...]:
     """A probe each minute whose speed wavers a little, the newest 12 s ago."""
-    return [
+    return tuple(
         probe(
             target,
             12 + 60 * i,
@@ -173,7 +176,7 @@ def steady(
             ttft=ttft,
         )
         for i in range(count)
-    ]
+    )
 
 
 def up(target: str, url: str, ago: float = 5.0, **known: float | bool | str | None) -> TargetState:
@@ -406,15 +409,21 @@ def fed(ledger: Ledger, speed: float, ttft: float, since: float, until: float, *
     return ledger
 
 
-def add_changes(snapshot: Snapshot) -> None:
+@functools.cache
+def changed_ledgers() -> tuple[Ledger, Ledger]:
     """A server whose new image costs half of its speed, and one that lost a part of it for no known reason."""
     facts = {"image": "rocm/vllm:rocm6.4_vllm_0.9.2", "backend version": "0.9.2", "kernel": "6.18.4-200.fc43.x86_64"}
     ledger = fed(observe_facts(Ledger("vllm"), NOW - 15000, facts), 12.1, 0.48, 14400, 9000, deep=True)
     new = {"image": "rocm/vllm:rocm6.4.1_vllm_0.10.1", "backend version": "0.10.1"}
-    ledger = observe_facts(ledger, NOW - 9000, facts | new)
-    snapshot.publish(ledger_key("vllm"), fed(ledger, 6.4, 0.92, 8940, 12, deep=True))
+    slower = fed(observe_facts(ledger, NOW - 9000, facts | new), 6.4, 0.92, 8940, 12, deep=True)
     ledger = fed(observe_facts(Ledger("ollama"), NOW - 15000, {"model": "qwen2.5:14b"}), 15.6, 0.4, 14400, 7200)
-    snapshot.publish(ledger_key("ollama"), fed(ledger, 13.4, 0.4, 7200, 12))
+    return slower, fed(ledger, 13.4, 0.4, 7200, 12)
+
+
+def add_changes(snapshot: Snapshot) -> None:
+    """What ``changed_ledgers`` tells."""
+    for ledger in changed_ledgers():
+        snapshot.publish(ledger_key(ledger.target), ledger)
 
 
 MANY: Final = (

@@ -1,6 +1,7 @@
 """The rooms of the product, held by walking the imports of every file."""
 
 import ast
+import functools
 import re
 from collections.abc import Collection, Iterator
 from graphlib import CycleError, TopologicalSorter
@@ -107,7 +108,8 @@ PURE = (
 CLOCKS_AND_THREADS = {"time", "threading", "datetime", "socket", "subprocess"}
 
 
-def imports_of(path: Path) -> Iterator[tuple[str, bool]]:
+@functools.cache
+def imports_of(path: Path) -> tuple[tuple[str, bool], ...]:
     """The modules that a file imports, and whether only for the type checker."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     typing_only = {
@@ -116,15 +118,15 @@ def imports_of(path: Path) -> Iterator[tuple[str, bool]]:
         if isinstance(block, ast.If) and ast.unparse(block.test) == "TYPE_CHECKING"
         for node in ast.walk(block)
     }
+    found = list[tuple[str, bool]]()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            for alias in node.names:
-                yield alias.name, id(node) in typing_only
+            found += [(alias.name, id(node) in typing_only) for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:
-            yield node.module, id(node) in typing_only
+            found.append((node.module, id(node) in typing_only))
             if node.module == "exporter":
-                for alias in node.names:
-                    yield f"exporter.{alias.name}", id(node) in typing_only
+                found += [(f"exporter.{alias.name}", id(node) in typing_only) for alias in node.names]
+    return tuple(found)
 
 
 def room_of(path: Path) -> str:
