@@ -42,7 +42,7 @@ _SECONDS: Final = 1.0
 
 
 def ask_kernel(port: int) -> list[TcpSocket] | None:
-    """The sockets with a port at one of their ends; None where the kernel doesn't answer, or lists more than are read."""
+    """The sockets with a port at one of their ends; None if the kernel doesn't answer, or lists more than are read."""
     if not hasattr(socket, "AF_NETLINK"):
         return None
     found: list[TcpSocket] = []
@@ -63,7 +63,7 @@ def ask_kernel(port: int) -> list[TcpSocket] | None:
 
 
 def _answers(netlink: socket.socket) -> Iterator[bytes]:
-    """The bodies of one dump. Raises OSError where the kernel refuses, and ValueError where there are too many."""
+    """The bodies of one dump. Raises OSError if the kernel refuses, and ValueError if there are too many."""
     read = 0
     while True:
         data = netlink.recv(_BUFFER)

@@ -20,4 +20,4 @@ class TcpSocket:
     user_id: int
     inode: int
     unanswered: bool = False
-    """Whether the last bytes came from the other side: a request that waits. False where the list doesn't tell it."""
+    """Whether the last bytes came from the other side: a request that waits. False if the list doesn't say it."""

@@ -24,7 +24,7 @@ _MAPPED: Final = b"0000000000000000FFFF0000"
 def read_table(folder: Path, port: int) -> list[TcpSocket] | None:
     """The sockets with a port at one of their ends in the namespace of the process whose folder it is.
 
-    None where there is no table, or where one is too long to be read whole: some 7,000 sockets, which the kernel takes 10 ms to write.
+    None if there is no table, or if one is too long to be read whole: some 7,000 sockets, which the kernel takes 10 ms to write.
     """
     tables = [_read(folder / "net" / name) for name in ("tcp", "tcp6")]
     read = [table for table in tables if table is not None]
