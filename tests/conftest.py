@@ -52,5 +52,5 @@ def _fork_server_of_the_run() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _state_of_the_test(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A folder that is made by whoever keeps something there."""
+    """A folder that is made when something is kept there."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path_factory.getbasetemp() / f"state-{next(_NUMBERS)}"))

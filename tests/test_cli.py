@@ -317,7 +317,7 @@ def test_status_says_what_the_daemon_says(answering: ThreadingHTTPServer, closed
     result = run("status", "--url", address(answering))
     assert result.exit_code == 1
     assert result.stdout.splitlines()[0] == "1 target: 1 down"
-    assert re.search(r"^a +down +– +– +– +– +refused$", result.stdout, re.MULTILINE)
+    assert re.search(r"^a +down +– +– +– +– +Refused$", result.stdout, re.MULTILINE)
     assert json.loads(run("status", "--url", address(answering), "--json").stdout) == told
     answering.RequestHandlerClass.body = b'{"targets": [], "verdicts": {}}'  # type: ignore[attr-defined]
     assert run("status", "--url", address(answering)).exit_code == 0

@@ -305,7 +305,7 @@ def test_the_environment_wins_over_the_file_key_by_key(tmp_path: Path) -> None:
 
 
 def test_targets_in_the_environment_may_be_yaml(tmp_path: Path) -> None:
-    """Whoever writes a unit file needn't write JSON; targets files are still added."""
+    """A unit file needs no JSON; targets files are still added."""
     write(tmp_path, "- url: http://b\n", "more.yml")
     path = write(tmp_path, "targets_files: [more.yml]\n")
     settings = load(path, {"LLM_PROBE_TARGETS": "[{url: http://a, name: mine}]"})

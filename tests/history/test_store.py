@@ -414,7 +414,7 @@ def test_a_damaged_file_is_set_aside(tmp_path: Path, damage: bytes, caplog: pyte
 
 
 def test_damage_that_shows_later_is_set_aside_then(tmp_path: Path) -> None:
-    """Pages overwritten while nobody looked: found by whoever meets them, and what came in is in the new file."""
+    """Pages overwritten while nobody looked: found by the first read of them, and what came in is in the new file."""
     path = written(tmp_path)
     with path.open("r+b") as file:
         size = file.seek(0, os.SEEK_END)

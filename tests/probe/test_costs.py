@@ -87,7 +87,7 @@ def test_a_server_that_refuses_the_key_gets_no_chat() -> None:
 
 
 def test_a_status_query_leaves_llama_servers_gauges_alone() -> None:
-    """Whoever reads /metrics next has the speed of the users' requests."""
+    """The next reader of /metrics has the speed of the users' requests."""
     with SimulatedLlamaServer() as server:
         post(server, "/v1/chat/completions", chat(tokens=20))
         prober(server).status()

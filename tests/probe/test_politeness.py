@@ -166,7 +166,7 @@ def test_ollamas_timer_is_not_extended() -> None:
         clock.ahead += 5
         assert probe(one).result == "skipped_unloaded"
         assert (server.resident(), server.loads) == ({}, 1)
-    # With less than one and a half intervals left, a probe would be a risk for whoever asks next.
+    # With less than one and a half intervals left, a probe would be a risk for the next user.
     assert results == ["ok", "ok", "ok", "ok", "skipped_unloaded"]
 
 

@@ -1,4 +1,4 @@
-"""The queue of a server with so many slots: first come, first served, and whoever leaves gives its place free."""
+"""The queue of a server with so many slots: first come, first served, and one that leaves frees its place."""
 
 import threading
 import time

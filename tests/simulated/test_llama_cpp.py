@@ -55,7 +55,7 @@ def test_the_tokens_counter_moves_at_the_end_of_a_request() -> None:
 
 
 def test_each_read_of_metrics_empties_the_gauges_of_speed() -> None:
-    """Whoever reads next gets 0."""
+    """The next reader gets 0."""
     with SimulatedLlamaServer() as server:
         post(server, CHAT, chat(tokens=20))
         assert spent(server, lambda: get(server, "/slots")) == {}
