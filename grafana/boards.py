@@ -237,19 +237,18 @@ def _host_variables() -> list[dict[str, Any]]:
     ]
 
 
-def _changed(series: str, labels: str, *, new: bool = False) -> str:
+def _changed(series: str, labels: str, *, watched: str = "") -> str:
     """Above 0 for two minutes after a combination of labels first appears beside an older one of the same thing.
 
-    ``new`` also where there was none before: what has no series until something happens.
+    ``watched``: for what has no series until something happens, a series of the same thing that was there before. Without it,
+    the first scrape would mark what changed long ago, and so would the first one after an outage.
     """
     by = labels.replace(" ", "").split(",")
     same = ", ".join(label for label in by if label in ("job", "instance", "target", "container", "scope"))
     now = f"count by ({labels}) ({series})"
-    before = f"count by ({labels}) ({series} offset 2m)"
-    if new:
-        return f"{now} unless {before}"
-    older = f"count by ({same}) ({series} offset 10m)"
-    return f"({now} unless {before}) and on ({same}) {older}"
+    before = [f"count by ({labels}) ({series} offset {ago})" for ago in ("2m", "10m")]
+    there = f"count by ({same}) ({watched} offset 2m)" if watched else f"count by ({same}) ({series} offset 10m)"
+    return f"({now} unless {before[0]} unless {before[1]}) and on ({same}) {there}"
 
 
 def _annotations() -> list[dict[str, Any]]:
@@ -257,14 +256,18 @@ def _annotations() -> list[dict[str, Any]]:
     return [
         annotation(
             "Something changed",
-            _changed(changes, "job, instance, target, what, before, after", new=True),
+            _changed(changes, "job, instance, target, what, before, after", watched=server("llm_target_up")),
             "blue",
             "{{target}} on {{instance}}: {{what}} changed",
             "{{what}} changed from {{before}} to {{after}}",
         ),
         annotation(
             "Slower",
-            _changed(slower, "job, instance, target, module, phase, cause, what, before, after", new=True),
+            _changed(
+                slower,
+                "job, instance, target, module, phase, cause, what, before, after",
+                watched=server("llm_target_up"),
+            ),
             "red",
             "{{target}} on {{instance}} is slower",
             "{{phase}} by the {{module}} probe; {{cause}}: {{what}} {{before}} {{after}}",

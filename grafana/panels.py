@@ -26,7 +26,7 @@ STATE_COLORS: Final = frozenset(
 IDENTITY_COLORS: Final = ("#29b5bf", "#e02fa8", "#8a5a2b", "#5b45f0", "#c79e76", "#2e7b9c", "#932d78", "#a3a3fa")
 """Cyan, magenta, brown, indigo, sand, petrol, plum and lavender: colours of what has no state, such as a server, a sensor or a percentile."""
 _SETS: Final = ("13579q-z", "2367d-y", "4567h-n")
-_BROKEN: Final = "12468c-u"
+_BROKEN: Final = "479f-v"
 """Digits by the bits of their value, so that 1 to 8 differ, and letters so that the usual names of servers and hosts do."""
 
 
@@ -189,6 +189,8 @@ def timeseries(
     }
     if not logarithmic:
         more.setdefault("minimum", 0)
+    if unit == "percentunit" and "maximum" not in more:
+        custom["axisSoftMax"] = 0.001  # where all is 0, the axis would go up to 10000 %
     if identified:
         more["overrides"] = [*identities(), *more.get("overrides", ())]
     return _panel("timeseries", title, description, targets, size, unit=unit, options=options, custom=custom, **more)
@@ -206,6 +208,8 @@ def stat(
     ``value_size`` is in pixels.
     """
     judged = bool(more.get("mappings") or more.get("thresholds"))
+    if background:
+        more.setdefault("thresholds", (("#8e8e8e", None),))  # a background in the colour of text is nearly black
     more.setdefault("color", {"mode": "thresholds"})
     options: dict[str, Any] = {
         "colorMode": ("background" if background else "value") if judged else "none",
@@ -220,6 +224,8 @@ def stat(
         options["text"] = {"valueSize": value_size}
     elif rows:
         options["text"] = {"titleSize": 12, "valueSize": 22}  # what Grafana chooses is too small beside a long name
+    elif not wide:
+        options["text"] = {"titleSize": 12, "valueSize": 30}
     return _panel("stat", title, description, targets, size, unit=unit, options=options, **more)
 
 

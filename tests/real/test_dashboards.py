@@ -189,6 +189,18 @@ def test_a_short_or_one_sided_history_gives_no_verdict(tmp_path: Path) -> None:
                 assert not any(values[title, place] for place in range(3) if (title, place) in values), (name, title)
 
 
+def test_the_first_scrapes_mark_no_change(tmp_path: Path) -> None:
+    """What changed hours before Prometheus began to scrape is not marked as if it had just happened."""
+    end = time.time() - 60
+    history = sample_history.make(end, 1 / 60, 15.0)
+    with prometheus_with(tmp_path, "".join(f"{line}\n" for line in sample_history.lines(history))) as url:
+        for board in BOARDS:
+            for annotation in board["annotations"]["list"]:
+                if "expr" in annotation and annotation["enable"]:
+                    asked = filled(annotation["expr"], board, INTERVALS | CHOSEN.get(board["uid"], {}))
+                    assert not query_range(url, asked, end - 120, end, 15.0), annotation["name"]
+
+
 @pytest.mark.parametrize("board", BOARDS, ids=lambda board: board["uid"])
 def test_every_variable_and_annotation_is_answered(past: Past, board: dict[str, Any]) -> None:
     """Variables have values; annotations mark something where the history has it."""
