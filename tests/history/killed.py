@@ -24,16 +24,18 @@ from exporter.history.store import Store, open_reader
 
 START = 1_790_000_000.0
 EVERY = 900.0
+MOST_PROBES = 8000
+"""In all rounds: later ones would push the first hours out of the history, which keeps 90 days."""
 NUMBER = struct.Struct("<q")
 
 
-def write(path: Path, first: int, pipe: int) -> None:
-    """Until it is killed: a probe, its ledger, a commit, a report."""
+def write(path: Path, first: int, pipe: int, most: int) -> None:
+    """Until it is killed: a probe, its ledger, a commit, a report. After so many probes it only waits for that."""
     now = START + first * EVERY
     store = Store(path, flush_seconds=0, clock=lambda: now)
     store.start()
     ledger = store.reader.ledgers().get("vllm", Ledger("vllm"))
-    for number in range(first, first + 100_000):
+    for number in range(first, first + most):
         now = START + number * EVERY
         sample = Sample(now, 12.0 if number // 50 % 2 else 9.0, 0.3)
         ledger = observe(observe_facts(ledger, now, {"image": str(number // 20)}), "default", sample)
@@ -41,6 +43,7 @@ def write(path: Path, first: int, pipe: int) -> None:
         store.save(ledger)
         if number % 3 == 0 and store.flush():
             os.write(pipe, NUMBER.pack(number))
+    signal.pause()
 
 
 def kept_of(path: Path) -> int:
@@ -64,13 +67,13 @@ def kept_of(path: Path) -> int:
     return total
 
 
-def round_of(path: Path, first: int, seconds: float) -> tuple[int, int]:
+def round_of(path: Path, first: int, seconds: float, most: int) -> tuple[int, int]:
     """Fork a writer and kill it after so long; the last probe that it reported, -1 where none, and how many are kept."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(reading)
-        write(path, first, writing)
+        write(path, first, writing, most)
         os._exit(1)
     os.close(writing)
     time.sleep(seconds)
@@ -89,7 +92,7 @@ def seconds_to_first_report(path: Path) -> float:
     child = os.fork()
     if child == 0:
         os.close(reading)
-        write(path, 0, writing)
+        write(path, 0, writing, MOST_PROBES)
         os._exit(1)
     os.close(writing)
     with os.fdopen(reading, "rb") as pipe:
@@ -104,7 +107,7 @@ def main(path: Path, rounds: int) -> int:
     rng, longest = random.Random(rounds), 3 * seconds_to_first_report(path.with_name("first.sqlite"))
     kept = early = lost = 0
     for number in range(rounds):
-        reported, total = round_of(path, kept, rng.uniform(0, longest))
+        reported, total = round_of(path, kept, rng.uniform(0, longest), MOST_PROBES // rounds)
         early += reported < 0
         surely = max(kept, reported + 1)
         if total < surely:

@@ -94,7 +94,7 @@ def test_a_probe_gives_way_to_a_user(kind: str, speed: float, result: str) -> No
         believe(one, 1000.0)
         running = Beside(one, LONG)
         running.sent(server, 1)
-        time.sleep(1.7 if result == "ok" else 0.5)
+        time.sleep(2.4 if result == "ok" else 0.5)
         with User(server.url, tokens=4) as user:
             found = running.result()
         assert user.ttft_seconds < LONG.max_tokens / speed / 2, "half of the probe, had it not given way"
@@ -170,7 +170,7 @@ def test_a_probe_gives_way_to_whoever_connects(kind: str, speed: float, result: 
         before = len(server.requests)
         running.sent(server, len(chats(server)))
         sent = len(server.requests)
-        time.sleep(1.7 if result == "ok" else 0.5)
+        time.sleep(2.4 if result == "ok" else 0.5)
         with coming as user:
             reads = [each for each in server.requests[sent:] if each.at < user.sent and each.method == "GET"]
             found = running.result()

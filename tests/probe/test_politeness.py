@@ -372,7 +372,7 @@ def test_a_loading_server_is_loading_not_down() -> None:
 
 def test_the_first_request_after_a_restart_is_a_cold_start() -> None:
     """Seen by the start time and an empty counter; the next one gives a speed."""
-    with SimulatedVllm() as server:
+    with SimulatedVllm(tokens_per_second=100) as server:
         one = prober(server)
         assert probe(one).cold_start is False
         server.started, server.generated = server.started + 60, 0

@@ -53,6 +53,8 @@ class User:
         self.first_at: float | None = None
         self.ended_at: float | None = None
         self.complete = False
+        self.asked = threading.Event()
+        """Set when the request is written, or when that failed."""
         self._path = path
         parts = urlsplit(url)
         self._connection = HTTPConnection(parts.hostname or "", parts.port, timeout=60)
@@ -133,10 +135,12 @@ class User:
         try:
             headers = {"Content-Type": "application/json"}
             self._connection.request("POST", self._path, json.dumps(self.body), headers)
+            self.asked.set()
             self._read(self._connection.getresponse())
         except (OSError, HTTPException, ValueError, AttributeError):
             pass
         finally:
+            self.asked.set()
             with self._changed:
                 self.ended_at = time.monotonic()
                 self._changed.notify_all()
@@ -159,7 +163,7 @@ def several(*users: User) -> Iterator[tuple[User, ...]]:
     """Users that are there at once; sent in this order."""
     try:
         for each in users:
-            each.send()
+            each.send().asked.wait(60)
             time.sleep(0.02)
         yield users
     finally:
