@@ -95,6 +95,8 @@ def advise_target(case: Case) -> tuple[Advice, ...]:
     if failed := _failed(case):
         return (failed,)
     found = [advice for name, row in TARGET_CONDITIONS.items() if (advice := _advice_of(name, row, case))]
+    held = {each.condition for each in found}
+    found = [each for each in found if not held & SAID_BY.get(each.condition, frozenset())]
     if case.is_slow and case.machine is not None:
         names = {each.condition for each in found}
         found += [each for each in advise(case.machine) if each.condition not in names]
@@ -346,6 +348,11 @@ def _next_check(case: Case) -> str:
 
 UNEXPLAINED: Final = "slow for no known reason"
 CEILING_IS_POOR: Final = "ceiling_is_poor"
+SAID_BY: Final[Mapping[str, frozenset[str]]] = {
+    "users": frozenset({"stuck", "slow_for_users"}),
+    "band_is_poor": frozenset({"at_memory_limit"}),
+}
+"""Conditions that add nothing where one of these holds."""
 EXPLAINS_NO_SPEED: Final = frozenset({"own_model_downloads", CEILING_IS_POOR})
 """Conditions beside which a speed below its ceiling is still unexplained."""
 

@@ -272,6 +272,17 @@ def test_each_fault_of_answers_is_named(result: Result) -> None:
     assert why.sentence == f"{why.title[:1].upper()}{why.title[1:]}: it says Lyon."
 
 
+def test_what_is_said_is_not_said_again() -> None:
+    """Requests of a stuck server are no hint to judge it by its users, and the memory's limit explains a poor band."""
+    state = TargetState("t", URL, 1.0, up=True, requests_running=4.0)
+    assert conditions(case(None, probe(16.0), state=state, stuck="requests wait")) == ["stuck"]
+    assert conditions(case(None, probe(16.0), state=state)) == ["users"]
+    limit = at_limit(8.3, 9.2, "none", "poor")
+    assert limit.judgement is not None
+    band = replace(limit.judgement, expected_min=8.0, expected_max=9.2)
+    assert conditions(replace(limit, judgement=band)) == ["at_memory_limit"]
+
+
 def test_a_speed_within_the_noise_of_its_band_is_not_slow() -> None:
     """11.96 is shown as 12.0, which lies within a band from 12: it needs no explanation. 11.7 does."""
     near, below = (

@@ -264,6 +264,12 @@ def test_a_launch_setting_has_its_name_for_people() -> None:
     assert re.search(r"AITER ?no effect", " ".join(text.split()))
 
 
+def test_a_line_without_a_speed_is_not_drawn() -> None:
+    """Nine probes behind a proxy that buffers give no point, and no empty box."""
+    html = render_page(publish_all(Snapshot()).view(), NOW, {}, PageQuery(target="behind-nginx"))
+    assert "no speed in" not in html
+
+
 def test_a_stale_row_says_so() -> None:
     """Among many servers an old speed is not shown like a new one."""
     page = page_of(publish_states(Snapshot()).view())
