@@ -250,11 +250,11 @@ def test_a_command_in_advice_is_code() -> None:
 def test_what_is_set_for_a_gpu_stands_on_its_card() -> None:
     """With two GPUs, a power limit and a level say whose they are."""
     text = page_of(publish_sick_machine(Snapshot()).view()).text.partition("This machine")[2]
-    cards = " ".join(text.partition("Set-up")[0].split())
+    cards = " ".join(text.partition("Setup")[0].split())
     assert re.search(
         r"Radeon 8060S .*Firmware mes ?0x83 GPU level ?low Radeon RX 9070 XT .*auto Power limit ?120 W", cards
     )
-    assert "GPU level" not in text.partition("Set-up")[2]
+    assert "GPU level" not in text.partition("Setup")[2]
 
 
 def test_a_launch_setting_has_its_name_for_people() -> None:
