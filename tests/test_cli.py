@@ -26,7 +26,7 @@ from tests.processes import SECONDS, Terminal, running_process
 from tests.server_thread import in_thread
 from tests.waiting import eventually
 
-FAST = Simulation("fast", "simulated-14b", 400.0, 0.02, "", wavers=0.0)
+FAST = Simulation("fast", "simulated-14b", 100.0, 0.02, "", wavers=0.0)
 COMMANDS = {
     "serve": ["--config", "--listen"],
     "demo": ["--listen"],

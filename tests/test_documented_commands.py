@@ -38,7 +38,7 @@ REPLACED: Final = frozenset(
 LONG: Final = frozenset({"serve", "demo", "top"})
 MAY_BE_1: Final = frozenset({"compare", "status", "cache"})
 """Commands whose exit code 1 is an answer."""
-FAST: Final = Simulation("fast", "simulated-14b", 400.0, 0.02, "", wavers=0.01)
+FAST: Final = Simulation("fast", "simulated-14b", 100.0, 0.02, "", wavers=0.01)
 
 Block = tuple[str, str, str]
 """Page, language, text."""

@@ -15,7 +15,7 @@ from exporter.report import combined
 from exporter.settings import Thresholds
 from tests.host.machines import build
 
-FAST = Simulation("fast", "simulated|14b", 400.0, 0.02, "", wavers=0.02)
+FAST = Simulation("fast", "simulated|14b", 100.0, 0.02, "", wavers=0.02)
 ROWS = [
     "GPU", "memory", "kernel", "BIOS", "firmware", "power profile", "amdgpu driver", "ROCm of the host", "server", "image", "model",
     "quantization", "weights", "settings", "answer", "decode speed", "time to first token", "prefill", "depth", "output",

@@ -17,7 +17,7 @@ from tests.ports import free_port
 from tests.processes import running_process
 from tests.waiting import eventually
 
-FAST: Final = Simulation("fast", "simulated-14b", 400.0, 0.02, "", wavers=0.0)
+FAST: Final = Simulation("fast", "simulated-14b", 100.0, 0.02, "", wavers=0.0)
 NOT_LOADED: Final = {
     "rich": "for the output of our commands, and of httpx's, which is not loaded either",
     "pygments": "comes with rich",
