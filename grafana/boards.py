@@ -1168,16 +1168,16 @@ def _wall() -> dict[str, Any]:
              [query(f"sort({_without_port(f'bottomk($worst, {fastest})')})", "{{target}} · {{instance}}", instant=True)],
              (24, 8), unit=TOKENS_PER_SECOND, decimals=1, names=True, no_value="not measured"),
         *(
-            stat(title, description, [query(_count(*names), instant=True)], (6, 5), thresholds=colors, background=True, value_size=72)
+            stat(title, description, [query(_count(*names), instant=True)], (6, 5), thresholds=colors, background=True, value_size=72, no_value="–")
             for title, description, names, colors in (
                 ("Faults", "Servers that are down, hang or fail.", ("down", "stuck", "failing"), _FAULTS),
                 ("Poor", "Servers that are too slow to use.", ("poor",), _WARN),
                 ("Fine", "Servers that are acceptable or better.", ("acceptable", "good", "excellent"), (("#8e8e8e", None), ("green", 1))),
             )
         ),
-        stat("Critical alerts", "Alerts of severity critical that fire. No data: Prometheus has not loaded the rules. Metric: ALERTS.",
+        stat("Critical alerts", "Alerts of severity critical that fire. A dash: Prometheus has not loaded the rules. Metric: ALERTS.",
              [query(f"count({host('ALERTS', alertstate='firing', service='llm-probe', severity='critical')}) or 0 * count({host(COUNTS)})",
-                    instant=True)], (6, 5), thresholds=_FAULTS, background=True, value_size=72),
+                    instant=True)], (6, 5), thresholds=_FAULTS, background=True, value_size=72, no_value="–"),
     ]  # fmt: skip
     chosen = [
         *_variables(module="default"),
