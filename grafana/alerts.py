@@ -257,7 +257,13 @@ ALERTS: Final = (
             + ' decodes {{ $value | printf "%.1f" }} tokens per second with {{ $labels.model }} (median of the last '
             "probes). That is below the tier acceptable, and its memory's bandwidth is not known to be the limit."
         ),
-        detail="{{ " + _ask("llm_limit_info") + ' }} What limits it: {{ . | first | label "limit" }}.{{ end }}',
+        detail=(
+            "{{ "
+            + _ask("llm_limit_info")
+            + ' }} What limits it: {{ . | first | label "limit" }}.{{ end }}{{ '
+            + _ask(CEILING, of_all="max")
+            + ' }} The memory allows at most {{ . | first | value | printf "%.1f" }} tokens per second with this model.{{ end }}'
+        ),
         value=_ONE_SERVER,
         op="<",
         match="on (@target) group_left ()",

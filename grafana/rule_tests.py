@@ -181,7 +181,8 @@ CASES: Final[tuple[RuleCase, ...]] = (
         labels=_ONE_L,
         description=(
             "vllm on box:9937 decodes 6.4 tokens per second with qwen (median of the last probes). That is below the tier "
-            "acceptable, and its memory's bandwidth is not known to be the limit. What limits it: unknown."
+            "acceptable, and its memory's bandwidth is not known to be the limit. What limits it: unknown. "
+            "The memory allows at most 30.0 tokens per second with this model."
         ),
     ),
     RuleCase("LLMThroughputPoor", "is silent at exactly 10", {SPEED: "10.0", EXPECTED: "5"}, {"60m": ()}),
@@ -249,14 +250,21 @@ CASES: Final[tuple[RuleCase, ...]] = (
         labels=_ONE_L,
         description=(
             "vllm on box:9937 decodes 6.4 tokens per second with qwen (median of the last probes). That is below the tier "
-            "acceptable, and its memory's bandwidth is not known to be the limit. What limits it: unknown."
+            "acceptable, and its memory's bandwidth is not known to be the limit. What limits it: unknown. "
+            "The memory allows at most 30.0 tokens per second with this model."
         ),
     ),
     RuleCase(
         "LLMThroughputPoor",
-        "fires for a server that is far below a low ceiling",
+        "fires for a server that is far below a low ceiling, and says what the memory allows",
         {**_SLOW, CEILING: "9.15"},
         {"60m": ("LLMThroughputPoor",)},
+        labels=_ONE_L,
+        description=(
+            "vllm on box:9937 decodes 6.4 tokens per second with qwen (median of the last probes). That is below the tier "
+            "acceptable, and its memory's bandwidth is not known to be the limit. What limits it: unknown. "
+            "The memory allows at most 9.2 tokens per second with this model."
+        ),
     ),
     RuleCase(
         "LLMThroughputPoor",
