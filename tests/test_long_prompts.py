@@ -1,6 +1,7 @@
 """Through the whole daemon: behind long prompts decode may hold while prefill loses, and the reverse; each is told by itself."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -60,7 +61,8 @@ def test_one_figure_of_long_prompts_falls_and_the_other_holds(tmp_path: Path, ph
             assert seen("llm_slowdown_speed_ratio", phase=phase, **told) == pytest.approx(1 - LOST, rel=0.15)
             assert seen("llm_slowdown_speed_ratio", phase=holds, **told) is None
             speed, prefill = (
-                seen(f"llm_last_change_{name}_ratio", module="canary") or 0.0 for name in ("speed", "prefill")
+                eventually(partial(seen, f"llm_last_change_{name}_ratio", module="canary"), f"the change's {name}")
+                for name in ("speed", "prefill")
             )
             lost, held = (prefill, speed) if phase == "prefill" else (speed, prefill)
             assert lost == pytest.approx(1 - LOST, rel=0.15)
