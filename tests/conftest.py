@@ -11,6 +11,8 @@ from hypothesis import settings
 from tests.forked import close_server
 
 _NUMBERS = itertools.count()
+FIRST = ("test_hostile.py", "test_long_prompts.py", "test_changes.py")
+"""Modules that begin first: at the end they would be waited for, or split among workers that each make their fixtures anew."""
 
 # How long an example takes says how busy the machine is.
 settings.register_profile("untimed", deadline=None)
@@ -36,6 +38,11 @@ def pytest_collection() -> Iterator[None]:
     finally:
         gc.freeze()
         gc.enable()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The order is else that of the files."""
+    items.sort(key=lambda item: item.path.name not in FIRST)
 
 
 @pytest.fixture(scope="session", autouse=True)
