@@ -15,7 +15,7 @@ from exporter.advice.target import FAILURES, FAULTS_OF_ANSWERS
 from exporter.history.change import Ledger
 from exporter.history.change_lines import ChangeLine, lines_of
 from exporter.history.record import Record
-from exporter.probe.result import NOT_AN_ANSWER, SKIPPED, Measurements, ProbeResult, TargetState
+from exporter.probe.result import NOT_AN_ANSWER, RESULTS, SKIPPED, Measurements, ProbeResult, TargetState
 from exporter.snapshot import (
     CONTAINERS,
     GPU,
@@ -147,6 +147,13 @@ class ProbeStatus:
         """Unix time of the next probe, as far as the last one says."""
         last = self.record.last
         return None if last is None else last.at_seconds + self.record.interval_seconds
+
+    @property
+    def good_failed_skipped(self) -> tuple[int, int, int]:
+        """How many probes succeeded, failed, and were skipped or stopped for users, since the daemon's start."""
+        counts = dict(zip(RESULTS, self.record.totals.results, strict=True))
+        good, skipped = counts["ok"], sum(counts[result] for result in SKIPPED)
+        return good, sum(counts.values()) - good - skipped, skipped
 
     @property
     def failures(self) -> tuple[ProbeResult, ...]:

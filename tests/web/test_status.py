@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 
 from exporter.history.record import Plan
-from exporter.probe.result import RESULTS, Measurements, ProbeResult, Result
+from exporter.probe.result import RESULTS, SKIPPED, Measurements, ProbeResult, Result
 from exporter.snapshot import CollectorRun, Snapshot, judgement_key, plan_key, probe_key, target_key
 from exporter.tiers import Judgement
 from exporter.web.documents import as_json, target_json
-from exporter.web.status import RESULT_TEXTS, TargetStatus, Verdict, counted, targets_of
+from exporter.web.status import RESULT_TEXTS, TargetStatus, Verdict, counted, failed, targets_of
 from tests.scenes import NOW, judged, probe, publish_all, up
 from tests.states import publish_states
 
@@ -83,6 +83,14 @@ def test_the_default_module_judges_and_any_module_can_fail() -> None:
     status = status_of(probe("a", 9, speed=16), broken, judgement=good)
     assert status.verdict is Verdict.failing
     assert status.reason == "parallel: the answer took too long"
+
+
+def test_what_was_skipped_or_stopped_for_users_has_not_failed() -> None:
+    """Of one probe with each result, the page counts as failed those that its list of failures has."""
+    results = [probe("a", 9, result) for result in RESULTS]
+    (only,) = status_of(*results).probes
+    assert only.good_failed_skipped == (1, sum(map(failed, results)), len(SKIPPED))
+    assert sum(only.good_failed_skipped) == len(RESULTS)
 
 
 def test_stale_after_three_intervals() -> None:
