@@ -72,6 +72,17 @@ def test_a_level_is_accepted_in_the_file(path: Path) -> None:
     assert "accepted: 6.0, before 12.0 tok/s" in run(path).stdout
 
 
+def test_without_a_target_nothing_is_accepted(tmp_path: Path) -> None:
+    """A history that has just begun."""
+    path = tmp_path / "history.sqlite"
+    store = Store(path)
+    store.start()
+    assert store.close()
+    result = run(path, "--accept")
+    assert result.exit_code == 0
+    assert result.stdout.startswith("nothing to accept: no target has a history yet (")
+
+
 def test_what_is_not_there_is_said(path: Path, tmp_path: Path) -> None:
     """An unknown target, no file, no history at all, a wrong duration, a daemon that is not there."""
     unknown = run(path, "--target", "nobody")

@@ -105,8 +105,8 @@ def serve(*, config: Path | None, listen: str | None, log_level: str) -> None:
 
     It probes the servers, answers scrapes at /metrics and shows a page at /.
 
-    Without targets in a configuration the daemon looks for inference servers on the usual ports of this machine and in Docker.
-    It logs what it found, and repeats the search. SIGHUP reloads the configuration, SIGTERM ends the daemon.
+    Without targets in a configuration the daemon looks for inference servers on the usual ports of this machine, among its
+    processes and in its containers. It logs what it found, and repeats the search. SIGHUP reloads the configuration, SIGTERM ends the daemon.
     """
     from exporter.cli.running import run_daemon
 
@@ -141,7 +141,11 @@ def demo(*, listen: str | None, log_level: str) -> None:
 # One-shot probes
 
 MODULE = click.option(
-    "--module", "-m", default="default", show_default=True, help="Module of the configuration that says what to send."
+    "--module",
+    "-m",
+    default="default",
+    show_default=True,
+    help="Module that says what to send: default, prefill, parallel, canary, or one of the configuration.",
 )
 
 
@@ -420,7 +424,11 @@ def changes(
         access = daemon if options.url or daemon.answers else FileAccess(settings.history, os.environ)
         if accept:
             accepted = access.accept(target, time.time())
-            click.echo(escaped(f"accepted the current speed of {', '.join(accepted) or 'no target'} ({access.name})"))
+            names = ", ".join(accepted)
+            text = (
+                f"accepted the current speed of {names}" if names else "nothing to accept: no target has a history yet"
+            )
+            click.echo(escaped(f"{text} ({access.name})"))
             return
         found = access.changes(time.time() - seconds, target)
     except AccessError as exc:
