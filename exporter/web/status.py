@@ -15,7 +15,7 @@ from exporter.advice.target import FAILURES, FAULTS_OF_ANSWERS
 from exporter.history.change import Ledger
 from exporter.history.change_lines import ChangeLine, lines_of
 from exporter.history.record import Record
-from exporter.probe.result import NOT_AN_ANSWER, RESULTS, SKIPPED, Measurements, ProbeResult, TargetState
+from exporter.probe.result import NOT_AN_ANSWER, RESULTS, SKIPPED, Depth, Measurements, ProbeResult, TargetState
 from exporter.snapshot import (
     CONTAINERS,
     GPU,
@@ -85,6 +85,8 @@ RESULT_TEXTS: Final[Mapping[str, str]] = {
 
 
 STUCK: Final = "requests have been running for four minutes, and the server has done no work on them"
+PROMPTS: Final[Mapping[Depth, str]] = {"short": "short", "deep": "long"}
+"""What people read for the depth of a canary's prompt."""
 LIMIT_WORDS: Final[Mapping[str | None, str]] = {
     "users": "users used the server during the probe",
     "throttling": "the GPU is too hot and lowers its clocks",
@@ -147,6 +149,12 @@ class ProbeStatus:
         """Unix time of the next probe, as far as the last one says."""
         last = self.record.last
         return None if last is None else last.at_seconds + self.record.interval_seconds
+
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """What the last canary found, by its prompts: ``long prompt: right``."""
+        checks = self.record.ran.checks if self.record.ran else ()
+        return tuple(f"{PROMPTS[check.depth]} prompt: {check.verdict}" for check in checks)
 
     @property
     def good_failed_skipped(self) -> tuple[int, int, int]:
@@ -402,12 +410,9 @@ def _failure(ran: ProbeResult, state: TargetState | None) -> Verdict:
     return Verdict.down if state is not None and not state.up else Verdict.failing
 
 
-_PROMPTS: Final[Mapping[str, str]] = {"short": "short", "deep": "long"}
-
-
 def _checked(ran: ProbeResult) -> tuple[Verdict, str]:
     """What a canary found that is fine."""
-    right = [_PROMPTS.get(check.depth, check.depth) for check in ran.checks if check.verdict == "right"]
+    right = [PROMPTS[check.depth] for check in ran.checks if check.verdict == "right"]
     if right:
         answers = "answer to the" if len(right) == 1 else "answers to the"
         return (

@@ -81,7 +81,7 @@ def test_the_headline_says_what_is_wrong(page: Page) -> None:
         "No connection: connection refused.",
         "16.2",
         "Long prompt: prefill 661 tokens/s, decode 11.9 tokens/s",
-        "short right deep degenerate",
+        "short prompt: right long prompt: degenerate",
         'the answer repeats one character to its end: "/"',
         "290 ms",
         "expected 12–19.4",
