@@ -20,6 +20,7 @@ ACCURACY: Final = ROOT / "docs/accuracy.md"
 README: Final = ROOT / "README.md"
 USUAL: Final = {
     "truth": ("truth.py",),
+    "interruption": ("interruption.py",),
     "start": ("start.py",),
     "scrape": ("scrape.py",),
     "load": ("load.py",),

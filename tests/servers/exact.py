@@ -9,8 +9,9 @@ before and just after each send. A test compares with what the server did, not w
         played.texts            # [(before_ns, after_ns) of each send with generated text]
 
 With ``own_process=True`` it runs in a process of its own, so that the interpreter of the test does not move its times. If it
-may, it goes before all other processes, as a clock has to. Monotonic time is the same in both. A route is an ``Answer``, or a
-list of them: one for each request, the last repeats. Other paths answer 404.
+may, it goes before all other processes, as a clock has to. Monotonic time is the same in both. A route is a path,
+or a method and a path (``GET /v1/models``). It has an ``Answer``, or a list of them: one for each request, the last repeats. Other
+paths answer 404.
 """
 
 import json
@@ -328,12 +329,13 @@ class _Player:
         method, path, headers, body, arrived_ns = request
         sends: list[tuple[int, int]] = []
         with self._lock:
-            script = self._scripts.get(path.partition("?")[0])
-            if script is None:
+            plain_path = path.partition("?")[0]
+            route = next((each for each in (f"{method} {plain_path}", plain_path) if each in self._scripts), None)
+            if route is None:
                 steps, end, texts = astuple(plain({"error": {"message": "no such path"}}, status=404))
             else:
-                turn = self._served[path.partition("?")[0]]
-                self._served[path.partition("?")[0]] += 1
+                script, turn = self._scripts[route], self._served[route]
+                self._served[route] += 1
                 steps, end, texts = script[min(turn, len(script) - 1)]
             self._log.append([method, path, headers, body, arrived_ns, sends, texts])
         for at, data in steps:
