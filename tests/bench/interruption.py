@@ -2,8 +2,8 @@
 
     python tests/bench/interruption.py [--probes 24]
 
-A probe that gives way checks for requests of users while its streams run: it reads ``/metrics`` where that tells who waits, and
-the kernel's table of connections where no read does. A probe by hand doesn't. Both are taken in turn from the same server, in
+A probe that gives way checks for requests of users while its streams run. It reads ``/metrics`` if that shows who waits, and
+otherwise the kernel's list of connections. A probe by hand doesn't. Both are taken in turn from the same server, in
 processes apart. The first token comes after 0.1 s, or after 2 s, when checks fall before it, too.
 """
 
